@@ -1,0 +1,128 @@
+r"""What a data set is here: uint8 images and int64 labels, as two tensors a split."""
+
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Split:
+    r"""Images and labels of one part of a data set, on one device.
+
+    Images stay uint8 (a quarter of the memory) and become float32 in [0, 1] batch by batch; there
+    is no mean or standard deviation, so that a radius in pixel units means what it says.
+
+    Args:
+        images: pixels in 0..255, channels first.
+        labels: class indices from 0.
+
+    Raises:
+        ValueError: if the shapes or dtypes are not the ones above.
+
+    Example:
+        >>> split = Split(torch.full((2, 1, 3, 3), 255, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> len(split), split.float_images(slice(0, 1)).max()
+        (2, tensor(1.))
+    """
+
+    images: UInt8[Tensor, "n c h w"]
+    labels: Int64[Tensor, " n"]
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or self.images.dtype != torch.uint8:
+            raise ValueError(
+                "`images` must be uint8 of shape (n, c, h, w); "
+                f"got {self.images.dtype} of shape {tuple(self.images.shape)}."
+            )
+        if self.labels.shape != self.images.shape[:1] or self.labels.dtype != torch.int64:
+            raise ValueError(
+                f"`labels` must be int64 of shape ({len(self.images)},), one an image; "
+                f"got {self.labels.dtype} of shape {tuple(self.labels.shape)}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device | str) -> Self:
+        r"""The same split with both tensors on `device`."""
+        return type(self)(self.images.to(device), self.labels.to(device))
+
+    def take(self, n: int) -> Self:
+        r"""The first `n` images (all of them if there are fewer)."""
+        if n < 1:
+            raise ValueError(f"`n` must be at least 1; got {n}.")
+        return type(self)(self.images[:n], self.labels[:n])
+
+    def float_images(self, which: slice | Tensor = slice(None)) -> Float[Tensor, "b c h w"]:
+        r"""The images picked by a slice or an index tensor as float32 in [0, 1]."""
+        return to_unit_range(self.images[which])
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    r"""A train and a test split with the names of their classes.
+
+    Args:
+        name: what `load` was asked for.
+        label: how reports name it, for example "CIFAR-10 (JPEG q75)".
+        classes: one name a class; labels index it.
+        train: the training split.
+        test: the test split.
+
+    Raises:
+        ValueError: if a split is empty, its image sizes differ from the other's or a label has no
+            class.
+
+    Example:
+        >>> split = Split(torch.zeros(2, 1, 3, 3, dtype=torch.uint8), torch.tensor([0, 1]))
+        >>> Dataset("tiny", "Tiny", ("cat", "dog"), train=split, test=split).input_shape
+        (1, 3, 3)
+    """
+
+    name: str
+    label: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        for part, split in (("train", self.train), ("test", self.test)):
+            if len(split) == 0:
+                raise ValueError(f"`{part}` of {self.name} must hold at least one image; got none.")
+            low, high = int(split.labels.min()), int(split.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise ValueError(
+                    f"`{part}` of {self.name} must have labels from 0 to {len(self.classes) - 1}; "
+                    f"got {low} to {high}."
+                )
+        if self.train.images.shape[1:] != self.test.images.shape[1:]:
+            raise ValueError(
+                f"`train` and `test` of {self.name} must have images of one shape; got "
+                f"{tuple(self.train.images.shape[1:])} and {tuple(self.test.images.shape[1:])}."
+            )
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        r"""Channels, height and width of one image."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    def to(self, device: torch.device | str) -> Self:
+        r"""The same data set with both splits on `device`."""
+        train, test = self.train.to(device), self.test.to(device)
+        return type(self)(self.name, self.label, self.classes, train, test)
+
+
+def to_unit_range(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    r"""Pixels 0..255 as float32 in [0, 1].
+
+    Example:
+        >>> to_unit_range(torch.tensor([0, 255], dtype=torch.uint8))
+        tensor([0., 1.])
+    """
+    return pixels.float().div_(255)
