@@ -1,0 +1,8 @@
+"""Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
+
+from taut import nn
+from taut.parametrizations import BCOP, RKO, Orthogonal, cached
+
+__version__ = "0.1.0"
+
+__all__ = ["BCOP", "RKO", "Orthogonal", "cached", "nn"]

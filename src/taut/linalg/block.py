@@ -1,0 +1,52 @@
+"""Block convolution: kernels whose taps are matrices, multiplied by orthogonal two-tap steps."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def grow(
+    taps: Float[Tensor, "*grid rows c"],
+    basis: Float[Tensor, "c r"],
+    axis: int,
+    *,
+    flipped: bool = False,
+) -> Float[Tensor, "*longer rows c"]:
+    r"""Block convolution of a kernel with the two-tap step :math:`[P, I-P]` along one axis.
+
+    With :math:`P = R R^\top` the result has the taps :math:`K_j P + K_{j-1} (I - P)`: one product
+    per tap that is already there, in factored form, so that P itself is never built.
+
+    Guarantee: if `basis` has orthonormal columns the step is an orthogonal convolution, and the
+        result has the singular values of `taps`.
+    Cost: `4 * taps * rows * c * r` multiplications and additions.
+
+    Args:
+        taps: matrices on a grid of one or more axes.
+        basis: orthonormal columns R; the step projects on their span. May have no columns.
+        axis: the grid axis that grows by one tap.
+        flipped: the step is :math:`[I-P, P]` instead.
+
+    Returns:
+        The longer kernel.
+
+    Reference:
+        Li et al. (2019), section 4.1 and appendix B; arXiv:1911.00937. Multiplied out one axis
+        at a time here, not as 2x2 blocks: 13 instead of over 60 products for a 3x3 kernel.
+
+    Example:
+        >>> grow(torch.ones(1, 1, 1), torch.zeros(1, 0), axis=0).flatten()
+        tensor([0., 1.])
+    """
+    inside = (taps @ basis) @ basis.mT
+    outside = taps - inside
+    early, late = (outside, inside) if flipped else (inside, outside)
+    length = taps.shape[axis]
+    return torch.cat(
+        (
+            early.narrow(axis, 0, 1),
+            early.narrow(axis, 1, length - 1) + late.narrow(axis, 0, length - 1),
+            late.narrow(axis, length - 1, 1),
+        ),
+        dim=axis,
+    )

@@ -1,0 +1,12 @@
+"""Free tensors to a kernel or matrix with a guarantee; one method a file.
+
+To add a method, write one file with a final subclass of `AbstractParametrization` and add its
+line here: tests, tables and the command line find it by iterating over these exports.
+"""
+
+from taut.parametrizations._base import AbstractParametrization, cached, read_weight
+from taut.parametrizations.bcop import BCOP
+from taut.parametrizations.orthogonal import Orthogonal
+from taut.parametrizations.rko import RKO
+
+__all__ = ["BCOP", "RKO", "AbstractParametrization", "Orthogonal", "cached", "read_weight"]

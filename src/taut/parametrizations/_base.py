@@ -1,0 +1,175 @@
+"""What a parametrization is, and the one cache of the house."""
+
+import math
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from taut.linalg.bases import orthonormal_basis
+
+Guarantee = Literal["orthogonal", "lipschitz", "none"]
+
+
+class AbstractParametrization(nn.Module, ABC):
+    r"""Free tensors that answer :meth:`weight` with a kernel or matrix under a guarantee.
+
+    A matrix is a kernel without spatial axes (`kernel_size=()`), so one class serves dense layers
+    and convolutions of any dimension. A subclass states its `guarantee`:
+
+    - `"orthogonal"`: with circular padding the operator has all singular values 1;
+    - `"lipschitz"`: its largest singular value is at most 1;
+    - `"none"`: only the bound proved from the weight itself counts.
+
+    No certificate reads the guarantee: bounds come from the weight as used. A subclass also names
+    the `reference` it implements, the shapes of its raw tensors, and how they make the weight.
+
+    Args:
+        in_channels: channels (or features) of the input.
+        out_channels: channels (or features) of the output.
+        kernel_size: taps per spatial axis; `()` for a matrix.
+        stride: step per spatial axis, 1 by default; it must divide the kernel size.
+        device: of the raw tensors.
+        dtype: of the raw tensors.
+
+    Raises:
+        ValueError: if a size is not a positive integer or a stride does not divide its kernel size.
+    """
+
+    guarantee: ClassVar[Guarantee]
+    reference: ClassVar[str]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, ...] = (),
+        *,
+        stride: tuple[int, ...] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        stride = (1,) * len(kernel_size) if stride is None else stride
+        sizes = {
+            "in_channels": (in_channels,),
+            "out_channels": (out_channels,),
+            "kernel_size": kernel_size,
+            "stride": stride,
+        }
+        for name, values in sizes.items():
+            if any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in values):
+                got = values[0] if name.endswith("channels") else values
+                raise ValueError(f"`{name}` must be made of positive integers; got {got}.")
+        if len(stride) != len(kernel_size) or any(
+            k % s for k, s in zip(kernel_size, stride, strict=True)
+        ):
+            raise ValueError(
+                "`stride` must divide `kernel_size`; "
+                f"got stride={stride}, kernel_size={kernel_size}."
+            )
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride = kernel_size, stride
+        for name, shape in self.raw_shapes().items():
+            self.register_parameter(
+                name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            )
+        self.reset_parameters()
+
+    @abstractmethod
+    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of the raw tensors, none with more columns than rows."""
+
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The weight, of shape `(out_channels, in_channels, *kernel_size)`, computed anew."""
+
+    def reset_parameters(self) -> None:
+        """Fill the raw tensors with uniformly distributed orthonormal columns."""
+        with torch.no_grad():
+            for raw in self.parameters():
+                raw.copy_(orthonormal_basis(raw.normal_()))
+
+    @property
+    def folded_channels(self) -> int:
+        """Input channels after invertible downsampling by the stride."""
+        return self.in_channels * math.prod(self.stride)
+
+    @property
+    def folded_size(self) -> tuple[int, ...]:
+        """Kernel size after invertible downsampling by the stride."""
+        return tuple(k // s for k, s in zip(self.kernel_size, self.stride, strict=True))
+
+    def unfold(self, kernel: Tensor) -> Tensor:
+        """A stride-1 kernel on the downsampled input as the strided kernel on the input itself.
+
+        Equal to :class:`taut.nn.InvertibleDownsample2d` followed by `kernel`, so that a layer is
+        one plain strided convolution.
+        """
+        axes = len(self.stride)
+        if all(s == 1 for s in self.stride):
+            return kernel
+        parts = kernel.reshape(self.out_channels, self.in_channels, *self.stride, *self.folded_size)
+        pairs = [d for i in range(axes) for d in (2 + axes + i, 2 + i)]
+        return parts.permute(0, 1, *pairs).reshape(
+            self.out_channels, self.in_channels, *self.kernel_size
+        )
+
+    def extra_repr(self) -> str:
+        """Sizes, as torch's layers print them."""
+        text = f"{self.in_channels}, {self.out_channels}"
+        if self.kernel_size:
+            text += f", kernel_size={self.kernel_size}, stride={self.stride}"
+        return text
+
+
+_local = threading.local()
+
+
+@contextmanager
+def cached() -> Iterator[None]:
+    """Inside this context each weight is computed once, not once per forward pass.
+
+    A kept weight serves only reads that need no gradient of it: with gradients disabled, or with
+    raw tensors that do not require one. Training inside the context computes weights as always. A
+    weight is computed anew once a raw tensor has changed (an optimiser step, `load_state_dict`,
+    `.to`); changes through `Tensor.data` go unseen, as they do in torch. Contexts may be nested;
+    each thread has its own.
+
+    Example:
+        >>> matrix = taut.Orthogonal(3, 3)
+        >>> with torch.no_grad(), taut.cached():
+        ...     read_weight(matrix) is read_weight(matrix)
+        True
+    """
+    outer = getattr(_local, "weights", None)
+    _local.weights = {} if outer is None else outer
+    try:
+        yield
+    finally:
+        _local.weights = outer
+
+
+def read_weight(parametrization: AbstractParametrization) -> Tensor:
+    """The weight of a parametrization, out of the cache where :func:`cached` allows it.
+
+    Example:
+        >>> read_weight(taut.Orthogonal(2, 3)).shape
+        torch.Size([3, 2])
+    """
+    store = getattr(_local, "weights", None)
+    if store is None:
+        return parametrization.weight()
+    tensors = (*parametrization.parameters(), *parametrization.buffers())
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        return parametrization.weight()
+    state = [torch.is_inference_mode_enabled()]
+    state += [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors]
+    kept = store.get(parametrization)
+    if kept is None or kept[0] != state:
+        kept = store[parametrization] = (state, parametrization.weight())
+    return kept[1]

@@ -1,0 +1,48 @@
+"""Orthogonal matrices by an exact basis."""
+
+from typing import final
+
+from torch import Tensor
+
+from taut.linalg.bases import orthonormal_basis
+from taut.parametrizations._base import AbstractParametrization
+
+
+@final
+class Orthogonal(AbstractParametrization):
+    r"""Semi-orthogonal matrix: the orthonormal basis Q of the raw matrix, transposed if wide.
+
+    Guarantee: :math:`W W^\top = I` or :math:`W^\top W = I`, whichever the shape allows, for every
+        finite raw matrix (see :func:`taut.linalg.bases.orthonormal_basis`).
+    Cost: O(max * min^2) per read, with max and min of the two feature counts.
+
+    Raises:
+        ValueError: if it is given a kernel size: a kernel needs :class:`taut.BCOP`.
+
+    Reference:
+        Exact bases in place of the Bjorck iterations of Li et al. (2019), arXiv:1911.00937.
+
+    Example:
+        >>> w = Orthogonal(5, 3).weight()
+        >>> torch.allclose(w @ w.T, torch.eye(3), atol=1e-6)
+        True
+    """
+
+    guarantee = "orthogonal"
+    reference = "exact orthonormal basis (QR)"
+    raw_matrix: Tensor
+
+    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
+        """One matrix, the longer side first."""
+        if self.kernel_size:
+            raise ValueError(
+                "`Orthogonal` parametrizes matrices, with kernel_size=(); "
+                f"got kernel_size={self.kernel_size}: use taut.BCOP for an orthogonal convolution."
+            )
+        narrow, wide = sorted((self.in_channels, self.out_channels))
+        return {"raw_matrix": (wide, narrow)}
+
+    def weight(self) -> Tensor:
+        """The matrix, `(out_channels, in_channels)`."""
+        basis = orthonormal_basis(self.raw_matrix)
+        return basis.mT if self.out_channels < self.in_channels else basis
