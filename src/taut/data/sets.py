@@ -1,7 +1,7 @@
 r"""What a data set is here: uint8 images and int64 labels, as two tensors a split."""
 
 from dataclasses import dataclass
-from typing import Self, final
+from typing import final
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -47,15 +47,15 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Split":
         r"""The same split with both tensors on `device`."""
-        return type(self)(self.images.to(device), self.labels.to(device))
+        return Split(self.images.to(device), self.labels.to(device))
 
-    def take(self, n: int) -> Self:
+    def take(self, n: int) -> "Split":
         r"""The first `n` images (all of them if there are fewer)."""
         if n < 1:
             raise ValueError(f"`n` must be at least 1; got {n}.")
-        return type(self)(self.images[:n], self.labels[:n])
+        return Split(self.images[:n], self.labels[:n])
 
     def float_images(self, which: slice | Tensor = slice(None)) -> Float[Tensor, "b c h w"]:
         r"""The images picked by a slice or an index tensor as float32 in [0, 1]."""
@@ -112,10 +112,10 @@ class Dataset:
         _, channels, height, width = self.train.images.shape
         return channels, height, width
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Dataset":
         r"""The same data set with both splits on `device`."""
         train, test = self.train.to(device), self.test.to(device)
-        return type(self)(self.name, self.label, self.classes, train, test)
+        return Dataset(self.name, self.label, self.classes, train, test)
 
 
 def to_unit_range(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
