@@ -1,0 +1,21 @@
+"""Certified accuracy on MNIST in five minutes of a laptop: Large, offset cross-entropy, 3 epochs.
+
+Claim: certified accuracy at 1.58 in l2 near the best published (63.4 at 96.3 clean), in minutes.
+Measured numbers: records/.
+Command: taut train mnist-large-certified --data-dir DIR_OF_MNIST
+"""
+
+from taut.models import ModelConfig
+from taut.training import OffsetCrossEntropyLoss, Recipe
+
+RECIPE = Recipe(
+    name="mnist-large-certified",
+    dataset="mnist",
+    model=ModelConfig("large"),
+    loss=OffsetCrossEntropyLoss(offset=2.2, temperature=0.35),
+    lr=5e-3,
+    schedule="one-cycle",
+    epochs=3,
+    batch_size=128,
+    eps=("0.3", "1.58"),
+)

@@ -1,0 +1,22 @@
+"""One training loop, recipes as data, run folders that every later step reads alone."""
+
+from taut.training.evaluation import Evaluation, evaluate
+from taut.training.loop import Progress, TrainingInterrupted, train
+from taut.training.recipe import MultiMarginLoss, OffsetCrossEntropyLoss, Recipe
+from taut.training.run import Run
+from taut.training.schedules import PAPER_DECAY, Schedule, learning_rate_factor
+
+__all__ = [
+    "PAPER_DECAY",
+    "Evaluation",
+    "MultiMarginLoss",
+    "OffsetCrossEntropyLoss",
+    "Progress",
+    "Recipe",
+    "Run",
+    "Schedule",
+    "TrainingInterrupted",
+    "evaluate",
+    "learning_rate_factor",
+    "train",
+]

@@ -1,0 +1,102 @@
+"""Where a run stands, as one file: a crash leaves the old checkpoint whole or the new one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from taut.training.files import load_tensors, save_tensors
+from taut.training.run import MODEL, STATE, Run
+
+_MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
+
+
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Args:
+        step: optimiser steps taken.
+        loss_sum: training losses of the current epoch, summed over its images so far (float64).
+        seconds: wall time spent, over all sittings.
+    """
+
+    step: int
+    loss_sum: Tensor
+    seconds: float
+
+
+def save_checkpoint(
+    run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position
+) -> None:
+    """Writes the state to resume from, then the model for everybody else.
+
+    Args:
+        run: whose folder.
+        model: the model.
+        optimiser: its optimiser.
+        position: how far it has come.
+    """
+    weights = model.state_dict()
+    moments = {
+        f"{_OPTIMISER}{index}.{name}": value
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    random = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if position.loss_sum.is_cuda:
+        random[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(position.loss_sum.device)
+    tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
+    tensors |= moments | random | {_LOSS: position.loss_sum}
+    metadata = {"step": str(position.step), "seconds": repr(position.seconds)}
+    save_tensors(run.path / STATE, tensors, metadata)
+    save_tensors(run.path / MODEL, weights, {"step": str(position.step)})
+
+
+def load_checkpoint(
+    run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+) -> Position:
+    """Puts model, optimiser and random state where the last checkpoint left them.
+
+    Args:
+        run: whose folder.
+        model: filled in place.
+        optimiser: filled in place.
+        device: where training goes on.
+
+    Returns:
+        How far the run had come: nowhere, if it has no checkpoint.
+
+    Raises:
+        ValueError: if the checkpoint is damaged or of another model; the message names it.
+    """
+    path = run.path / STATE
+    if not path.is_file():
+        return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)
+    tensors, metadata = load_tensors(path)
+    try:
+        model.load_state_dict(_under(tensors, _MODEL))
+        optimiser.load_state_dict(_nested(_under(tensors, _OPTIMISER), optimiser))
+        position = Position(
+            int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])
+        )
+        random = _under(tensors, _RANDOM)
+        torch.set_rng_state(random["cpu"])
+    except (RuntimeError, KeyError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the model of this run ({reason}).") from None
+    if device.type == "cuda" and "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"], device)
+    return position
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def _nested(moments: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

@@ -1,0 +1,169 @@
+"""A training run as data: everything that decides its result, and nothing about where it runs."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from typing import Any, Literal, TypeVar, get_args
+
+from torch import nn
+
+from taut.data import Augment
+from taut.losses import MultiMargin, OffsetCrossEntropy
+from taut.models import ModelConfig
+from taut.training.schedules import Schedule
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class MultiMarginLoss:
+    """The paper's hinge loss in a recipe.
+
+    Args:
+        eps_train: the l2 radius aimed at; the margin is sqrt(2) times it.
+    """
+
+    eps_train: float = 1.5
+    kind: Literal["multi-margin"] = "multi-margin"
+
+    def build(self) -> nn.Module:
+        """The loss as a module."""
+        return MultiMargin(eps_train=self.eps_train)
+
+
+@dataclass(frozen=True)
+class OffsetCrossEntropyLoss:
+    """Offset-and-temperature cross-entropy in a recipe.
+
+    Args:
+        offset: subtracted from the logit of the true class.
+        temperature: divides all logits after that.
+    """
+
+    offset: float = 2.2
+    temperature: float = 0.35
+    kind: Literal["offset-cross-entropy"] = "offset-cross-entropy"
+
+    def build(self) -> nn.Module:
+        """The loss as a module."""
+        return OffsetCrossEntropy(offset=self.offset, temperature=self.temperature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of one training run, with Adam.
+
+    Args:
+        name: what reports and run folders call it.
+        dataset: a name that `taut.data.load` knows.
+        model: the network.
+        loss: the training loss.
+        lr: peak learning rate.
+        schedule: how the learning rate moves over the run.
+        epochs: passes over the training set.
+        batch_size: images a step.
+        augment: random crops and flips, or None.
+        seed: decides initial weights, order and augmentation.
+        eps: l2 radii, each a number or a fraction as text, at which test images are certified.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> recipe = Recipe(name="mine", dataset="mnist", epochs=3)
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+    """
+
+    name: str
+    dataset: str
+    model: ModelConfig = ModelConfig()
+    loss: MultiMarginLoss | OffsetCrossEntropyLoss = MultiMarginLoss()
+    lr: float = 5e-3
+    schedule: Schedule = "one-cycle"
+    epochs: int = 10
+    batch_size: int = 128
+    augment: Augment | None = None
+    seed: int = 0
+    eps: tuple[str, ...] = ("0.3", "1.58")
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        if self.seed < 0:
+            raise ValueError(f"`seed` must be at least 0; got {self.seed}.")
+        if self.schedule not in get_args(Schedule):
+            allowed = ", ".join(get_args(Schedule))
+            raise ValueError(f"`schedule` must be one of {allowed}; got {self.schedule!r}.")
+        for eps in self.eps:
+            _check_eps(eps)
+        self.loss.build()  # its own checks
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON that `from_json` reads back."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "Recipe":
+        """The recipe that `to_json` wrote.
+
+        Args:
+            text: a JSON object; fields left out take their default.
+
+        Returns:
+            The recipe, its values checked.
+
+        Raises:
+            ValueError: if the text is no recipe: the message says why.
+        """
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError("A recipe must be a JSON object.")
+        if "model" in values:
+            model = dict(values["model"])
+            if "input_shape" in model:
+                model["input_shape"] = tuple(model["input_shape"])
+            values["model"] = _construct(ModelConfig, model)
+        if "loss" in values:
+            values["loss"] = _construct(_loss_class(values["loss"]), values["loss"])
+        if values.get("augment") is not None:
+            values["augment"] = _construct(Augment, values["augment"])
+        if "eps" in values:
+            values["eps"] = tuple(values["eps"])
+        return _construct(cls, values)
+
+
+def _construct(cls: type[_T], values: dict[str, Any]) -> _T:
+    known = {field.name for field in fields(cls)}  # pyright: ignore[reportArgumentType]
+    unknown = sorted(set(values) - known)
+    if unknown:
+        raise ValueError(
+            f"`{unknown[0]}` is no setting of {cls.__name__}; it has {', '.join(sorted(known))}."
+        )
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ValueError(f"{cls.__name__} cannot be made of {values}: {error}.") from None
+
+
+def _loss_class(values: dict[str, Any]) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLoss]:
+    classes = {cls.kind: cls for cls in (MultiMarginLoss, OffsetCrossEntropyLoss)}
+    kind = values.get("kind")
+    if kind not in classes:
+        raise ValueError(f"`kind` of the loss must be one of {', '.join(classes)}; got {kind!r}.")
+    return classes[kind]
+
+
+def _check_eps(eps: str) -> None:
+    try:
+        positive = isinstance(eps, str) and Fraction(eps) > 0
+    except (ValueError, ZeroDivisionError):
+        positive = False
+    if not positive:
+        raise ValueError(
+            f'`eps` must hold positive numbers as text, such as "1.58" or "36/255"; got {eps!r}.'
+        )

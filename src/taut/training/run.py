@@ -1,0 +1,204 @@
+"""The folder of a run: all that certify, attack, inspect and report need to know."""
+
+import csv
+import io
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import nn
+
+from taut.data import Dataset, load
+from taut.models import build
+from taut.training.files import load_tensors, write_atomically
+from taut.training.recipe import Recipe
+
+RECIPE, ORIGIN, MODEL, STATE, METRICS = (
+    "recipe.json",
+    "run.json",
+    "model.safetensors",
+    "state.safetensors",
+    "metrics.csv",
+)
+_WHOLE_NUMBERS = ("epoch", "step")
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    """A run folder, read lazily.
+
+    Args:
+        path: the folder.
+        recipe: the settings it was trained with.
+        data_dir: where its data set was read from; None for an embedded one.
+
+    Example:
+        >>> Run.open("no-such-run")
+        Traceback (most recent call last):
+        FileNotFoundError: no-such-run is no run folder: it has no recipe.json.
+    """
+
+    path: Path
+    recipe: Recipe
+    data_dir: Path | None
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "Run":
+        """The run in a folder.
+
+        Args:
+            path: what `taut train --run` was given.
+
+        Returns:
+            The run; nothing is loaded but its settings.
+
+        Raises:
+            FileNotFoundError: if the folder holds no run.
+            ValueError: if one of its files is damaged; the message names it.
+        """
+        folder = Path(path)
+        if not (folder / RECIPE).is_file():
+            raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE}.")
+        recipe = read_recipe(folder / RECIPE)
+        try:
+            data_dir = json.loads((folder / ORIGIN).read_text())["data_dir"]
+        except FileNotFoundError:
+            data_dir = None
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{folder / ORIGIN} is damaged and cannot be read ({error}).") from None
+        return cls(folder, recipe, None if data_dir is None else Path(data_dir))
+
+    def model(self, device: torch.device | str = "cpu") -> nn.Sequential:
+        """The trained model in eval mode.
+
+        Args:
+            device: where to put it.
+
+        Returns:
+            A model of its own for each call.
+
+        Raises:
+            FileNotFoundError: if training has not saved one yet.
+            ValueError: if the file is damaged or is of another model.
+        """
+        if not (self.path / MODEL).is_file():
+            raise FileNotFoundError(f"{self.path} has no trained model yet: no {MODEL}.")
+        tensors, _ = load_tensors(self.path / MODEL)
+        with torch.random.fork_rng(devices=[]):
+            model = build(self.recipe.model)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"{self.path / MODEL} does not fit the model of {RECIPE} ({reason})."
+            ) from None
+        return model.to(device).eval()
+
+    def dataset(self) -> Dataset:
+        """The data set it was trained on, from the same place."""
+        return load(self.recipe.dataset, self.data_dir)
+
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
+        path = self.path / METRICS
+        if not path.is_file():
+            return []
+        try:
+            rows = list(csv.DictReader(io.StringIO(path.read_text()), strict=True))
+            return [
+                {k: int(v) if k in _WHOLE_NUMBERS else float(v) for k, v in row.items()}
+                for row in rows
+            ]
+        except (csv.Error, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a JSON file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it holds no recipe; the message names the file.
+
+    Example:
+        >>> read_recipe(Path("nowhere.json"))
+        Traceback (most recent call last):
+        FileNotFoundError: There is no file nowhere.json.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    try:
+        return Recipe.from_json(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} holds no recipe: {error}") from None
+
+
+def prepare(recipe: Recipe, folder: Path, data_dir: Path | None) -> Run:
+    """Makes a run folder, or opens the one of the same recipe.
+
+    Args:
+        recipe: the settings.
+        folder: where to; made if it is not there.
+        data_dir: where the data set is read from.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: if the folder holds a run of another recipe, or other files: nothing is touched.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     run = prepare(Recipe(name="a", dataset="mnist"), Path(folder), None)
+        ...     sorted(os.listdir(folder))
+        ['recipe.json', 'run.json']
+    """
+    if (folder / RECIPE).is_file():
+        _refuse_other_recipe(recipe, Run.open(folder).recipe, folder)
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} is neither a run folder nor empty; choose another one.")
+    folder.mkdir(parents=True, exist_ok=True)
+    absolute = None if data_dir is None else str(data_dir.expanduser().absolute())
+    origin = {"data_dir": absolute, "torch": torch.__version__}
+    write_atomically(folder / ORIGIN, (json.dumps(origin, indent=2) + "\n").encode())
+    # The recipe last: it is what makes the folder a run.
+    write_atomically(folder / RECIPE, recipe.to_json().encode())
+    return Run.open(folder)
+
+
+def write_history(run: Run, rows: list[dict[str, float]]) -> None:
+    """Replaces metrics.csv.
+
+    Args:
+        run: whose.
+        rows: one an epoch, all with the same keys.
+    """
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    write_atomically(run.path / METRICS, text.getvalue().encode())
+
+
+def _refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
+    there, here = asdict(found), asdict(asked)
+    different = [name for name in here if here[name] != there[name]]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{folder} holds a run of another recipe (`{name}` is {there[name]!r} there, "
+            f"{here[name]!r} now); choose another folder. Nothing was changed."
+        )
