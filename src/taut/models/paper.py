@@ -124,9 +124,7 @@ def _head(widths: tuple[int, ...], dense: Parametrization, layers_before: int) -
             yield f"maxmin{layers_before + i}", MaxMin()
 
 
-def _features(
-    input_shape: tuple[int, int, int], widths: tuple[tuple[int, int, int], ...]
-) -> int:
+def _features(input_shape: tuple[int, int, int], widths: tuple[tuple[int, int, int], ...]) -> int:
     _, height, width = input_shape
     for _, _, stride in widths:
         height, width = math.ceil(height / stride), math.ceil(width / stride)

@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from torch import nn
 
@@ -24,8 +24,9 @@ class MultiMarginLoss:
         eps_train: the l2 radius aimed at; the margin is sqrt(2) times it.
     """
 
+    kind: ClassVar[str] = "multi-margin"
+
     eps_train: float = 1.5
-    kind: Literal["multi-margin"] = "multi-margin"
 
     def build(self) -> nn.Module:
         """The loss as a module."""
@@ -41,9 +42,10 @@ class OffsetCrossEntropyLoss:
         temperature: divides all logits after that.
     """
 
+    kind: ClassVar[str] = "offset-cross-entropy"
+
     offset: float = 2.2
     temperature: float = 0.35
-    kind: Literal["offset-cross-entropy"] = "offset-cross-entropy"
 
     def build(self) -> nn.Module:
         """The loss as a module."""
@@ -105,7 +107,9 @@ class Recipe:
 
     def to_json(self) -> str:
         """The recipe as indented JSON that `from_json` reads back."""
-        return json.dumps(asdict(self), indent=2) + "\n"
+        values = asdict(self)
+        values["loss"] = {"kind": self.loss.kind, **values["loss"]}
+        return json.dumps(values, indent=2) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Recipe":
@@ -129,7 +133,8 @@ class Recipe:
                 model["input_shape"] = tuple(model["input_shape"])
             values["model"] = _construct(ModelConfig, model)
         if "loss" in values:
-            values["loss"] = _construct(_loss_class(values["loss"]), values["loss"])
+            loss = dict(values["loss"])
+            values["loss"] = _construct(_loss_class(loss.pop("kind", None)), loss)
         if values.get("augment") is not None:
             values["augment"] = _construct(Augment, values["augment"])
         if "eps" in values:
@@ -150,9 +155,8 @@ def _construct(cls: type[_T], values: dict[str, Any]) -> _T:
         raise ValueError(f"{cls.__name__} cannot be made of {values}: {error}.") from None
 
 
-def _loss_class(values: dict[str, Any]) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLoss]:
+def _loss_class(kind: str | None) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLoss]:
     classes = {cls.kind: cls for cls in (MultiMarginLoss, OffsetCrossEntropyLoss)}
-    kind = values.get("kind")
     if kind not in classes:
         raise ValueError(f"`kind` of the loss must be one of {', '.join(classes)}; got {kind!r}.")
     return classes[kind]

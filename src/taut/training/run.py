@@ -69,7 +69,9 @@ class Run:
         except FileNotFoundError:
             data_dir = None
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{folder / ORIGIN} is damaged and cannot be read ({error}).") from None
+            raise ValueError(
+                f"{folder / ORIGIN} is damaged and cannot be read ({error})."
+            ) from None
         return cls(folder, recipe, None if data_dir is None else Path(data_dir))
 
     def model(self, device: torch.device | str = "cpu") -> nn.Sequential:

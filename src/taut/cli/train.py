@@ -1,0 +1,123 @@
+"""`taut train`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from taut.cli.progress import show_training
+from taut.recipes import RECIPES
+from taut.training import Recipe, Run, train
+from taut.training.run import read_recipe
+
+_DESCRIPTION = """Train a recipe into a run folder, or go on with a stopped run.
+
+    taut train RECIPE [options]     train; all options: taut train RECIPE --help
+    taut train --resume RUN         go on where RUN stopped, with its own settings
+
+RECIPE is a name or a .json file as in a run folder. Names: {names}.
+
+Example: taut train mnist-small --data-dir data/mnist --epochs 10 --run runs/short"""
+
+
+@dataclass(frozen=True)
+class _New:
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+
+    run: Path | None = None
+    """the run folder; runs/NAME-seedN if not given. A run of the same settings is resumed."""
+
+    data_dir: Path | None = None
+    """the folder with the original files of the data set; embedded ones need none."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    resume: Path
+    """the run folder to go on with."""
+
+    data_dir: Path | None = None
+    """where the data set is now, if it has moved."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
+
+
+def main(arguments: list[str]) -> None:
+    """Parses and trains: the options of a recipe are its fields, with its values as defaults.
+
+    Args:
+        arguments: what follows `taut train`.
+
+    Raises:
+        ValueError: if no recipe is given, or there is no such recipe.
+    """
+    if not arguments:
+        raise ValueError(
+            "`taut train` needs a recipe, or --resume RUN; see `taut list` and `taut train --help`."
+        )
+    if not arguments[0].startswith("-"):
+        given = find_recipe(arguments[0])
+        options = tyro.cli(
+            _New,
+            prog=f"taut train {arguments[0]}",
+            description=f"Example: taut train {arguments[0]} --epochs 2 --run runs/short",
+            args=arguments[1:],
+            default=_New(given),
+            config=(tyro.conf.AvoidSubcommands,),
+        )
+        recipe = options.recipe
+        folder = options.run or Path("runs", f"{recipe.name}-seed{recipe.seed}")
+    else:
+        description = _DESCRIPTION.format(names=", ".join(RECIPES))
+        options = tyro.cli(_Resumed, prog="taut train", description=description, args=arguments)
+        folder = options.resume
+        recipe = Run.open(folder).recipe
+    with show_training() as on_progress:
+        run = train(
+            recipe,
+            folder,
+            data_dir=options.data_dir,
+            device=options.device,
+            on_progress=on_progress,
+        )
+    print(_summary(run))
+
+
+def find_recipe(name: str) -> Recipe:
+    """A published recipe by name, or one from a JSON file.
+
+    Args:
+        name: as the user typed it.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ValueError: if there is none of that name.
+
+    Example:
+        >>> find_recipe("mnist-small").epochs
+        60
+    """
+    if name in RECIPES:
+        return RECIPES[name]
+    if name.endswith(".json"):
+        return read_recipe(Path(name))
+    raise ValueError(
+        f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}, or give a .json file."
+    )
+
+
+def _summary(run: Run) -> str:
+    last = run.history()[-1]
+    accuracies = [f"clean {100 * last['clean_accuracy']:.2f}"]
+    accuracies += [
+        f"certified {100 * last[f'certified_accuracy_{eps}']:.2f} at eps {eps}"
+        for eps in run.recipe.eps
+    ]
+    return f"{run.path}: {', '.join(accuracies)} (test set, per cent)"
