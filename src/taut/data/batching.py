@@ -1,6 +1,5 @@
 r"""Batches of an epoch, shuffled and augmented on the device, as a pure function of the seed."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import final
@@ -10,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from taut.data.seeding import generator
 from taut.data.sets import Split, to_unit_range
 
 
@@ -77,7 +77,7 @@ def batches(
     steps = -(-len(split) // batch_size)
     if not 0 <= start <= steps:
         raise ValueError(f"`start` must be from 0 to {steps}, the steps an epoch; got {start}.")
-    return _batches(split, batch_size, _generator(seed, epoch), augment, start)
+    return _batches(split, batch_size, generator("batches", seed, epoch), augment, start)
 
 
 def _batches(
@@ -137,9 +137,3 @@ def flip(images: UInt8[Tensor, "b c h w"], which: Bool[Tensor, " b"]) -> UInt8[T
         [2, 1, 3, 4]
     """
     return torch.where(which[:, None, None, None], images.flip(-1), images)
-
-
-def _generator(seed: int, epoch: int) -> torch.Generator:
-    # Hashing keeps the streams of (0, 1) and (1, 0) apart, which a sum of seeds would not.
-    digest = hashlib.sha256(f"{seed} {epoch}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))

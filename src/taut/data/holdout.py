@@ -1,0 +1,58 @@
+r"""A test split out of a data set that comes without one."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from taut.data.seeding import generator
+from taut.data.sets import Split
+
+
+@final
+@dataclass(frozen=True)
+class Holdout:
+    r"""How much of a data set without a test split to hold out, and with which seed.
+
+    Args:
+        fraction: of the images, strictly between 0 and 1.
+        seed: of the choice.
+
+    Raises:
+        ValueError: if `fraction` is out of range.
+
+    Example:
+        >>> Holdout(0.2, seed=1)
+        Holdout(fraction=0.2, seed=1)
+    """
+
+    fraction: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"`fraction` must be between 0 and 1; got {self.fraction}.")
+
+    def split(self, pool: Split) -> tuple[Split, Split]:
+        r"""Train and test: a random part of the pool each, in the order of the pool.
+
+        Raises:
+            ValueError: if one of the two would be empty.
+
+        Example:
+            >>> pool = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10))
+            >>> train, test = Holdout(0.3).split(pool)
+            >>> len(train), len(test)
+            (7, 3)
+        """
+        count = round(len(pool) * self.fraction)
+        if not 0 < count < len(pool):
+            raise ValueError(
+                f"`fraction` must leave images on both sides of {len(pool)}; got {self.fraction}."
+            )
+        order = torch.randperm(len(pool), generator=generator("holdout", self.seed))
+        test, train = order[:count].sort().values, order[count:].sort().values
+        return (
+            Split(pool.images[train], pool.labels[train]),
+            Split(pool.images[test], pool.labels[test]),
+        )

@@ -1,0 +1,109 @@
+r"""Image classification data sets of the Hugging Face hub."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from taut.data.checked import checked_split
+from taut.data.holdout import Holdout
+from taut.data.pixels import stack, to_array
+from taut.data.sets import Dataset, Split
+
+PREFIX = "hub:"
+
+
+def read(
+    name: str,
+    *,
+    cache_dir: Path | None,
+    holdout: Holdout | None,
+    on_progress: Callable[[int], None] | None,
+) -> Dataset:
+    r"""The data set `name` of the hub, through the library `datasets`.
+
+    It must have one column of images, and one of class labels or one called `label`. The split
+    `test` is used for testing, `validation` where there is none.
+
+    Args:
+        name: for example "mnist" or "user/name".
+        cache_dir: where `datasets` keeps its files; None for its own choice.
+        holdout: which images to test on where there is no test split.
+        on_progress: called with the number of images decoded so far.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ModuleNotFoundError: if the library is not installed.
+        ValueError: if the columns or splits are not as above, or an image has another size.
+    """
+    try:
+        library = importlib.import_module("datasets")
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{PREFIX}{name} needs the library `datasets`: pip install 'taut[hub]'."
+        ) from error
+    where = None if cache_dir is None else str(cache_dir)
+    parts = library.load_dataset(name, cache_dir=where)
+    return _from_parts(name, parts, holdout, on_progress)
+
+
+def _from_parts(
+    name: str, parts: Any, holdout: Holdout | None, on_progress: Callable[[int], None] | None
+) -> Dataset:
+    source = f"{PREFIX}{name}"
+    chosen = next((part for part in ("test", "validation") if part in parts), None)
+    if "train" not in parts or (chosen is None and holdout is None):
+        raise ValueError(
+            f"{source}: must have a split train and a split test or validation (or pass "
+            f"`holdout`); got {', '.join(parts)}."
+        )
+    if chosen is not None and holdout is not None:
+        raise ValueError(
+            f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
+        )
+    image, label = _columns(parts["train"].features, source)
+    classes = tuple(parts["train"].features[label].names)
+    train = _split(parts["train"], (image, label), len(classes), f"{source}: train", on_progress)
+    if holdout is not None:
+        train, test = holdout.split(train)
+    else:
+        test = _split(parts[chosen], (image, label), len(classes), f"{source}: test", on_progress)
+    return Dataset(source, name, classes, train, test)
+
+
+def _columns(features: dict[str, Any], source: str) -> tuple[str, str]:
+    images = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
+    labels = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
+    if "label" in labels:
+        labels = ["label"]
+    if len(images) != 1 or len(labels) != 1:
+        raise ValueError(
+            f"{source}: must have one column of images and one of class labels; "
+            f"got {images or 'none'} and {labels or 'none'}."
+        )
+    return images[0], labels[0]
+
+
+def _split(
+    rows: Any,
+    columns: tuple[str, str],
+    classes: int,
+    source: str,
+    on_progress: Callable[[int], None] | None,
+) -> Split:
+    image, label = columns
+    pixels: list[np.ndarray] = []
+    labels: list[int] = []
+    for row in rows:
+        pixels.append(to_array(row[image], f"{source}: image {len(pixels)}"))
+        labels.append(row[label])
+        if on_progress is not None:
+            on_progress(len(pixels))
+    if not pixels:
+        raise ValueError(f"{source}: has no image.")
+    stacked = stack(pixels, [f"{source}: image {at}" for at in range(len(pixels))])
+    return checked_split(stacked, np.array(labels), classes, source)

