@@ -64,6 +64,9 @@ def _in_tar(archive: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
                     file = tar.extractfile(entry)
                     assert file is not None  # only for what is not a regular file
                     yield Member(parts, file.read())
+            # The checksum of a compressed archive comes last, behind the padding.
+            while tar.fileobj is not None and tar.fileobj.read(1 << 16):
+                pass
     except _BROKEN as error:
         raise ValueError(f"{archive}: not a whole tar archive: {error}.") from error
 

@@ -45,7 +45,10 @@ def fetch(name: str) -> dict[str, np.ndarray] | None:
         True
     """
     try:
-        with np.load(cache_dir() / f"{name}.npz", allow_pickle=False) as arrays:
+        with (
+            (cache_dir() / f"{name}.npz").open("rb") as file,
+            np.load(file, allow_pickle=False) as arrays,
+        ):
             return dict(arrays)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile):
         return None

@@ -92,10 +92,9 @@ def cifar10_jpeg75(path: Path, *, on_progress: Callable[[int], None] | None) -> 
     arrays = _read(source, _JPEG75_HOW, on_progress)
     if tuple(arrays["classes"]) != CIFAR10 or "x_all" in arrays:
         raise ValueError(f"{source}: must have train/ and test/ with the ten classes of CIFAR-10.")
-    if arrays["x_train"].shape[1:] != (3, 32, 32):
-        raise ValueError(
-            f"{source}: images must be 3 x 32 x 32; got {arrays['x_train'].shape[1:]}."
-        )
+    shape = arrays["x_train"].shape[1:]
+    if shape != (3, 32, 32):
+        raise ValueError(f"{source}: images must be of shape (3, 32, 32); got {shape}.")
     train, test = (
         checked_split(arrays[f"x_{part}"], arrays[f"y_{part}"], 10, source)
         for part in ("train", "test")
@@ -116,10 +115,8 @@ def _locate(path: Path, how: str) -> Path:
 
 
 def _read(source: Path, how: str, on_progress: Callable[[int], None] | None) -> _Arrays:
-    files = (
-        [source] if source.is_file() else sorted(p for p in source.rglob("*") if _is_image(p.name))
-    )
-    name = cache.key(files)
+    found = [source] if source.is_file() else source.rglob("*")
+    name = cache.key(sorted(file for file in found if file == source or _is_image(file.name)))
     arrays = cache.fetch(name)
     if arrays is None:
         arrays = _decode_all(source, how, on_progress)
@@ -141,7 +138,7 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
             folders.append(parts)
             continue
         if len(parts) < 2:
-            raise ValueError(f"{source}: {parts[-1]} must lie in a folder named after its class.")
+            raise ValueError(f"{source}: {'/'.join(parts)} must lie in the folder of its class.")
         part = parts[-3] if parts[:-2] and parts[-3] in _SPLITS else "all"
         pixels = decode(data, f"{source}: {'/'.join(parts)}")
         pictures.append(_Picture(part, parts[-2], parts[-1], pixels))
@@ -152,7 +149,7 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
         raise missing("An image", source, how)
     _check_roots(roots, source)
     # An empty folder among those of the classes is a class without images, and refused as such.
-    empty = {parts[-1] for parts in folders if parts and parts[:-1] in roots}
+    empty = {name for *root, name in filter(None, folders) if tuple(root) in roots}
     known = {picture.label for picture in pictures}
     known |= {name for name in empty if not name.startswith((".", "__"))}
     return _to_arrays(pictures, tuple(sorted(known)), source)
@@ -160,9 +157,8 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
 
 def _check_roots(roots: set[tuple[str, ...]], source: Path) -> None:
     r"""Classes lie all in one folder, or all in one folder `train` and one folder `test`."""
-    one_pool = len(roots) == 1 and not any(root[-1:] == ("train",) for root in roots)
-    two_splits = {root[-1:] for root in roots} == {(name,) for name in _SPLITS} and len(roots) == 2
-    if not (one_pool or two_splits):
+    ends = {root[-1] if root else "" for root in roots}
+    if len(roots) != len(ends) or not (ends == _SPLITS or (len(ends) == 1 and ends - _SPLITS)):
         found = ", ".join(sorted("/".join(root) or "the top" for root in roots))
         raise ValueError(f"{source}: classes must lie in train and test; got them in {found}.")
 

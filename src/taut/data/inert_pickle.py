@@ -36,7 +36,7 @@ class _Dtype:
     r"""What the pickle says about a dtype."""
 
     def __init__(self, name: str | bytes, *_: object) -> None:
-        self.name = name.decode() if isinstance(name, bytes) else name
+        self.name = name.decode("latin1") if isinstance(name, bytes) else name
 
     def __setstate__(self, state: tuple[object, ...]) -> None:
         """Byte order and alignment mean nothing for single bytes."""
@@ -97,7 +97,7 @@ def read_inert_pickle(data: bytes, source: object) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{source}: the pickle must hold a dict; got {type(content).__name__}.")
     return {
-        key.decode() if isinstance(key, bytes) else str(key): (
+        key.decode("latin1") if isinstance(key, bytes) else str(key): (
             value.value if isinstance(value, _Array) else value
         )
         for key, value in content.items()

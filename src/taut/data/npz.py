@@ -30,7 +30,7 @@ def read(path: Path) -> Dataset:
     """
     file = _locate(path)
     try:
-        with np.load(file, allow_pickle=False) as content:
+        with file.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             arrays = dict(content)
     except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise ValueError(f"{file}: not an npz file of plain arrays: {error}.") from error
