@@ -1,7 +1,7 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
 from taut.training.evaluation import Evaluation, evaluate
-from taut.training.loop import Progress, TrainingInterrupted, train
+from taut.training.loop import Progress, TrainingDiverged, TrainingInterrupted, train
 from taut.training.recipe import MultiMarginLoss, OffsetCrossEntropyLoss, Recipe
 from taut.training.run import Run
 from taut.training.schedules import PAPER_DECAY, Schedule, learning_rate_factor
@@ -15,6 +15,7 @@ __all__ = [
     "Recipe",
     "Run",
     "Schedule",
+    "TrainingDiverged",
     "TrainingInterrupted",
     "evaluate",
     "learning_rate_factor",

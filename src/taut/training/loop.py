@@ -1,5 +1,6 @@
 """The one training loop: Adam on any device, resumed where it stopped."""
 
+import math
 import os
 import signal
 import threading
@@ -181,10 +182,9 @@ class _Trainer:
         try:
             return self.model(images)
         except ValueError:
-            # A layer refuses weights that are not numbers: the cause is an earlier step.
-            if all(bool(p.isfinite().all()) for p in self.plain_model.parameters()):
-                raise
-            raise self._diverged() from None
+            # A layer refuses raw tensors that are not finite: the cause is an earlier step.
+            self._require_finite_weights()
+            raise
 
     def _learning_rate(self, step: int) -> float:
         return self.recipe.lr * learning_rate_factor(
@@ -196,6 +196,7 @@ class _Trainer:
 
     def _finish_epoch(self) -> None:
         mean_loss = self._progress().loss
+        self._require_finite_weights()
         self.plain_model.eval()
         self.evaluation = evaluate(self.plain_model, self.data.test, self.recipe.eps)
         self.plain_model.train()
@@ -221,18 +222,24 @@ class _Trainer:
         epoch, done = divmod(self.position.step - 1, self.steps_per_epoch)
         seen = min((done + 1) * self.recipe.batch_size, len(self.data.train))
         loss = float(self.position.loss_sum) / seen
-        if not torch.isfinite(torch.tensor(loss)):
+        if not math.isfinite(loss):
             raise self._diverged()
         return Progress(self.position.step, self.total, epoch + 1, loss, self.evaluation)
 
+    def _require_finite_weights(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.plain_model.parameters()):
+            raise self._diverged()
+
     def _diverged(self) -> TrainingDiverged:
         return TrainingDiverged(
-            f"The loss is not finite at step {self.position.step}; {self.run.path} keeps its last "
-            f"checkpoint. Try a smaller learning rate than {self.recipe.lr}."
+            f"The loss or the weights are not finite after step {self.position.step}; "
+            f"{self.run.path} keeps its last checkpoint. "
+            f"Try a smaller learning rate than {self.recipe.lr}."
         )
 
     def _save(self) -> None:
-        self._progress()  # refuses to save a state whose loss is not finite
+        self._progress()  # refuses a loss that is not finite
+        self._require_finite_weights()
         self._tick()
         save_checkpoint(self.run, self.plain_model, self.plain_optimiser, self.position)
         self.saved = time.monotonic()

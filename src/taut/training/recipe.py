@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Any, ClassVar, TypeVar, get_args
 
@@ -80,7 +80,7 @@ class Recipe:
 
     name: str
     dataset: str
-    model: ModelConfig = ModelConfig()
+    model: ModelConfig = field(default_factory=ModelConfig)
     loss: MultiMarginLoss | OffsetCrossEntropyLoss = MultiMarginLoss()
     lr: float = 5e-3
     schedule: Schedule = "one-cycle"

@@ -23,6 +23,8 @@ RECIPE, ORIGIN, MODEL, STATE, METRICS = (
     "state.safetensors",
     "metrics.csv",
 )
+Row = dict[str, int | float]
+
 _WHOLE_NUMBERS = ("epoch", "step")
 
 
@@ -105,7 +107,7 @@ class Run:
         """The data set it was trained on, from the same place."""
         return load(self.recipe.dataset, self.data_dir)
 
-    def history(self) -> list[dict[str, float]]:
+    def history(self) -> list[Row]:
         """One row an epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
         path = self.path / METRICS
         if not path.is_file():
@@ -180,7 +182,7 @@ def prepare(recipe: Recipe, folder: Path, data_dir: Path | None) -> Run:
     return Run.open(folder)
 
 
-def write_history(run: Run, rows: list[dict[str, float]]) -> None:
+def write_history(run: Run, rows: list[Row]) -> None:
     """Replaces metrics.csv.
 
     Args:
