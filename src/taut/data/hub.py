@@ -28,7 +28,7 @@ def read(
     `test` is used for testing, `validation` where there is none.
 
     Args:
-        name: for example "mnist" or "user/name".
+        name: for example "mnist" or "user/name", or the path of a local folder it can read.
         cache_dir: where `datasets` keeps its files; None for its own choice.
         holdout: which images to test on where there is no test split.
         on_progress: called with the number of images decoded so far.

@@ -52,7 +52,7 @@ class Split:
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, n: int) -> "Split":
-        r"""The first `n` images (all of them if there are fewer)."""
+        r"""The first `n` images in the order of the files (all of them if there are fewer)."""
         if n < 1:
             raise ValueError(f"`n` must be at least 1; got {n}.")
         return Split(self.images[:n], self.labels[:n])
