@@ -1,0 +1,37 @@
+"""The layers of this package in the terms of :mod:`taut.lipschitz`.
+
+The guarantee of a parametrization is not read: bounds come from the weight as used.
+"""
+
+from torch import nn
+
+from taut.lipschitz import ConvOperator, NormBound, Padding, register, register_linear
+from taut.nn.activations import GroupSort, MaxMin
+from taut.nn.conv import Conv2d
+from taut.nn.downsampling import InvertibleDownsample2d
+from taut.nn.linear import Linear
+
+Shape = tuple[int, ...]
+
+
+@register_linear(Conv2d)
+def _conv2d(layer: Conv2d, shape: Shape) -> ConvOperator:
+    pads = layer.pads((shape[-2], shape[-1]))
+    padding = Padding(layer.padding_mode, left=pads.left, right=pads.right, extend=pads.extend)
+    return ConvOperator(layer.weight, shape[1:], stride=layer.stride, padding=padding)
+
+
+@register_linear(Linear)
+def _linear(layer: Linear, shape: Shape) -> ConvOperator:
+    return ConvOperator(layer.weight, ())
+
+
+@register(InvertibleDownsample2d, linear=True)
+def _downsample(layer: nn.Module, shape: Shape) -> NormBound:
+    return NormBound(1.0, "permutation")
+
+
+@register(MaxMin)
+@register(GroupSort)
+def _sorting(layer: nn.Module, shape: Shape) -> NormBound:
+    return NormBound(1.0, "sorts groups of channels: at each input a permutation")
