@@ -1,0 +1,1 @@
+"""Commands that measure and write the files in records/."""
