@@ -1,6 +1,6 @@
 """Train a recipe with several seeds, certify the nets, and write the record.
 
-    python -m benchmarks.classify mnist-small --seeds 0 1 2 --data-dir DIR --out records/mnist-small.json
+    python -m benchmarks.classify mnist-small --data-dir DIR --out records/mnist-small.json
 
 Runs lie in runs/RECIPE-EPOCHS-sSEED; finished ones are not trained again, others are resumed.
 """

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 def environment() -> dict[str, str | int]:
     """Commit, date, hardware, versions and threads, as a record holds them."""
     return {
-        "command": f"python -m benchmarks.{Path(sys.argv[0]).stem} {' '.join(sys.argv[1:])}".strip(),
-        "commit": _git("rev-parse", "HEAD") + ("-changed" if _git("status", "--porcelain") else ""),
+        "command": " ".join((f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:])),
+        "commit": _git("rev-parse", "HEAD") + (" and changes" if _git("diff", "HEAD") else ""),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
         "cores": os.cpu_count() or 0,
