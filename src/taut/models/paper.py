@@ -7,9 +7,9 @@ from itertools import chain
 from torch import nn
 
 from taut.nn import Conv2d, Linear, MaxMin
-from taut.parametrizations import BCOP, Orthogonal
+from taut.parametrizations import BCOP, AbstractParametrization, Orthogonal
 
-Parametrization = Callable[..., nn.Module]
+Parametrization = Callable[..., AbstractParametrization]
 Named = Iterator[tuple[str, nn.Module]]
 
 
