@@ -18,6 +18,9 @@ from benchmarks.environment import ROOT, environment
 from taut.recipes import RECIPES
 from taut.training import Recipe, Run, train
 from taut.training.files import write_atomically
+from taut.training.run import prepare
+
+ENVIRONMENT = "environment.json"
 
 
 def main() -> None:
@@ -41,11 +44,10 @@ def main() -> None:
 
 def trained(recipe: Recipe, data_dir: Path | None) -> Run:
     folder = ROOT / "runs" / f"{recipe.name}-{recipe.epochs}-s{recipe.seed}"
-    folder.mkdir(parents=True, exist_ok=True)
-    origin = folder / "environment.json"
-    if not origin.exists():
-        write_atomically(origin, json.dumps(environment()).encode())
-    run = train(recipe, folder, data_dir=data_dir)
+    run = prepare(recipe, folder, data_dir)
+    if not (folder / ENVIRONMENT).exists():
+        write_atomically(folder / ENVIRONMENT, json.dumps(environment()).encode())
+    train(recipe, folder, data_dir=data_dir)
     print(folder, run.history()[-1], flush=True)
     return run
 
@@ -63,7 +65,7 @@ def measured(run: Run) -> dict:
         "certified": {eps: 100 * share for eps, share in result.certified_accuracy.items()},
         "bound": float(bound),
         "training_seconds": run.history()[-1]["seconds"],
-        "trained": json.loads((run.path / "environment.json").read_text()),
+        "trained": json.loads((run.path / ENVIRONMENT).read_text()),
         "singular_values": spectra,
     }
 
