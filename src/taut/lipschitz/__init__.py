@@ -33,11 +33,13 @@ from taut.linalg.bounds import NormBound
 from taut.linalg.operators import ConvOperator, Padding
 from taut.lipschitz import _torch_rules as _torch_rules
 from taut.lipschitz._graph import lipschitz_bound
+from taut.lipschitz._pairwise import UP_SQRT2
 from taut.lipschitz._registry import register, register_linear
 from taut.lipschitz._result import LayerBound, LipschitzBound, UnprovenError
 from taut.lipschitz._singular import singular_values
 
 __all__ = [
+    "UP_SQRT2",
     "ConvOperator",
     "LayerBound",
     "LipschitzBound",

@@ -1,0 +1,132 @@
+r"""Certified radii of logits."""
+
+import math
+from fractions import Fraction
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from taut.linalg.bounds import up_product
+from taut.lipschitz import UP_SQRT2, LipschitzBound
+
+__all__ = ["above", "as_rational", "certified_radius", "logit_margin"]
+
+
+def certified_radius(
+    logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], bound: float | LipschitzBound
+) -> Float[Tensor, " b"]:
+    r"""l2 radius within which no input changes the prediction; the inequality is strict.
+
+    :math:`\min_{j \ne y} (z_y - z_j) / L_{yj}`, rounded down, where :math:`L_{yj}` bounds the
+    Lipschitz constant of :math:`z_y - z_j`: :math:`\sqrt 2 L` for logits that are L-Lipschitz as a
+    map, or, where the bound knows the last layer, the smaller constant from the difference of its
+    rows. 0 where the point is wrong or tied, and where a logit is not finite.
+
+    Args:
+        logits: of the model at the points.
+        labels: true classes.
+        bound: a proven Lipschitz constant of the whole map from inputs to logits.
+
+    Returns:
+        Radii in float64.
+
+    Raises:
+        ValueError: if there are fewer than two classes, a label is out of range, lengths differ, or
+            the bound is negative or NaN.
+
+    Reference:
+        Li et al. (2019), section 5 (margin over sqrt(2)); arXiv:1911.00937. Rows: Singla, Singla,
+        Feizi (2022), proposition 1; arXiv:2108.04062.
+
+    Example:
+        >>> certified_radius(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0]), 1.0)
+        tensor([1.4142, 0.0000], dtype=torch.float64)
+    """
+    _check(logits, labels)
+    z = logits.detach().double()
+    down = torch.full((), -math.inf, dtype=z.dtype, device=z.device)
+    gaps = torch.nextafter(z.gather(1, labels[:, None]) - z, down)
+    radii = torch.nextafter(gaps / _constants(bound, labels, z.shape[1]), down)
+    radii = radii.scatter(1, labels[:, None], math.inf).amin(1)
+    return torch.where(z.isfinite().all(1) & (radii > 0), radii, 0.0)
+
+
+def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """Logit of the label minus the largest of the others, in float64; negative where wrong.
+
+    Raises:
+        ValueError: as `certified_radius`.
+
+    Example:
+        >>> logit_margin(torch.tensor([[2.0, 0.5, 1.0]]), torch.tensor([0]))
+        tensor([1.], dtype=torch.float64)
+    """
+    _check(logits, labels)
+    z = logits.detach().double()
+    others = z.scatter(1, labels[:, None], -math.inf)
+    return z.gather(1, labels[:, None]).squeeze(1) - others.amax(1)
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    if logits.dim() != 2 or logits.shape[1] < 2:
+        raise ValueError(f"`logits` must be (points, >= 2 classes); got {tuple(logits.shape)}.")
+    if labels.shape != logits.shape[:1]:
+        raise ValueError(
+            f"`labels` must be one class per point; got {tuple(labels.shape)} for "
+            f"{len(logits)} points."
+        )
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
+        raise ValueError(
+            f"`labels` must be in 0..{logits.shape[1] - 1}; got {int(labels.min())}.."
+            f"{int(labels.max())}."
+        )
+
+
+def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> Tensor:
+    """Constant of the difference of the label's logit and each other one."""
+    value = float(bound)
+    if not value >= 0:
+        raise ValueError(f"`bound` must be a number >= 0; got {value}.")
+    if isinstance(bound, LipschitzBound) and bound.pairwise is not None:
+        if bound.pairwise.shape != (classes, classes):
+            raise ValueError(
+                f"`bound` must be of a model with {classes} classes; got one with "
+                f"{len(bound.pairwise)}."
+            )
+        return bound.pairwise.to(labels.device)[labels]
+    constant = up_product(UP_SQRT2, value)
+    return torch.full((1, 1), constant, dtype=torch.float64, device=labels.device)
+
+
+def as_rational(eps: float | str | Fraction) -> Fraction:
+    """The exact number that an eps stands for: "36/255" is a ratio, 0.1 the float.
+
+    Raises:
+        ValueError: if it is not a finite number >= 0.
+
+    Example:
+        >>> as_rational("36/255"), as_rational(0.5)
+        (Fraction(12, 85), Fraction(1, 2))
+    """
+    try:
+        value = Fraction(eps)
+    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
+        value = Fraction(-1)
+    if value < 0:
+        raise ValueError(f'`eps` must be a number >= 0 or a ratio such as "36/255"; got {eps!r}.')
+    return value
+
+
+def above(radius: Float[Tensor, " b"], eps: float | str | Fraction) -> Tensor:
+    """Whether each radius is strictly above eps, compared exactly.
+
+    A float is above eps iff it is above the largest float that is not above eps.
+    """
+    exact = as_rational(eps)
+    try:
+        nearest = float(exact)
+    except OverflowError:
+        return torch.zeros_like(radius, dtype=torch.bool)
+    floor = nearest if Fraction(nearest) <= exact else math.nextafter(nearest, -math.inf)
+    return radius > floor
