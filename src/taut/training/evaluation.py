@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut.data import Split
+from taut.lipschitz import lipschitz_bound
 from taut.parametrizations import cached
 
 # Activations that stay in the CPU's cache; a GPU wants large batches.
@@ -50,7 +51,7 @@ def evaluate(model: nn.Module, split: Split, eps: Sequence[str]) -> Evaluation:
     """
     size = _BATCH[split.images.device.type]
     with torch.no_grad(), cached():
-        bound = _bound(model, tuple(split.images.shape[1:]))
+        bound = float(lipschitz_bound(model, tuple(split.images.shape[1:])))
         logits = torch.cat(
             [
                 model(split.float_images(slice(start, start + size)))
@@ -66,10 +67,6 @@ def evaluate(model: nn.Module, split: Split, eps: Sequence[str]) -> Evaluation:
         },
         bound=bound,
     )
-
-
-def _bound(model: nn.Module, input_shape: tuple[int, ...]) -> float:
-    return 1.0
 
 
 def _radius(logits: Tensor, labels: Tensor, bound: float) -> Float[Tensor, "b"]:
