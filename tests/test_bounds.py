@@ -41,7 +41,7 @@ GRID = list(
         [1, 2, 3],  # stride
         [1, 2],  # dilation
         [0, 1, 2],  # padding
-        [(3, 4), (5, 5), (6, 3)],
+        [(3, 4), (6, 5)],
     )
 )
 
@@ -65,7 +65,7 @@ def test_bound_is_above_the_dense_operator(groups):
             continue
         assert_bounds(op)
         checked += 1
-    assert checked > 400
+    assert checked > 300
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2), (1, 2), (3, 3)])

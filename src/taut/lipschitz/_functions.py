@@ -73,7 +73,11 @@ class Call:
     result: Any
 
 
-def selection_gain(function: Callable[[Tensor], Any], shape: tuple[int, ...]) -> int:
+def selection_gain(
+    function: Callable[[Tensor], Any],
+    shape: tuple[int, ...],
+    device: torch.device | None = None,
+) -> int:
     r"""Largest number of times that a selection copies one entry, by pushing the entries' numbers.
 
     Its norm is the root. Values below the first number are constants that were put in.
@@ -81,19 +85,22 @@ def selection_gain(function: Callable[[Tensor], Any], shape: tuple[int, ...]) ->
     Args:
         function: copies entries to places that do not depend on their values.
         shape: shape of its input, batch first.
+        device: where the indices it may hold are.
 
     Raises:
         UnprovenError: if an entry moves to another sample, or is changed.
     """
     first = 1 << 40
     entries = torch.Size(shape).numel()
-    numbers = torch.arange(first, first + entries, dtype=torch.float64).reshape(shape)
+    numbers = torch.arange(first, first + entries, dtype=torch.float64, device=device).reshape(
+        shape
+    )
     result = function(numbers)
     most = 0
     for part in result if isinstance(result, tuple | list) else (result,):
         if part.dim() == 0 or part.shape[0] != shape[0]:
             raise UnprovenError("it does not keep the batch in dimension 0")
-        flat = part.reshape(shape[0], -1)
+        flat = part.reshape(shape[0], -1).cpu()
         copied = flat >= first
         sample = torch.arange(shape[0]).unsqueeze(1).expand_as(flat)
         numbers = flat[copied].long() - first

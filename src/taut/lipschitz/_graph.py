@@ -234,6 +234,8 @@ class _Walk(fx.Interpreter):
                 raise UnprovenError("only shapes and types may be read as attributes")
             return None
         slope = self._function(n, result)
+        if not slope >= 0:
+            raise UnprovenError("its constant is NaN")
         largest = max(inputs)
         if slope != largest:
             gain = slope / largest if largest > 0 else slope
@@ -283,11 +285,13 @@ def _selection(n: fx.Node, call: Call) -> float:
         return slope  # one of several parts
     if n.op == "call_method":
         method = operator.methodcaller(str(n.target), *call.args[1:], **call.kwargs)
-        gain = functions.selection_gain(method, tuple(value.shape))
+        gain = functions.selection_gain(method, tuple(value.shape), value.device)
     else:
         function: Any = n.target
         gain = functions.selection_gain(
-            lambda numbers: function(numbers, *call.args[1:], **call.kwargs), tuple(value.shape)
+            lambda numbers: function(numbers, *call.args[1:], **call.kwargs),
+            tuple(value.shape),
+            value.device,
         )
     return up_product(slope, up_root(float(gain)))
 

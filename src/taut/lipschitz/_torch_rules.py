@@ -17,6 +17,20 @@ _ROUNDING = 1 + 1e-12
 """Covers the float64 rounding of the few operations that fold a scale."""
 
 
+_AXES: dict[type[nn.Module], int] = {
+    nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2,
+    nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.AdaptiveMaxPool1d: 1, nn.AdaptiveMaxPool2d: 2,
+}  # fmt: skip
+
+
+def _axes(m: nn.Module, shape: Shape) -> int:
+    """Spatial axes of a pool; without channels torch would take the batch for them."""
+    axes = _AXES[type(m)]
+    if len(shape) != axes + 1:
+        raise UnprovenError(f"its input must be (batch, channels, {axes} axes); got (b, *{shape})")
+    return axes
+
+
 def _tuple(value: Any, axes: int) -> tuple[Any, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(value)
 
@@ -55,7 +69,7 @@ def _transposed(m: nn.ConvTranspose1d | nn.ConvTranspose2d, shape: Shape) -> Nor
 @register_linear(nn.AvgPool2d)
 def _average_pool(m: nn.AvgPool1d | nn.AvgPool2d, shape: Shape) -> ConvOperator:
     """A convolution with a constant kernel on each channel alone."""
-    axes = len(shape) - 1
+    axes = _axes(m, shape)
     kernel, pads = _tuple(m.kernel_size, axes), _tuple(m.padding, axes)
     stride = _tuple(m.stride, axes)
     if any(pads) and not m.count_include_pad:
@@ -74,6 +88,7 @@ def _average_pool(m: nn.AvgPool1d | nn.AvgPool2d, shape: Shape) -> ConvOperator:
 @register_linear(nn.AdaptiveAvgPool1d)
 @register_linear(nn.AdaptiveAvgPool2d)
 def _adaptive_average(m: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, shape: Shape) -> ConvOperator:
+    _axes(m, shape)
     kernel = _adaptive_kernel(m.output_size, shape[1:])
     weight = torch.full((1, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
     return ConvOperator(weight, shape[1:], kernel)
@@ -160,7 +175,7 @@ def _max_pool(m: nn.MaxPool1d | nn.MaxPool2d, shape: Shape) -> NormBound:
     share an entry. Window j covers s j + d t, t < k: on each axis those t are one residue class
     modulo s / gcd(s, d), at most ceil(k gcd(s, d) / s) of them.
     """
-    axes = len(shape) - 1
+    axes = _axes(m, shape)
     if m.return_indices:
         raise UnprovenError("`return_indices` must be False")
     shares = 1
@@ -178,6 +193,7 @@ def _max_pool(m: nn.MaxPool1d | nn.MaxPool2d, shape: Shape) -> NormBound:
 def _adaptive_max(m: nn.AdaptiveMaxPool1d | nn.AdaptiveMaxPool2d, shape: Shape) -> NormBound:
     if m.return_indices:
         raise UnprovenError("`return_indices` must be False")
+    _axes(m, shape)
     _adaptive_kernel(m.output_size, shape[1:])
     return NormBound(1.0, "maxima over windows that do not overlap")
 
