@@ -25,7 +25,7 @@ RECIPE = {
 
 def taut(*arguments, cwd=None):
     command = [sys.executable, "-m", "taut", *map(str, arguments)]
-    environment = os.environ | {"COLUMNS": "100"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, capture_output=True, text=True, cwd=cwd, check=False, env=environment
     )

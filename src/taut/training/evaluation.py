@@ -2,18 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
+from taut.certification import certify
 from taut.data import Split
-from taut.lipschitz import lipschitz_bound
-from taut.parametrizations import cached
-
-# Activations that stay in the CPU's cache; a GPU wants large batches.
-_BATCH = {"cpu": 125, "cuda": 2000}
 
 
 @dataclass(frozen=True)
@@ -49,27 +42,9 @@ def evaluate(model: nn.Module, split: Split, eps: Sequence[str]) -> Evaluation:
         >>> result.clean_accuracy >= result.certified_accuracy["36/255"]
         True
     """
-    size = _BATCH[split.images.device.type]
-    with torch.no_grad(), cached():
-        bound = float(lipschitz_bound(model, tuple(split.images.shape[1:])))
-        logits = torch.cat(
-            [
-                model(split.float_images(slice(start, start + size)))
-                for start in range(0, len(split), size)
-            ]
-        )
-    radius = _radius(logits, split.labels, bound)
-    correct = logits.argmax(1) == split.labels
+    result = certify(model, split.float_images(), split.labels, eps)
     return Evaluation(
-        clean_accuracy=float(correct.double().mean()),
-        certified_accuracy={
-            text: float((radius > float(Fraction(text))).double().mean()) for text in eps
-        },
-        bound=bound,
+        clean_accuracy=result.clean_accuracy,
+        certified_accuracy={text: result.certified_accuracy[text] for text in eps},
+        bound=float(result.bound),
     )
-
-
-def _radius(logits: Tensor, labels: Tensor, bound: float) -> Float[Tensor, "b"]:
-    true = logits.gather(1, labels[:, None])[:, 0]
-    others = logits.scatter(1, labels[:, None], float("-inf")).amax(1)
-    return ((true - others) / (2**0.5 * bound)).clamp(min=0).double()
