@@ -116,6 +116,16 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folder):
     assert resumed.returncode == 130
 
 
+def test_a_terminal_gets_a_bar_with_loss_and_accuracies(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert main(["train", "tiny.json", "--data-dir", "data.npz", "--run", "bar"]) == 0
+    captured = capsys.readouterr()
+    assert all(part in captured.err for part in ("epoch 2", "loss ", "clean ", "eps 0.5"))
+    assert captured.out.count("\n") == 1
+
+
 def test_another_recipe_in_the_folder_is_refused(folder):
     result = taut("train", "tiny.json", "--run", "runs/tiny-seed3", cwd=folder)
     refused(result, "runs/tiny-seed3", "`seed` is 3 there, 0 now", "Nothing was changed")

@@ -244,6 +244,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(data_dir, tmp_
     assert kept == {p.name: p.read_bytes() for p in run_dir.iterdir()}
 
 
+def test_weights_that_are_not_finite_stop_it_too(data_dir, tmp_path):
+    with pytest.raises(TrainingDiverged, match=r"weights are not finite after step \d"):
+        train(replace(TINY, lr=1e300), tmp_path / "run", data_dir=data_dir)
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+
+
 def test_data_that_do_not_fit_the_model_are_refused_before_a_folder_is_made(data_dir, tmp_path):
     recipe = replace(TINY, model=ModelConfig("small", input_shape=(1, 6, 6), classes=10))
     with pytest.raises(ValueError, match=r"`model` must take the images of npz.*got .*classes=10"):

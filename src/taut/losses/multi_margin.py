@@ -34,7 +34,8 @@ def multi_margin(
         Networks*, section 5; arXiv:1911.00937. Divided by the number of classes, as in torch.
 
     Example:
-        >>> multi_margin(torch.tensor([[3.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 0]), eps_train=1)
+        >>> logits = torch.tensor([[3.0, 0.0], [0.0, 0.0]])
+        >>> multi_margin(logits, torch.tensor([0, 0]), eps_train=1.0)
         tensor(0.3536)
     """
     return F.multi_margin_loss(logits, labels, margin=math.sqrt(2) * _positive(eps_train))

@@ -78,7 +78,7 @@ def one_cycle(step: int, total: int) -> float:
 
     Example:
         >>> [round(one_cycle(step, 11), 3) for step in (0, 2, 10)]
-        [0.04, 0.94, 0.0]
+        [0.04, 0.96, 0.0]
     """
     start, end = 1 / 25, 1 / 25 / 1e4
     # The peak need not fall on a step; where there is no step before it, the run starts there.
