@@ -3,6 +3,9 @@
 import pytest
 import torch
 
+# Tests run side by side; threads of one would wait for cores that another holds.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _namespace(doctest_namespace: dict) -> None:

@@ -128,4 +128,5 @@ def _householder_qr(a: Tensor) -> tuple[Tensor, Tensor]:
     diagonal = factor.diagonal(dim1=-2, dim2=-1)
     floor = diagonal.amax(-1, keepdim=True).clamp(min=1e-8) * (a.shape[-2] * 1e-16)
     damping = torch.diag_embed((floor - diagonal).clamp(min=0))
-    return q, _lower_inverse((factor + damping).mT) / scale
+    # Below this scale (float64 only) the inverse would overflow; the gradient is cut there anyway.
+    return q, _lower_inverse((factor + damping).mT) / scale.clamp(min=1e-250)

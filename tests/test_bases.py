@@ -1,0 +1,129 @@
+"""Orthonormal bases: exact for every finite input, with the gradient of the QR factor."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from taut.linalg import bases
+from taut.linalg.bases import orthonormal_basis
+from taut.linalg.products import product
+
+SHAPES = [(1, 1), (5, 5), (7, 3), (3, 8, 4), (2, 2, 6, 1)]
+KINDS = ["gaussian", "ill-conditioned", "rank-deficient", "zero", "huge", "tiny", "subnormal"]
+
+
+def raw_tensor(kind: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    a = torch.randn(*shape, dtype=torch.float64)
+    info = torch.finfo(dtype)
+    if kind == "ill-conditioned":
+        a = a * torch.logspace(0, -12, shape[-1], dtype=torch.float64)
+    elif kind == "rank-deficient":
+        a[..., shape[-1] // 2] = a.sum(-1)
+        a[..., 0] = 0
+    elif kind != "gaussian":
+        a = (
+            a
+            * {"zero": 0, "huge": info.max / 10, "tiny": info.tiny, "subnormal": info.tiny / 50}[
+                kind
+            ]
+        )
+    return a.to(dtype)
+
+
+def defect(q: Tensor) -> float:
+    s = torch.linalg.svdvals(q.double())
+    return float((s - 1).abs().max())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 5e-7), (torch.float16, 2e-3)]
+)
+def test_columns_are_orthonormal_for_every_finite_input(kind, shape, dtype, tolerance):
+    q = orthonormal_basis(raw_tensor(kind, shape, dtype))
+    assert q.dtype == dtype
+    assert q.shape == shape
+    assert defect(q) < tolerance
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (2, 512, 256), (3136, 64)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_float32_matrices_are_as_exact(kind, shape):
+    assert defect(orthonormal_basis(raw_tensor(kind, shape, torch.float32))) < 1e-6
+
+
+def test_every_route_gives_the_basis_of_qr():
+    a = torch.randn(300, 200)
+    q, r = torch.linalg.qr(a.double())
+    expected = q * r.diagonal().sign()
+    for route in (bases._corrected_cholesky_qr, bases._cholesky_qr, bases._householder_qr):
+        given = a if route is bases._corrected_cholesky_qr else a.double()
+        found = route(given)
+        assert found is not None
+        assert (found[0] - expected).abs().max() < 1e-5
+        # The second part is the transposed inverse of S in a = Q S.
+        assert (expected @ torch.linalg.inv(found[1].double()).mT - a).abs().max() < 1e-3
+
+
+def test_span_is_that_of_the_columns():
+    a = torch.randn(6, 3, dtype=torch.float64)
+    q = orthonormal_basis(a)
+    projector = a @ torch.linalg.pinv(a)
+    assert torch.allclose(q @ q.T, projector, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_gradient_is_that_of_finite_differences(shape):
+    a = torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(orthonormal_basis, (a,))
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (40, 20)])
+def test_float32_gradient_is_the_float64_one(shape):
+    a, grad = torch.randn(*shape), torch.randn(*shape)
+    expected = torch.autograd.functional.vjp(orthonormal_basis, a.double(), grad.double())[1]
+    found = torch.autograd.functional.vjp(orthonormal_basis, a, grad)[1]
+    assert torch.allclose(found.double(), expected, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradient_is_finite_for_every_finite_input(kind, dtype):
+    a = raw_tensor(kind, (8, 4), dtype).requires_grad_()
+    orthonormal_basis(a).square().mul(torch.arange(4)).sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("shape", [(4, 2), (300, 200)])
+def test_not_finite_is_refused(value, shape):
+    a = torch.randn(shape)
+    a[0, 0] = value
+    with pytest.raises(ValueError, match="finite"):
+        orthonormal_basis(a)
+
+
+def test_wide_is_refused():
+    with pytest.raises(ValueError, match="2 rows, 3 columns"):
+        orthonormal_basis(torch.zeros(2, 3))
+
+
+def test_no_columns_and_no_matrices():
+    assert orthonormal_basis(torch.zeros(3, 0)).shape == (3, 0)
+    assert orthonormal_basis(torch.zeros(0, 3, 2)).shape == (0, 3, 2)
+
+
+@pytest.mark.parametrize("layout", ["plain", "transposed", "expanded", "sliced"])
+def test_product_of_any_layout(layout):
+    a, b = torch.randn(256, 256), torch.randn(256, 256)
+    if layout == "transposed":
+        a, b = a.T, b.T
+    elif layout == "expanded":
+        a = a[:1].expand(256, 256)
+    elif layout == "sliced":
+        a, b = torch.randn(512, 512)[::2, ::2], torch.randn(512, 512)[::2, ::2]
+    assert torch.allclose(product(a, b).double(), a.double() @ b.double(), atol=1e-3)
+    stacked = product(torch.stack((a, b)), torch.stack((b, a)))
+    assert torch.allclose(stacked[1].double(), b.double() @ a.double(), atol=1e-3)
