@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from oracles import dense_operator
-from taut.linalg.bounds import conv_norm_bound, up_product, up_root_sum_square, up_sum
+from taut.linalg.bounds import _embedding, conv_norm_bound, up_product, up_root_sum_square, up_sum
 from taut.linalg.operators import ConvOperator, Padding
 
 
@@ -121,6 +121,26 @@ def test_semi_orthogonal_strided_kernel_needs_no_size(shape):
     bound = conv_norm_bound(op)
     assert "any input size" in bound.proof
     assert 1 - 1e-13 <= bound.value <= 1 + 1e-9
+
+
+def test_defect_bound_covers_peaks_between_its_grid_points():
+    for seed in range(60):
+        kernel = 1e-5 * random(1, 1, 4, seed=seed)
+        kernel[..., 0] = 1.0
+        op = ConvOperator(kernel, (240,), padding=Padding("circular", (0,), (3,)))
+        assert "any input size" in conv_norm_bound(op).proof
+        w = torch.arange(240, dtype=torch.float64)[:, None] * torch.arange(4) * (2 * torch.pi / 240)
+        real, imag = (w.cos() @ kernel[0, 0]).square(), (w.sin() @ kernel[0, 0]).square()
+        assert (real + imag).max().sqrt().item() <= conv_norm_bound(op).value
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
+def test_torus_holds_every_position_that_a_window_reads(mode):
+    for n, p, s in itertools.product([4, 5], [0, 1, 2], [1, 2, 3]):
+        op = ConvOperator(random(1, 1, 3), (n,), (s,), padding=Padding(mode, (p,), (p,)))
+        (size,), (stride,), _ = _embedding(op)
+        assert stride == s
+        assert size * s >= (n + p if mode == "zeros" else n + 2 * p)
 
 
 def test_far_from_orthogonal_kernels_are_not_bounded_by_their_defect():

@@ -141,8 +141,6 @@ def test_pairwise_rows_never_lose_to_root_two():
 
 @pytest.mark.parametrize("eps", [0.5, "1/2", "0.5", Fraction(1, 2)])
 def test_inequality_is_strict_and_keys_are_kept(eps):
-    radius = torch.tensor([0.5, math.nextafter(0.5, 1), math.nextafter(0.5, 0)]).double()
-    radius[1:] = torch.tensor([math.nextafter(0.5, 1), math.nextafter(0.5, 0)]).double()
     exact = torch.tensor([0.5, math.nextafter(0.5, 1), math.nextafter(0.5, 0)], dtype=torch.float64)
     assert above(exact, eps).tolist() == [False, True, False]
     model = linear_model()
@@ -151,11 +149,12 @@ def test_inequality_is_strict_and_keys_are_kept(eps):
 
 
 def test_eps_is_compared_as_an_exact_ratio():
-    nearest = float(Fraction(36, 255))
-    below, beyond = math.nextafter(nearest, 0), math.nextafter(nearest, 1)
-    radius = torch.tensor([below, nearest, beyond], dtype=torch.float64)
-    want = [Fraction(r) > Fraction(36, 255) for r in (below, nearest, beyond)]
-    assert above(radius, "36/255").tolist() == want
+    for eps in ("36/255", "72/255", "0.1", "1/3", "2/3", "1.58"):
+        nearest = float(Fraction(eps))
+        around = [math.nextafter(nearest, 0), nearest, math.nextafter(nearest, 9)]
+        want = [Fraction(r) > Fraction(eps) for r in around]
+        assert above(torch.tensor(around, dtype=torch.float64), eps).tolist() == want
+    radius = torch.ones(3, dtype=torch.float64)
     assert above(radius, "1" + "0" * 400).tolist() == [False] * 3
 
 

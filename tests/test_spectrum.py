@@ -85,6 +85,12 @@ def test_extended_input_is_zero_extended_first():
     assert_same(conv_singular_values(op), sigma(dense(by_hand, 2, 5, 4)))
 
 
+def test_an_extended_axis_is_no_torus_even_if_the_sizes_match():
+    op = ConvOperator(random(1, 1, 3), (4,), padding=Padding("circular", (1,), (0,), extend=(1,)))
+    assert op.output_size == (4,)
+    assert_same(conv_singular_values(op), sigma(dense(op, 1, 4)))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 3)])
 def test_kernel_larger_than_the_input_wraps(size):
     op = circular(random(2, 2, 5, 5), (1, 1), (1, 1), 1, size)

@@ -20,8 +20,8 @@ def certified_radius(
 
     :math:`\min_{j \ne y} (z_y - z_j) / L_{yj}`, rounded down, where :math:`L_{yj}` bounds the
     Lipschitz constant of :math:`z_y - z_j`: :math:`\sqrt 2 L` for logits that are L-Lipschitz as a
-    map, or, where the bound knows the last layer, the smaller constant from the difference of its
-    rows. 0 where the point is wrong or tied, and where a logit is not finite.
+    map, or, where the bound knows the last layer, the constant from the difference of its rows,
+    which is never larger. 0 where the point is wrong or tied, and where a logit is not finite.
 
     Args:
         logits: of the model at the points.

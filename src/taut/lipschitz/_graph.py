@@ -274,7 +274,7 @@ class _Walk(fx.Interpreter):
         features, slope = self.env[before], self.slopes[before]
         op = operator_of(self.submodules[str(last.target)], tuple(features.shape[1:]))
         if op is not None and slope is not None and features.dim() == 2 and not op.input_size:
-            self.pairwise = pairwise_constants(op.kernel, slope, self.total)
+            self.pairwise = pairwise_constants(op.kernel, slope)
 
 
 def _selection(n: fx.Node, call: Call) -> float:

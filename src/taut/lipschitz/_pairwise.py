@@ -6,8 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.bounds import up_product
-
 __all__ = ["UP_SQRT2", "pairwise_constants"]
 
 UP_SQRT2 = math.nextafter(math.sqrt(2.0), math.inf)
@@ -16,24 +14,22 @@ UP_SQRT2 = math.nextafter(math.sqrt(2.0), math.inf)
 _OUTWARD = 1 + 1e-12  # rounding of a difference and a norm of at most 1e3 entries, many times over
 
 
-def pairwise_constants(
-    weight: Float[Tensor, "k n"], features: float, logits: float
-) -> Float[Tensor, "k k"]:
+def pairwise_constants(weight: Float[Tensor, "k n"], features: float) -> Float[Tensor, "k k"]:
     r"""Constants :math:`L_{ij}` of :math:`z_i - z_j` for logits :math:`z = W f(x) + b`.
 
-    :math:`|z_i - z_j|` moves by at most :math:`\|w_i - w_j\| L_f`, always; and by at most
-    :math:`\sqrt 2 L`, since :math:`\|e_i - e_j\| = \sqrt 2`, where z is L-Lipschitz. The smaller.
+    :math:`z_i - z_j` moves by at most :math:`\|w_i - w_j\| L_f` for features that are
+    :math:`L_f`-Lipschitz. Never more than :math:`\sqrt 2 \|W\| L_f`, what the logits as one map
+    give, since :math:`w_i - w_j = W^\top (e_i - e_j)`.
 
     Args:
         weight: rows of the last layer.
         features: constant of what it is applied to.
-        logits: constant of the whole map.
 
     Example:
-        >>> pairwise_constants(torch.eye(2), 1.0, 1.0).round(decimals=4)
+        >>> pairwise_constants(torch.eye(2), 1.0).round(decimals=4)
         tensor([[0.0000, 1.4142],
                 [1.4142, 0.0000]], dtype=torch.float64)
     """
     weight = weight.double().cpu()
     norms = torch.stack([torch.linalg.vector_norm(weight - row, dim=1) for row in weight])
-    return (norms * features * _OUTWARD).clamp(max=up_product(UP_SQRT2, logits))
+    return norms * features * _OUTWARD
