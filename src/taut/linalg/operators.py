@@ -265,22 +265,11 @@ def symbols(
     weights = torch.tensor([math.prod(torus[a + 1 :]) for a in range(len(torus))]).long()
     here, mirror = (grid * weights).sum(1), ((-grid % size) * weights).sum(1)
     grid, counts = grid[here <= mirror], 1 + (here < mirror)[here <= mirror].long()
-    taps = _wrap(kernel, torus)
-    places = torch.ones(taps.shape[2:]).nonzero()
-    flat = taps.flatten(0, 1).reshape(taps.shape[0] * taps.shape[1], -1)
+    places = torch.ones(kernel.shape[2:]).nonzero()
+    flat = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1)
     step = max(1, _CHUNK_BYTES // (16 * max(1, flat.shape[0], places.numel())))
     for piece, count in zip(grid.split(step), counts.split(step), strict=True):
         phases = (piece[:, None] * places % size).to(torch.float64) / size
         angle = 2 * torch.pi * phases.sum(-1).to(kernel.device)
         matrices = torch.complex(angle.cos() @ flat.T, angle.sin() @ flat.T)
-        yield matrices.unflatten(1, taps.shape[:2]), count
-
-
-def _wrap(kernel: Tensor, torus: tuple[int, ...]) -> Tensor:
-    """Add the taps that coincide on the torus, so that no axis is longer than it."""
-    for axis, n in enumerate(torus, start=2):
-        k = kernel.shape[axis]
-        if k > n:
-            wrapped = kernel.new_zeros(*kernel.shape[:axis], n, *kernel.shape[axis + 1 :])
-            kernel = wrapped.index_add(axis, torch.arange(k, device=kernel.device) % n, kernel)
-    return kernel
+        yield matrices.unflatten(1, kernel.shape[:2]), count
