@@ -23,6 +23,7 @@ from taut.training import (
     Run,
     TrainingDiverged,
     TrainingInterrupted,
+    first_moment_decay,
     learning_rate_factor,
     train,
 )
@@ -300,7 +301,9 @@ def test_one_cycle_is_that_of_torch(total):
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1.0, total_steps=total)
     for step in range(total):
         factor = learning_rate_factor("one-cycle", step, steps_per_epoch=total, epochs=1)
+        beta1 = first_moment_decay("one-cycle", step, total)
         assert math.isclose(factor, optimiser.param_groups[0]["lr"], rel_tol=1e-9)
+        assert math.isclose(beta1, optimiser.param_groups[0]["betas"][0], rel_tol=1e-9)
         optimiser.step()
         if step < total - 1:
             schedule.step()

@@ -1,5 +1,6 @@
 """The commands, and what every one of them does about errors."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,6 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"there is no command {arguments[0]!r}; the commands are {names}.", code=2)
     try:
         COMMANDS[arguments[0]].run(arguments[1:])
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough. Nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted.", code=130)
     except _WRONG_USE as error:
@@ -144,7 +149,7 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "Example: taut train demo && taut certify runs/demo",
+            "Example: taut train demo && taut certify runs/demo-seed0",
             "Options of a command: taut COMMAND --help",
         ]
     )

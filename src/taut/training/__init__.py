@@ -4,7 +4,12 @@ from taut.training.evaluation import Evaluation, evaluate
 from taut.training.loop import Progress, TrainingDiverged, TrainingInterrupted, train
 from taut.training.recipe import MultiMarginLoss, OffsetCrossEntropyLoss, Recipe
 from taut.training.run import Run
-from taut.training.schedules import PAPER_DECAY, Schedule, learning_rate_factor
+from taut.training.schedules import (
+    PAPER_DECAY,
+    Schedule,
+    first_moment_decay,
+    learning_rate_factor,
+)
 
 __all__ = [
     "PAPER_DECAY",
@@ -18,6 +23,7 @@ __all__ = [
     "TrainingDiverged",
     "TrainingInterrupted",
     "evaluate",
+    "first_moment_decay",
     "learning_rate_factor",
     "train",
 ]

@@ -21,7 +21,7 @@ from taut.training.checkpoint import load_checkpoint, save_checkpoint
 from taut.training.evaluation import Evaluation, evaluate
 from taut.training.recipe import Recipe
 from taut.training.run import RECIPE, Run, prepare, write_history
-from taut.training.schedules import learning_rate_factor
+from taut.training.schedules import first_moment_decay, learning_rate_factor
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -169,8 +169,9 @@ class _Trainer:
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         lr = self._learning_rate(self.position.step)
+        beta1 = first_moment_decay(self.recipe.schedule, self.position.step, self.total)
         for group in self.plain_optimiser.param_groups:
-            group["lr"] = lr
+            group["lr"], group["betas"] = lr, (beta1, group["betas"][1])
         self.optimiser.zero_grad()
         loss = self.loss(self._logits(images), labels)
         self.fabric.backward(loss)

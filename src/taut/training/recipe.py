@@ -62,7 +62,7 @@ class Recipe:
         model: the network.
         loss: the training loss.
         lr: peak learning rate.
-        schedule: how the learning rate moves over the run.
+        schedule: how the learning rate moves over the run, with one-cycle Adam's beta1 too.
         epochs: passes over the training set.
         batch_size: images a step.
         augment: random crops and flips, or None.
