@@ -1,6 +1,8 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import nn
+from taut import data, losses, models, nn
+from taut.attacks import attack
+from taut.certification import certified_radius, certify
 from taut.lipschitz import lipschitz_bound, singular_values
 from taut.parametrizations import BCOP, RKO, Orthogonal, cached
 
@@ -10,8 +12,14 @@ __all__ = [
     "BCOP",
     "RKO",
     "Orthogonal",
+    "attack",
     "cached",
+    "certified_radius",
+    "certify",
+    "data",
     "lipschitz_bound",
+    "losses",
+    "models",
     "nn",
     "singular_values",
 ]

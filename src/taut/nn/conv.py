@@ -130,7 +130,7 @@ class Conv2d(nn.Module):
 
 
 def _pair(name: str, value: int | Pair, *, least: int) -> Pair:
-    pair = (value, value) if isinstance(value, int) else tuple(value)
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     whole = all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
     if len(pair) != 2 or not whole or min(pair) < least:
         raise ValueError(f"`{name}` must be an integer >= {least} or a pair of them; got {value}.")
