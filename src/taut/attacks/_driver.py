@@ -50,7 +50,7 @@ def attack(
     model: nn.Module,
     images: Float[Tensor, "b *shape"],
     labels: Shaped[Tensor, " b"],
-    eps: float | str | Fraction,
+    eps: int | float | str | Fraction,
     method: str | AbstractAttack = "pgd",
     *,
     batch_size: int = 256,
@@ -150,7 +150,7 @@ def _attack(
     return AttackResult(adversarial, success, distances(adversarial, images.detach()))
 
 
-def _positive(eps: float | str | Fraction) -> float:
+def _positive(eps: int | float | str | Fraction) -> float:
     """Read eps as a positive number."""
     try:
         value = float(Fraction(eps) if isinstance(eps, str) else eps)

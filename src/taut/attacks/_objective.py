@@ -56,11 +56,15 @@ class Objective:
     def margin(
         self, images: Float[Tensor, "b *shape"], labels: Int[Tensor, " b"]
     ) -> Float[Tensor, " b"]:
-        """Best other logit minus the label's logit: positive where the attacker has won."""
+        """Best other logit minus the label's: positive where the attacker has clearly won.
+
+        Clearly: by more than the logits' rounding, which differs with the size of a batch.
+        """
         logits = self.logits(images)
         label = labels[:, None]
         others = logits.scatter(1, label, -torch.inf).amax(1)
-        return others - logits.gather(1, label).squeeze(1)
+        rounding = 16 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
+        return others - logits.gather(1, label).squeeze(1) - rounding
 
     def slope(
         self, images: Float[Tensor, "b *shape"], labels: Int[Tensor, " b"]
