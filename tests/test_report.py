@@ -1,0 +1,212 @@
+"""The page of a run: its numbers, its independence from the network, and what it measures."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+from torch import nn
+
+import taut
+from taut.certification import certify
+from taut.report import ReportInputs, inspect_layers, measure, save_inspection, write_report
+
+EPS = ("1/20", "0.3")
+VOID = {"meta", "img", "br", "path", "rect", "use"}
+
+
+class Page(HTMLParser):
+    """Collects text, attributes and unclosed or misnested tags."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.faults: list[str] = []
+        self.text = ""
+        self.feed(source)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.faults.append(tag)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def example() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    layers = [taut.nn.Conv2d(1, 4, 2, stride=2), taut.nn.MaxMin(), nn.Flatten()]
+    model = nn.Sequential(*layers, taut.nn.Linear(36, 3)).eval()
+    images = torch.rand(20, 1, 6, 6)
+    with torch.no_grad():
+        labels = model(images).argmax(1)
+    labels[:3] = (labels[:3] + 1) % 3
+    return model, images, labels
+
+
+@pytest.fixture(scope="module")
+def inputs() -> ReportInputs:
+    model, images, labels = example()
+    certification = certify(model, images, labels, eps=EPS)
+    history = [
+        {
+            "epoch": i,
+            "train_loss": 1 / i,
+            "clean_accuracy": 0.5,
+            **{f"certified_accuracy_{eps}": 0.25 for eps in EPS},
+        }
+        for i in (1, 2, 3)
+    ]
+    return ReportInputs(
+        title="tiny & small",
+        dataset="Noise",
+        classes=("cat", "<script>alert(1)</script>", 'dog" onload="x'),
+        eps=EPS,
+        certification=certification,
+        robustness=measure(model, images, labels, EPS, bound=certification.bound, steps=10),
+        layers=inspect_layers(model, images, labels),
+        history=history,
+        settings={"learning rate": 0.0123, "name": "<b>"},
+        commands=["taut train tiny --seed 7"],
+        versions={"torch": "9.8.7"},
+    )
+
+
+@pytest.fixture(scope="module")
+def page(inputs, tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("report") / "report.html"
+    assert write_report(path, inputs) == path
+    assert [p.name for p in path.parent.iterdir()] == ["report.html"]
+    return path.read_text(encoding="utf-8")
+
+
+def test_page_is_well_formed(page):
+    parsed = Page(page)
+    assert parsed.faults == []
+    assert parsed.open == []
+    ids = [value for _, name, value in parsed.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    linked = [value[1:] for _, name, value in parsed.attributes if name == "href"]
+    assert set(linked) <= set(ids)
+
+
+def test_page_needs_no_network(page):
+    loads = [
+        value
+        for tag, name, value in Page(page).attributes
+        if name in {"src", "href", "srcset", "action"}
+    ]
+    assert loads
+    assert all(value.startswith(("data:image/png;base64,", "#")) for value in loads)
+    assert not re.search(r"https?:|@import|<script|<link|<iframe|url\((?!#)", page)
+    assert len(page) < 2_000_000
+
+
+def test_page_says_the_numbers_passed_in(page, inputs):
+    text = Page(page).text
+    found, proved = inputs.robustness, inputs.certification
+    shares = [proved.clean_accuracy, *proved.certified_accuracy.values(), *found.attacked.values()]
+    for share in shares:
+        assert f"{100 * share:.1f}" in text
+    for layer in inputs.layers:
+        assert layer.type in text
+        if layer.spectrum is not None:
+            assert f"{layer.spectrum.min():.7f}" in text
+            assert f"{layer.spectrum.max():.7f}" in text
+    most = found.radius.max().item()
+    assert f"certified to {most:.3f}" in text
+    for words in ("tiny & small", "Noise", "0.0123", "taut train tiny --seed 7", "9.8.7", *EPS):
+        assert words in text
+
+
+def test_hostile_names_are_escaped(page):
+    parsed = Page(page)
+    assert "<script>alert(1)</script>" in parsed.text
+    assert not [1 for _, name, _ in parsed.attributes if name.startswith("on")]
+    assert "script" not in {tag for tag, _, _ in parsed.attributes}
+
+
+def test_pictures_have_words(page):
+    attributes = Page(page).attributes
+    images = [value for tag, name, value in attributes if (tag, name) == ("img", "src")]
+    alternatives = [value for tag, name, value in attributes if (tag, name) == ("img", "alt")]
+    assert len(images) == len(alternatives)
+    assert all(alternatives)
+    charts = page.count("<svg")
+    assert charts == page.count('role="img"')
+
+
+def test_page_without_a_past(inputs, tmp_path):
+    plain = {**vars(inputs), "history": []}
+    text = write_report(tmp_path / "r.html", ReportInputs(**plain)).read_text(encoding="utf-8")
+    assert Page(text).faults == []
+    assert "training loss" not in text
+
+
+def test_broken_certificate_is_named(inputs, tmp_path):
+    found = vars(inputs.robustness) | {"radius": inputs.robustness.radius + 10}
+    broken = type(inputs.robustness)(**found)
+    assert broken.broken_certificates() == list(range(20))
+    page = ReportInputs(**{**vars(inputs), "robustness": broken})
+    assert "A certificate was broken" in write_report(tmp_path / "r.html", page).read_text()
+
+
+def test_attack_is_never_below_the_certificate(inputs):
+    found = inputs.robustness
+    assert found.broken_certificates() == []
+    assert (found.nearest >= found.radius).all()
+    for eps in EPS:
+        assert found.certified(eps) == inputs.certification.certified_accuracy[eps]
+        assert found.certified(eps) <= found.attacked[eps] <= found.clean_accuracy
+    assert torch.equal(found.nearest == 0, found.predictions != found.labels)
+    assert torch.equal(found.fooled != found.labels, found.nearest.isfinite())
+
+
+def test_inspection_matches_the_dense_jacobian():
+    """Spectra by the SVD of each layer's Jacobian, gradients by the chain of Jacobians."""
+    model, images, labels = example()
+    model, images = model.double(), images.double()
+    layers = inspect_layers(model, images[:1], labels[:1])
+    assert [layer.name for layer in layers] == ["0", "1", "2", "3"]
+    assert [layer.spectrum is None for layer in layers] == [False, True, True, False]
+    logits = model(images[:1])[0]
+    order = [int(labels[0]), int(logits.index_fill(0, labels[:1], -torch.inf).argmax())]
+    x, jacobians = images[:1], []
+    for layer in model:
+        jacobian = torch.autograd.functional.jacobian(layer, x)
+        x = layer(x)
+        jacobians.append(jacobian.reshape(x.numel(), -1))
+    gradient = torch.zeros(3).double()
+    gradient[order[0]], gradient[order[1]] = 1, -1
+    for layer, jacobian in zip(layers[::-1], jacobians[::-1], strict=True):
+        gradient = gradient @ jacobian
+        assert layer.gradient_norm == pytest.approx(gradient.norm().item() / 2**0.5, abs=1e-9)
+        if layer.spectrum is not None:
+            dense = torch.linalg.svdvals(jacobian)
+            torch.testing.assert_close(layer.spectrum, dense, rtol=0, atol=1e-9)
+            assert sum(layer.histogram()) == len(dense)
+
+
+def test_inspection_leaves_the_model_alone(tmp_path):
+    model, images, labels = example()
+    model.train()
+    layers = inspect_layers(model, images, labels)
+    assert model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    path = save_inspection(tmp_path / "a.png", layers)
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert json.dumps([layer.gradient_norm for layer in layers])
