@@ -1,0 +1,95 @@
+"""`taut report`."""
+
+import platform
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import taut
+from taut.certification import certify
+from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, progress
+from taut.recipes import RECIPES
+from taut.report import ReportInputs, Robustness, inspect_layers, measure, write_report
+from taut.training import Recipe, Run
+
+
+def report(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> None:
+    """Certify, attack and inspect a run, and write one HTML page about it.
+
+    Writes report.html into the run folder; it needs no network.
+
+    Example: taut report runs/demo --limit 500
+
+    Args:
+        run: the run folder.
+        limit: attack the first so many test images.
+        device: auto takes a GPU if there is one.
+    """
+    target, _ = make_report(open_run(run, device), limit)
+    print(f"Wrote {target}")
+
+
+def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
+    """Measure and write; returns the page and what was measured on the attacked images."""
+    run, recipe = opened.run, opened.run.recipe
+    eps = check_eps((), run)
+    certification = certify(opened.model, opened.images, opened.labels, eps=eps)
+    part = opened.head(limit)
+    with progress("attacking", len(part[1])) as tell:
+        bound = certification.bound
+        found = measure(opened.model, *part, eps, bound=bound, on_progress=tell)
+    inputs = ReportInputs(
+        title=recipe.name,
+        dataset=opened.data.label,
+        classes=opened.data.classes,
+        eps=eps,
+        certification=certification,
+        robustness=found,
+        layers=inspect_layers(opened.model, *part),
+        history=run.history(),
+        settings=_settings(recipe),
+        commands=_commands(run, limit),
+        versions=_versions(),
+    )
+    return write_report(run.path / "report.html", inputs), found
+
+
+def _settings(recipe: Recipe) -> dict[str, object]:
+    """The recipe as flat names and values."""
+    flat: dict[str, object] = {}
+    for name, value in asdict(recipe).items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
+        flat[name.replace("_", " ")] = _plain(value)
+    return flat
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, tuple):
+        return (
+            " × ".join(map(str, value))
+            if all(isinstance(v, int) for v in value)
+            else ", ".join(map(str, value))
+        )
+    return "none" if value is None else value
+
+
+def _commands(run: Run, limit: int) -> list[str]:
+    """What makes the run and this page again."""
+    recipe, folder = run.recipe, shlex.quote(str(run.path))
+    known = RECIPES.get(recipe.name) == recipe
+    source = recipe.name if known else shlex.quote(str(run.path / "recipe.json"))
+    data = "" if run.data_dir is None else " --data-dir DATA_DIR"
+    train = f"taut train {source}{data} --run {folder}"
+    return [train, f"taut certify {folder}", f"taut report {folder} --limit {limit}"]
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "taut": taut.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads",
+    }

@@ -1,0 +1,98 @@
+"""What the commands that read a run folder have in common."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor, nn
+
+from taut.data import Dataset
+from taut.training import Run
+
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A run with its model and its test images on one device."""
+
+    run: Run
+    model: nn.Module
+    data: Dataset
+    images: Tensor
+    labels: Tensor
+
+    def head(self, limit: int) -> tuple[Tensor, Tensor]:
+        """Return the first `limit` test images and their labels."""
+        if limit < 1:
+            raise ValueError(f"`limit` must be at least 1; got {limit}.")
+        return self.images[:limit], self.labels[:limit]
+
+
+def open_run(folder: Path, device: Device) -> Opened:
+    """Load what a run folder holds, on a GPU if there is one and `device` is "auto"."""
+    run = Run.open(folder)
+    chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device
+    chosen = "cpu" if chosen == "auto" else chosen
+    model = run.model(chosen)
+    data = run.dataset()
+    test = data.test.to(chosen)
+    return Opened(run, model, data, test.float_images(), test.labels)
+
+
+def check_eps(eps: tuple[str, ...], run: Run) -> tuple[str, ...]:
+    """Return the radii asked for, or those of the recipe, in rising order."""
+    chosen = eps or run.recipe.eps
+    for text in chosen:
+        try:
+            positive = Fraction(text) > 0
+        except (ValueError, ZeroDivisionError):
+            positive = False
+        if not positive:
+            raise ValueError(
+                f'`eps` must be positive numbers such as 1.58 or 36/255; got "{text}".'
+            )
+    return tuple(sorted(chosen, key=Fraction))
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal, nothing elsewhere; yields a function of the number done."""
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def show_table(title: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table; the first column is text, the others are numbers."""
+    table = Table()
+    for i, name in enumerate(names):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # A pipe has no width: a table is not cut for it.
+    console = console if console.is_terminal else Console(width=160)
+    console.print(title, style="bold")
+    console.print(table)
+
+
+def percent(share: float) -> str:
+    """Write a share in per cent.
+
+    Example:
+        >>> percent(0.4584)
+        '45.84 %'
+    """
+    return f"{100 * share:.2f} %"
