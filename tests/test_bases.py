@@ -1,11 +1,13 @@
 """Orthonormal bases: exact for every finite input, with the gradient of the QR factor."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
 
 from taut.linalg import bases
-from taut.linalg.bases import orthonormal_basis
+from taut.linalg.bases import basis_product, orthonormal_basis
 from taut.linalg.products import product
 
 SHAPES = [(1, 1), (5, 5), (7, 3), (3, 8, 4), (2, 2, 6, 1)]
@@ -61,9 +63,83 @@ def test_every_route_gives_the_basis_of_qr():
         given = a if route is bases._corrected_cholesky_qr else a.double()
         found = route(given)
         assert found is not None
-        assert (found[0] - expected).abs().max() < 1e-5
-        # The second part is the transposed inverse of S in a = Q S.
-        assert (expected @ torch.linalg.inv(found[1].double()).mT - a).abs().max() < 1e-3
+        basis, correction, inverse = found
+        basis = basis if correction is None else basis + basis @ correction
+        assert (basis - expected).abs().max() < 1e-5
+        # The third part is the transposed inverse of S in a = Q S.
+        assert (expected @ torch.linalg.inv(inverse.double()).mT - a).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (512, 512), (600, 300)])
+@pytest.mark.parametrize("condition", [1, 10, 100, 1e5])
+def test_large_bases_are_exact_for_every_condition(shape, condition):
+    a = torch.linalg.qr(torch.randn(shape, dtype=torch.float64))[0]
+    a = a * torch.logspace(0, math.log10(condition), shape[1], dtype=torch.float64)
+    mixed = (a @ torch.linalg.qr(torch.randn(shape[1], shape[1], dtype=torch.float64))[0]).float()
+    assert defect(orthonormal_basis(mixed)) < 1e-6
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (4, 1), (300, 200)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
+def test_basis_product_is_the_product_with_the_basis(transposed, shape, dtype, tolerance):
+    a = torch.randn(shape, dtype=torch.float64)
+    x = torch.randn(2, 4, shape[1] if transposed else shape[0], dtype=torch.float64)
+    basis = orthonormal_basis(a)
+    expected = x @ (basis.mT if transposed else basis)
+    grad = torch.randn_like(expected)
+
+    def factored(x, a):
+        return basis_product(x, a, transposed=transposed)
+
+    def plain(x, a):
+        basis = orthonormal_basis(a)
+        return x @ (basis.mT if transposed else basis)
+
+    y, grads = torch.autograd.functional.vjp(factored, (x.to(dtype), a.to(dtype)), grad.to(dtype))
+    expected_grads = torch.autograd.functional.vjp(plain, (x, a), grad)[1]
+    for found, wanted in zip((y, *grads), (expected, *expected_grads), strict=True):
+        assert found.dtype == dtype
+        assert (found - wanted).abs().max() < tolerance * wanted.abs().max()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_basis_product_is_twice_differentiable_in_its_vectors(transposed):
+    a = torch.randn(5, 3, dtype=torch.float64)
+    x = torch.randn(2, 3 if transposed else 5, dtype=torch.float64, requires_grad=True)
+
+    def f(x):
+        return basis_product(x, a, transposed=transposed).pow(3)
+
+    assert torch.autograd.gradgradcheck(f, (x,))
+    jacobian = torch.func.vmap(torch.func.jacrev(f))(x.detach())
+    assert jacobian.shape == (2, 5 if transposed else 3, x.shape[1])
+
+
+def test_second_derivatives_by_raw_tensors_are_refused_not_wrong():
+    a = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 5, dtype=torch.float64)
+    for y in (basis_product(x, a), orthonormal_basis(a)):
+        (grad,) = torch.autograd.grad(y.pow(2).mul(torch.arange(3)).sum(), a, create_graph=True)
+        with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
+            grad.sum().backward()
+
+
+def test_mixed_second_derivatives_are_whole():
+    """A penalty on the gradient by x, differentiated by the raw tensor: as by the plain way."""
+    a = torch.randn(5, 3, dtype=torch.float64)
+    x = torch.randn(2, 5, dtype=torch.float64)
+
+    def penalty(f):
+        raw, inputs = a.clone().requires_grad_(), x.clone().requires_grad_()
+        (grad,) = torch.autograd.grad(f(inputs, raw).pow(3).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(grad.pow(2).sum(), raw)[0]
+
+    def plain(x, a):
+        q, r = torch.linalg.qr(a)
+        return x @ (q * r.diagonal().sign())
+
+    assert torch.allclose(penalty(basis_product), penalty(plain))
 
 
 def test_span_is_that_of_the_columns():

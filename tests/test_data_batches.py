@@ -1,6 +1,5 @@
 """Splits, batches, augmentation and the embedded subset."""
 
-
 import jaxtyping
 import numpy as np
 import pytest

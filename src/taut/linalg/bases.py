@@ -1,15 +1,16 @@
 """Orthonormal bases of column spaces, exact for every finite input."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.autograd.function import FunctionCtx, once_differentiable
 
 from taut.linalg.products import product, uses_onednn
 
 # Cholesky QR in float64 leaves a defect of about limit^2 * 1e-16: invisible in float32.
 _CONDITION_LIMIT = 1e4
-_DEFECT_LIMIT = 5e-4
+_DEFECT_LIMIT = 5e-3
 _PART = 256
 
 
@@ -49,35 +50,162 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
         raise ValueError(
             f"`a` must have at least as many rows as columns; got {rows} rows, {columns} columns."
         )
-    if a.numel() == 0:
-        return a
-    return _OrthonormalBasis.apply(a)  # pyright: ignore[reportReturnType]
+    return _OrthonormalBasis.apply(a)[0] if a.numel() else a  # pyright: ignore[reportOptionalSubscript]
+
+
+def basis_product(
+    x: Float[Tensor, "*b k"], a: Float[Tensor, "m n"], *, transposed: bool = False
+) -> Float[Tensor, "*b l"]:
+    r"""Product of row vectors with the orthonormal basis Q of `a`, without building Q's gradient.
+
+    Guarantee: `x @ orthonormal_basis(a)`, or with its transpose, to rounding; so are the gradients.
+    Cost: beside the product itself, four large products for the value and the gradient, where
+        forming Q and its gradient would take seven.
+
+    Args:
+        x: vectors, leading dimensions are batch; k = m, or n if transposed.
+        a: the raw matrix, m >= n.
+        transposed: whether to multiply by the transpose of Q.
+
+    Returns:
+        The products; l = n, or m if transposed.
+
+    Raises:
+        ValueError: as :func:`orthonormal_basis`.
+
+    Example:
+        >>> basis_product(torch.tensor([[5.0, 0.0]]), torch.tensor([[3.0], [4.0]]))
+        tensor([[3.]])
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    product_ = _BasisProduct.apply(flat, a, transposed)[0]  # pyright: ignore[reportOptionalSubscript]
+    return product_.reshape(*x.shape[:-1], product_.shape[-1])
 
 
 class _OrthonormalBasis(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: FunctionCtx, a: Tensor) -> Tensor:
-        q, inverse = _factor(a)
-        q = q.to(a.dtype)
-        ctx.save_for_backward(q, inverse)
-        return q
+    """Q, and the transposed inverse of S that its gradient needs."""
 
     @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(a: Tensor) -> tuple[Tensor, Tensor]:
+        q, correction, inverse = _factor(a)
+        q = q if correction is None else q + product(q, correction)
+        return q.to(a.dtype), inverse
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, inverse = ctx.saved_tensors
-        # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
-        scale = inverse.abs().amax((-2, -1), keepdim=True)
-        inverse = (inverse / scale).to(q.dtype)
-        lower = torch.tril(-product(grad.mT, q))
-        symmetric = lower + torch.tril(lower, -1).mT
-        largest = torch.finfo(q.dtype).max
-        grad_a = product(grad, inverse) + product(q, product(symmetric, inverse))
-        return (grad_a * scale.clamp(max=largest).to(q.dtype)).clamp(-largest, largest)
+        return _raw_gradient(
+            lambda inverse: product(grad, inverse), q, product(grad.mT, q), inverse
+        )
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
+        return _OrthonormalBasis.apply(args[0].movedim(in_dims[0], 0)), (0, 0)
 
 
-def _factor(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and the transposed inverse of S, by the cheapest route that is exact for this `a`."""
+class _BasisProduct(torch.autograd.Function):
+    """x Q or x Q^T, with all that the gradient needs as outputs, so that it can be saved."""
+
+    @staticmethod
+    def forward(x: Tensor, a: Tensor, transposed: bool) -> tuple[Tensor, ...]:
+        q, correction, inverse = _factor(a)
+        q = q.to(a.dtype)
+        if correction is None:
+            correction = torch.zeros_like(inverse, dtype=a.dtype)
+        if transposed:
+            y = product(x + product(x, correction), q.mT)
+        else:
+            y = product(x, q)
+            y = y + product(y, correction)
+        return y, q, correction, inverse
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.transposed = inputs[2]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs[:2], *output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, a, y, q, correction, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again: Q as a function of a
+            q, correction = orthonormal_basis(a), torch.zeros_like(correction)
+        if ctx.transposed:
+            grad_x = product(grad, q)
+            grad_x = grad_x + product(grad_x, correction)
+            overlap = product(grad_x.mT, x).mT
+            outer = lambda inverse: product(grad.mT, product(x, inverse))  # noqa: E731
+        else:
+            grad_x = product(grad + product(grad, correction), q.mT)
+            overlap = product(grad.mT, y)
+            outer = lambda inverse: product(x.mT, product(grad, inverse))  # noqa: E731
+        return grad_x, _raw_gradient(outer, q, overlap, inverse), None
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args) -> tuple:
+        (x, a, transposed), count = args, info.batch_size
+        x = x.expand(count, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
+        if in_dims[1] is None:
+            y, *rest = _BasisProduct.apply(x.flatten(0, 1), a, transposed)  # pyright: ignore[reportGeneralTypeIssues]
+            return (y.unflatten(0, x.shape[:2]), *rest), (0, None, None, None)
+        a = a.movedim(in_dims[1], 0)
+        each = [_BasisProduct.apply(*pair, transposed) for pair in zip(x, a, strict=True)]
+        return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
+
+
+def _raw_gradient(
+    outer: Callable[[Tensor], Tensor], q: Tensor, overlap: Tensor, inverse: Tensor
+) -> Tensor:
+    """Gradient of `a` from that of Q: G inverse(S)^T plus a part in the span of Q.
+
+    Args:
+        outer: multiplies the gradient G of Q by a matrix from the right.
+        q: the basis.
+        overlap: G^T Q.
+        inverse: the transposed inverse of S.
+    """
+    # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
+    scale = inverse.abs().amax((-2, -1), keepdim=True)
+    inverse = (inverse / scale).to(q.dtype)
+    lower = torch.tril(overlap)
+    symmetric = lower + torch.tril(lower, -1).mT
+    largest = torch.finfo(q.dtype).max
+    grad_a = outer(inverse) - product(q, product(symmetric, inverse))
+    grad_a = (grad_a * scale.clamp(max=largest).to(q.dtype)).clamp(-largest, largest)
+    return _Final.apply(grad_a) if torch.is_grad_enabled() else grad_a  # pyright: ignore[reportReturnType]
+
+
+class _Final(torch.autograd.Function):
+    """The identity, with an error instead of a derivative that would not be whole."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad_a: Tensor) -> Tensor:
+        return grad_a.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        raise NotImplementedError("The gradient by a raw tensor cannot be differentiated again.")
+
+
+_Factors = tuple[Tensor, Tensor | None, Tensor]
+
+
+def _factor(a: Tensor) -> _Factors:
+    """Q, a correction C (Q + Q C is meant) or None, and the transposed inverse of S.
+
+    By the cheapest route that is exact for this `a`.
+    """
     if a.dtype == torch.float64:
         return _householder_qr(a)
     factored = _corrected_cholesky_qr(a) if uses_onednn(a, a.shape[-1]) else None
@@ -85,28 +213,28 @@ def _factor(a: Tensor) -> tuple[Tensor, Tensor]:
     return factored or _householder_qr(a.double())
 
 
-def _corrected_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Q to first order in the defect of a float32 Cholesky QR; None where it is not small."""
+def _corrected_cholesky_qr(a: Tensor) -> _Factors | None:
+    """Float32 Cholesky QR and its correction to second order; None where that is not enough."""
     factor, _ = torch.linalg.cholesky_ex(product(a.mT, a).double())
     inverse = _lower_inverse(factor)
     q = product(a, inverse.mT.to(a.dtype))
     # Summed in parts: a float32 sum over all rows would be as wrong as the defect it measures.
     gram = torch.stack([product(part.mT, part) for part in q.split(_PART, dim=-2)]).sum(0)
     defect = gram - torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    # The correction leaves 3/8 of the squared defect.
+    # The correction, (I + defect)^(-1/2) - I to second order, leaves 5/16 of the cube.
     if not bool(torch.linalg.matrix_norm(defect).max() < _DEFECT_LIMIT):  # NaN fails, too
         return None
-    return q - product(q, defect / 2), inverse
+    return q, 0.375 * product(defect, defect) - defect / 2, inverse
 
 
-def _cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Q and the transposed inverse of S from the Gram matrix; None where that is not accurate."""
+def _cholesky_qr(a: Tensor) -> _Factors | None:
+    """The factors from the Gram matrix; None where that is not accurate."""
     factor, _ = torch.linalg.cholesky_ex(a.mT @ a)
     inverse = _lower_inverse(factor)
     norms = torch.linalg.matrix_norm(torch.stack((factor, inverse)))
     if not bool((norms[0] * norms[1] < _CONDITION_LIMIT).all()):  # NaN fails, too
         return None
-    return a @ inverse.mT, inverse
+    return a @ inverse.mT, None, inverse
 
 
 def _lower_inverse(factor: Tensor) -> Tensor:
@@ -114,8 +242,8 @@ def _lower_inverse(factor: Tensor) -> Tensor:
     return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
 
 
-def _householder_qr(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Q and the (damped) transposed inverse of S, whatever the condition of `a`."""
+def _householder_qr(a: Tensor) -> _Factors:
+    """The factors, the inverse being damped, whatever the condition of `a`."""
     if not bool(torch.isfinite(a).all()):
         raise ValueError("`a` must be finite; got a raw tensor with NaN or infinity in it.")
     # LAPACK keeps S from overflow only if its input is not at the end of the range.
@@ -129,4 +257,4 @@ def _householder_qr(a: Tensor) -> tuple[Tensor, Tensor]:
     floor = diagonal.amax(-1, keepdim=True).clamp(min=1e-8) * (a.shape[-2] * 1e-16)
     damping = torch.diag_embed((floor - diagonal).clamp(min=0))
     # Below this scale (float64 only) the inverse would overflow; the gradient is cut there anyway.
-    return q, _lower_inverse((factor + damping).mT) / scale.clamp(min=1e-250)
+    return q, None, _lower_inverse((factor + damping).mT) / scale.clamp(min=1e-250)

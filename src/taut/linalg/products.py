@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 23
@@ -44,4 +45,5 @@ def uses_onednn(a: Tensor, columns: int) -> bool:
         and a.dtype == torch.float32
         and a.shape[-2] * a.shape[-1] * columns >= _LARGE
         and torch.backends.mkldnn.is_available()
+        and peek_interpreter_stack() is None  # the operation has no rule for torch.func.vmap
     )

@@ -15,8 +15,9 @@ class MaxMin(nn.Module):
     :class:`GroupSort` of size 2 up to a fixed permutation of the channels (GroupSort pairs
     neighbours). Written with elementwise max and min, so that bound propagation tools can read it.
 
-    Guarantee: 1-Lipschitz in l2 and gradient norm preserving: the Jacobian is a permutation.
-    Cost: two elementwise passes.
+    Guarantee: 1-Lipschitz in l2 and gradient norm preserving: the Jacobian is a permutation, at
+        ties too (torch halves the gradient of a tied maximum).
+    Cost: two elementwise passes; one stored byte per pair for the backward pass.
 
     Inputs are `(batch, channels, *spatial)`; an odd last channel is passed on.
 
@@ -30,9 +31,39 @@ class MaxMin(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b c *spatial"]:
         """Apply the activation along dimension 1."""
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _MaxMin.apply(x)[0]  # pyright: ignore[reportOptionalSubscript]
+        return _maxmin(x)
+
+
+def _maxmin(x: Tensor) -> Tensor:
+    half = x.shape[1] // 2
+    a, b = x[:, :half], x[:, half : 2 * half]
+    return torch.cat((torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]), 1)
+
+
+class _MaxMin(torch.autograd.Function):
+    """MaxMin with a gradient that is one swap; the mask is an output so that it can be saved."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         half = x.shape[1] // 2
-        a, b = x[:, :half], x[:, half : 2 * half]
-        return torch.cat((torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]), 1)
+        return _maxmin(x), x[:, :half] >= x[:, half : 2 * half]
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (kept,) = ctx.saved_tensors
+        half = kept.shape[1]
+        high, low = grad[:, :half], grad[:, half : 2 * half]
+        swapped = torch.where(kept, high, low), torch.where(kept, low, high)
+        return torch.cat((*swapped, grad[:, 2 * half :]), 1)
 
 
 @final

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut.parametrizations import AbstractParametrization, Orthogonal, read_weight
+from taut.parametrizations import AbstractParametrization, Orthogonal, keeps_weight, read_weight
 
 
 @final
@@ -18,8 +18,8 @@ class Linear(nn.Module):
 
     Guarantee: that of the parametrization. With the default the matrix is semi-orthogonal: the
         layer is 1-Lipschitz in l2, and norm preserving on the smaller of its two spaces.
-    Cost: that of the plain layer, and of the weight, once per forward pass (under
-        `torch.no_grad()` inside :func:`taut.cached`: once).
+    Cost: that of the plain layer, and of the weight (or of factors that stand for it), once per
+        forward pass (under `torch.no_grad()` inside :func:`taut.cached`: once).
 
     Args:
         in_features: size of each input.
@@ -66,8 +66,12 @@ class Linear(nn.Module):
         return read_weight(self.parametrization)
 
     def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
-        """Multiply by the weight and add the bias."""
-        return F.linear(x, self.weight, self.bias)
+        """Multiply by the weight, or what comes to the same, and add the bias."""
+        kept = keeps_weight(self.parametrization)
+        y = None if kept else self.parametrization.transform(x)
+        if y is None:
+            return F.linear(x, self.weight, self.bias)
+        return y if self.bias is None else y + self.bias
 
     def extra_repr(self) -> str:
         """Whether there is a bias; the parametrization prints the sizes."""

@@ -4,9 +4,22 @@ To add a method, write one file with a final subclass of `AbstractParametrizatio
 line here: tests, tables and the command line find it by iterating over these exports.
 """
 
-from taut.parametrizations._base import AbstractParametrization, cached, read_weight
+from taut.parametrizations._base import (
+    AbstractParametrization,
+    cached,
+    keeps_weight,
+    read_weight,
+)
 from taut.parametrizations.bcop import BCOP
 from taut.parametrizations.orthogonal import Orthogonal
 from taut.parametrizations.rko import RKO
 
-__all__ = ["BCOP", "RKO", "AbstractParametrization", "Orthogonal", "cached", "read_weight"]
+__all__ = [
+    "BCOP",
+    "RKO",
+    "AbstractParametrization",
+    "Orthogonal",
+    "cached",
+    "keeps_weight",
+    "read_weight",
+]

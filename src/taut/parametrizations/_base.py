@@ -88,6 +88,13 @@ class AbstractParametrization(nn.Module, ABC):
     def weight(self) -> Tensor:
         """The weight, of shape `(out_channels, in_channels, *kernel_size)`, computed anew."""
 
+    def transform(self, x: Tensor) -> Tensor | None:
+        """The linear map of a matrix applied to `x`, where that is cheaper than its weight.
+
+        None where it is not: then the weight is to be used.
+        """
+        return None
+
     def reset_parameters(self) -> None:
         """Fill the raw tensors with uniformly distributed orthonormal columns."""
         with torch.no_grad():
@@ -157,19 +164,32 @@ def cached() -> Iterator[None]:
 def read_weight(parametrization: AbstractParametrization) -> Tensor:
     """The weight of a parametrization, out of the cache where :func:`cached` allows it.
 
+    Computed in the precision of the raw tensors, under autocast too.
+
     Example:
         >>> read_weight(taut.Orthogonal(2, 3)).shape
         torch.Size([3, 2])
     """
-    store = getattr(_local, "weights", None)
-    if store is None:
-        return parametrization.weight()
     tensors = (*parametrization.parameters(), *parametrization.buffers())
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        return parametrization.weight()
-    state = [torch.is_inference_mode_enabled()]
-    state += [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors]
-    kept = store.get(parametrization)
-    if kept is None or kept[0] != state:
-        kept = store[parametrization] = (state, parametrization.weight())
-    return kept[1]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        if not keeps_weight(parametrization):
+            return parametrization.weight()
+        state = [torch.is_inference_mode_enabled()]
+        state += [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors]
+        kept = _local.weights.get(parametrization)
+        if kept is None or kept[0] != state:
+            kept = _local.weights[parametrization] = (state, parametrization.weight())
+        return kept[1]
+
+
+def keeps_weight(parametrization: AbstractParametrization) -> bool:
+    """Whether :func:`cached` serves this parametrization here and now.
+
+    Example:
+        >>> keeps_weight(taut.Orthogonal(2, 3))
+        False
+    """
+    if getattr(_local, "weights", None) is None:
+        return False
+    tensors = (*parametrization.parameters(), *parametrization.buffers())
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))

@@ -2,9 +2,10 @@
 
 from typing import final
 
+import torch
 from torch import Tensor
 
-from taut.linalg.bases import orthonormal_basis
+from taut.linalg.bases import basis_product, orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
 
 
@@ -46,3 +47,10 @@ class Orthogonal(AbstractParametrization):
         """The matrix, `(out_channels, in_channels)`."""
         basis = orthonormal_basis(self.raw_matrix)
         return basis.mT if self.out_channels < self.in_channels else basis
+
+    def transform(self, x: Tensor) -> Tensor | None:
+        """`x @ weight.mT` through the factors of the basis, unless autocast wants its own dtype."""
+        if torch.is_autocast_enabled(x.device.type):
+            return None
+        wide = self.out_channels >= self.in_channels
+        return basis_product(x, self.raw_matrix, transposed=wide)
