@@ -12,8 +12,8 @@ from taut.report import Robustness
 from taut.training import train
 
 
-def demo(*, run: Path = Path("runs/demo"), limit: int = 500) -> None:
-    """Train on embedded images, certify, attack and write a report: about two minutes.
+def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
+    """Train on embedded images, certify, attack and write a report: about a minute.
 
     Run again it goes on where it stopped; a finished run is not trained again.
 
