@@ -1,0 +1,71 @@
+"""Write the tables of README.md from records/ and from the exported classes.
+
+python -m benchmarks.tables
+"""
+
+import json
+import re
+
+from benchmarks.environment import ROOT
+from taut import parametrizations
+from taut.parametrizations import AbstractParametrization
+
+README = ROOT / "README.md"
+
+
+def main() -> None:
+    README.write_text(updated(README.read_text()))
+
+
+def updated(text: str) -> str:
+    for name, table in (("results", results()), ("methods", methods())):
+        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
+        text, count = re.subn(
+            pattern, lambda m, t=table: m[1] + t + m[2], text, count=1, flags=re.DOTALL
+        )
+        assert count, f"README.md has lost its mark for {name}"
+    return text
+
+
+def results() -> str:
+    rows = ["| recipe | data | epochs | seeds | clean | certified | record |", "|" + "---|" * 7]
+    for path in sorted((ROOT / "records").glob("*.json")):
+        record = json.loads(path.read_text())
+        if "recipe" not in record:
+            continue
+        values, recipe = record["summary"], record["recipe"]
+        certified = ", ".join(
+            f"{spread(value)} at {name.removeprefix('certified at ')}"
+            for name, value in values.items()
+            if name.startswith("certified at")
+        )
+        cells = (
+            f"`{recipe['name']}`",
+            record["runs"][0]["data"],
+            str(recipe["epochs"]),
+            str(len(record["runs"])),
+            spread(values["clean"]),
+            certified,
+            f"[{path.stem}](records/{path.name})",
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def spread(value: dict) -> str:
+    deviation = "" if value["std"] is None else f" ± {value['std']:.2f}"
+    return f"{value['mean']:.2f}{deviation}"
+
+
+def methods() -> str:
+    rows = ["| name | guarantee | reference |", "|---|---|---|"]
+    for name in sorted(parametrizations.__all__):
+        cls = getattr(parametrizations, name)
+        concrete = isinstance(cls, type) and issubclass(cls, AbstractParametrization)
+        if concrete and cls is not AbstractParametrization:
+            rows.append(f"| `taut.{name}` | {cls.guarantee} | {cls.reference} |")
+    return "\n".join(rows) + "\n"
+
+
+if __name__ == "__main__":
+    main()
