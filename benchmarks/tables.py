@@ -7,8 +7,7 @@ import json
 import re
 
 from benchmarks.environment import ROOT
-from taut import parametrizations
-from taut.parametrizations import AbstractParametrization
+from taut.parametrizations import methods
 
 README = ROOT / "README.md"
 
@@ -18,7 +17,7 @@ def main() -> None:
 
 
 def updated(text: str) -> str:
-    for name, table in (("results", results()), ("methods", methods())):
+    for name, table in (("results", results()), ("methods", method_table())):
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
         text, count = re.subn(
             pattern, lambda m, t=table: m[1] + t + m[2], text, count=1, flags=re.DOTALL
@@ -57,13 +56,10 @@ def spread(value: dict) -> str:
     return f"{value['mean']:.2f}{deviation}"
 
 
-def methods() -> str:
+def method_table() -> str:
     rows = ["| name | guarantee | reference |", "|---|---|---|"]
-    for name in sorted(parametrizations.__all__):
-        cls = getattr(parametrizations, name)
-        concrete = isinstance(cls, type) and issubclass(cls, AbstractParametrization)
-        if concrete and cls is not AbstractParametrization:
-            rows.append(f"| `taut.{name}` | {cls.guarantee} | {cls.reference} |")
+    for name, cls in methods().items():
+        rows.append(f"| `taut.{name}` | {cls.guarantee} | {cls.reference} |")
     return "\n".join(rows) + "\n"
 
 

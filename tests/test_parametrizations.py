@@ -13,13 +13,7 @@ from oracles import dense_operator
 from taut import parametrizations
 from taut.parametrizations import AbstractParametrization
 
-METHODS = [
-    cls
-    for cls in vars(parametrizations).values()
-    if isinstance(cls, type)
-    and issubclass(cls, AbstractParametrization)
-    and cls is not AbstractParametrization
-]
+METHODS = list(parametrizations.methods().values())
 KERNEL_METHODS = [cls for cls in METHODS if cls is not taut.Orthogonal]
 CONFIGURATIONS = [  # in, out, kernel size, stride
     (3, 3, (1, 1), (1, 1)),

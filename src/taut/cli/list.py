@@ -1,8 +1,7 @@
 """`taut list`."""
 
-from taut import parametrizations
 from taut.data import names
-from taut.parametrizations import AbstractParametrization
+from taut.parametrizations import methods
 from taut.recipes import RECIPES
 from taut.training import Recipe
 
@@ -14,15 +13,8 @@ def list_all() -> None:
     """
     _print("Recipes (taut train NAME)", [_recipe_row(recipe) for recipe in RECIPES.values()])
     _print("Data sets", [(name,) for name in names()])
-    exported = [vars(parametrizations)[name] for name in parametrizations.__all__]
-    methods = [
-        (cls.__name__, cls.guarantee, cls.reference)
-        for cls in exported
-        if isinstance(cls, type)
-        and issubclass(cls, AbstractParametrization)
-        and cls is not AbstractParametrization
-    ]
-    _print("Parametrizations: name, guarantee, paper", methods)
+    rows = [(name, cls.guarantee, cls.reference) for name, cls in methods().items()]
+    _print("Parametrizations: name, guarantee, paper", rows)
 
 
 def _recipe_row(recipe: Recipe) -> tuple[str, ...]:

@@ -1,14 +1,17 @@
 """A model as data: what a recipe stores and a run folder rebuilds."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final, get_args
 
 from torch import nn
 
-from taut import parametrizations
-from taut.models.paper import Parametrization, fc3, large, small
+from taut.models.paper import fc3, large, small
+from taut.parametrizations import BCOP, RKO, Orthogonal, methods
+
+Architecture = Literal["small", "large", "fc3"]
 
 
+@final
 @dataclass(frozen=True)
 class ModelConfig:
     """Everything `build` needs to know.
@@ -28,16 +31,15 @@ class ModelConfig:
         'BCOP'
     """
 
-    architecture: Literal["small", "large", "fc3"] = "small"
+    architecture: Architecture = "small"
     input_shape: tuple[int, int, int] = (1, 28, 28)
     classes: int = 10
     parametrization: str = "BCOP"
 
     def __post_init__(self) -> None:
-        if self.architecture not in ("small", "large", "fc3"):
-            raise ValueError(
-                f"`architecture` must be small, large or fc3; got {self.architecture!r}."
-            )
+        if self.architecture not in get_args(Architecture):
+            allowed = ", ".join(get_args(Architecture))
+            raise ValueError(f"`architecture` must be one of {allowed}; got {self.architecture!r}.")
         if len(self.input_shape) != 3 or min(self.input_shape) < 1:
             raise ValueError(
                 "`input_shape` must be channels, height and width, each >= 1; "
@@ -45,9 +47,9 @@ class ModelConfig:
             )
         if self.classes < 2:
             raise ValueError(f"`classes` must be at least 2; got {self.classes}.")
-        if self.parametrization not in _exported():
+        if self.parametrization not in methods():
             raise ValueError(
-                f"`parametrization` must be one of {', '.join(_exported())}; "
+                f"`parametrization` must be one of {', '.join(methods())}; "
                 f"got {self.parametrization!r}."
             )
 
@@ -65,21 +67,10 @@ def build(config: ModelConfig) -> nn.Sequential:
         >>> build(ModelConfig("fc3", input_shape=(1, 4, 4)))[-1].out_features
         10
     """
-    kernels = _exported()[config.parametrization]
+    kernels = methods()[config.parametrization]
     # On a matrix both of these are an orthonormalisation: one implementation serves them.
-    same = kernels in (parametrizations.BCOP, parametrizations.RKO)
-    dense = parametrizations.Orthogonal if same else kernels
+    dense = Orthogonal if kernels in (BCOP, RKO) else kernels
     if config.architecture == "fc3":
         return fc3(config.input_shape, config.classes, dense=dense)
     function = {"small": small, "large": large}[config.architecture]
     return function(config.input_shape, config.classes, parametrization=kernels, dense=dense)
-
-
-def _exported() -> dict[str, Parametrization]:
-    """The exported parametrizations by name, the abstract base left out."""
-    exported = vars(parametrizations)
-    return {
-        name: exported[name]
-        for name in parametrizations.__all__
-        if isinstance(exported[name], type) and not name.startswith("Abstract")
-    }

@@ -21,5 +21,22 @@ __all__ = [
     "Orthogonal",
     "cached",
     "keeps_weight",
+    "methods",
     "read_weight",
 ]
+
+
+def methods() -> dict[str, type[AbstractParametrization]]:
+    """The exported methods by name: what models, tests, tables and the command line go through.
+
+    Example:
+        >>> methods()["RKO"].guarantee
+        'lipschitz'
+    """
+    return {
+        name: value
+        for name, value in globals().items()
+        if isinstance(value, type)
+        and issubclass(value, AbstractParametrization)
+        and value is not AbstractParametrization
+    }
