@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 import taut
 from oracles import dense_operator
+from taut.nn.padding import Pads, pad
 
 SIZES = [(6, 6), (4, 8), (5, 7), (1, 3), (2, 2)]
 KERNELS = [  # kernel size, stride
@@ -197,6 +198,34 @@ def test_jacobian_of_sorting_is_a_permutation(activation):
     jacobian = torch.autograd.functional.jacobian(activation, x).reshape(14, 14)
     assert torch.equal(jacobian @ jacobian.T, torch.eye(14))
     assert ((jacobian == 0) | (jacobian == 1)).all()
+
+
+@pytest.mark.parametrize("channels", [1, 4, 5])
+def test_gradients_of_maxmin(channels):
+    x = torch.randn(2, channels, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(taut.nn.MaxMin(), (x,))
+    assert torch.autograd.gradgradcheck(taut.nn.MaxMin(), (x,))
+
+
+def test_gradient_of_a_tie_is_a_permutation():
+    x = torch.ones(1, 4, requires_grad=True)
+    grad = torch.arange(4.0)[None]
+    assert torch.equal(torch.autograd.grad(taut.nn.MaxMin()(x), x, grad)[0], grad)
+
+
+@pytest.mark.parametrize("left", [(1, 1), (0, 2), (3, 4), (5, 0)])
+@pytest.mark.parametrize("right", [(1, 1), (2, 0), (0, 0), (0, 9)])
+def test_circular_padding_and_its_gradients(left, right):
+    x = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def wrap(x: Tensor) -> Tensor:
+        return pad(x, Pads((0, 0), left, right), "circular")
+
+    rows = torch.arange(-left[0], 3 + right[0]) % 3
+    columns = torch.arange(-left[1], 4 + right[1]) % 4
+    assert torch.equal(wrap(x), x[:, :, rows][:, :, :, columns])
+    assert torch.autograd.gradcheck(wrap, (x,))
+    assert torch.autograd.gradgradcheck(wrap, (x,))
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3])

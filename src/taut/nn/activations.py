@@ -45,12 +45,14 @@ def _maxmin(x: Tensor) -> Tensor:
 class _MaxMin(torch.autograd.Function):
     """MaxMin with a gradient that is one swap; the mask is an output so that it can be saved."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         half = x.shape[1] // 2
-        return _maxmin(x), x[:, :half] >= x[:, half : 2 * half]
+        a, b, y = x[:, :half], x[:, half : 2 * half], torch.empty_like(x)
+        torch.maximum(a, b, out=y[:, :half])
+        torch.minimum(a, b, out=y[:, half : 2 * half])
+        y[:, 2 * half :] = x[:, 2 * half :]
+        return y, a >= b
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -64,6 +66,12 @@ class _MaxMin(torch.autograd.Function):
         high, low = grad[:, :half], grad[:, half : 2 * half]
         swapped = torch.where(kept, high, low), torch.where(kept, low, high)
         return torch.cat((*swapped, grad[:, 2 * half :]), 1)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
+        x = args[0].movedim(in_dims[0], 0)
+        outputs = _MaxMin.apply(x.flatten(0, 1))
+        return tuple(y.unflatten(0, x.shape[:2]) for y in outputs), (0, 0)  # pyright: ignore[reportOptionalIterable]
 
 
 @final

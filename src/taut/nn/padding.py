@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Pair = tuple[int, int]
+Sides = tuple[int, int, int, int]  # top, bottom, left, right
 
 
 class Pads(NamedTuple):
@@ -53,20 +54,76 @@ def pad(x: Shaped[Tensor, "*b h w"], pads: Pads, mode: str) -> Shaped[Tensor, "*
     if mode == "zeros":
         return _constant_pad(x, left, right + pads.extend[1], top, bottom + pads.extend[0])
     x = _constant_pad(x, 0, pads.extend[1], 0, pads.extend[0])
-    return _wrap(_wrap(x, -2, top, bottom), -1, left, right)
+    sides = (top, bottom, left, right)
+    height, width = x.shape[-2:]
+    if not any(sides):
+        return x
+    if max(top, bottom) > height or max(left, right) > width:
+        return _wrap_repeatedly(x, sides)
+    return _Wrap.apply(x, sides)  # pyright: ignore[reportReturnType]
 
 
 def _constant_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
     return F.pad(x, (left, right, top, bottom)) if left or right or top or bottom else x
 
 
-def _wrap(x: Tensor, axis: int, before: int, after: int) -> Tensor:
-    """Circular padding of one axis, by more than its length if need be."""
-    length = x.shape[axis]
-    if not before and not after:
+def _wrap_repeatedly(x: Tensor, sides: Sides) -> Tensor:
+    """Circular padding by more than the size of the input."""
+    top, bottom, left, right = sides
+    height, width = x.shape[-2:]
+    rows = torch.arange(-top, height + bottom, device=x.device) % height
+    columns = torch.arange(-left, width + right, device=x.device) % width
+    return x.index_select(-2, rows).index_select(-1, columns)
+
+
+class _Wrap(torch.autograd.Function):
+    """Circular padding with one copy forwards and one backwards; torch's takes several."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, sides: Sides) -> Tensor:
+        top, bottom, left, right = sides
+        height, width = x.shape[-2:]
+        y = x.new_empty(*x.shape[:-2], top + height + bottom, left + width + right)
+        inner = y[..., top : top + height, :]
+        inner[..., left : left + width] = x
+        inner[..., :left] = x[..., width - left :]
+        inner[..., left + width :] = x[..., :right]
+        y[..., :top, :] = inner[..., height - top :, :]
+        y[..., top + height :, :] = inner[..., :bottom, :]
+        return y
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Sides], output: Tensor) -> None:
+        ctx.sides = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Unwrap.apply(grad, ctx.sides), None  # pyright: ignore[reportReturnType]
+
+
+class _Unwrap(torch.autograd.Function):
+    """The adjoint of `_Wrap`: what was copied round is added up."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, sides: Sides) -> Tensor:
+        top, bottom, left, right = sides
+        height, width = y.shape[-2] - top - bottom, y.shape[-1] - left - right
+        rows = y[..., top : top + height, :].clone(memory_format=torch.contiguous_format)
+        rows[..., height - top :, :] += y[..., :top, :]
+        rows[..., :bottom, :] += y[..., top + height :, :]
+        x = rows[..., left : left + width].clone(memory_format=torch.contiguous_format)
+        x[..., width - left :] += rows[..., :left]
+        x[..., :right] += rows[..., left + width :]
         return x
-    if before > length or after > length:
-        index = torch.arange(-before, length + after, device=x.device) % length
-        return x.index_select(axis, index)
-    parts = (x.narrow(axis, length - before, before), x, x.narrow(axis, 0, after))
-    return torch.cat([p for p in parts if p.shape[axis]], axis)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Sides], output: Tensor) -> None:
+        ctx.sides = inputs[1]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Wrap.apply(grad, ctx.sides), None  # pyright: ignore[reportReturnType]
