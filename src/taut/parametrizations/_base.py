@@ -26,7 +26,8 @@ class AbstractParametrization(nn.Module, ABC):
     - `"none"`: only the bound proved from the weight itself counts.
 
     No certificate reads the guarantee: bounds come from the weight as used. A subclass also names
-    the `reference` it implements, the shapes of its raw tensors, and how they make the weight.
+    the `reference` it implements, the shapes of its raw tensors, and how they make the weight, and
+    sets `matrices_only` where it has no kernels to offer.
 
     Args:
         in_channels: channels (or features) of the input.
@@ -37,11 +38,13 @@ class AbstractParametrization(nn.Module, ABC):
         dtype: of the raw tensors.
 
     Raises:
-        ValueError: if a size is not a positive integer or a stride does not divide its kernel size.
+        ValueError: if a size is not a positive integer, a stride does not divide its kernel size,
+            or a method for matrices only is given a kernel size.
     """
 
     guarantee: ClassVar[Guarantee]
     reference: ClassVar[str]
+    matrices_only: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -71,6 +74,11 @@ class AbstractParametrization(nn.Module, ABC):
             raise ValueError(
                 "`stride` must divide `kernel_size`; "
                 f"got stride={stride}, kernel_size={kernel_size}."
+            )
+        if kernel_size and self.matrices_only:
+            raise ValueError(
+                f"`{type(self).__name__}` parametrizes matrices, with kernel_size=(); "
+                f"got kernel_size={kernel_size}: use taut.BCOP for an orthogonal convolution."
             )
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride = kernel_size, stride

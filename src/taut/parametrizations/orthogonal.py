@@ -31,15 +31,11 @@ class Orthogonal(AbstractParametrization):
 
     guarantee = "orthogonal"
     reference = "exact orthonormal basis (QR)"
+    matrices_only = True
     raw_matrix: Tensor
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """One matrix, the longer side first."""
-        if self.kernel_size:
-            raise ValueError(
-                "`Orthogonal` parametrizes matrices, with kernel_size=(); "
-                f"got kernel_size={self.kernel_size}: use taut.BCOP for an orthogonal convolution."
-            )
         narrow, wide = sorted((self.in_channels, self.out_channels))
         return {"raw_matrix": (wide, narrow)}
 
