@@ -15,9 +15,9 @@ import torch
 
 import taut
 from benchmarks.environment import ROOT, environment
+from taut.files import write_atomically
 from taut.recipes import RECIPES
 from taut.training import Recipe, Run, train
-from taut.training.files import write_atomically
 from taut.training.run import prepare
 
 ENVIRONMENT = "environment.json"

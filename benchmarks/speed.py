@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import taut
 from benchmarks.classify import spectrum
 from benchmarks.environment import environment
-from taut.training.files import write_atomically
+from taut.files import write_atomically
 
 CASES = {"MNIST Large": (1, 28, 28), "CIFAR-10 Large": (3, 32, 32)}
 

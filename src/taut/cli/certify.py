@@ -5,7 +5,7 @@ from pathlib import Path
 from taut.certification import Certification
 from taut.certification import certify as certify_model
 from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, percent, show_table
-from taut.training.files import write_atomically
+from taut.files import write_atomically
 
 
 def certify(run: RunFolder, *, eps: tuple[str, ...] = (), device: Device = "auto") -> None:

@@ -1,13 +1,16 @@
 r"""Decoded images kept in the user's cache folder, never beside the code."""
 
 import hashlib
+import io
 import os
-import tempfile
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+
+from taut.files import write_atomically
 
 # Part of every key: raise it when what is stored changes its meaning.
 _FORMAT = 1
@@ -62,6 +65,7 @@ def store(name: str, arrays: dict[str, np.ndarray]) -> None:
         arrays: what `fetch` is to return.
 
     Example:
+        >>> import tempfile
         >>> from unittest import mock
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     with mock.patch.dict(os.environ, TAUT_CACHE=folder):
@@ -70,18 +74,9 @@ def store(name: str, arrays: dict[str, np.ndarray]) -> None:
         {'x': array([0, 1, 2])}
     """
     target = cache_dir() / f"{name}.npz"
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
     # A cache that cannot be written costs time, not correctness: the data is read all the same.
-    try:
+    with suppress(OSError):
         target.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=target.parent, suffix=".part")
-    except OSError:
-        return
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        Path(temporary).replace(target)
-    except OSError:
-        Path(temporary).unlink(missing_ok=True)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        write_atomically(target, content.getvalue())

@@ -1,7 +1,6 @@
 """The HTML page of a run: one file that needs no network."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from taut.certification import Certification
+from taut.files import write_atomically
 from taut.report.charts import accuracy_chart, gradient_chart, history_chart, loss_chart
 from taut.report.inspection import LayerInspection
 from taut.report.robustness import Robustness
@@ -67,13 +67,7 @@ def write_report(path: str | os.PathLike[str], inputs: ReportInputs) -> Path:
         >>> write_report("report.html", inputs)  # doctest: +SKIP
     """
     target = Path(path)
-    text = render(inputs)
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=target.parent, prefix=f".{target.name}.", delete=False
-    ) as file:
-        file.write(text)
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(target)
+    write_atomically(target, render(inputs).encode())
     return target
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from taut.training.files import load_tensors, save_tensors
+from taut.files import load_tensors, save_tensors
 from taut.training.run import MODEL, STATE, Run
 
 _MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from taut.data import Dataset, load
+from taut.files import load_tensors, write_atomically
 from taut.models import build
-from taut.training.files import load_tensors, write_atomically
 from taut.training.recipe import Recipe
 
 RECIPE, ORIGIN, MODEL, STATE, METRICS = (
