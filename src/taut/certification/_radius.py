@@ -55,6 +55,8 @@ def certified_radius(
 def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
     """Logit of the label minus the largest of the others, in float64; negative where wrong.
 
+    Differentiable in the logits.
+
     Raises:
         ValueError: as `certified_radius`.
 
@@ -63,7 +65,7 @@ def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Flo
         tensor([1.], dtype=torch.float64)
     """
     _check(logits, labels)
-    z = logits.detach().double()
+    z = logits.double()
     others = z.scatter(1, labels[:, None], -math.inf)
     return z.gather(1, labels[:, None]).squeeze(1) - others.amax(1)
 
@@ -122,6 +124,10 @@ def above(radius: Float[Tensor, " b"], eps: float | str | Fraction) -> Tensor:
     """Whether each radius is strictly above eps, compared exactly.
 
     A float is above eps iff it is above the largest float that is not above eps.
+
+    Example:
+        >>> above(torch.tensor([0.5, 0.6]).double(), "1/2").tolist()
+        [False, True]
     """
     exact = as_rational(eps)
     try:

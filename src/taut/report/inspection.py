@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from taut.certification import logit_margin
 from taut.lipschitz import singular_values
 from taut.parametrizations import cached
 
@@ -78,9 +79,7 @@ def inspect_layers(
     frozen = copy.deepcopy(model).eval().requires_grad_(False)
     with torch.enable_grad(), cached():
         inputs, logits = _trace(frozen, images.detach().requires_grad_())
-        label = labels[:, None]
-        others = logits.scatter(1, label, -torch.inf).amax(1)
-        margin = logits.gather(1, label).squeeze(1) - others
+        margin = logit_margin(logits, labels)
         tensors = [tensor for _, _, tensor in inputs]
         slopes = torch.autograd.grad(margin.sum(), [*tensors, logits])
     norms = [slope.double().flatten(1).norm(dim=1) for slope in slopes]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
 from taut.attacks import attack, smallest_attack
-from taut.certification import certified_radius
+from taut.certification import above, certified_radius
 from taut.lipschitz import LipschitzBound
 from taut.parametrizations import cached
 
@@ -55,7 +55,7 @@ class Robustness:
 
     def certified(self, eps: str) -> float:
         """Share of images proved correct within `eps`."""
-        return (self.radius > float(Fraction(eps))).double().mean().item()
+        return above(self.radius, eps).double().mean().item()
 
     def broken_certificates(self) -> list[int]:
         """Images misclassified nearer than their certified radius; always empty if we are right."""
@@ -96,7 +96,7 @@ def measure(
     batches = []
     for start in range(0, len(images), size):
         part = slice(start, start + size)
-        batches.append(_measure_batch(model, images[part], labels[part], (eps, steps)))
+        batches.append(_measure_batch(model, images[part], labels[part], eps, steps))
         on_progress(min(start + size, len(images)))
     logits, adversarial, fooled, nearest, survived = map(torch.cat, zip(*batches, strict=True))
     images, labels = images.cpu(), labels.cpu()
@@ -113,10 +113,9 @@ def measure(
 
 
 def _measure_batch(
-    model: nn.Module, images: Tensor, labels: Tensor, protocol: tuple[Sequence[str], int]
+    model: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[str], steps: int
 ) -> tuple[Tensor, ...]:
     """Logits, nearest adversarial images, their predictions and distances, survival by eps."""
-    eps, steps = protocol
     best = smallest_attack(model, images, labels)
     nearest = torch.where(best.success, best.distance, torch.inf)
     adversarial = best.adversarial
