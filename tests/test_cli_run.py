@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -131,6 +132,7 @@ def test_no_run_is_one_sentence(command, tmp_path, capsys):
         (("attack", "--limit", "0"), "`limit`"),
         (("report", "--limit", "-3"), "`limit`"),
         (("attack", "--steps", "0"), "`steps`"),
+        (("attack", "--method", "fgsm", "--steps", "3"), "among none; got steps"),
     ],
 )
 def test_wrong_values_are_one_sentence(arguments, words, folder, capsys):
@@ -138,7 +140,7 @@ def test_wrong_values_are_one_sentence(arguments, words, folder, capsys):
     code, _, err = run(capsys, command, folder, *options)
     assert code == 2
     assert err.count("\n") == 1
-    assert __import__("re").search(words, err)
+    assert re.search(words, err)
 
 
 def test_model_without_a_number_is_refused(folder, tmp_path, capsys):

@@ -1,14 +1,13 @@
 """`taut attack`."""
 
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from taut.attacks import attack as attack_model
-from taut.certification import certify
+from taut.certification import above, certify
 from taut.cli.shared import (
     Device,
     Opened,
@@ -29,7 +28,7 @@ def attack(
     method: Literal["pgd", "fgsm", "ddn"] = "pgd",
     eps: tuple[str, ...] = (),
     limit: int = 1000,
-    steps: int = 200,
+    steps: int | None = None,
     device: Device = "auto",
 ) -> None:
     """Look for misclassified images near test images, and hold the result against the proof.
@@ -43,14 +42,14 @@ def attack(
         method: of attack.
         eps: l2 radii, pixels in [0, 1]; those of the recipe if not given.
         limit: attack the first so many test images.
-        steps: of pgd and ddn.
+        steps: of pgd (200 if not given) or ddn (100).
         device: auto takes a GPU if there is one.
     """
     opened = open_run(run, device)
     radii = check_eps(eps, opened.run)
     images, labels = opened.head(limit)
     proved = certify(opened.model, images, labels, eps=radii)
-    options = {} if method == "fgsm" else {"steps": steps}
+    options = {} if steps is None else {"steps": steps}
     rows = []
     with progress(method, len(radii) * len(labels)) as tell:
         for i, text in enumerate(radii):
@@ -84,7 +83,7 @@ def _broken(
 
 def _hold_against(radius: Tensor, broken: Tensor, eps: str) -> None:
     """Fail if an image certified at eps was broken within eps."""
-    refuted = (broken & (radius > float(Fraction(eps)))).nonzero().flatten().tolist()
+    refuted = (broken & above(radius, eps)).nonzero().flatten().tolist()
     if refuted:
         raise RuntimeError(
             f"A certificate is broken: test image {refuted[0]} ({len(refuted)} in all) is "
