@@ -128,7 +128,7 @@ def test_no_run_is_one_sentence(command, tmp_path, capsys):
     ("arguments", "words"),
     [
         (("attack", "--eps", "0"), "`eps`"),
-        (("certify", "--eps", "wide"), '`eps` .*"wide"'),
+        (("certify", "--eps", "wide"), "`eps` .*'wide'"),
         (("attack", "--limit", "0"), "`limit`"),
         (("report", "--limit", "-3"), "`limit`"),
         (("attack", "--steps", "0"), "`steps`"),

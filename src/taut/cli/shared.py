@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -15,10 +14,9 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from taut.data import Dataset
-from taut.training import Run
+from taut.training import Device, Run, choose_device
 
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,7 @@ class Opened:
 def open_run(folder: Path, device: Device) -> Opened:
     """Load what a run folder holds, on a GPU if there is one and `device` is "auto"."""
     run = Run.open(folder)
-    chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device
-    chosen = "cpu" if chosen == "auto" else chosen
+    chosen = choose_device(device)
     model = run.model(chosen)
     data = run.dataset()
     test = data.test.to(chosen)
@@ -51,17 +48,8 @@ def open_run(folder: Path, device: Device) -> Opened:
 
 def check_eps(eps: tuple[str, ...], run: Run) -> tuple[str, ...]:
     """Return the radii asked for, or those of the recipe, in rising order."""
-    chosen = eps or run.recipe.eps
-    for text in chosen:
-        try:
-            positive = Fraction(text) > 0
-        except (ValueError, ZeroDivisionError):
-            positive = False
-        if not positive:
-            raise ValueError(
-                f'`eps` must be positive numbers such as 1.58 or 36/255; got "{text}".'
-            )
-    return tuple(sorted(chosen, key=Fraction))
+    chosen = replace(run.recipe, eps=eps or run.recipe.eps)  # a recipe checks its own
+    return tuple(sorted(chosen.eps, key=Fraction))
 
 
 @contextmanager

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from taut.cli.progress import show_training
 from taut.recipes import RECIPES
-from taut.training import Recipe, Run, train
+from taut.training import Device, Recipe, Run, train
 from taut.training.run import read_recipe
 
 _DESCRIPTION = """Train a recipe into a run folder, or go on with a stopped run.
@@ -31,7 +31,7 @@ class _New:
     data_dir: Path | None = None
     """the folder with the original files of the data set; embedded ones need none."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one."""
 
 
@@ -43,7 +43,7 @@ class _Resumed:
     data_dir: Path | None = None
     """where the data set is now, if it has moved."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
     """auto takes a GPU if there is one."""
 
 

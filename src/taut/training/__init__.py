@@ -1,7 +1,14 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
 from taut.training.evaluation import Evaluation, evaluate
-from taut.training.loop import Progress, TrainingDiverged, TrainingInterrupted, train
+from taut.training.loop import (
+    Device,
+    Progress,
+    TrainingDiverged,
+    TrainingInterrupted,
+    choose_device,
+    train,
+)
 from taut.training.recipe import MultiMarginLoss, OffsetCrossEntropyLoss, Recipe
 from taut.training.run import Run
 from taut.training.schedules import (
@@ -13,6 +20,7 @@ from taut.training.schedules import (
 
 __all__ = [
     "PAPER_DECAY",
+    "Device",
     "Evaluation",
     "MultiMarginLoss",
     "OffsetCrossEntropyLoss",
@@ -22,6 +30,7 @@ __all__ = [
     "Schedule",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "choose_device",
     "evaluate",
     "first_moment_decay",
     "learning_rate_factor",

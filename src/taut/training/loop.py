@@ -54,7 +54,19 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class TrainingDiverged(RuntimeError):
-    """The loss is no longer a finite number; the last checkpoint is as it was."""
+    """The loss or a weight is not finite; the last checkpoint is as it was."""
+
+
+def choose_device(device: Device) -> torch.device:
+    """The device asked for; "auto" is a GPU if there is one.
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
 
 
 def train(
@@ -84,7 +96,7 @@ def train(
     Raises:
         ValueError: if the folder holds a run of another recipe or the data do not fit the model.
         TrainingInterrupted: after Ctrl-C.
-        TrainingDiverged: if the loss is not finite.
+        TrainingDiverged: if the loss or a weight is not finite.
 
     Example:
         >>> import tempfile
@@ -99,8 +111,7 @@ def train(
     data = load(recipe.dataset, data_dir)
     _check_fit(recipe, data)
     run = prepare(recipe, folder, None if data_dir is None else Path(data_dir))
-    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = chosen if device == "auto" else torch.device(device)
+    chosen = choose_device(device)
     gpus = [torch.cuda.current_device()] if chosen.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), _interrupt_flag() as interrupted:
         torch.manual_seed(recipe.seed)
