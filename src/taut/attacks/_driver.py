@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import isfinite
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Float64, Shaped
@@ -21,6 +22,7 @@ METHODS: dict[str, Callable[..., AbstractAttack]] = {"pgd": PGD, "fgsm": FGSM, "
 """Methods of attack by the name that `attack` and the command line take."""
 
 
+@final
 @dataclass(frozen=True)
 class AttackResult:
     """What an attack found.
@@ -86,7 +88,7 @@ def attack(
     radius = _positive(eps)
     chosen = _method(method, options)
     _check(images, labels, batch_size)
-    return _attack(chosen, model, images, labels, (radius, batch_size))
+    return _attack(chosen, model, images, labels, radius, batch_size)
 
 
 def smallest_attack(
@@ -120,7 +122,7 @@ def smallest_attack(
     """
     chosen = DDN(steps=steps)
     _check(images, labels, batch_size)
-    return _attack(chosen, model, images, labels, (diameter(images), batch_size))
+    return _attack(chosen, model, images, labels, diameter(images), batch_size)
 
 
 def _attack(
@@ -128,10 +130,10 @@ def _attack(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    limits: tuple[float, int],
+    eps: float,
+    batch_size: int,
 ) -> AttackResult:
     """Run the method over batches; clip and judge each batch here, whatever the method says."""
-    eps, batch_size = limits
     with torch.inference_mode(mode=False), cached():
         adversarial = images.detach().clone()
         success = torch.zeros(len(images), dtype=torch.bool, device=images.device)

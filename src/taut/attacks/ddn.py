@@ -34,6 +34,7 @@ class DDN(AbstractAttack):
 
     Raises:
         ValueError: if `steps` < 1 or `gamma` is not between 0 and 1.
+
     Reference:
         Rony et al. (2019), *Decoupling Direction and Norm for Efficient Gradient-Based L2
         Adversarial Attacks and Defenses*, algorithm 1; arXiv:1811.09600.

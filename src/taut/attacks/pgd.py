@@ -33,6 +33,7 @@ class PGD(AbstractAttack):
 
     Raises:
         ValueError: if a number is not positive.
+
     Reference:
         Madry et al. (2018), *Towards Deep Learning Models Resistant to Adversarial Attacks*,
         section 2.1; arXiv:1706.06083.
@@ -69,18 +70,19 @@ class PGD(AbstractAttack):
         for _ in range(self.restarts):
             start = _uniform_in_ball(images[active], radius[active], generator)
             found[active] = clip(images[active] + start, images[active], radius[active])
-            active = self._climb(objective, found, (images, labels, radius), active)
+            active = self._climb(objective, found, images, labels, radius, active)
         return found
 
     def _climb(
         self,
         objective: Objective,
         found: Tensor,
-        problem: tuple[Tensor, Tensor, Tensor],
+        images: Tensor,
+        labels: Tensor,
+        radius: Tensor,
         active: Tensor,
     ) -> Tensor:
         """Move `found[active]` uphill in place; return the indices that are not yet broken."""
-        images, labels, radius = problem
         step_size = 10 * radius / self.steps
         if self.step_size is not None:
             step_size = torch.full_like(radius, self.step_size)
