@@ -15,7 +15,7 @@ from torch import Tensor
 
 from taut.linalg.operators import ConvOperator, padded_index, polyphase, symbols
 
-__all__ = ["NormBound", "conv_norm_bound", "up_product", "up_root_sum_square", "up_sum"]
+__all__ = ["NormBound", "conv_norm_bound", "up_product", "up_root", "up_root_sum_square", "up_sum"]
 
 _OUTWARD = 1 + 1e-10
 _SIZE_FREE_EXCESS = 1e-4

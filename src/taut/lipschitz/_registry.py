@@ -9,7 +9,7 @@ from taut.linalg.bounds import NormBound, conv_norm_bound
 from taut.linalg.operators import ConvOperator
 from taut.lipschitz._result import UnprovenError
 
-__all__ = ["is_linear", "is_registered", "operator_of", "register", "register_linear", "rule_of"]
+__all__ = ["is_leaf", "is_linear", "operator_of", "register", "register_linear", "rule_of"]
 
 # Modules differ in their attributes; a rule knows the ones of its own type.
 Rule = Callable[[Any, tuple[int, ...]], NormBound]
@@ -78,11 +78,6 @@ def register_linear(kind: type[nn.Module]) -> Callable[[_O], _O]:
         return rule
 
     return add
-
-
-def is_registered(module: nn.Module) -> bool:
-    """Whether the exact type of the module has a rule."""
-    return type(module) in _RULES
 
 
 def is_linear(module: nn.Module) -> bool:

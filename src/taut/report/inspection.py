@@ -5,6 +5,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -19,6 +20,7 @@ BARS = 24
 SPAN = 1.2
 
 
+@final
 @dataclass(frozen=True)
 class LayerInspection:
     """One layer of a model, in the order of its forward pass.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from importlib.resources import files
 from pathlib import Path
+from typing import final
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ CARDS = 12
 """Images shown one by one."""
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class ReportInputs:
     """Everything a report shows, as plain values.

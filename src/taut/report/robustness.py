@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import final
 
 import torch
 from jaxtyping import Float, Float64, Int
@@ -17,6 +18,7 @@ _ROUNDING = 1e-5
 """Slack of the logits' float32 rounding when an attack's distance meets a certified radius."""
 
 
+@final
 @dataclass(frozen=True)
 class Robustness:
     """What is known about each of some images; tensors on the CPU.

@@ -1,6 +1,7 @@
 """Where a run stands, as one file: a crash leaves the old checkpoint whole or the new one."""
 
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from taut.training.run import MODEL, STATE, Run
 _MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
 
 
+@final
 @dataclass
 class Position:
     """How far a run has come.

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import final
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from taut.certification import certify
 from taut.data import Split
 
 
+@final
 @dataclass(frozen=True)
 class Evaluation:
     """What `evaluate` found.

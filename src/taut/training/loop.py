@@ -30,6 +30,7 @@ _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_READINGS = {"cpu": 1, "cuda": 16}
 
 
+@final
 @dataclass(frozen=True)
 class Progress:
     """What a caller of `train` is told.
@@ -49,10 +50,12 @@ class Progress:
     evaluation: Evaluation | None
 
 
+@final
 class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C came, and the run has been saved; the message says how to go on."""
 
 
+@final
 class TrainingDiverged(RuntimeError):
     """The loss or a weight is not finite; the last checkpoint is as it was."""
 

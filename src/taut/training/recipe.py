@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
-from typing import Any, ClassVar, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, final, get_args
 
 from torch import nn
 
@@ -52,6 +52,7 @@ class OffsetCrossEntropyLoss:
         return OffsetCrossEntropy(offset=self.offset, temperature=self.temperature)
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """All settings of one training run, with Adam.
