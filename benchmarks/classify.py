@@ -17,6 +17,7 @@ import taut
 from benchmarks.environment import ROOT, environment
 from taut.files import write_atomically
 from taut.recipes import RECIPES
+from taut.report import inspect_layers
 from taut.training import Recipe, Run, train
 from taut.training.run import prepare
 
@@ -54,31 +55,23 @@ def trained(recipe: Recipe, data_dir: Path | None) -> Run:
 
 def measured(run: Run) -> dict:
     model, data = run.model(), run.dataset()
-    with torch.no_grad(), taut.cached():
-        result = taut.certify(model, data.test.float_images(), data.test.labels, run.recipe.eps)
-        bound = taut.lipschitz_bound(model, data.input_shape)
-        spectra = spectrum(model, data.input_shape)
+    images, labels = data.test.float_images(), data.test.labels
+    result = taut.certify(model, images, labels, run.recipe.eps)
+    layers = inspect_layers(model, images[:1], labels[:1])
     return {
         "seed": run.recipe.seed,
         "data": data.label,
         "clean": 100 * result.clean_accuracy,
         "certified": {eps: 100 * share for eps, share in result.certified_accuracy.items()},
-        "bound": float(bound),
+        "bound": float(result.bound),
         "training_seconds": run.history()[-1]["seconds"],
         "trained": json.loads((run.path / ENVIRONMENT).read_text()),
-        "singular_values": spectra,
+        "singular_values": {
+            layer.name: {"min": float(layer.spectrum.min()), "max": float(layer.spectrum.max())}
+            for layer in layers
+            if layer.spectrum is not None
+        },
     }
-
-
-def spectrum(model: torch.nn.Sequential, input_shape: tuple[int, ...]) -> dict:
-    """Smallest and largest singular value of every layer that has a weight."""
-    found, x = {}, torch.zeros(1, *input_shape)
-    for name, layer in model.named_children():
-        if hasattr(layer, "weight"):
-            values = taut.singular_values(layer, tuple(x.shape[1:]))
-            found[name] = {"min": float(values.min()), "max": float(values.max())}
-        x = layer(x)
-    return found
 
 
 def summary(results: list[dict]) -> dict:
