@@ -3,7 +3,7 @@ r"""Writes the Fashion-MNIST subset that the package embeds, from the original i
 The first 200 training and 100 test images of each class, in their original order; the same bytes
 on every run (zip entries carry no time of writing). Run from the repository root:
 
-    python scripts/make_fashion_subset.py --data-dir ../shared/data/fashion-mnist
+    python scripts/make_fashion_subset.py --data-dir DIR_OF_FASHION_MNIST
 """
 
 import argparse

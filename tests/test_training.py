@@ -12,9 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from taut import training
 from taut.data import Augment, load
-from taut.models import ModelConfig
+from taut.models import ModelConfig, build
 from taut.recipes import RECIPES
 from taut.training import (
     MultiMarginLoss,
@@ -105,16 +104,10 @@ def test_loss_is_the_mean_over_the_images_of_the_epoch(data_dir, tmp_path):
     row = train(recipe, tmp_path / "run", data_dir=data_dir).history()[0]
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = taut_model(recipe)
+        model = build(recipe.model)
     split = load("npz", data_dir).train
     expected = recipe.loss.build()(model(split.float_images()), split.labels)
     assert math.isclose(row["train_loss"], expected.item(), rel_tol=1e-6)
-
-
-def taut_model(recipe):
-    from taut.models import build
-
-    return build(recipe.model)
 
 
 def test_the_caller_keeps_its_random_state_and_signal_handler(data_dir, tmp_path):
@@ -349,7 +342,3 @@ def test_offset_cross_entropy_trains_too(data_dir, tmp_path):
     recipe = replace(TINY, loss=OffsetCrossEntropyLoss(offset=0.5, temperature=0.5))
     rows = train(recipe, tmp_path / "run", data_dir=data_dir).history()
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-
-
-def test_public_names_exist():
-    assert all(name in vars(training) for name in training.__all__)
