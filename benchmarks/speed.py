@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional as F
 
 import taut
-from benchmarks.classify import spectrum
 from benchmarks.environment import environment
 from taut.files import write_atomically
+from taut.report import inspect_layers
 
 CASES = {"MNIST Large": (1, 28, 28), "CIFAR-10 Large": (3, 32, 32)}
 
@@ -49,8 +49,8 @@ def measured(shape: tuple[int, ...], args: argparse.Namespace) -> dict[str, floa
             times[name].append(time.perf_counter() - start)
     result = {name: median(values) for name, values in times.items()}
     result["ratio"] = median(a / b for a, b in zip(times["taut"], times["plain"], strict=True))
-    extremes = spectrum(model, shape).values()
-    result["error"] = max(abs(value - 1) for row in extremes for value in row.values())
+    spectra = [layer.spectrum for layer in inspect_layers(model, images[:1], labels[:1])]
+    result["error"] = max(float((s - 1).abs().max()) for s in spectra if s is not None)
     return result
 
 
