@@ -27,7 +27,7 @@ def first_of_each_class(split: Split, count: int) -> tuple[np.ndarray, np.ndarra
 
 def main() -> None:
     r"""Reads the arguments and writes the file."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data-dir", type=Path, required=True, help="folder of the idx files")
     parser.add_argument("--target", type=Path, default=TARGET, help="where to write")
     options = parser.parse_args()
