@@ -1,12 +1,13 @@
 """What training looks like on a terminal, and in a log file."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from taut.training import Evaluation
+from taut.certification import Certification
 from taut.training import Progress as TrainingProgress
 
 Callback = Callable[[TrainingProgress], None]
@@ -47,26 +48,25 @@ def show_training() -> Iterator[Callback]:
 
 def describe(progress: TrainingProgress) -> str:
     """Loss, clean and certified accuracy on one line."""
-    text = f"loss {progress.loss:.4f}"
-    return text if progress.evaluation is None else f"{text}  {accuracies(progress.evaluation)}"
+    text, found = f"loss {progress.loss:.4f}", progress.evaluation
+    if found is None:
+        return text
+    return f"{text}  {accuracies(found.clean_accuracy, found.certified_accuracy)}"
 
 
-def accuracies(evaluation: Evaluation) -> str:
+def accuracies(clean: float, certified: Mapping[Any, float]) -> str:
     """Clean and certified accuracy in per cent.
 
     Example:
-        >>> accuracies(Evaluation(0.9754, {"1.58": 0.4584}, 1.0))
+        >>> accuracies(0.9754, {"1.58": 0.4584})
         'clean 97.54  certified 45.84 (eps 1.58)'
     """
-    certified = "  ".join(
-        f"certified {100 * value:.2f} (eps {eps})"
-        for eps, value in evaluation.certified_accuracy.items()
-    )
-    return f"clean {100 * evaluation.clean_accuracy:.2f}  {certified}"
+    parts = [f"certified {100 * share:.2f} (eps {eps})" for eps, share in certified.items()]
+    return "  ".join([f"clean {100 * clean:.2f}", *parts])
 
 
 def _print_epochs() -> Callback:
-    seen: list[Evaluation] = []
+    seen: list[Certification] = []
 
     def update(progress: TrainingProgress) -> None:
         if progress.evaluation is not None and progress.evaluation not in seen[-1:]:

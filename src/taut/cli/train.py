@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from taut.cli.progress import show_training
+from taut.cli.progress import accuracies, show_training
 from taut.recipes import RECIPES
 from taut.training import Device, Recipe, Run, train
 from taut.training.run import read_recipe
@@ -115,9 +115,5 @@ def find_recipe(name: str) -> Recipe:
 
 def _summary(run: Run) -> str:
     last = run.history()[-1]
-    accuracies = [f"clean {100 * last['clean_accuracy']:.2f}"]
-    accuracies += [
-        f"certified {100 * last[f'certified_accuracy_{eps}']:.2f} at eps {eps}"
-        for eps in run.recipe.eps
-    ]
-    return f"{run.path}: {', '.join(accuracies)} (test set, per cent)"
+    certified = {eps: last[f"certified_accuracy_{eps}"] for eps in run.recipe.eps}
+    return f"{run.path}: {accuracies(last['clean_accuracy'], certified)} (test set, per cent)"

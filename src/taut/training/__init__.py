@@ -1,6 +1,5 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
-from taut.training.evaluation import Evaluation, evaluate
 from taut.training.loop import (
     Device,
     Progress,
@@ -21,7 +20,6 @@ from taut.training.schedules import (
 __all__ = [
     "PAPER_DECAY",
     "Device",
-    "Evaluation",
     "MultiMarginLoss",
     "OffsetCrossEntropyLoss",
     "Progress",
@@ -31,7 +29,6 @@ __all__ = [
     "TrainingDiverged",
     "TrainingInterrupted",
     "choose_device",
-    "evaluate",
     "first_moment_decay",
     "learning_rate_factor",
     "train",

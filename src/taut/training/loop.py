@@ -15,10 +15,10 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
+from taut.certification import Certification, certify
 from taut.data import Dataset, batches, load
 from taut.models import build
 from taut.training.checkpoint import load_checkpoint, save_checkpoint
-from taut.training.evaluation import Evaluation, evaluate
 from taut.training.recipe import Recipe
 from taut.training.run import RECIPE, Run, prepare, write_history
 from taut.training.schedules import first_moment_decay, learning_rate_factor
@@ -40,14 +40,14 @@ class Progress:
         total: optimiser steps of the whole run.
         epoch: the current epoch, from 1.
         loss: mean training loss of the epoch so far.
-        evaluation: of the last finished epoch in this sitting, or None.
+        evaluation: of the test set after the last epoch finished in this sitting, or None.
     """
 
     step: int
     total: int
     epoch: int
     loss: float
-    evaluation: Evaluation | None
+    evaluation: Certification | None
 
 
 @final
@@ -141,7 +141,7 @@ class _Trainer:
         self.steps_per_epoch = -(-len(data.train) // self.recipe.batch_size)
         self.total = self.steps_per_epoch * self.recipe.epochs
         self.rows = run.history()[: self.position.step // self.steps_per_epoch]
-        self.evaluation: Evaluation | None = None
+        self.evaluation: Certification | None = None
         self.clock = self.saved = time.monotonic()
 
     def train(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> None:
@@ -213,7 +213,10 @@ class _Trainer:
         mean_loss = self._progress().loss
         self._require_finite_weights()
         self.plain_model.eval()
-        self.evaluation = evaluate(self.plain_model, self.data.test, self.recipe.eps)
+        test = self.data.test
+        self.evaluation = certify(
+            self.plain_model, test.float_images(), test.labels, self.recipe.eps
+        )
         self.plain_model.train()
         self._tick()
         certified = self.evaluation.certified_accuracy
@@ -225,7 +228,7 @@ class _Trainer:
                 "train_loss": mean_loss,
                 "clean_accuracy": self.evaluation.clean_accuracy,
                 **{f"certified_accuracy_{eps}": value for eps, value in certified.items()},
-                "bound": self.evaluation.bound,
+                "bound": float(self.evaluation.bound),
                 "seconds": round(self.position.seconds, 3),
             }
         )
