@@ -104,6 +104,7 @@ def linear(m=6, n=6):
         (nn.ReplicationPad2d(2), (1, 3, 3)),
         (nn.Upsample(scale_factor=2), (2, 3, 3)),
         (nn.Upsample(size=(5, 4)), (1, 3, 4)),
+        (nn.ConvTranspose2d(2, 2, 2, 1, dilation=3, output_padding=2), (2, 3, 3)),
         (nn.Dropout(0.5), (4,)),
         (nn.Identity(), (4,)),
     ],
@@ -321,6 +322,14 @@ class Custom(nn.Linear):
         (nn.Sequential(nn.Unflatten(1, (2, 3)), nn.AvgPool2d(2, 1)), "channels"),
         (Forward(lambda m, x: torch.add(x, x, alpha=math.nan)), "NaN"),
         (Forward(lambda m, x: x[0] + x), "batch"),
+        (Forward(lambda m, x: x * x.size(0)), "mixes the samples"),
+        (Forward(lambda m, x: x / x.shape[0]), "mixes the samples"),
+        (Forward(lambda m, x: x.reshape(3, -1)), "batches of any size"),
+        (Forward(lambda m, x: x.view(torch.float64)), "bits"),
+        (Forward(lambda m, x: torch.sum(x, (1,), True, dtype=torch.int64) / 2), "real numbers"),
+        (Forward(lambda m, x: x * 1j), "real number"),
+        (Forward(lambda m, x: x.div(other=2)), "no proven bound"),
+        (Forward(lambda m, x: x * (1 + 1e-4 * torch.rand(1))), "random"),
         (nn.Sequential(nn.Softplus(threshold=2)), "threshold"),
         (nn.Sequential(nn.LeakyReLU(-3.0, inplace=True)), "inplace"),
         (nn.Sequential(nn.MultiheadAttention(6, 1)), "MultiheadAttention"),
@@ -366,10 +375,17 @@ def test_hooks_and_replaced_forwards_are_refused():
             lipschitz_bound(model, (2,))
         with pytest.raises(NotImplementedError, match="hooks"):
             singular_values(model[0], (2,))
-    model = nn.Sequential(nn.Linear(2, 2))
-    model[0].forward = lambda x: 9 * x
-    with pytest.raises(NotImplementedError, match="replaced forward"):
-        lipschitz_bound(model, (2,))
+    for name in ("forward", "_call_impl", "extra_repr"):
+        model = nn.Sequential(nn.Linear(2, 2))
+        setattr(model[0], name, lambda x: 9 * x)
+        with pytest.raises(NotImplementedError, match=f"replaced {name}"):
+            lipschitz_bound(model, (2,))
+
+
+def test_a_type_whose_forward_was_replaced_is_refused(monkeypatch):
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: 9 * x)
+    with pytest.raises(NotImplementedError, match=r"`0` .*replaced forward"):
+        lipschitz_bound(nn.Sequential(nn.Linear(2, 2)), (2,))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -379,6 +395,41 @@ def test_weights_that_are_not_finite_are_refused(value):
         model[1].weight[0, 0] = value
     with pytest.raises(NotImplementedError, match=r"`1` .*NaN or Inf"):
         lipschitz_bound(model, (2,))
+
+
+def test_results_may_not_be_written_to_constants():
+    def forward(m, x):
+        torch.mul(x, 10.0, out=m.constant)
+        return x + m.constant
+
+    model = Forward(forward)
+    model.register_buffer("constant", torch.zeros(0))
+    with pytest.raises(NotImplementedError, match="writes to a tensor"):
+        lipschitz_bound(model, (4,))
+
+
+def test_a_forward_that_changes_a_buffer_is_refused():
+    def grown(m, x):
+        m.scale.mul_(1.0005)
+        return x * m.scale
+
+    def replaced(m, x):
+        m.scale = m.scale * 1.0005
+        return x * m.scale
+
+    for forward in (grown, replaced):
+        model = Forward(forward)
+        model.register_buffer("scale", torch.ones(()))
+        with pytest.raises(NotImplementedError, match="writes to parameters or buffers"):
+            lipschitz_bound(model, (4,))
+
+
+def test_autocast_runs_other_weights_than_the_bound_reads():
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(NotImplementedError, match="autocast"),
+    ):
+        lipschitz_bound(nn.Linear(2, 2), (2,))
 
 
 def overwritten(m, x):
@@ -398,6 +449,54 @@ def test_in_place_sums_may_not_overwrite_what_is_read_later():
     for forward in (overwritten, aliased):
         with pytest.raises(NotImplementedError, match="in place"):
             lipschitz_bound(Forward(forward, f=linear()), (6,))
+
+
+def test_rows_of_a_head_that_is_overwritten_do_not_count():
+    def forward(m, x):
+        logits = m.head(x)
+        m.activation(logits)
+        return logits
+
+    model = Forward(forward, head=nn.Linear(1, 2), activation=nn.ReLU(inplace=True))
+    with torch.no_grad():
+        model.head.weight.fill_(1.0)  # equal rows: before ReLU the margin never moves
+    assert lipschitz_bound(model, (1,)).pairwise is None
+
+
+def test_rows_so_small_that_their_squares_underflow_still_differ():
+    model = nn.Sequential(linear(2, 2), linear(2, 2)).double()
+    with torch.no_grad():
+        model[0].weight.copy_(1e200 * torch.eye(2, dtype=torch.float64))
+        model[1].weight.copy_(1e-200 * torch.eye(2, dtype=torch.float64))
+    pairwise = lipschitz_bound(model, (2,)).pairwise
+    assert pairwise[0, 1].item() == pytest.approx(math.sqrt(2))
+
+
+def test_padding_and_weight_set_later_count():
+    kernel = torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)
+    layer = nn.Conv2d(1, 1, 3, bias=False)
+    layer.weight = nn.Parameter((kernel[:, None] * kernel / 9)[None, None])
+    layer.padding = (1, 1)
+    assert_holds(layer, (1, 5, 5), tight=1.3)
+    transposed = nn.ConvTranspose1d(1, 1, 1, bias=False).double()
+    transposed.weight = nn.Parameter(kernel[None, None])
+    assert_holds(transposed, (1, 5), tight=1.1)
+
+
+@pytest.mark.parametrize("factor", [47, 55, 61])
+def test_upsampling_counts_copies_as_float32_rounds_places(factor):
+    layer = nn.Upsample(scale_factor=(factor, 1))
+    x = torch.tensor([[[[0.0], [1.0], [0.0]]]])
+    for entry in range(3):
+        gain = layer(x.roll(entry, 2)).norm().item()
+        assert gain <= float(lipschitz_bound(layer, (1, 3, 1))) * (1 + 1e-6)
+
+
+def test_batch_norm_bounds_every_way_to_add_its_eps():
+    layer = nn.BatchNorm1d(1, eps=1e-7, affine=False).half().eval()
+    layer.running_var.zero_()  # float16 rounds 1e-7 up; the kernel adds it in float32
+    gain = layer(torch.tensor([[0.0], [1.0]]).half())[1].item()
+    assert gain <= float(lipschitz_bound(layer, (1,))) * (1 + 1e-3)
 
 
 def test_a_model_that_is_not_its_graph_is_refused():

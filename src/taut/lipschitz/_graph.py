@@ -28,8 +28,8 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschitz
 
     The graph is followed (torch.fx): compositions multiply, sums add, concatenations take the root
     of the sum of squares. Each layer's factor is a norm bound of its weights as they are now, never
-    a guarantee read from the layer. What the graph computes is compared with the model on a random
-    input.
+    a guarantee read from the layer. What the graph computes is compared with the model on random
+    inputs, in batches of other sizes.
 
     Args:
         model: made of modules and functions that have a rule; in eval mode where that matters.
@@ -40,7 +40,7 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschitz
 
     Raises:
         UnprovenError: (a NotImplementedError) if anything has no proven bound; it is named.
-        ValueError: if the input shape does not fit.
+        ValueError: if the input shape does not fit, or has a 0 in it.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
@@ -49,21 +49,65 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschitz
         >>> round(float(lipschitz_bound(model, (1, 2, 2))), 6)
         3.0
     """
+    if any(n < 1 for n in input_shape):
+        raise ValueError(f"`input_shape` must be made of positive integers; got {input_shape}.")
+    check_model(model)
+    before = _State(model)
     graph = trace(model)
     x = _random_input(model, tuple(input_shape))
+    if torch.is_autocast_enabled(x.device.type):
+        raise UnprovenError("Under autocast other weights run than are read; leave it to bound.")
     with torch.no_grad():
         walk = _Walk(graph)
         result = walk.run(x.clone())
-        expected = _forward(model, x)
-    if not (isinstance(result, Tensor) and result.dim() >= 1 and result.shape[0] == _BATCH):
-        raise UnprovenError(f"The model must return one tensor, batch first; got {type(result)}.")
-    if result.shape != expected.shape or not torch.allclose(
-        result, expected, rtol=1e-3, atol=1e-6 * float(1 + expected.abs().max()), equal_nan=True
-    ):
+        _compare(model, x, result)
+    if not before.is_of(model):
         raise UnprovenError(
-            "The model computes something else than its graph; it cannot be traced."
+            "The forward draws random numbers or writes to parameters or buffers: the next call "
+            "may compute something else."
         )
     return LipschitzBound(walk.total, tuple(walk.rows), walk.pairwise)
+
+
+def _compare(model: nn.Module, x: Tensor, result: Any) -> None:
+    """Refuse a model that does not do what its graph does, in batches of any size."""
+    if not (isinstance(result, Tensor) and result.dim() >= 1 and result.shape[0] == _BATCH):
+        raise UnprovenError(f"The model must return one tensor, batch first; got {type(result)}.")
+    if not (result.is_floating_point() and result.numel()):
+        raise UnprovenError("The model must return real numbers, one at least.")
+    # Other sizes of a batch may sum in another order.
+    tolerance = max(1e-9, min(0.1, 1e4 * torch.finfo(result.dtype).eps))
+    for sizes in ([_BATCH], [1, _BATCH - 1]):
+        try:
+            expected = torch.cat([_forward(model, part.clone()) for part in x.split(sizes)])
+        except RuntimeError as error:
+            raise UnprovenError(
+                f"The model does not take batches of any size, such as {sizes[0]}: {error}"
+            ) from error
+        if result.shape != expected.shape or not torch.allclose(
+            result, expected, tolerance, tolerance * expected.abs().max().item(), equal_nan=True
+        ):
+            raise UnprovenError(
+                "The model computes something else than its graph, or mixes the samples of a "
+                "batch; it cannot be traced."
+            )
+
+
+@final
+class _State:
+    """Parameters, buffers and random state of a model, to see whether a forward moves them."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors = [*model.parameters(), *model.buffers()]
+        self.versions = [None if t.is_inference() else t._version for t in self.tensors]
+        self.random = torch.get_rng_state()
+
+    def is_of(self, model: nn.Module) -> bool:
+        """Whether the model is still in this state."""
+        now = _State(model)
+        same = len(now.tensors) == len(self.tensors)
+        same = same and all(map(operator.is_, now.tensors, self.tensors))
+        return same and now.versions == self.versions and torch.equal(now.random, self.random)
 
 
 def trace(model: nn.Module) -> fx.GraphModule:
@@ -103,8 +147,9 @@ def check_model(model: nn.Module) -> None:
             raise UnprovenError(f"{name} is lazy: run it once, so that its weights exist.")
         if module._forward_hooks or module._forward_pre_hooks:
             raise UnprovenError(f"{name} has forward hooks, which may change its output.")
-        if "forward" in module.__dict__:
-            raise UnprovenError(f"{name} has a replaced forward.")
+        for attribute, value in module.__dict__.items():
+            if callable(value) and callable(getattr(type(module), attribute, None)):
+                raise UnprovenError(f"{name} has a replaced {attribute}.")
 
 
 def _random_input(model: nn.Module, input_shape: tuple[int, ...]) -> Tensor:
@@ -176,7 +221,7 @@ class _Walk(fx.Interpreter):
             result = super().run_node(n)
             self.slopes[n] = self._slope(n, result)
             return result
-        except (ValueError, NotImplementedError) as error:
+        except (ValueError, NotImplementedError, TypeError, IndexError) as error:
             raise UnprovenError(f"{where} has no proven bound: {error}") from error
         except RuntimeError as error:
             raise ValueError(f"`input_shape` does not fit the model at {where}: {error}") from error
@@ -234,6 +279,8 @@ class _Walk(fx.Interpreter):
                 raise UnprovenError("only shapes and types may be read as attributes")
             return None
         slope = self._function(n, result)
+        if not all(tensor.is_floating_point() for tensor in _tensors(result)):
+            raise UnprovenError("its result is not made of real numbers: it rounds or counts")
         if not slope >= 0:
             raise UnprovenError("its constant is NaN")
         largest = max(inputs)
@@ -247,6 +294,8 @@ class _Walk(fx.Interpreter):
     def _function(self, n: fx.Node, result: Any) -> float:
         if any(self.slopes[node] is not None for node in _nodes(n.kwargs)):
             raise UnprovenError("signals must be positional arguments")
+        if "out" in n.kwargs:
+            raise UnprovenError("it writes to a tensor that others may read")
         args, kwargs = self.fetch_args_kwargs_from_env(n)
         call = Call(args, kwargs, tuple(self._slopes(arg) for arg in n.args), result)
         if n.target in functions.SELECTIONS:
@@ -267,8 +316,11 @@ class _Walk(fx.Interpreter):
         return slopes if any(slope is not None for slope in slopes) else None
 
     def _head(self, last: Any) -> None:
-        """Constants of pairs of outputs, if the model ends in a matrix."""
-        if not isinstance(last, fx.Node) or last.op != "call_module":
+        """Constants of pairs of outputs, if the model ends in a matrix.
+
+        Another user of the matrix's output could have written over it.
+        """
+        if not isinstance(last, fx.Node) or last.op != "call_module" or len(last.users) != 1:
             return
         (before,) = last.all_input_nodes
         features, slope = self.env[before], self.slopes[before]
@@ -283,6 +335,8 @@ def _selection(n: fx.Node, call: Call) -> float:
         raise UnprovenError("it may only depend on the signal by what it copies")
     if not isinstance(value, Tensor):
         return slope  # one of several parts
+    if any(tensor.dtype != value.dtype for tensor in _tensors(call.result)):
+        raise UnprovenError("it reads the bits of the signal as another type")
     if n.op == "call_method":
         method = operator.methodcaller(str(n.target), *call.args[1:], **call.kwargs)
         gain = functions.selection_gain(method, tuple(value.shape), value.device)

@@ -31,5 +31,12 @@ def pairwise_constants(weight: Float[Tensor, "k n"], features: float) -> Float[T
                 [1.4142, 0.0000]], dtype=torch.float64)
     """
     weight = weight.double().cpu()
-    norms = torch.stack([torch.linalg.vector_norm(weight - row, dim=1) for row in weight])
+    norms = torch.stack([_norms(weight - row) for row in weight])
     return norms * features * _OUTWARD
+
+
+def _norms(rows: Tensor) -> Tensor:
+    """Norms of rows, scaled so that no square underflows."""
+    largest = rows.abs().amax(1)
+    scale = torch.where(largest > 0, largest, 1.0)
+    return torch.linalg.vector_norm(rows / scale[:, None], dim=1) * scale

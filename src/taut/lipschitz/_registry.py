@@ -18,6 +18,7 @@ _R = TypeVar("_R", bound=Rule)
 _O = TypeVar("_O", bound=OperatorRule)
 
 _RULES: dict[type, Rule] = {}
+_FORWARDS: dict[type, Any] = {}
 _OPERATORS: dict[type, OperatorRule] = {}
 _LINEAR: set[type] = set()
 
@@ -43,7 +44,7 @@ def register(kind: type[nn.Module], *, linear: bool = False) -> Callable[[_R], _
     """
 
     def add(rule: _R) -> _R:
-        _RULES[kind] = rule
+        _RULES[kind], _FORWARDS[kind] = rule, kind.forward
         if linear:
             _LINEAR.add(kind)
         return rule
@@ -73,8 +74,7 @@ def register_linear(kind: type[nn.Module]) -> Callable[[_O], _O]:
 
     def add(rule: _O) -> _O:
         _OPERATORS[kind] = rule
-        _RULES[kind] = lambda module, shape: conv_norm_bound(rule(module, shape))
-        _LINEAR.add(kind)
+        register(kind, linear=True)(lambda module, shape: conv_norm_bound(rule(module, shape)))
         return rule
 
     return add
@@ -100,9 +100,12 @@ def rule_of(module: nn.Module, name: str) -> Rule:
     """The rule for the module's exact type.
 
     Raises:
-        UnprovenError: if there is none, with the line that would add it.
+        UnprovenError: if there is none, with the line that would add it; or if the forward of the
+            type is no longer the one that the rule was given for.
     """
     kind = type(module)
+    if kind in _RULES and kind.forward is not _FORWARDS[kind]:
+        raise UnprovenError(f"`{name}` is a {kind.__qualname__}, which has a replaced forward.")
     if kind in _RULES:
         return _RULES[kind]
     raise UnprovenError(

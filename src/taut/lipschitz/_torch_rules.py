@@ -47,9 +47,16 @@ def _matrix(m: nn.Linear, shape: Shape) -> ConvOperator:
 @register_linear(nn.Conv2d)
 @register_linear(nn.Conv3d)
 def _conv(m: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: Shape) -> ConvOperator:
-    # torch keeps (last axis left, last axis right, ...), also for padding="same".
+    # torch keeps (last axis left, last axis right, ...), also for padding="same"; but with zeros it
+    # reads `padding`, which may have been set later.
     pads = m._reversed_padding_repeated_twice
-    padding = Padding(m.padding_mode, tuple(pads[::2][::-1]), tuple(pads[1::2][::-1]))
+    left, right = tuple(pads[::2][::-1]), tuple(pads[1::2][::-1])
+    if m.padding_mode == "zeros" and m.padding == "same":
+        total = [d * (k - 1) for d, k in zip(m.dilation, m.weight.shape[2:], strict=True)]
+        left, right = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
+    elif m.padding_mode == "zeros":
+        left = right = (0,) * len(m.stride) if m.padding == "valid" else m.padding
+    padding = Padding(m.padding_mode, left, right)
     return ConvOperator(m.weight, shape[1:], m.stride, m.dilation, m.groups, padding)
 
 
@@ -58,7 +65,8 @@ def _conv(m: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: Shape) -> ConvOperator:
 def _transposed(m: nn.ConvTranspose1d | nn.ConvTranspose2d, shape: Shape) -> NormBound:
     """The adjoint of a convolution from the output to the input: the same norm."""
     pads = _tuple(m.padding, len(shape) - 1)
-    axes = zip(shape[1:], m.stride, pads, m.dilation, m.kernel_size, m.output_padding, strict=True)
+    taps = m.weight.shape[2:]
+    axes = zip(shape[1:], m.stride, pads, m.dilation, taps, m.output_padding, strict=True)
     size = tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, s, p, d, k, o in axes)
     padding = Padding("zeros", pads, pads)
     adjoint = ConvOperator(m.weight, size, m.stride, m.dilation, m.groups, padding)
@@ -112,8 +120,8 @@ def _batch_norm(m: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape) -> NormBound:
         raise UnprovenError("batch norm in training mixes the samples; call model.eval() first")
     if m.running_var is None:
         raise UnprovenError("batch norm without running statistics mixes the samples")
-    # The variance and its eps are added in the module's own precision.
-    scale = (m.running_var + m.eps).double().rsqrt()
+    # The variance and its eps are added in the module's own precision, or in a wider one.
+    scale = torch.minimum((m.running_var + m.eps).double(), m.running_var.double() + m.eps).rsqrt()
     if m.weight is not None:
         scale = scale * m.weight.detach().double()
     ulp = torch.finfo(m.running_var.dtype).eps
@@ -160,7 +168,16 @@ for _kind in (
 def _upsample(m: nn.Upsample, shape: Shape) -> NormBound:
     if m.mode not in ("nearest", "nearest-exact"):
         raise UnprovenError(f"`mode` must be nearest; got {m.mode!r}")
-    return _selection(m, shape)
+    # Each axis alone, where float32 can count; it rounds to other places than float64.
+    most = math.prod(_most_copies(m, shape[1:], axis) for axis in range(len(shape) - 1))
+    return NormBound(up_root(float(most)), f"copies an entry up to {most} times")
+
+
+def _most_copies(m: nn.Upsample, size: Shape, axis: int) -> int:
+    places = torch.arange(size[axis]).reshape(-1, *[1] * (len(size) - axis - 1)).expand(1, 1, *size)
+    copies = [m(places.to(dtype)) for dtype in (torch.float32, torch.float64)]
+    lines = [c.movedim(axis + 2, 0).flatten(1)[:, 0].long() for c in copies]
+    return max(int(line.bincount().max()) for line in lines)
 
 
 # Pooling by maximum.
