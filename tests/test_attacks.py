@@ -256,3 +256,63 @@ def test_success_does_not_hang_on_rounding():
     one_by_one = torch.cat([predict(model, image[None]) for image in result.adversarial])
     assert torch.equal(one_by_one != labels, result.success)
     assert torch.equal(result.success, result.distance > 0)
+
+
+class Careless(AbstractAttack):
+    """Overwrites what it is given and returns NaN in another precision."""
+
+    def perturb(self, objective, images, labels, radius):
+        moved = (images + 1).float()
+        moved.flatten(1)[:, 0] = torch.nan
+        radius.mul_(100), images.zero_(), labels.zero_()
+        return moved
+
+
+def test_a_careless_method_stays_in_the_ball():
+    model, images = linear(), grey(6)
+    result = attack(model, images, predict(model, images), 0.1, method=Careless())
+    assert (result.distance <= 0.1).all()
+    assert (result.adversarial.flatten(1)[:, 0] == images.flatten(1)[:, 0]).all()
+
+
+class Centred(nn.Module):
+    """Moves its input in place before a linear map."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = linear()
+
+    def forward(self, x):
+        return self.linear(x.sub_(0.5))
+
+
+def test_a_model_that_overwrites_its_input_is_attacked_inside_the_ball():
+    images = grey(6, low=0.0, high=1.0)
+    labels = predict(Centred(), images.clone())
+    result = attack(Centred(), images, labels, 0.1, steps=5)
+    assert (result.distance <= 0.1).all()
+    assert ((result.adversarial >= 0) & (result.adversarial <= 1)).all()
+
+
+class Rooted(nn.Module):
+    """Infinite gradient at black pixels, and no NaN in the logits that would show it."""
+
+    def forward(self, x):
+        return torch.stack((x.flatten(1).sqrt().nan_to_num(9.0).sum(1), x.flatten(1).sum(1)), 1)
+
+
+@pytest.mark.parametrize("method", ["pgd", "fgsm", "ddn"])
+def test_infinite_gradients_make_no_images_of_nan(method):
+    images = grey(4)
+    images[:, 0, 0, 0] = 0.0
+    result = attack(Rooted(), images, predict(Rooted(), images), 0.5, method=method)
+    assert (result.distance <= 0.5).all()
+    assert result.adversarial.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.bool])
+def test_labels_of_any_integer_type_are_taken(dtype):
+    model, images = linear(), grey(4)
+    labels = predict(model, images)
+    result = attack(model, images, labels.to(dtype), 0.1, steps=5)
+    assert torch.equal(result.success, attack(model, images, labels, 0.1, steps=5).success)

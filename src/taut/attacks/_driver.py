@@ -140,12 +140,12 @@ def _attack(
         objective = Objective(model)
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
-            clean, truth = images[part].detach().clone(), labels[part].clone()
+            clean, truth = images[part].detach().clone(), labels[part].long()
             found = clean.clone()
             right = ~objective.broken(clean, truth)
             if right.any():
                 radius = torch.full((int(right.sum()),), eps, dtype=torch.float64).to(images.device)
-                moved = method.perturb(objective, clean[right], truth[right], radius)
+                moved = method.perturb(objective, clean[right], truth[right], radius.clone())
                 found[right] = clip(moved.detach(), clean[right], radius)
             adversarial[part] = found
             success[part] = objective.broken(found, truth)

@@ -57,13 +57,14 @@ def clip(
 
     The box comes first: it is convex and holds the image, so shrinking towards the image stays in
     it. A moved pixel is rounded towards the image, hence no rounding leaves the ball. Points that
-    are already inside come back bit for bit.
+    are already inside come back bit for bit; a NaN moves no pixel.
 
     Example:
         >>> clip(torch.full((1, 1, 1, 2), 9.0), torch.zeros(1, 1, 1, 2), torch.ones(1).double())
         tensor([[[[0.7071, 0.7071]]]])
     """
-    boxed = candidates.clamp(0, 1)
+    boxed = candidates.to(images.dtype).clamp(0, 1)
+    boxed = torch.where(boxed.isnan(), images, boxed)
     length = distances(boxed, images)
     # The last digits of a float64 sum of squares depend on its order: 1e-12 keeps clear of them.
     scale = torch.where(length > radius, radius * (1 - 1e-12) / length, 1.0)

@@ -29,8 +29,8 @@ class Objective:
         self._model = copy.deepcopy(model).eval().requires_grad_(False)
 
     def logits(self, images: Float[Tensor, "b *shape"]) -> Float[Tensor, "b classes"]:
-        """Return the logits, after a look at their shape."""
-        logits = self._model(images)
+        """Return the logits, after a look at their shape; a model may overwrite its input."""
+        logits = self._model(images.clone())
         if logits.ndim != 2 or logits.shape[1] < 2:
             raise ValueError(
                 "`model` must map a batch to logits of shape (b, classes) with 2 classes or more; "
