@@ -4,6 +4,8 @@ import copy
 import io
 import itertools
 import re
+import subprocess
+import sys
 import warnings
 from functools import partial
 
@@ -434,3 +436,24 @@ def test_jacobian_by_functorch():
     jacobian = torch.func.vmap(torch.func.jacrev(lambda x: model(x[None])[0]))(x)
     (expected,) = torch.autograd.grad(model(x.requires_grad_())[:, 2].sum(), x)
     assert torch.allclose(jacobian[:, 2], expected)
+
+
+COMPILED = """
+import torch, taut
+model = taut.models.build(taut.models.ModelConfig("small")).train({training})
+compiled, x = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.rand(2, 1, 28, 28)
+with torch.set_grad_enabled({training}):
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+if {training}:
+    raws = list(model.parameters())
+    grads = [torch.autograd.grad(f(x).square().sum(), raws) for f in (compiled, model)]
+    assert all(torch.allclose(*pair, atol=1e-4) for pair in zip(*grads, strict=True))
+"""
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_compiled_in_one_graph(training):
+    """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
+    code = COMPILED.format(training=training)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

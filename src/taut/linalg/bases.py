@@ -87,9 +87,7 @@ class _OrthonormalBasis(torch.autograd.Function):
 
     @staticmethod
     def forward(a: Tensor) -> tuple[Tensor, Tensor]:
-        q, correction, inverse = _factor(a)
-        q = q if correction is None else q + product(q, correction)
-        return q.to(a.dtype), inverse
+        return torch.ops.taut.orthonormal_basis(a)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -113,10 +111,7 @@ class _BasisProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, a: Tensor, transposed: bool) -> tuple[Tensor, ...]:
-        q, correction, inverse = _factor(a)
-        q = q.to(a.dtype)
-        if correction is None:
-            correction = torch.zeros_like(inverse, dtype=a.dtype)
+        q, correction, inverse = torch.ops.taut.orthonormal_factors(a)
         if transposed:
             y = product(x + product(x, correction), q.mT)
         else:
@@ -196,6 +191,43 @@ class _Final(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         raise NotImplementedError("The gradient by a raw tensor cannot be differentiated again.")
+
+
+# Operations of torch, so that torch.compile does not look into the choice of a route, which depends
+# on values.
+_LIBRARY = torch.library.Library("taut", "DEF")
+_LIBRARY.define("orthonormal_basis(Tensor a) -> (Tensor, Tensor)")
+_LIBRARY.define("orthonormal_factors(Tensor a) -> (Tensor, Tensor, Tensor)")
+
+
+@torch.library.impl(_LIBRARY, "orthonormal_basis", "CompositeExplicitAutograd")
+def _basis(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Q, and the transposed inverse of S in float64."""
+    q, correction, inverse = _factor(a)
+    q = q if correction is None else q + product(q, correction)
+    # Row-major, as the fake says: Householder QR answers in columns.
+    return q.to(a.dtype).contiguous(), inverse.contiguous()
+
+
+@torch.library.register_fake("taut::orthonormal_basis", lib=_LIBRARY)
+def _fake_basis(a: Tensor) -> tuple[Tensor, Tensor]:
+    columns = a.shape[-1]
+    return a.new_empty(a.shape), a.new_empty((*a.shape[:-2], columns, columns)).double()
+
+
+@torch.library.impl(_LIBRARY, "orthonormal_factors", "CompositeExplicitAutograd")
+def _factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Q to be corrected, its correction C (Q + Q C is meant), and the transposed inverse of S."""
+    q, correction, inverse = _factor(a)
+    none = torch.zeros_like(inverse, dtype=a.dtype)
+    correction = none if correction is None else correction
+    return q.to(a.dtype).contiguous(), correction, inverse.contiguous()
+
+
+@torch.library.register_fake("taut::orthonormal_factors", lib=_LIBRARY)
+def _fake_factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, inverse = _fake_basis(a)
+    return q, torch.empty_like(inverse, dtype=a.dtype), inverse
 
 
 _Factors = tuple[Tensor, Tensor | None, Tensor]

@@ -44,6 +44,7 @@ def uses_onednn(a: Tensor, columns: int) -> bool:
         a.device.type == "cpu"
         and a.dtype == torch.float32
         and a.shape[-2] * a.shape[-1] * columns >= _LARGE
+        and not torch.compiler.is_compiling()  # Inductor chooses for itself
         and torch.backends.mkldnn.is_available()
         and peek_interpreter_stack() is None  # the operation has no rule for torch.func.vmap
     )
