@@ -11,6 +11,7 @@ from torch.nn import functional as F
 import taut
 from oracles import dense_operator
 from taut import parametrizations
+from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations import AbstractParametrization
 
 METHODS = list(parametrizations.methods().values())
@@ -287,3 +288,44 @@ def test_spectrum_of_a_wide_kernel_after_2000_steps():
     s = torch.linalg.svdvals(torch.fft.fft2(kernel, s=(4, 4)).permute(2, 3, 0, 1))
     assert s.max() <= 1 + 3e-6
     assert s.min() >= 1 - 1e-5
+
+
+def by_functional_call(layer, raw, x):
+    return torch.func.functional_call(layer, {"parametrization.raw_matrix": raw}, (x,))
+
+
+def test_cached_serves_no_weight_of_a_tensor_that_is_gone():
+    """A new tensor may lie at the address of one that was freed, with the same version."""
+    layer, x = taut.nn.Linear(64, 64, bias=False), torch.eye(64)
+    with torch.no_grad(), taut.cached():
+        for seed in range(10):
+            raw = torch.randn(64, 64, generator=torch.Generator().manual_seed(seed))
+            found = by_functional_call(layer, raw, x)
+            assert torch.allclose(found, orthonormal_basis(raw).mT, atol=1e-5)
+            found = by_functional_call(layer, raw.mT, x)  # at the same address
+            assert torch.allclose(found, orthonormal_basis(raw.mT).mT, atol=1e-5)
+            del raw
+
+
+def test_cached_weight_that_was_written_to_is_computed_anew():
+    layer = taut.nn.Linear(3, 3)
+    with torch.no_grad(), taut.cached():
+        expected = layer.weight.clone()
+        layer.weight.mul_(2)
+        assert torch.equal(layer.weight, expected)
+
+
+def test_cached_under_vmap_over_raw_tensors():
+    layer, x, raws = taut.nn.Linear(4, 4), torch.randn(2, 4), torch.randn(5, 4, 4)
+    with torch.no_grad(), taut.cached():
+        each = torch.stack([by_functional_call(layer, raw, x) for raw in raws])
+        found = torch.func.vmap(lambda raw: by_functional_call(layer, raw, x))(raws)
+    assert torch.allclose(found, each, atol=1e-5)
+
+
+def test_cached_takes_a_model_made_in_inference_mode():
+    with torch.inference_mode(), taut.cached():
+        layer, x = taut.nn.Linear(4, 4, bias=False), torch.eye(4)
+        layer(x)
+        layer.parametrization.raw_matrix.normal_()
+        assert torch.allclose(layer(x), layer.parametrization.weight().mT, atol=1e-5)

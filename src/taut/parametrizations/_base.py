@@ -5,10 +5,11 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from taut.linalg.bases import orthonormal_basis
 
@@ -150,10 +151,10 @@ def cached() -> Iterator[None]:
     """Inside this context each weight is computed once, not once per forward pass.
 
     A kept weight serves only reads that need no gradient of it: with gradients disabled, or with
-    raw tensors that do not require one. Training inside the context computes weights as always. A
-    weight is computed anew once a raw tensor has changed (an optimiser step, `load_state_dict`,
-    `.to`); changes through `Tensor.data` go unseen, as they do in torch. Contexts may be nested;
-    each thread has its own.
+    raw tensors that do not require one. Training inside the context computes weights as always, and
+    so does what `torch.func` transforms or inference mode made. A weight is computed anew once a raw
+    tensor has changed (an optimiser step, `load_state_dict`, `.to`); changes through `Tensor.data`
+    go unseen, as they do in torch. Contexts may be nested; each thread has its own.
 
     Example:
         >>> matrix = taut.Orthogonal(3, 3)
@@ -182,12 +183,30 @@ def read_weight(parametrization: AbstractParametrization) -> Tensor:
     with torch.autocast(tensors[0].device.type, enabled=False):
         if not keeps_weight(parametrization):
             return parametrization.weight()
-        state = [torch.is_inference_mode_enabled()]
-        state += [(t.data_ptr(), t._version, t.dtype, t.device) for t in tensors]
+        state = (torch.is_inference_mode_enabled(), *map(_identity, tensors))
         kept = _local.weights.get(parametrization)
-        if kept is None or kept[0] != state:
-            kept = _local.weights[parametrization] = (state, parametrization.weight())
-        return kept[1]
+        if kept is None or kept.state != state or kept.made != _identity(kept.weight):
+            weight = parametrization.weight()
+            # Kept alive, so that no new tensor comes to lie at the address of an old one.
+            alive = tuple(tensor.detach() for tensor in tensors)
+            kept = _Kept(state, weight, _identity(weight), alive)
+            _local.weights[parametrization] = kept
+        return kept.weight
+
+
+class _Kept(NamedTuple):
+    """A kept weight, what it was made from, and how both were to tell when they change."""
+
+    state: tuple
+    weight: Tensor
+    made: tuple
+    alive: tuple[Tensor, ...]
+
+
+def _identity(tensor: Tensor) -> tuple:
+    """What changes when the tensor is another one, or is written to (unless inference made it)."""
+    version = None if tensor.is_inference() else tensor._version
+    return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
 
 
 def keeps_weight(parametrization: AbstractParametrization) -> bool:
@@ -200,4 +219,6 @@ def keeps_weight(parametrization: AbstractParametrization) -> bool:
     if getattr(_local, "weights", None) is None:
         return False
     tensors = (*parametrization.parameters(), *parametrization.buffers())
+    if any(t.is_inference() or is_functorch_wrapped_tensor(t) for t in tensors):
+        return False
     return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))
