@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def environment() -> dict[str, str | int]:
     """Commit, date, hardware, versions and threads, as a record holds them."""
     return {
-        "command": " ".join((f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:])),
+        "command": _command(),
         "commit": _git("rev-parse", "HEAD") + (" and changes" if _git("diff", "HEAD") else ""),
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "processor": _processor(),
@@ -25,6 +25,13 @@ def environment() -> dict[str, str | int]:
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
+
+
+def _command() -> str:
+    """As typed, but for where the data lie on this machine."""
+    words = [f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
+    pairs = zip(words, ["", *words], strict=False)
+    return " ".join("DIR" if before == "--data-dir" else word for word, before in pairs)
 
 
 def _git(*arguments: str) -> str:
