@@ -329,3 +329,12 @@ def test_cached_takes_a_model_made_in_inference_mode():
         layer(x)
         layer.parametrization.raw_matrix.normal_()
         assert torch.allclose(layer(x), layer.parametrization.weight().mT, atol=1e-5)
+
+
+@pytest.mark.parametrize("cls", KERNEL_METHODS)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+def test_every_parameter_takes_part(cls, configuration):
+    """A parameter without a gradient stops distributed training at its second step."""
+    module = cls(*configuration[:3], stride=configuration[3])
+    module.weight().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())

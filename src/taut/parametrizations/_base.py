@@ -152,9 +152,9 @@ def cached() -> Iterator[None]:
 
     A kept weight serves only reads that need no gradient of it: with gradients disabled, or with
     raw tensors that do not require one. Training inside the context computes weights as always, and
-    so does what `torch.func` transforms or inference mode made. A weight is computed anew once a raw
-    tensor has changed (an optimiser step, `load_state_dict`, `.to`); changes through `Tensor.data`
-    go unseen, as they do in torch. Contexts may be nested; each thread has its own.
+    so does what `torch.func` transforms or inference mode made. A weight is computed anew once a
+    raw tensor has changed (an optimiser step, `load_state_dict`, `.to`); changes through
+    `Tensor.data` go unseen, as they do in torch. Contexts may be nested; each thread has its own.
 
     Example:
         >>> matrix = taut.Orthogonal(3, 3)

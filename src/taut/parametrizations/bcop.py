@@ -46,18 +46,19 @@ class BCOP(AbstractParametrization):
     raw_projectors: Tensor
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The orthogonal matrix H and the bases of all projectors, in their order."""
+        """The orthogonal matrix H and the bases of all projectors, if any, in their order."""
         narrow, wide = sorted((self.folded_channels, self.out_channels))
         steps = len(_steps(self.folded_size))
-        return {"raw_matrix": (wide, narrow), "raw_projectors": (steps, wide, wide // 2)}
+        projectors = {"raw_projectors": (steps, wide, wide // 2)} if steps else {}
+        return {"raw_matrix": (wide, narrow), **projectors}
 
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
-        axes = len(self.folded_size)
+        axes, steps = len(self.folded_size), _steps(self.folded_size)
         rows = orthonormal_basis(self.raw_matrix).mT
         taps = rows.reshape(*(1,) * axes, *rows.shape)
-        bases = orthonormal_basis(self.raw_projectors)
-        for basis, (turn, axis) in zip(bases, _steps(self.folded_size), strict=True):
+        bases = orthonormal_basis(self.raw_projectors) if steps else ()
+        for basis, (turn, axis) in zip(bases, steps, strict=True):
             taps = grow(taps, basis, axis, flipped=turn % 2 == 1)
         kernel = taps.permute(axes, axes + 1, *range(axes))
         if self.out_channels > self.folded_channels:
