@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from taut.data import Augment, load
+from taut.data import Augment, Holdout, load
+from taut.files import load_tensors, save_tensors
 from taut.models import ModelConfig, build
 from taut.recipes import RECIPES
 from taut.training import (
@@ -202,6 +205,35 @@ def test_a_damaged_file_is_named(data_dir, tmp_path, name):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", ["[]", '{"data_dir": 5}', "\xff"])
+def test_a_damaged_origin_is_named(finished, tmp_path, content):
+    shutil.copytree(finished.path, tmp_path / "run")
+    (tmp_path / "run" / "run.json").write_text(content, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"run\.json is damaged"):
+        Run.open(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda name, tensor: tensor[..., :1].contiguous() if "exp_avg" in name else tensor,
+        lambda name, tensor: None if name.startswith("optimiser.0") else tensor,
+        lambda name, tensor: None if name.startswith("optimiser") else tensor,
+        lambda name, tensor: torch.ones(3) if name == "loss_sum" else tensor,
+        lambda name, tensor: tensor.float() if name.startswith("random") else tensor,
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused(data_dir, tmp_path, damage):
+    with pytest.raises(TrainingInterrupted):
+        train(TINY, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(5))
+    path = tmp_path / "run" / "state.safetensors"
+    tensors, metadata = load_tensors(path)
+    damaged = {name: damage(name, tensor) for name, tensor in tensors.items()}
+    save_tensors(path, {name: t for name, t in damaged.items() if t is not None}, metadata)
+    with pytest.raises(ValueError, match="does not fit the model of this run"):
+        train(TINY, tmp_path / "run")
+
+
 def test_a_damaged_or_foreign_model_is_named(finished, data_dir, tmp_path):
     run = train(replace(TINY, epochs=1), tmp_path / "run", data_dir=data_dir)
     path = run.path / "model.safetensors"
@@ -280,6 +312,12 @@ def test_every_recipe_file_is_listed_under_its_name_and_states_its_command():
         ({"loss": {"kind": "mse"}}, "`kind` of the loss must be one of multi-margin"),
         ({"loss": {"kind": "multi-margin", "eps_train": -1.0}}, "`eps_train` must be"),
         ({"model": {"depth": 3}}, "`depth` is no setting of ModelConfig"),
+        ({"model": 5}, "`model` must be a JSON object; got 5"),
+        ({"model": {"input_shape": 5}}, "`input_shape` must be a JSON list; got 5"),
+        ({"loss": 5}, "`loss` must be a JSON object; got 5"),
+        ({"loss": {"kind": []}}, "`kind` of the loss must be one of multi-margin"),
+        ({"augment": 5}, "`augment` must be a JSON object; got 5"),
+        ({"eps": 5}, "`eps` must be a JSON list; got 5"),
     ],
 )
 def test_wrong_recipes_are_refused_by_name(change, message):
@@ -342,3 +380,18 @@ def test_offset_cross_entropy_trains_too(data_dir, tmp_path):
     recipe = replace(TINY, loss=OffsetCrossEntropyLoss(offset=0.5, temperature=0.5))
     rows = train(recipe, tmp_path / "run", data_dir=data_dir).history()
     assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+
+
+def test_images_by_class_without_a_test_split_hold_some_out(tmp_path):
+    for label in ("cat", "dog", "eel"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.random.default_rng(number).integers(0, 255, (6, 6), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / label / f"{number}.png")
+    recipe = replace(TINY, dataset="folder", epochs=1, holdout=Holdout(0.25, seed=1))
+    run = train(recipe, tmp_path / "run", data_dir=tmp_path / "data")
+    data = Run.open(run.path).dataset()
+    assert (len(data.train), len(data.test)) == (9, 3)
+    with pytest.raises(ValueError, match="holdout"):
+        train(replace(recipe, holdout=None), tmp_path / "other", data_dir=tmp_path / "data")
+    assert not (tmp_path / "other").exists()

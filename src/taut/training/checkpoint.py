@@ -83,8 +83,10 @@ def load_checkpoint(
             int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])
         )
         random = _under(tensors, _RANDOM)
+        if position.step < 0 or position.loss_sum.shape:
+            raise ValueError(f"step {position.step}, loss_sum {tuple(position.loss_sum.shape)}")
         torch.set_rng_state(random["cpu"])
-    except (RuntimeError, KeyError, ValueError) as error:
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the model of this run ({reason}).") from None
     if device.type == "cuda" and "cuda" in random:
@@ -101,4 +103,12 @@ def _nested(moments: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dic
     for key, value in moments.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    # The fused step trusts these shapes, and would write past the end of a smaller tensor.
+    shapes = {
+        index: {"step": torch.Size(()), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+        for index, p in enumerate(parameters)
+    }
+    if {i: {name: m.shape for name, m in state[i].items()} for i in sorted(state)} != shapes:
+        raise ValueError("the moments of Adam are not those of its parameters")
     return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar, final, get_args
 
 from torch import nn
 
-from taut.data import Augment
+from taut.data import Augment, Holdout
 from taut.losses import MultiMargin, OffsetCrossEntropy
 from taut.models import ModelConfig
 from taut.training.schedules import Schedule
@@ -67,6 +67,7 @@ class Recipe:
         epochs: passes over the training set.
         batch_size: images a step.
         augment: random crops and flips, or None.
+        holdout: what to test on, for images by class that come without a test split.
         seed: decides initial weights, order and augmentation.
         eps: l2 radii, each a number or a fraction as text, at which test images are certified.
 
@@ -88,6 +89,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     augment: Augment | None = None
+    holdout: Holdout | None = None
     seed: int = 0
     eps: tuple[str, ...] = ("0.3", "1.58")
 
@@ -125,22 +127,36 @@ class Recipe:
         Raises:
             ValueError: if the text is no recipe: the message says why.
         """
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError("A recipe must be a JSON object.")
+        try:
+            values = _object("recipe", json.loads(text))
+        except RecursionError:
+            raise ValueError("A recipe cannot be nested that deeply.") from None
         if "model" in values:
-            model = dict(values["model"])
+            model = _object("model", values["model"])
             if "input_shape" in model:
-                model["input_shape"] = tuple(model["input_shape"])
+                model["input_shape"] = _list("input_shape", model["input_shape"])
             values["model"] = _construct(ModelConfig, model)
         if "loss" in values:
-            loss = dict(values["loss"])
+            loss = _object("loss", values["loss"])
             values["loss"] = _construct(_loss_class(loss.pop("kind", None)), loss)
-        if values.get("augment") is not None:
-            values["augment"] = _construct(Augment, values["augment"])
+        for name, part in (("augment", Augment), ("holdout", Holdout)):
+            if values.get(name) is not None:
+                values[name] = _construct(part, _object(name, values[name]))
         if "eps" in values:
-            values["eps"] = tuple(values["eps"])
+            values["eps"] = _list("eps", values["eps"])
         return _construct(cls, values)
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a JSON object; got {value!r}.")
+    return dict(value)
+
+
+def _list(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list):
+        raise ValueError(f"`{name}` must be a JSON list; got {value!r}.")
+    return tuple(value)
 
 
 def _construct(cls: type[_T], values: dict[str, Any]) -> _T:
@@ -156,9 +172,9 @@ def _construct(cls: type[_T], values: dict[str, Any]) -> _T:
         raise ValueError(f"{cls.__name__} cannot be made of {values}: {error}.") from None
 
 
-def _loss_class(kind: str | None) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLoss]:
+def _loss_class(kind: Any) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLoss]:
     classes = {cls.kind: cls for cls in (MultiMarginLoss, OffsetCrossEntropyLoss)}
-    if kind not in classes:
+    if not isinstance(kind, str) or kind not in classes:
         raise ValueError(f"`kind` of the loss must be one of {', '.join(classes)}; got {kind!r}.")
     return classes[kind]
 

@@ -68,13 +68,14 @@ class Run:
         recipe = read_recipe(folder / RECIPE)
         try:
             data_dir = json.loads((folder / ORIGIN).read_text())["data_dir"]
+            data_dir = None if data_dir is None else Path(data_dir)
         except FileNotFoundError:
             data_dir = None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{folder / ORIGIN} is damaged and cannot be read ({error})."
             ) from None
-        return cls(folder, recipe, None if data_dir is None else Path(data_dir))
+        return cls(folder, recipe, data_dir)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Sequential:
         """The trained model in eval mode.
@@ -105,7 +106,7 @@ class Run:
 
     def dataset(self) -> Dataset:
         """The data set it was trained on, from the same place."""
-        return load(self.recipe.dataset, self.data_dir)
+        return load(self.recipe.dataset, self.data_dir, holdout=self.recipe.holdout)
 
     def history(self) -> list[Row]:
         """One row an epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
