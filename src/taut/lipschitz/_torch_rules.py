@@ -51,12 +51,12 @@ def _conv(m: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: Shape) -> ConvOperator:
     # reads `padding`, which may have been set later.
     pads = m._reversed_padding_repeated_twice
     left, right = tuple(pads[::2][::-1]), tuple(pads[1::2][::-1])
-    if m.padding_mode == "zeros" and isinstance(m.padding, str):
+    if m.padding_mode == "zeros" and not isinstance(m.padding, str):
+        left = right = m.padding
+    elif m.padding_mode == "zeros":
         axes = zip(m.dilation, m.weight.shape[2:], strict=True)
         total = [d * (k - 1) if m.padding == "same" else 0 for d, k in axes]
         left, right = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
-    elif m.padding_mode == "zeros":
-        left = right = tuple(m.padding)
     padding = Padding(m.padding_mode, left, right)
     return ConvOperator(m.weight, shape[1:], m.stride, m.dilation, m.groups, padding)
 
