@@ -111,7 +111,7 @@ def train(
     folder = Path(run_dir)
     if data_dir is None and (folder / RECIPE).is_file():
         data_dir = Run.open(folder).data_dir
-    data = load(recipe.dataset, data_dir)
+    data = load(recipe.dataset, data_dir, holdout=recipe.holdout)
     _check_fit(recipe, data)
     run = prepare(recipe, folder, None if data_dir is None else Path(data_dir))
     chosen = choose_device(device)
