@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from taut.training import Recipe
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -18,6 +20,12 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     if page.name == "README.md":
         accuracy = float(capsys.readouterr().out.split("\n")[-2].split()[0])
         assert accuracy > 0.8
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_recipes_in_json_are_recipes(page):
+    for block in re.findall(r"```json\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        Recipe.from_json(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
