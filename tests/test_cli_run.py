@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -66,8 +67,8 @@ def test_attack_stays_above_the_certificate(folder, capsys):
             capsys, "attack", folder, "--method", method, "--limit", 12, "--eps", "1/10"
         )
         assert code == 0
-        row = next(line for line in out.splitlines() if line.startswith("│ 1/10"))
-        clean, certified, attacked = (float(cell.strip(" %")) for cell in row.split("│")[2:5])
+        row = next(line for line in out.splitlines() if line.startswith("1/10"))
+        clean, certified, attacked = (float(cell) for cell in row.split()[1::2])
         assert certified <= attacked <= clean
 
 
@@ -94,12 +95,44 @@ def test_inspect_shows_every_layer(folder, capsys):
     assert (folder / "inspection.png").stat().st_size > 1000
 
 
+def test_tables_fit_a_terminal_of_80_columns(folder, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    for command in ("certify", "inspect"):
+        code, out, _ = run(capsys, command, folder)
+        assert code == 0
+        assert "…" not in out
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", out).split("Wrote")[0]
+        assert max(map(len, plain.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("command", ["certify", "attack", "inspect"])
+def test_a_gpu_that_is_not_there_is_one_sentence(command, folder, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    code, _, err = run(capsys, command, folder, "--device", "cuda")
+    assert code == 2
+    assert "no GPU" in err
+    assert err.count("\n") == 1
+
+
+def test_unfinished_runs_say_so(folder, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    rows = (copy / "metrics.csv").read_text().splitlines(keepends=True)
+    (copy / "metrics.csv").write_text("".join(rows[:2]))
+    assert "after 1 of 2 epochs" in run(capsys, "certify", copy)[1]
+    run(capsys, "report", copy, "--limit", 3)
+    assert "2, 1 of them done" in (copy / "report.html").read_text(encoding="utf-8")
+    assert "epochs" not in run(capsys, "certify", folder)[1]
+
+
 def test_report_is_written(folder, capsys):
     code, out, _ = run(capsys, "report", folder, "--limit", 10)
     text = (folder / "report.html").read_text(encoding="utf-8")
     assert code == 0
     assert str(folder / "report.html") in out
     assert "tiny" in text
+    assert "kind multi-margin" in text
     assert "--data-dir DATA_DIR" in text
     assert str(folder.parent / "data.npz") not in text
 
@@ -116,6 +149,13 @@ def test_demo_goes_on_with_a_finished_run(folder, capsys, monkeypatch):
         assert words in out
 
 
+def test_demo_of_no_image_trains_nothing(tmp_path, capsys):
+    code, out, err = run(capsys, "demo", "--run", tmp_path / "demo", "--limit", 0)
+    assert (code, out) == (2, "")
+    assert "`limit`" in err
+    assert not (tmp_path / "demo").exists()
+
+
 @pytest.mark.parametrize("command", ["certify", "attack", "inspect", "report"])
 def test_no_run_is_one_sentence(command, tmp_path, capsys):
     code, out, err = run(capsys, command, tmp_path / "nowhere")
@@ -129,6 +169,8 @@ def test_no_run_is_one_sentence(command, tmp_path, capsys):
     [
         (("attack", "--eps", "0"), "`eps`"),
         (("certify", "--eps", "wide"), "`eps` .*'wide'"),
+        (("attack", "--eps", "1e400"), "`eps` .*'1e400'"),
+        (("attack", "--eps", "1e-400"), "`eps` .*'1e-400'"),
         (("attack", "--limit", "0"), "`limit`"),
         (("report", "--limit", "-3"), "`limit`"),
         (("attack", "--steps", "0"), "`steps`"),

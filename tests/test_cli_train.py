@@ -119,10 +119,12 @@ def test_ctrl_c_saves_and_says_how_to_go_on(folder):
 def test_a_terminal_gets_a_bar_with_loss_and_accuracies(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("COLUMNS", "80")
     assert main(["train", "tiny.json", "--data-dir", "data.npz", "--run", "bar"]) == 0
     captured = capsys.readouterr()
-    assert all(part in captured.err for part in ("epoch 2", "loss ", "clean ", "eps 0.5"))
+    assert all(part in captured.err for part in ("epoch 2 of 2", "loss ", "clean ", "eps 0.5"))
+    assert "━" in captured.err
+    assert "…" not in captured.err
     assert captured.out.count("\n") == 1
 
 
@@ -144,10 +146,12 @@ def test_another_recipe_in_the_folder_is_refused(folder):
         (["train", "demo", "--eps", "much"], ["`eps`", "'much'"]),
         (["train", "demo", "--model.classes", "7"], ["classes=10", "got", "classes=7"]),
         (["train", "--resume", "gone"], ["gone is no run folder"]),
+        (["train", "demo", "--device", "cuda"], ["`device`", "no GPU"]),
         (["trian"], ["no command 'trian'", "train"]),
     ],
 )
-def test_mistakes_are_told_in_one_sentence(here, arguments, parts):
+def test_mistakes_are_told_in_one_sentence(here, arguments, parts, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     refused(here(*arguments), *parts)
     assert os.listdir() == []
 

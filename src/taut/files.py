@@ -15,6 +15,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         path: the file; its folder exists.
         content: all of it.
 
+    Raises:
+        OSError: if the folder cannot be written to; the error names the file.
+
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_atomically(Path(folder, "a.txt"), b"new")
@@ -22,7 +25,11 @@ def write_atomically(path: Path, content: bytes) -> None:
         ('new', 1)
     """
     # In the same folder: a rename is only atomic within one file system.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        # Of the file that was asked for, not of the temporary one.
+        raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)

@@ -1,15 +1,17 @@
 """`taut attack`."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch import Tensor
 
 from taut.attacks import attack as attack_model
 from taut.certification import above, certify
 from taut.cli.shared import (
     Device,
+    Eps,
     Opened,
     RunFolder,
     check_eps,
@@ -26,9 +28,9 @@ def attack(
     run: RunFolder,
     *,
     method: Literal["pgd", "fgsm", "ddn"] = "pgd",
-    eps: tuple[str, ...] = (),
+    eps: Eps = (),
     limit: int = 1000,
-    steps: int | None = None,
+    steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None,
     device: Device = "auto",
 ) -> None:
     """Look for misclassified images near test images, and hold the result against the proof.
@@ -39,10 +41,10 @@ def attack(
 
     Args:
         run: the run folder.
-        method: of attack.
+        method: the attack to run.
         eps: l2 radii, pixels in [0, 1]; those of the recipe if not given.
         limit: attack the first so many test images.
-        steps: of pgd (200 if not given) or ddn (100).
+        steps: iterations; 200 of pgd and 100 of ddn if not given, fgsm takes none.
         device: auto takes a GPU if there is one.
     """
     opened = open_run(run, device)
@@ -59,7 +61,7 @@ def attack(
             shares = (proved.clean_accuracy, proved.certified_accuracy[text])
             attacked = 1 - broken.double().mean().item()
             rows.append((text, *map(percent, (*shares, attacked))))
-    title = f"{opened.data.label}, {len(labels)} test images, {method}"
+    title = f"{opened.title(len(labels))}, {method}"
     show_table(title, ("eps", "clean", "certified", "attacked"), rows)
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from taut.certification import Certification
 from taut.certification import certify as certify_model
-from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, percent, show_table
+from taut.cli.shared import Device, Eps, Opened, RunFolder, check_eps, open_run, percent, show_table
 from taut.files import write_atomically
 
 
-def certify(run: RunFolder, *, eps: tuple[str, ...] = (), device: Device = "auto") -> None:
+def certify(run: RunFolder, *, eps: Eps = (), device: Device = "auto") -> None:
     """Prove how many test images keep their correct answer within l2 distances.
 
     Writes certificate.json into the run folder.
@@ -24,8 +24,7 @@ def certify(run: RunFolder, *, eps: tuple[str, ...] = (), device: Device = "auto
     target, found = save_certificate(opened, eps)
     clean = percent(found.clean_accuracy)
     rows = [(str(text), clean, percent(share)) for text, share in found.certified_accuracy.items()]
-    title = f"{opened.data.label}, {len(opened.labels)} test images"
-    show_table(title, ("eps", "clean", "certified"), rows)
+    show_table(opened.title(len(opened.labels)), ("eps", "clean", "certified"), rows)
     print(f"\nLipschitz bound in l2: {float(found.bound):.9g}\n\n{found.bound}\n\nWrote {target}")
 
 

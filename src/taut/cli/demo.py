@@ -6,10 +6,15 @@ from pathlib import Path
 from taut.cli.certify import save_certificate
 from taut.cli.progress import show_training
 from taut.cli.report import make_report
-from taut.cli.shared import open_run, percent, show_table
+from taut.cli.shared import check_limit, open_run, percent, show_table
 from taut.recipes import RECIPES
 from taut.report import Robustness
 from taut.training import train
+
+_MEANING = """
+certified: proved correct against every change of the image of l2 length eps
+attacked:  still correct after the attacks we ran; never below certified
+"""
 
 
 def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
@@ -24,8 +29,10 @@ def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
         limit: attack the first so many test images.
     """
     start = time.monotonic()
-    with show_training() as on_progress:
-        train(RECIPES["demo"], run, device="cpu", on_progress=on_progress)
+    check_limit(limit)
+    recipe = RECIPES["demo"]
+    with show_training(recipe.epochs) as on_progress:
+        train(recipe, run, device="cpu", on_progress=on_progress)
     opened = open_run(run, "cpu")
     save_certificate(opened)
     page, found = make_report(opened, limit)
@@ -33,9 +40,10 @@ def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
         (eps, percent(found.clean_accuracy), percent(found.certified(eps)), percent(attacked))
         for eps, attacked in found.attacked.items()
     ]
-    title = f"{opened.data.label}, {len(found.labels)} test images"
-    show_table(title, ("eps (l2)", "clean", "certified", "attacked"), rows)
+    names = ("eps (l2)", "clean", "certified", "attacked")
+    show_table(opened.title(len(found.labels)), names, rows)
     _hold_together(found)
+    print(_MEANING)
     print(f"The report is {page} ({time.monotonic() - start:.0f} seconds in all).")
 
 

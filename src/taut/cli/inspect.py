@@ -23,8 +23,12 @@ def inspect(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> Non
     """
     opened = open_run(run, device)
     layers = inspect_layers(opened.model, *opened.head(limit))
-    names = ("layer", "type", "input", "smallest", "largest", "values 0 to 1.2", "gradient norm")
-    show_table(f"{opened.run.recipe.name}: singular values", names, [_row(x) for x in layers])
+    names = ("layer", "input", "smallest", "largest", "values 0 to 1.2", "gradient")
+    show_table(
+        f"{opened.run.recipe.name}: singular values, gradient norm",
+        names,
+        [_row(x) for x in layers],
+    )
     target = save_inspection(opened.run.path / "inspection.png", layers)
     print(f"Wrote {target}")
 
@@ -33,10 +37,10 @@ def _row(layer: LayerInspection) -> tuple[str, ...]:
     shape = "x".join(map(str, layer.input_shape))
     gradient = f"{layer.gradient_norm:.4f}"
     if layer.spectrum is None:
-        return (layer.name, layer.type, shape, "-", "-", "", gradient)
+        return (layer.name, shape, "-", "-", "", gradient)
     low, high = float(layer.spectrum.min()), float(layer.spectrum.max())
     bars = text_histogram(layer.histogram())
-    return (layer.name, layer.type, shape, f"{low:.8f}", f"{high:.8f}", bars, gradient)
+    return (layer.name, shape, f"{low:.7f}", f"{high:.7f}", bars, gradient)
 
 
 def text_histogram(counts: Sequence[int]) -> str:

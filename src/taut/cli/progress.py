@@ -4,8 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from taut.certification import Certification
 from taut.training import Progress as TrainingProgress
@@ -14,8 +16,11 @@ Callback = Callable[[TrainingProgress], None]
 
 
 @contextmanager
-def show_training() -> Iterator[Callback]:
-    """A progress bar on a terminal, one line an epoch elsewhere.
+def show_training(epochs: int) -> Iterator[Callback]:
+    """A progress bar with the numbers below it on a terminal, one line an epoch elsewhere.
+
+    Args:
+        epochs: of the whole run.
 
     Yields:
         What to give to `taut.training.train` as `on_progress`.
@@ -25,23 +30,20 @@ def show_training() -> Iterator[Callback]:
         yield _print_epochs()
         return
     columns = (
-        TextColumn("epoch {task.fields[epoch]}"),
+        TextColumn("epoch {task.fields[epoch]} of {task.fields[epochs]}"),
         BarColumn(),
-        TextColumn("{task.fields[numbers]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, refresh_per_second=4) as bar:
-        task = bar.add_task("", epoch="", numbers="")
+    bar = Progress(*columns, console=console)
+    task = bar.add_task("", epoch=1, epochs=epochs, total=None)
+    # Empty until the first step: a finished run shows no bar.
+    with Live(console=console, refresh_per_second=4) as live:
 
         def update(progress: TrainingProgress) -> None:
-            bar.update(
-                task,
-                total=progress.total,
-                completed=progress.step,
-                epoch=str(progress.epoch),
-                numbers=describe(progress),
-            )
+            bar.update(task, total=progress.total, completed=progress.step, epoch=progress.epoch)
+            # Below the bar: beside it they leave it no room on 80 columns.
+            live.update(Group(bar, Text(describe(progress))))
 
         yield update
 
@@ -60,9 +62,14 @@ def accuracies(clean: float, certified: Mapping[Any, float]) -> str:
     Example:
         >>> accuracies(0.9754, {"1.58": 0.4584})
         'clean 97.54  certified 45.84 (eps 1.58)'
+        >>> accuracies(0.852, {"0.1": 0.819, "0.3": 0.742})
+        'clean 85.20  certified 81.90 (eps 0.1), 74.20 (0.3)'
     """
-    parts = [f"certified {100 * share:.2f} (eps {eps})" for eps, share in certified.items()]
-    return "  ".join([f"clean {100 * clean:.2f}", *parts])
+    text, before = f"clean {100 * clean:.2f}", "  certified {:.2f} (eps {})"
+    for eps, share in certified.items():
+        text += before.format(100 * share, eps)
+        before = ", {:.2f} ({})"
+    return text
 
 
 def _print_epochs() -> Callback:

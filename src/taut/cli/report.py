@@ -1,8 +1,8 @@
 """`taut report`."""
 
+import json
 import platform
 import shlex
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from taut.certification import certify
 from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, progress
 from taut.recipes import RECIPES
 from taut.report import ReportInputs, Robustness, inspect_layers, measure, write_report
-from taut.training import Recipe, Run
+from taut.training import Run
 
 
 def report(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> None:
@@ -49,25 +49,28 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
         robustness=found,
         layers=inspect_layers(opened.model, *part),
         history=run.history(),
-        settings=_settings(recipe),
+        settings=_settings(run),
         commands=_commands(run, limit),
         versions=_versions(),
     )
     return write_report(run.path / "report.html", inputs), found
 
 
-def _settings(recipe: Recipe) -> dict[str, object]:
-    """The recipe as flat names and values."""
+def _settings(run: Run) -> dict[str, object]:
+    """The recipe as flat names and values; tells if fewer epochs are done than it asks for."""
     flat: dict[str, object] = {}
-    for name, value in asdict(recipe).items():
+    for name, value in json.loads(run.recipe.to_json()).items():
         if isinstance(value, dict):
             value = ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
         flat[name.replace("_", " ")] = _plain(value)
+    done = len(run.history())
+    if done < run.recipe.epochs:
+        flat["epochs"] = f"{run.recipe.epochs}, {done} of them done"
     return flat
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, tuple):
+    if isinstance(value, list):
         return (
             " × ".join(map(str, value))
             if all(isinstance(v, int) for v in value)

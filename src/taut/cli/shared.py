@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -17,6 +18,8 @@ from taut.data import Dataset
 from taut.training import Device, Run, choose_device
 
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+Eps = Annotated[tuple[str, ...], tyro.conf.arg(metavar="EPS ...", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -31,9 +34,20 @@ class Opened:
 
     def head(self, limit: int) -> tuple[Tensor, Tensor]:
         """Return the first `limit` test images and their labels."""
-        if limit < 1:
-            raise ValueError(f"`limit` must be at least 1; got {limit}.")
+        check_limit(limit)
         return self.images[:limit], self.labels[:limit]
+
+    def title(self, count: int) -> str:
+        """What numbers on `count` test images are about; says so if training is not finished."""
+        title = f"{self.data.label}, {count:,} test images"
+        done, epochs = len(self.run.history()), self.run.recipe.epochs
+        return title if done >= epochs else f"{title}, after {done} of {epochs} epochs"
+
+
+def check_limit(limit: int) -> None:
+    """Refuse to look at no image."""
+    if limit < 1:
+        raise ValueError(f"`limit` must be at least 1; got {limit}.")
 
 
 def open_run(folder: Path, device: Device) -> Opened:
@@ -64,7 +78,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def show_table(title: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table; the first column is text, the others are numbers."""
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for i, name in enumerate(names):
         table.add_column(name, justify="right" if i else "left", no_wrap=True)
     for row in rows:
@@ -72,7 +86,7 @@ def show_table(title: str, names: tuple[str, ...], rows: Sequence[tuple[str, ...
     console = Console()
     # A pipe has no width: a table is not cut for it.
     console = console if console.is_terminal else Console(width=160)
-    console.print(title, style="bold")
+    console.print(title, style="bold", highlight=False)
     console.print(table)
 
 

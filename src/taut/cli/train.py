@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 
 from taut.cli.progress import accuracies, show_training
+from taut.cli.shared import OptionalFolder
 from taut.recipes import RECIPES
 from taut.training import Device, Recipe, Run, train
 from taut.training.run import read_recipe
@@ -25,10 +26,10 @@ Example: taut train mnist-small --data-dir data/mnist --epochs 10 --run runs/sho
 class _New:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
 
-    run: Path | None = None
+    run: OptionalFolder = None
     """the run folder; runs/NAME-seedN if not given. A run of the same settings is resumed."""
 
-    data_dir: Path | None = None
+    data_dir: OptionalFolder = None
     """the folder with the original files of the data set; embedded ones need none."""
 
     device: Device = "auto"
@@ -37,10 +38,10 @@ class _New:
 
 @dataclass(frozen=True)
 class _Resumed:
-    resume: Path
+    resume: Annotated[Path, tyro.conf.arg(metavar="RUN")]
     """the run folder to go on with."""
 
-    data_dir: Path | None = None
+    data_dir: OptionalFolder = None
     """where the data set is now, if it has moved."""
 
     device: Device = "auto"
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> None:
         options = tyro.cli(_Resumed, prog="taut train", description=description, args=arguments)
         folder = options.resume
         recipe = Run.open(folder).recipe
-    with show_training() as on_progress:
+    with show_training(recipe.epochs) as on_progress:
         run = train(
             recipe,
             folder,
@@ -116,4 +117,4 @@ def find_recipe(name: str) -> Recipe:
 def _summary(run: Run) -> str:
     last = run.history()[-1]
     certified = {eps: last[f"certified_accuracy_{eps}"] for eps in run.recipe.eps}
-    return f"{run.path}: {accuracies(last['clean_accuracy'], certified)} (test set, per cent)"
+    return f"{run.path}: {accuracies(last['clean_accuracy'], certified)} (test set, %)"

@@ -34,4 +34,4 @@ def _downsample(layer: nn.Module, shape: Shape) -> NormBound:
 @register(MaxMin)
 @register(GroupSort)
 def _sorting(layer: nn.Module, shape: Shape) -> NormBound:
-    return NormBound(1.0, "sorts groups of channels: at each input a permutation")
+    return NormBound(1.0, "sorts channels: a permutation at each input")

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shlex
 import signal
 import threading
 import time
@@ -63,12 +64,18 @@ class TrainingDiverged(RuntimeError):
 def choose_device(device: Device) -> torch.device:
     """The device asked for; "auto" is a GPU if there is one.
 
+    Raises:
+        ValueError: if a GPU is asked for and torch finds none.
+
     Example:
         >>> choose_device("cpu")
         device(type='cpu')
     """
+    found = torch.cuda.is_available()
+    if device == "cuda" and not found:
+        raise ValueError("`device` must be auto or cpu where torch finds no GPU; got cuda.")
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device("cuda" if found else "cpu")
     return torch.device(device)
 
 
@@ -97,7 +104,8 @@ def train(
         The finished run.
 
     Raises:
-        ValueError: if the folder holds a run of another recipe or the data do not fit the model.
+        ValueError: if the folder holds a run of another recipe, the data do not fit the model, or
+            there is no such device.
         TrainingInterrupted: after Ctrl-C.
         TrainingDiverged: if the loss or a weight is not finite.
 
@@ -113,8 +121,8 @@ def train(
         data_dir = Run.open(folder).data_dir
     data = load(recipe.dataset, data_dir, holdout=recipe.holdout)
     _check_fit(recipe, data)
-    run = prepare(recipe, folder, None if data_dir is None else Path(data_dir))
     chosen = choose_device(device)
+    run = prepare(recipe, folder, None if data_dir is None else Path(data_dir))
     gpus = [torch.cuda.current_device()] if chosen.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus), _interrupt_flag() as interrupted:
         torch.manual_seed(recipe.seed)
@@ -151,7 +159,7 @@ class _Trainer:
             if interrupted.is_set() and self.position.step < self.total:
                 raise TrainingInterrupted(
                     f"Stopped after step {self.position.step} of {self.total}; "
-                    f"go on with: taut train --resume {self.run.path}"
+                    f"go on with: taut train --resume {shlex.quote(str(self.run.path))}"
                 )
 
     def _epoch(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> None:

@@ -181,8 +181,9 @@ def _loss_class(kind: Any) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLos
 
 def _check_eps(eps: str) -> None:
     try:
-        positive = isinstance(eps, str) and Fraction(eps) > 0
-    except (ValueError, ZeroDivisionError):
+        # As a number of double precision, too: attacks and charts take it as one.
+        positive = isinstance(eps, str) and float(Fraction(eps)) > 0
+    except (ValueError, ZeroDivisionError, OverflowError):
         positive = False
     if not positive:
         raise ValueError(
