@@ -26,11 +26,12 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
 
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'taut needs Python 3.11 or later; pass one with PYTHON=...')"
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q "pip>=25.1"
-	$(BIN)/python -m pip install -q -c constraints.txt -e . --group dev
-	touch $@
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'taut needs Python 3.11 or later; pass one with PYTHON=...')"
+	@echo "Setting up $(VENV) with PyTorch and the tools of the tests: some minutes, once."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q "pip>=25.1"
+	@$(BIN)/python -m pip install -q -c constraints.txt -e . --group dev
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
