@@ -148,9 +148,12 @@ def _name_curves(axes: "Axes", grid: Tensor, proved: list[float], survived: list
         color=ATTACKED,
         weight="bold",
     )
+    # Where the curve is lower than the label is high, the label would stand on the axis.
+    high = [i for i in range(len(grid) // 8, widest + 1) if proved[i] >= 14]
+    below = high[-1] if high else widest
     axes.annotate(
         "certified",
-        (place, proved[widest]),
+        (float(grid[below]), proved[below]),
         xytext=(-6, -6),
         textcoords="offset points",
         ha="right",
