@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from taut.certification import certified_radius, certify, logit_margin
+from taut.certification import as_rational, certified_radius, certify, logit_margin
 from taut.certification._radius import above
 from taut.lipschitz import LipschitzBound, lipschitz_bound
 
@@ -252,3 +252,9 @@ def test_wrong_arguments_are_one_sentence(change, message):
 def test_bounds_that_cannot_be_are_refused(bound):
     with pytest.raises(ValueError, match="bound"):
         certified_radius(torch.eye(2), torch.tensor([0, 1]), bound)
+
+
+@pytest.mark.parametrize("eps", ["1e999999999", "1e-999999999", "1/0", "nan", "-1", "x", ""])
+def test_wrong_eps_is_refused_at_once(eps):
+    with pytest.raises(ValueError, match="`eps` must be a number"):
+        as_rational(eps)

@@ -1,6 +1,7 @@
 r"""Certified radii of logits."""
 
 import math
+import re
 from fractions import Fraction
 
 import torch
@@ -112,7 +113,9 @@ def as_rational(eps: float | str | Fraction) -> Fraction:
         (Fraction(12, 85), Fraction(1, 2))
     """
     try:
-        value = Fraction(eps)
+        # An exponent of many digits would be multiplied out for hours.
+        endless = isinstance(eps, str) and re.search(r"[eE][+-]?\d{5}", eps)
+        value = Fraction(-1) if endless else Fraction(eps)
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         value = Fraction(-1)
     if value < 0:

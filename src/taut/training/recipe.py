@@ -3,11 +3,11 @@
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
-from fractions import Fraction
 from typing import Any, ClassVar, TypeVar, final, get_args
 
 from torch import nn
 
+from taut.certification import as_rational
 from taut.data import Augment, Holdout
 from taut.losses import MultiMargin, OffsetCrossEntropy
 from taut.models import ModelConfig
@@ -182,8 +182,8 @@ def _loss_class(kind: Any) -> type[MultiMarginLoss] | type[OffsetCrossEntropyLos
 def _check_eps(eps: str) -> None:
     try:
         # As a number of double precision, too: attacks and charts take it as one.
-        positive = isinstance(eps, str) and float(Fraction(eps)) > 0
-    except (ValueError, ZeroDivisionError, OverflowError):
+        positive = isinstance(eps, str) and float(as_rational(eps)) > 0
+    except (ValueError, OverflowError):
         positive = False
     if not positive:
         raise ValueError(
