@@ -21,7 +21,7 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
 
     Guarantee: orthonormal to rounding (float64: 1e-13, others: their own precision) for *every*
         finite `a`. The columns of a rank-deficient `a` are completed to a basis.
-    Gradient: exact where `a` has full rank (two products with stored matrices, nothing iterated);
+    Gradient: exact where `a` has full rank (products with stored matrices, nothing iterated);
         finite everywhere, the inverse of S being damped where `a` has no full rank.
     Cost: below float64, one Gram matrix, one Cholesky factor and one product in float64 (large
         float32 matrices on a CPU: two Gram matrices and two products in float32 instead);
