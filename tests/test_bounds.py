@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from oracles import dense_operator
-from taut.linalg.bounds import _embedding, conv_norm_bound, up_product, up_root_sum_square, up_sum
+from taut.linalg.bounds import conv_norm_bound
+from taut.linalg.embedding import embedding
 from taut.linalg.operators import ConvOperator, Padding
+from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
 
 
 def random(*shape, seed=0):
@@ -138,7 +140,7 @@ def test_defect_bound_covers_peaks_between_its_grid_points():
 def test_torus_holds_every_position_that_a_window_reads(mode):
     for n, p, s in itertools.product([4, 5], [0, 1, 2], [1, 2, 3]):
         op = ConvOperator(random(1, 1, 3), (n,), (s,), padding=Padding(mode, (p,), (p,)))
-        (size,), (stride,), _ = _embedding(op)
+        (size,), (stride,), _ = embedding(op)
         assert stride == s
         assert size * s >= (n + p if mode == "zeros" else n + 2 * p)
 

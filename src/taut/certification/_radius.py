@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut.linalg.bounds import up_product
+from taut.linalg.rounding import up_product
 from taut.lipschitz import UP_SQRT2, LipschitzBound
 
 __all__ = ["above", "as_rational", "certified_radius", "logit_margin"]

@@ -13,9 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.operators import ConvOperator, padded_index, polyphase, symbols
+from taut.linalg.embedding import embedding
+from taut.linalg.operators import ConvOperator, polyphase, symbols
+from taut.linalg.rounding import up_product, up_root
 
-__all__ = ["NormBound", "conv_norm_bound", "up_product", "up_root", "up_root_sum_square", "up_sum"]
+__all__ = ["NormBound", "conv_norm_bound"]
 
 _OUTWARD = 1 + 1e-10
 _SIZE_FREE_EXCESS = 1e-4
@@ -37,7 +39,7 @@ class NormBound:
 def conv_norm_bound(op: ConvOperator) -> NormBound:
     r"""Upper bound of the l2 operator norm of a convolution or matrix.
 
-    1. The operator is a factor (see `_embedding`) times stride-1 convolutions of the polyphase
+    1. The operator is a factor (see `embedding`) times stride-1 convolutions of the polyphase
        kernel on a torus, one per group, of which the largest counts.
     2. Kernels that are nearly a multiple of an orthogonal one: `_size_free`, cheap, any torus.
     3. Otherwise the largest spectral norm over the frequencies of that torus.
@@ -60,7 +62,8 @@ def conv_norm_bound(op: ConvOperator) -> NormBound:
         return NormBound(0.0, "zero kernel")
     # Exact, so that no square of an entry overflows or underflows.
     scale = math.ldexp(1.0, min(1023, math.frexp(largest)[1]))
-    torus, stride, factor = _embedding(op)
+    torus, stride, squared = embedding(op)
+    factor = up_root(float(squared))
     kernels = [kernel / scale for kernel in op.group_kernels() if bool(kernel.any())]
     bounds = [_stride_one_bound(polyphase(k, stride, op.dilation), torus) for k in kernels]
     bound = max(bounds, key=lambda b: b.value)
@@ -80,40 +83,6 @@ def _stride_one_bound(kernel: Tensor, torus: tuple[int, ...]) -> NormBound:
         return NormBound(value * _OUTWARD, "spectral norm of the matrix")
     where = f"spectral norm at all {math.prod(torus)} frequencies of the torus"
     return NormBound(value * _OUTWARD, where)
-
-
-def _embedding(op: ConvOperator) -> tuple[tuple[int, ...], tuple[int, ...], float]:
-    r"""Torus of the polyphase kernel, stride, and factor with norm(op) <= factor * norm(torus).
-
-    *Zeros.* Embed the input in a torus of N >= n + max(left, right) positions. A window reads
-    positions -left .. n + right - 1 of the padded input; those outside 0 .. n-1 wrap to n .. N-1,
-    which are zero. So each output is an output of the torus, and two that coincide there are
-    windows of zeros but for one: op = restrict * torus * embed, factor 1. N = n is *not* enough.
-
-    *Circular.* N = n. Outputs sit at stride * j; they are outputs of stride g = gcd(stride, N),
-    and j, j' coincide iff N / g divides j - j'. Each is repeated at most ceil(out g / N) times.
-
-    *Reflect, replicate.* The padding is a 0/1 matrix with one 1 a row, a Kronecker product over
-    the axes: its norm is the product of the roots of the largest column counts. Then as zeros.
-    """
-    torus, strides, squared = [], [], 1
-    mode, pad = op.padding.mode, op.padding
-    for n, s, out, left, right in zip(
-        op.extended_size, op.stride, op.output_size, pad.left, pad.right, strict=True
-    ):
-        if mode == "circular":
-            g = math.gcd(s, n)
-            squared *= -(-out * g // n)
-            torus.append(n // g)
-            strides.append(g)
-            continue
-        size = n + max(left, right)
-        if mode != "zeros":
-            squared *= int(padded_index(n, left, right, mode).bincount().max())
-            size = n + left + right
-        torus.append(-(-size // s))
-        strides.append(s)
-    return tuple(torus), tuple(strides), up_root(float(squared))
 
 
 def _size_free(kernel: Float[Tensor, "o i ..."]) -> tuple[float, float]:
@@ -152,56 +121,3 @@ def _torus_norm(kernel: Float[Tensor, "o i ..."], torus: tuple[int, ...]) -> flo
     for matrices, _ in symbols(kernel, torus):
         top = max(top, torch.linalg.eigvalsh(matrices @ matrices.mH)[:, -1].max().item())
     return math.sqrt(top)
-
-
-def up_product(*factors: float) -> float:
-    """Product of numbers >= 0, never below the exact one; exact for factors 0 and 1.
-
-    >>> up_product(1.0, 2.5), up_product(0.1, 0.1) > 0.01
-    (2.5, True)
-    """
-    product = 1.0
-    for factor in factors:
-        if product == 0.0 or factor == 0.0:
-            return 0.0
-        exact = product == 1.0 or factor == 1.0
-        product = product * factor if exact else math.nextafter(product * factor, math.inf)
-    return product
-
-
-def up_sum(*terms: float) -> float:
-    """Sum of numbers >= 0, never below the exact one; exact for terms 0.
-
-    >>> up_sum(0.0, 2.5), up_sum(0.1, 0.2) > 0.3
-    (2.5, True)
-    """
-    total = 0.0
-    for term in terms:
-        exact = total == 0.0 or term == 0.0
-        total = total + term if exact else math.nextafter(total + term, math.inf)
-    return total
-
-
-def up_root(value: float) -> float:
-    """Square root of a number >= 0, never below the exact one; exact for whole roots.
-
-    >>> up_root(9.0), up_root(2.0) ** 2 > 2.0
-    (3.0, True)
-    """
-    root = math.sqrt(value)
-    exact = root == int(root) and root * root == value
-    return root if exact else math.nextafter(root, math.inf)
-
-
-def up_root_sum_square(*terms: float) -> float:
-    """Root of the sum of squares of numbers >= 0, never below the exact one.
-
-    >>> up_root_sum_square(3.0, 4.0) >= 5.0, up_root_sum_square(0.0, 2.5)
-    (True, 2.5)
-    """
-    nonzero = [term for term in terms if term != 0.0]
-    if len(nonzero) < 2:
-        return sum(nonzero)
-    largest = max(nonzero)
-    ratios = (math.nextafter(term / largest, math.inf) for term in nonzero)
-    return up_product(largest, up_root(up_sum(*(up_product(r, r) for r in ratios))))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut.linalg.bounds import up_product, up_root, up_root_sum_square, up_sum
+from taut.linalg.rounding import up_product, up_root, up_root_sum_square, up_sum
 from taut.lipschitz._registry import rule_of
 from taut.lipschitz._result import UnprovenError
 

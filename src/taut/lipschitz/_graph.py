@@ -10,7 +10,7 @@ from torch.fx.node import map_arg
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
-from taut.linalg.bounds import up_product, up_root
+from taut.linalg.rounding import up_product, up_root
 from taut.lipschitz import _functions as functions
 from taut.lipschitz._functions import Call
 from taut.lipschitz._pairwise import pairwise_constants

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from taut.linalg.bounds import NormBound, conv_norm_bound, up_root
+from taut.linalg.bounds import NormBound, conv_norm_bound
 from taut.linalg.operators import ConvOperator, Padding
+from taut.linalg.rounding import up_root
 from taut.lipschitz._functions import selection_gain
 from taut.lipschitz._registry import register, register_linear
 from taut.lipschitz._result import UnprovenError

@@ -1,0 +1,286 @@
+r"""Outward-rounded arithmetic, and the norms that bound the rounding of a linear layer.
+
+Assumed: IEEE 754 arithmetic, + - * / and roots rounded to nearest; nothing of any library function.
+The scalars are Python floats (float64). Results are never on the wrong side of the exact value.
+"""
+
+import math
+import sys
+from fractions import Fraction
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from taut.linalg.embedding import copies_in_padding, embedding
+from taut.linalg.operators import ConvOperator, polyphase
+
+__all__ = [
+    "U32",
+    "U64",
+    "abs_norm_bound",
+    "down",
+    "down_difference",
+    "down_divide",
+    "down_product",
+    "gamma",
+    "power_of_two",
+    "refuse_flushing",
+    "row_norm_bound",
+    "up",
+    "up_difference",
+    "up_divide",
+    "up_product",
+    "up_root",
+    "up_root_sum_square",
+    "up_sum",
+]
+
+U64 = 2.0**-53
+"""Unit roundoff of float64: the largest relative error of one operation without underflow."""
+
+U32 = 2.0**-24
+"""Unit roundoff of float32."""
+
+_UNDERFLOW = 2.0**-900
+"""Far above all underflow errors together of sums of products of numbers scaled to at most 1."""
+
+
+def up(value: Fraction) -> float:
+    """Smallest float that is not below an exact number.
+
+    >>> up(Fraction(1, 2)), up(Fraction(1, 3)) > Fraction(1, 3)
+    (0.5, True)
+    """
+    try:
+        nearest = float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.nextafter(math.inf, 0)
+    return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
+
+
+def down(value: Fraction) -> float:
+    """Largest float that is not above an exact number.
+
+    >>> down(Fraction(1, 2)), down(Fraction(1, 3)) < Fraction(1, 3)
+    (0.5, True)
+    """
+    return -up(-value)
+
+
+def gamma(n: int, u: float) -> float:
+    r""":math:`\gamma_n = n u / (1 - n u)`, rounded up: n roundings in a row, whatever their order.
+
+    :math:`\prod_{i \le n} (1 + \delta_i)^{\pm 1} = 1 + \theta` with :math:`|\theta| \le \gamma_n`.
+    Infinite where n u >= 1.
+
+    Reference:
+        Higham (2002), *Accuracy and Stability of Numerical Algorithms*, lemma 3.1.
+
+    >>> gamma(3, U64) >= 3 * U64, gamma(2, 0.5)
+    (True, inf)
+    """
+    share = n * Fraction(u)
+    return up(share / (1 - share)) if share < 1 else math.inf
+
+
+def up_product(*factors: float) -> float:
+    """Product of numbers >= 0, never below the exact one; exact for factors 0 and 1.
+
+    >>> up_product(1.0, 2.5), up_product(0.1, 0.1) > 0.01
+    (2.5, True)
+    """
+    product = 1.0
+    for factor in factors:
+        if product == 0.0 or factor == 0.0:
+            return 0.0
+        exact = product == 1.0 or factor == 1.0
+        product = product * factor if exact else math.nextafter(product * factor, math.inf)
+    return product
+
+
+def down_product(*factors: float) -> float:
+    """Product of numbers >= 0, never above the exact one; exact for factors 0 and 1.
+
+    >>> down_product(1.0, 2.5), down_product(0.1, 0.1) <= 0.01
+    (2.5, True)
+    """
+    product = 1.0
+    for factor in factors:
+        if product == 0.0 or factor == 0.0:
+            return 0.0
+        exact = product == 1.0 or factor == 1.0
+        product = product * factor if exact else math.nextafter(product * factor, 0.0)
+    return product
+
+
+def up_sum(*terms: float) -> float:
+    """Sum of numbers >= 0, never below the exact one; exact for terms 0.
+
+    >>> up_sum(0.0, 2.5), up_sum(0.1, 0.2) > 0.3
+    (2.5, True)
+    """
+    total = 0.0
+    for term in terms:
+        exact = total == 0.0 or term == 0.0
+        total = total + term if exact else math.nextafter(total + term, math.inf)
+    return total
+
+
+def up_difference(a: float, b: float) -> float:
+    """`a - b`, never below the exact one; exact for b = 0 and for a = b.
+
+    >>> up_difference(2.5, 0.0), up_difference(1.0, 1e-30)
+    (2.5, 1.0000000000000002)
+    """
+    difference = a - b
+    return difference if b == 0.0 or a == b else math.nextafter(difference, math.inf)
+
+
+def down_difference(a: float, b: float) -> float:
+    """`a - b`, never above the exact one; exact for b = 0 and for a = b.
+
+    >>> down_difference(2.5, 0.0), down_difference(1.0, 1e-30) < 1.0
+    (2.5, True)
+    """
+    difference = a - b
+    return difference if b == 0.0 or a == b else math.nextafter(difference, -math.inf)
+
+
+def up_divide(a: float, b: float) -> float:
+    """`a / b` of numbers >= 0, never below the exact one; exact for a = 0 and b = 1.
+
+    Infinite for b = 0 < a.
+
+    >>> up_divide(0.0, 3.0), up_divide(2.5, 1.0), up_divide(1.0, 3.0) > Fraction(1, 3)
+    (0.0, 2.5, True)
+    """
+    if a == 0.0 or b == 1.0:
+        return a
+    return math.nextafter(a / b, math.inf) if b > 0.0 else math.inf
+
+
+def down_divide(a: float, b: float) -> float:
+    """`a / b` of numbers a >= 0 and b > 0, never above the exact one; exact for b = 1.
+
+    >>> down_divide(2.5, 1.0), down_divide(1.0, 3.0) < Fraction(1, 3)
+    (2.5, True)
+    """
+    return a if b == 1.0 else max(0.0, math.nextafter(a / b, -math.inf))
+
+
+def up_root(value: float) -> float:
+    """Square root of a number >= 0, never below the exact one; exact where a float is.
+
+    >>> up_root(9.0), up_root(2.0) ** 2 > 2.0
+    (3.0, True)
+    """
+    root = math.sqrt(value)
+    exact = math.isinf(root) or Fraction(root) ** 2 >= Fraction(value)
+    return root if exact else math.nextafter(root, math.inf)
+
+
+def up_root_sum_square(*terms: float) -> float:
+    """Root of the sum of squares of numbers >= 0, never below the exact one.
+
+    >>> up_root_sum_square(3.0, 4.0) >= 5.0, up_root_sum_square(0.0, 2.5)
+    (True, 2.5)
+    """
+    nonzero = [term for term in terms if term != 0.0]
+    if len(nonzero) < 2:
+        return sum(nonzero)
+    largest = max(nonzero)
+    ratios = [up_divide(term, largest) for term in nonzero]
+    return up_product(largest, up_root(up_sum(*(up_product(r, r) for r in ratios))))
+
+
+def power_of_two(values: Tensor) -> float:
+    """A power of two: divided by it, the largest entry lies in [1/2, 2); 0 for zeros alone.
+
+    The division is exact but for entries below 2^-1022 of the largest.
+
+    >>> power_of_two(torch.tensor([3.0, -5.0]))
+    8.0
+    """
+    largest = values.abs().max().item() if values.numel() else 0.0
+    return math.ldexp(1.0, min(1023, math.frexp(largest)[1])) if largest else 0.0
+
+
+def refuse_flushing() -> None:
+    """Raise where subnormal numbers count as zero: small weights would be lost unseen.
+
+    >>> refuse_flushing()
+    """
+    if sys.float_info.min / 2 == 0.0:
+        raise ValueError("a proof needs subnormal numbers; call torch.set_flush_denormal(False).")
+
+
+def abs_norm_bound(op: ConvOperator) -> float:
+    r"""Upper bound of :math:`\| |W| \|_2`, the operator with all entries replaced by their modulus.
+
+    A stride-1 convolution on a torus with a kernel >= 0 has its norm at frequency 0: that of the
+    matrix :math:`A = \sum_t |K_t|` of the polyphase kernel, since :math:`|\hat K(\omega) x|
+    \le A |x|`. Collatz and Wielandt: :math:`\|A\|^2 = \rho(A^\top A) \le \max_i (A^\top A v)_i /
+    v_i` for each v > 0. All terms are >= 0, so rounding is relative.
+
+    Args:
+        op: the operator, with its input size.
+
+    Returns:
+        The bound; 0 for a zero kernel, infinite on overflow.
+
+    Reference:
+        Horn, Johnson (2013), *Matrix Analysis*, corollary 8.1.29.
+
+    Example:
+        >>> round(abs_norm_bound(ConvOperator(torch.tensor([[[1.0, -1.0]]]), (8,))), 6)
+        2.0
+    """
+    refuse_flushing()
+    scale = power_of_two(op.kernel)
+    if scale == 0.0:
+        return 0.0
+    _, stride, squared = embedding(op)
+    kernel = polyphase((op.kernel / scale).abs(), stride, op.dilation)
+    taps = kernel.flatten(2) if kernel.dim() > 2 else kernel[..., None]
+    sums = taps.sum(2).unflatten(0, (op.groups, -1))
+    square = _collatz_wielandt(sums, taps.shape[2])
+    return up_product(up_root(square), scale, up_root(float(squared)))
+
+
+def _collatz_wielandt(a: Float[Tensor, "g m n"], summed: int) -> float:
+    """Bound of the largest squared norm of matrices >= 0, each entry a rounded sum."""
+    v = torch.ones_like(a[:, 0, :, None])
+    for _ in range(12):  # any v > 0 will do
+        v = a.mT @ (a @ v)
+        v = (v / v.amax(1, keepdim=True).clamp_min(2.0**-500)).clamp_min(2.0**-20)
+    ratio = ((a.mT @ (a @ v)) / v).max().item()
+    roundings = 2 * summed + a.shape[1] + a.shape[2] + 1
+    return up_sum(up_product(ratio, up_sum(1.0, gamma(roundings, U64))), _UNDERFLOW)
+
+
+def row_norm_bound(op: ConvOperator) -> float:
+    r"""Upper bound of the largest l2 norm of a row: of how much one output can be.
+
+    A row is the kernel of one output channel, followed by the part of the padding that its window
+    reads: a 0/1 matrix with one 1 a row, whose norm is the root of its largest column count.
+
+    Args:
+        op: the operator, with its input size.
+
+    Returns:
+        The bound; 0 for a zero kernel, infinite on overflow.
+
+    Example:
+        >>> row_norm_bound(ConvOperator(torch.tensor([[[3.0, -4.0]]]), (8,))) - 5 < 1e-14
+        True
+    """
+    refuse_flushing()
+    scale = power_of_two(op.kernel)
+    if scale == 0.0:
+        return 0.0
+    rows = (op.kernel / scale).flatten(1)
+    largest = rows.square().sum(1).max().item()
+    largest = up_product(largest, up_sum(1.0, gamma(rows.shape[1] + 1, U64)))
+    root = up_root(up_sum(largest, _UNDERFLOW))
+    return up_product(root, scale, up_root(float(copies_in_padding(op))))

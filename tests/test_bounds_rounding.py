@@ -1,0 +1,121 @@
+"""Outward-rounded scalars against exact rationals; norms of moduli and rows against dense ones."""
+
+import itertools
+import math
+import random
+from fractions import Fraction
+
+import pytest
+import torch
+
+from oracles import dense_operator
+from taut.linalg import rounding
+from taut.linalg.operators import ConvOperator, Padding
+
+EDGES = [0.0, 5e-324, 2.0**-1022, 1e-200, 1 - 2.0**-53, 1.0, 1 + 2.0**-52, 3.0, 1e200]
+
+
+def floats(count, seed=0):
+    rng = random.Random(seed)
+    return [*EDGES, *(math.ldexp(rng.random(), rng.randint(-80, 80)) for _ in range(count))]
+
+
+def test_outward_arithmetic_against_rationals():
+    for a, b in itertools.product(floats(30), floats(30, 1)):
+        exact, other = Fraction(a), Fraction(b)
+        if a * b < math.inf:
+            assert rounding.up_product(a, b) >= exact * other >= rounding.down_product(a, b)
+        assert rounding.up_sum(a, b) >= exact + other
+        assert rounding.up_difference(a, b) >= exact - other >= rounding.down_difference(a, b)
+        if b > 0 and a / b < math.inf:
+            assert rounding.up_divide(a, b) >= exact / other >= rounding.down_divide(a, b)
+        if b > 0:
+            assert rounding.up(exact / other) >= exact / other >= rounding.down(exact / other)
+
+
+def test_outward_roots_against_rationals():
+    values = [*floats(300), float(2**30 + 1) ** 2, math.nextafter(9.0, 10), 2.0**-1074]
+    for value in values:
+        root = rounding.up_root(value)
+        assert Fraction(root) ** 2 >= value
+        assert value == 0 or Fraction(math.nextafter(root, 0)) ** 2 < value
+    assert rounding.up_root(math.inf) == math.inf
+
+
+@pytest.mark.parametrize("u", [rounding.U32, rounding.U64])
+def test_gamma_is_above_any_product_of_roundings(u):
+    for n in (0, 1, 7, 1000):
+        value = rounding.gamma(n, u)
+        assert value >= n * Fraction(u) / (1 - n * Fraction(u)) >= (1 + Fraction(u)) ** n - 1
+    assert rounding.gamma(2**53, rounding.U64) == math.inf
+
+
+def test_flushing_of_subnormal_numbers_is_refused():
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot flush")
+    try:
+        with pytest.raises(ValueError, match="subnormal"):
+            rounding.abs_norm_bound(ConvOperator(torch.ones(1, 1), ()))
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def cases():
+    generator = torch.Generator().manual_seed(0)
+    grid = itertools.product(
+        ["zeros", "circular", "reflect", "replicate"], [1, 2, 3], [1, 2], [1, 2], [0, 1, 2], [1, 2]
+    )
+    for number, (mode, k, s, d, p, groups) in enumerate(grid):
+        kernel = torch.randn(2 * groups, 3, k, k, generator=generator, dtype=torch.float64)
+        scale = 10.0 ** (number % 17 - 8)
+        padding = Padding(mode, (p, p), (p, p))
+        try:
+            yield ConvOperator(kernel * scale, (4, 3), (s, s), (d, d), groups, padding)
+        except ValueError:  # no output is left
+            continue
+
+
+def test_norms_of_moduli_and_of_rows_against_dense_operators():
+    count = 0
+    for op in cases():
+        dense = dense_operator(op, (op.in_channels, *op.input_size))
+        moduli = ConvOperator(
+            op.kernel.abs(), op.input_size, op.stride, op.dilation, op.groups, op.padding
+        )
+        dense_moduli = dense_operator(moduli, (op.in_channels, *op.input_size))
+        norm = torch.linalg.matrix_norm(dense_moduli, 2).item()
+        assert rounding.abs_norm_bound(op) >= norm * (1 - 1e-14)
+        rows = torch.linalg.vector_norm(dense, dim=1).max().item()
+        assert rounding.row_norm_bound(op) >= rows * (1 - 1e-15)
+        count += 1
+    assert count > 200
+
+
+def test_norms_of_moduli_and_of_rows_are_close_to_the_truth():
+    torch.manual_seed(0)
+    matrix = torch.randn(20, 30, dtype=torch.float64)
+    op = ConvOperator(matrix, ())
+    norm = torch.linalg.matrix_norm(matrix.abs(), 2).item()
+    assert norm <= rounding.abs_norm_bound(op) <= norm * (1 + 1e-9)
+    row = matrix.norm(dim=1).max().item()
+    assert row <= rounding.row_norm_bound(op) <= row * (1 + 1e-13)
+    kernel = torch.randn(4, 3, 3, 3)
+    op = ConvOperator(kernel, (8, 8), padding=Padding("circular", (1, 1), (1, 1)))
+    norm = torch.linalg.matrix_norm(kernel.abs().double().sum((2, 3)), 2).item()
+    assert norm <= rounding.abs_norm_bound(op) <= norm * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-160, 1e160, 1e307])
+def test_no_scale_under_or_overflows(scale):
+    op = ConvOperator(torch.tensor([[scale, 0.0], [0.0, scale]], dtype=torch.float64), ())
+    for bound in (rounding.abs_norm_bound(op), rounding.row_norm_bound(op)):
+        assert (
+            Fraction(scale)
+            <= Fraction(bound)
+            <= Fraction(scale) * (1 + Fraction(1, 10**12)) + (Fraction(5e-324) * 3)
+        )
+
+
+def test_zero_kernels_have_norm_zero():
+    op = ConvOperator(torch.zeros(2, 2, 3), (5,))
+    assert rounding.abs_norm_bound(op) == rounding.row_norm_bound(op) == 0.0
