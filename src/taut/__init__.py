@@ -1,8 +1,9 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, losses, models, nn
+from taut import data, deploy, losses, models, nn
 from taut.attacks import attack
 from taut.certification import certified_radius, certify
+from taut.deploy import freeze
 from taut.lipschitz import lipschitz_bound, singular_values
 from taut.parametrizations import BCOP, RKO, Orthogonal, cached
 
@@ -17,6 +18,8 @@ __all__ = [
     "certified_radius",
     "certify",
     "data",
+    "deploy",
+    "freeze",
     "lipschitz_bound",
     "losses",
     "models",

@@ -10,6 +10,7 @@ from taut.nn.activations import GroupSort, MaxMin
 from taut.nn.conv import Conv2d
 from taut.nn.downsampling import InvertibleDownsample2d
 from taut.nn.linear import Linear
+from taut.nn.padding import PadToMultiple2d
 
 Shape = tuple[int, ...]
 
@@ -29,6 +30,11 @@ def _linear(layer: Linear, shape: Shape) -> ConvOperator:
 @register(InvertibleDownsample2d, linear=True)
 def _downsample(layer: nn.Module, shape: Shape) -> NormBound:
     return NormBound(1.0, "permutation")
+
+
+@register(PadToMultiple2d, linear=True)
+def _pad_to_multiple(layer: nn.Module, shape: Shape) -> NormBound:
+    return NormBound(1.0, "adds zeros")
 
 
 @register(MaxMin)

@@ -1,10 +1,10 @@
 """Padding that keeps an orthogonal kernel an orthogonal (or 1-Lipschitz) operator."""
 
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 Pair = tuple[int, int]
@@ -61,6 +61,49 @@ def pad(x: Shaped[Tensor, "*b h w"], pads: Pads, mode: str) -> Shaped[Tensor, "*
     if max(top, bottom) > height or max(left, right) > width:
         return _wrap_repeatedly(x, sides)
     return _Wrap.apply(x, sides)  # pyright: ignore[reportReturnType]
+
+
+@final
+class PadToMultiple2d(nn.Module):
+    r"""Add zeros below and on the right until `multiple` divides height and width.
+
+    What a strided layer does to an input whose size its stride does not divide; in frozen models it
+    stands in front of the plain convolution.
+
+    Guarantee: an isometry of l2, linear.
+    Cost: one copy of the input; none where nothing is to be added.
+
+    Inputs are `(batch, c, h, w)` or `(c, h, w)`.
+
+    Args:
+        multiple: one number, or a pair (rows, columns).
+
+    Raises:
+        ValueError: if `multiple` is not made of positive integers.
+
+    Example:
+        >>> PadToMultiple2d(4)(torch.zeros(1, 3, 5, 8)).shape
+        torch.Size([1, 3, 8, 8])
+    """
+
+    def __init__(self, multiple: int | Pair) -> None:
+        super().__init__()
+        pair = multiple if isinstance(multiple, tuple) else (multiple, multiple)
+        whole = all(isinstance(v, int) and not isinstance(v, bool) for v in pair)
+        if len(pair) != 2 or not whole or min(pair) < 1:
+            raise ValueError(
+                f"`multiple` must be a positive integer or a pair of them; got {multiple}."
+            )
+        self.multiple = pair
+
+    def forward(self, x: Shaped[Tensor, "*b h w"]) -> Shaped[Tensor, "*b h2 w2"]:
+        """Pad."""
+        bottom, right = -x.shape[-2] % self.multiple[0], -x.shape[-1] % self.multiple[1]
+        return _constant_pad(x, 0, right, 0, bottom)
+
+    def extra_repr(self) -> str:
+        """The multiple."""
+        return f"multiple={self.multiple}"
 
 
 def _constant_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:

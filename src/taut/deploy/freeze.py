@@ -1,0 +1,232 @@
+"""The same function in plain torch modules, each weight computed once."""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from taut.nn import Conv2d, GroupSort, InvertibleDownsample2d, Linear, MaxMin, PadToMultiple2d
+from taut.parametrizations import AbstractParametrization, read_weight
+
+__all__ = ["freeze"]
+
+_KEPT = (GroupSort, InvertibleDownsample2d, MaxMin, PadToMultiple2d)
+_M = TypeVar("_M", bound=nn.Module)
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    r"""A copy of a model in which plain torch layers stand for the parametrized ones.
+
+    Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d` and each :class:`taut.nn.Linear` a
+    `torch.nn.Linear`, under the name it had; everything else is copied, wherever in the model and
+    in whatever class of yours it stands. Stateless modules of :mod:`taut.nn` stay. What is shared
+    stays shared, and train or eval mode as it was. No parameter of the copy requires a gradient: a
+    frozen model is for inference (weights trained on would leave their constraint).
+
+    Padding that no plain convolution has goes into a stateless module in front of it: zeros that
+    complete the input to a multiple of the stride, so that any size still goes, and a row and
+    column of zeros for even kernels with zero padding. In a chain of `nn.Sequential` from the model
+    down it is an entry of its own, `conv1_pad` before `conv1`: names stay, positions shift.
+    Elsewhere the two come as one `Sequential(pad, conv)`. An even kernel with circular padding gets
+    a first row or column of zeros instead, which centres it.
+
+    Guarantee: the same linear maps, weights bit for bit those of `layer.weight`; outputs differ by
+        the rounding of another order of operations only, and :func:`taut.lipschitz_bound` proves
+        the same. Inputs must be as large as a circular padding, which torch wraps round once.
+    Cost: one read of each weight, and a copy of the rest.
+
+    Args:
+        model: any module; left as it is.
+
+    Returns:
+        The copy, without hooks, and without any trace of a parametrization.
+
+    Raises:
+        ValueError: if a module has hooks or a replaced method, is lazy or parametrized by torch, is
+            a parametrization itself or of a type of taut without a twin, or cannot be copied.
+
+    Example:
+        >>> model = nn.Sequential(taut.nn.Conv2d(1, 4, 3), taut.nn.MaxMin())
+        >>> frozen = freeze(model)
+        >>> list(frozen.state_dict()), type(frozen[0]) is nn.Conv2d
+        (['0.weight', '0.bias'], True)
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> torch.allclose(frozen(x), model(x), atol=1e-6)
+        True
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        twins = _Twins()
+        for layer in _layers(model, "", set()):
+            twins.add(layer)
+        frozen = twins.copied(model)
+    return frozen.requires_grad_(False)
+
+
+def _layers(module: nn.Module, path: str, seen: set[int]) -> Iterator[nn.Module]:
+    """The layers to be replaced, each once; what cannot be frozen is refused on the way."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    _check(module, f"`{path or 'model'}` ({type(module).__name__})")
+    if type(module) in _TWINS:
+        yield module
+        return
+    for name, child in module.named_children():
+        yield from _layers(child, f"{path}.{name}" if path else name, seen)
+
+
+def _check(module: nn.Module, name: str) -> None:
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    if any(tensor is not None and is_lazy(tensor) for tensor in tensors):
+        raise ValueError(f"{name} is lazy: run it once, so that its weights exist.")
+    if parametrize.is_parametrized(module):
+        raise ValueError(
+            f"{name} is parametrized by torch; call "
+            "torch.nn.utils.parametrize.remove_parametrizations on it first."
+        )
+    for attribute, value in vars(module).items():
+        if attribute.endswith("_hooks") and value:
+            raise ValueError(f"{name} has hooks, which may be tied to this model; remove them.")
+        if callable(value) and callable(getattr(type(module), attribute, None)):
+            raise ValueError(f"{name} has a replaced {attribute}; freeze the plain module.")
+    if _is_foreign(module):
+        raise ValueError(f"{name} cannot be frozen: {_reason(module)}")
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    """Whether a module is taut's, or made from one of taut's, and has no twin."""
+    kinds = type(module).__mro__
+    ours = any(kind.__module__.partition(".")[0] == "taut" for kind in kinds)
+    return ours and type(module) not in (*_TWINS, *_KEPT)
+
+
+def _reason(module: nn.Module) -> str:
+    if isinstance(module, AbstractParametrization):
+        return "a parametrization has no forward; use it in a taut.nn.Conv2d or taut.nn.Linear."
+    known = ", ".join(f"taut.nn.{kind.__name__}" for kind in (*_TWINS, *_KEPT))
+    return f"of taut's modules exactly {known} are known (not their subclasses)."
+
+
+@final
+class _Twins:
+    """The twins of a model's layers, with what they share."""
+
+    def __init__(self) -> None:
+        self._memo: dict[int, Any] = {}  # of copy.deepcopy: from what is to what stands for it
+        self._weights: dict[tuple, nn.Parameter] = {}
+        self._padded: list[nn.Module] = []
+
+    def add(self, layer: nn.Module) -> None:
+        """Make the twin of a layer."""
+        twin = _TWINS[type(layer)](layer, self).train(layer.training)
+        self._memo[id(layer)] = twin
+        if type(twin) is nn.Sequential:
+            self._padded.append(twin)
+
+    def weight(
+        self, parametrization: AbstractParametrization, zeros: tuple[int, int] = (0, 0)
+    ) -> nn.Parameter:
+        """The weight with so many rows and columns of zeros first; one for all that share it."""
+        key = (parametrization, zeros)
+        if key not in self._weights:
+            weight = read_weight(parametrization)
+            weight = F.pad(weight, (zeros[1], 0, zeros[0], 0)) if any(zeros) else weight
+            copied = weight.detach().clone(memory_format=torch.contiguous_format)
+            self._weights[key] = nn.Parameter(copied, requires_grad=False)
+        return self._weights[key]
+
+    def bias(self, bias: Tensor | None) -> Any:
+        """A copy, the same for all that share the bias."""
+        return copy.deepcopy(bias, self._memo)
+
+    def copied(self, model: nn.Module) -> nn.Module:
+        """The model with the twins in the places of the layers, attributes and lists included."""
+        try:
+            frozen = copy.deepcopy(model, self._memo)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"`model` cannot be copied: {error}") from error
+        for value in self._memo.values():
+            if isinstance(value, nn.Module) and (_is_foreign(value) or type(value) in _TWINS):
+                raise ValueError(
+                    f"`model` holds {type(value).__name__} outside of its modules; put it into an "
+                    "attribute of its own, an nn.ModuleList or an nn.ModuleDict."
+                )
+        # Other classes may count on the positions in a sequence that they hold.
+        holders = (m for m in frozen.modules() if type(m) is not nn.Sequential)
+        self._splice(frozen, {child for module in holders for child in module.children()})
+        return frozen
+
+    def _splice(self, sequence: nn.Module, held: set[nn.Module]) -> None:
+        """Make entries of their own of what stands in front of convolutions in a chain."""
+        if type(sequence) is not nn.Sequential or sequence in held or sequence in self._padded:
+            return
+        entries = list(sequence._modules.items())
+        sequence._modules.clear()
+        for name, child in entries:
+            if child in self._padded:
+                for part, module in child.named_children():
+                    sequence.add_module(name if part == "conv" else f"{name}_{part}", module)
+            else:
+                self._splice(child, held)
+                sequence.add_module(name, child)
+
+
+def _linear(layer: Linear, twins: _Twins) -> nn.Module:
+    weight, bias = twins.weight(layer.parametrization), twins.bias(layer.bias)
+    linear = nn.Linear(
+        layer.in_features, layer.out_features, bias is not None, device="meta", dtype=weight.dtype
+    )
+    return _filled(linear, weight, bias)
+
+
+def _conv2d(layer: Conv2d, twins: _Twins) -> nn.Module:
+    fixed = layer.pads(layer.stride)  # of a size that the stride divides
+    rows, columns = (fixed.right[axis] - fixed.left[axis] for axis in range(2))
+    before: dict[str, nn.Module] = {}
+    circular = layer.padding_mode == "circular"
+    if layer.stride != (1, 1) and (circular or layer.padding == "same"):
+        before["pad"] = PadToMultiple2d(layer.stride)
+    zeros, padding = (0, 0), fixed.left
+    if circular:
+        # One position more before the window and an empty tap for it: a copy of the input's end
+        # in a module of its own would have a norm above 1, which this plain layer has not.
+        zeros, padding = (rows, columns), fixed.right
+    elif rows or columns:
+        before["even"] = nn.ZeroPad2d((0, columns, 0, rows))
+    weight, bias = twins.weight(layer.parametrization, zeros), twins.bias(layer.bias)
+    conv = nn.Conv2d(
+        layer.in_channels,
+        layer.out_channels,
+        (weight.shape[2], weight.shape[3]),
+        layer.stride,
+        padding,
+        bias=bias is not None,
+        padding_mode="circular" if circular else "zeros",
+        device="meta",
+        dtype=weight.dtype,
+    )
+    conv = _filled(conv, weight, bias)
+    if not before:
+        return conv
+    sequence = nn.Sequential()
+    for name, module in (*before.items(), ("conv", conv)):
+        sequence.add_module(name, module)
+    return sequence
+
+
+def _filled(module: _M, weight: nn.Parameter, bias: nn.Parameter | None) -> _M:
+    """A module made without drawing random numbers, with its tensors."""
+    module.register_parameter("weight", weight)
+    module.register_parameter("bias", bias)
+    return module
+
+
+_TWINS: dict[type[nn.Module], Callable[[Any, _Twins], nn.Module]] = {
+    Conv2d: _conv2d,
+    Linear: _linear,
+}
