@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+PEERS := $(VENV)/.peers
 PYTEST := $(BIN)/python -m pytest
 
 .PHONY: demo test test-slow lint bench clean
@@ -22,7 +23,7 @@ lint: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-bench: $(READY)
+bench: $(PEERS)
 	$(BIN)/python -m benchmarks.speed
 
 $(READY): pyproject.toml constraints.txt
@@ -31,6 +32,10 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q "pip>=25.1"
 	@$(BIN)/python -m pip install -q -c constraints.txt -e . --group dev
+	@touch $@
+
+$(PEERS): $(READY)
+	@$(BIN)/python -m pip install -q -c constraints.txt --group bench
 	@touch $@
 
 clean:

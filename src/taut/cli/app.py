@@ -121,6 +121,12 @@ def _demo(arguments: list[str]) -> None:
     call(demo, "demo", arguments)
 
 
+def _bench(arguments: list[str]) -> None:
+    from taut.cli.bench import main
+
+    main(arguments)
+
+
 def _list(arguments: list[str]) -> None:
     from taut.cli.list import list_all
 
@@ -134,6 +140,7 @@ COMMANDS = {
     "inspect": Command("Show the spectrum of every layer of a run.", _inspect),
     "report": Command("Write one HTML page about a run.", _report),
     "demo": Command("Train, certify, attack and report on embedded images.", _demo),
+    "bench": Command("Measure what layers and nets cost, beside other libraries.", _bench),
     "list": Command("List recipes, data sets and parametrizations.", _list),
 }
 
