@@ -6,12 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.products import product, uses_onednn
-
-# Cholesky QR in float64 leaves a defect of about limit^2 * 1e-16: invisible in float32.
-_CONDITION_LIMIT = 1e4
-_DEFECT_LIMIT = 5e-3
-_PART = 256
+from taut.linalg.factors import factor
+from taut.linalg.products import product
 
 
 def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
@@ -23,9 +19,10 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
         finite `a`. The columns of a rank-deficient `a` are completed to a basis.
     Gradient: exact where `a` has full rank (products with stored matrices, nothing iterated);
         finite everywhere, the inverse of S being damped where `a` has no full rank.
-    Cost: below float64, one Gram matrix, one Cholesky factor and one product in float64 (large
-        float32 matrices on a CPU: two Gram matrices and two products in float32 instead);
-        Householder QR where `a` is too ill-conditioned for them, and always in float64.
+    Cost: one Gram matrix, one Cholesky factor and one product: in float32 for large float32
+        matrices on a CPU (twice that where the columns are not near-orthonormal already), in
+        float64 for others; Householder QR where `a` is too ill-conditioned, and always in float64.
+        The gradient: three products.
 
     Args:
         a: matrices with m >= n; leading dimensions are batch.
@@ -59,8 +56,8 @@ def basis_product(
     r"""Product of row vectors with the orthonormal basis Q of `a`, without building Q's gradient.
 
     Guarantee: `x @ orthonormal_basis(a)`, or with its transpose, to rounding; so are the gradients.
-    Cost: beside the product itself, four large products for the value and the gradient, where
-        forming Q and its gradient would take seven.
+    Cost: beside the product itself, one Gram matrix for the value and one large product for the
+        gradient where `a` is near-orthonormal, twice that where it is not.
 
     Args:
         x: vectors, leading dimensions are batch; k = m, or n if transposed.
@@ -98,7 +95,9 @@ class _OrthonormalBasis(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, inverse = ctx.saved_tensors
         return _raw_gradient(
-            lambda inverse: product(grad, inverse), q, product(grad.mT, q), inverse
+            lambda symmetric, inverse: product(grad - product(q, symmetric), inverse),
+            product(grad.mT, q),
+            inverse,
         )
 
     @staticmethod
@@ -111,13 +110,12 @@ class _BasisProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, a: Tensor, transposed: bool) -> tuple[Tensor, ...]:
-        q, correction, inverse = torch.ops.taut.orthonormal_factors(a)
+        base, right, inverse = torch.ops.taut.orthonormal_factors(a)
         if transposed:
-            y = product(x + product(x, correction), q.mT)
+            y = product(product(x, right.mT), base.mT)
         else:
-            y = product(x, q)
-            y = y + product(y, correction)
-        return y, q, correction, inverse
+            y = product(product(x, base), right)
+        return y, base, right, inverse
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
@@ -127,19 +125,23 @@ class _BasisProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, a, y, q, correction, inverse = ctx.saved_tensors
+        x, a, y, base, right, inverse = ctx.saved_tensors
         if torch.is_grad_enabled():  # to be differentiated again: Q as a function of a
-            q, correction = orthonormal_basis(a), torch.zeros_like(correction)
+            base, right = orthonormal_basis(a), torch.eye(*right.shape).to(right)
         if ctx.transposed:
-            grad_x = product(grad, q)
-            grad_x = grad_x + product(grad_x, correction)
+            grad_x = product(product(grad, base), right)
             overlap = product(grad_x.mT, x).mT
-            outer = lambda inverse: product(grad.mT, product(x, inverse))  # noqa: E731
+            left, vectors = grad, x
         else:
-            grad_x = product(grad + product(grad, correction), q.mT)
+            grad_x = product(product(grad, right.mT), base.mT)
             overlap = product(grad.mT, y)
-            outer = lambda inverse: product(x.mT, product(grad, inverse))  # noqa: E731
-        return grad_x, _raw_gradient(outer, q, overlap, inverse), None
+            left, vectors = x, grad
+
+        def raw(symmetric: Tensor, inverse: Tensor) -> Tensor:
+            inside = product(right, product(symmetric, inverse))
+            return product(left.mT, product(vectors, inverse)) - product(base, inside)
+
+        return grad_x, _raw_gradient(raw, overlap, inverse), None
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args) -> tuple:
@@ -154,24 +156,22 @@ class _BasisProduct(torch.autograd.Function):
 
 
 def _raw_gradient(
-    outer: Callable[[Tensor], Tensor], q: Tensor, overlap: Tensor, inverse: Tensor
+    apply: Callable[[Tensor, Tensor], Tensor], overlap: Tensor, inverse: Tensor
 ) -> Tensor:
-    """Gradient of `a` from that of Q: G inverse(S)^T plus a part in the span of Q.
+    """Gradient of `a` from the gradient G of Q: (G - Q M) inverse(S)^T with a symmetric M.
 
     Args:
-        outer: multiplies the gradient G of Q by a matrix from the right.
-        q: the basis.
-        overlap: G^T Q.
+        apply: what to do with M and the transposed inverse of S.
+        overlap: G^T Q, of which M is the lower triangle, mirrored.
         inverse: the transposed inverse of S.
     """
     # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
     scale = inverse.abs().amax((-2, -1), keepdim=True)
-    inverse = (inverse / scale).to(q.dtype)
     lower = torch.tril(overlap)
     symmetric = lower + torch.tril(lower, -1).mT
-    largest = torch.finfo(q.dtype).max
-    grad_a = outer(inverse) - product(q, product(symmetric, inverse))
-    grad_a = (grad_a * scale.clamp(max=largest).to(q.dtype)).clamp(-largest, largest)
+    largest = torch.finfo(overlap.dtype).max
+    grad_a = apply(symmetric, (inverse / scale).to(overlap.dtype))
+    grad_a = (grad_a * scale.clamp(max=largest).to(grad_a.dtype)).clamp(-largest, largest)
     return _Final.apply(grad_a) if torch.is_grad_enabled() else grad_a  # pyright: ignore[reportReturnType]
 
 
@@ -203,10 +203,9 @@ _LIBRARY.define("orthonormal_factors(Tensor a) -> (Tensor, Tensor, Tensor)")
 @torch.library.impl(_LIBRARY, "orthonormal_basis", "CompositeExplicitAutograd")
 def _basis(a: Tensor) -> tuple[Tensor, Tensor]:
     """Q, and the transposed inverse of S in float64."""
-    q, correction, inverse = _factor(a)
-    q = q if correction is None else q + product(q, correction)
+    factors = factor(a)
     # Row-major, as the fake says: Householder QR answers in columns.
-    return q.to(a.dtype).contiguous(), inverse.contiguous()
+    return factors.basis().to(a.dtype).contiguous(), factors.inverse.double().contiguous()
 
 
 @torch.library.register_fake("taut::orthonormal_basis", lib=_LIBRARY)
@@ -217,76 +216,15 @@ def _fake_basis(a: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.impl(_LIBRARY, "orthonormal_factors", "CompositeExplicitAutograd")
 def _factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Q to be corrected, its correction C (Q + Q C is meant), and the transposed inverse of S."""
-    q, correction, inverse = _factor(a)
-    none = torch.zeros_like(inverse, dtype=a.dtype)
-    correction = none if correction is None else correction
-    return q.to(a.dtype).contiguous(), correction, inverse.contiguous()
+    """The two factors of Q, and the transposed inverse of S in float64."""
+    base, right, inverse = factor(a)
+    base = base.clone() if base is a else base.to(a.dtype)  # an operation may not return its input
+    if right is None:
+        right = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    return base.contiguous(), right.contiguous(), inverse.double().contiguous()
 
 
 @torch.library.register_fake("taut::orthonormal_factors", lib=_LIBRARY)
 def _fake_factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, inverse = _fake_basis(a)
-    return q, torch.empty_like(inverse, dtype=a.dtype), inverse
-
-
-_Factors = tuple[Tensor, Tensor | None, Tensor]
-
-
-def _factor(a: Tensor) -> _Factors:
-    """Q, a correction C (Q + Q C is meant) or None, and the transposed inverse of S.
-
-    By the cheapest route that is exact for this `a`.
-    """
-    if a.dtype == torch.float64:
-        return _householder_qr(a)
-    factored = _corrected_cholesky_qr(a) if uses_onednn(a, a.shape[-1]) else None
-    factored = factored or _cholesky_qr(a.double())
-    return factored or _householder_qr(a.double())
-
-
-def _corrected_cholesky_qr(a: Tensor) -> _Factors | None:
-    """Float32 Cholesky QR and its correction to second order; None where that is not enough."""
-    factor, _ = torch.linalg.cholesky_ex(product(a.mT, a).double())
-    inverse = _lower_inverse(factor)
-    q = product(a, inverse.mT.to(a.dtype))
-    # Summed in parts: a float32 sum over all rows would be as wrong as the defect it measures.
-    gram = torch.stack([product(part.mT, part) for part in q.split(_PART, dim=-2)]).sum(0)
-    defect = gram - torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    # The correction, (I + defect)^(-1/2) - I to second order, leaves 5/16 of the cube.
-    if not bool(torch.linalg.matrix_norm(defect).max() < _DEFECT_LIMIT):  # NaN fails, too
-        return None
-    return q, 0.375 * product(defect, defect) - defect / 2, inverse
-
-
-def _cholesky_qr(a: Tensor) -> _Factors | None:
-    """The factors from the Gram matrix; None where that is not accurate."""
-    factor, _ = torch.linalg.cholesky_ex(a.mT @ a)
-    inverse = _lower_inverse(factor)
-    norms = torch.linalg.matrix_norm(torch.stack((factor, inverse)))
-    if not bool((norms[0] * norms[1] < _CONDITION_LIMIT).all()):  # NaN fails, too
-        return None
-    return a @ inverse.mT, None, inverse
-
-
-def _lower_inverse(factor: Tensor) -> Tensor:
-    identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    return torch.linalg.solve_triangular(factor, identity.expand_as(factor), upper=False)
-
-
-def _householder_qr(a: Tensor) -> _Factors:
-    """The factors, the inverse being damped, whatever the condition of `a`."""
-    if not bool(torch.isfinite(a).all()):
-        raise ValueError("`a` must be finite; got a raw tensor with NaN or infinity in it.")
-    # LAPACK keeps S from overflow only if its input is not at the end of the range.
-    scale = a.abs().amax((-2, -1), keepdim=True)
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    q, factor = torch.linalg.qr(a / scale)
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    sign = torch.where(diagonal < 0, -1.0, 1.0).to(a.dtype)
-    q, factor = q * sign.unsqueeze(-2), factor * sign.unsqueeze(-1)
-    diagonal = factor.diagonal(dim1=-2, dim2=-1)
-    floor = diagonal.amax(-1, keepdim=True).clamp(min=1e-8) * (a.shape[-2] * 1e-16)
-    damping = torch.diag_embed((floor - diagonal).clamp(min=0))
-    # Below this scale (float64 only) the inverse would overflow; the gradient is cut there anyway.
-    return q, None, _lower_inverse((factor + damping).mT) / scale.clamp(min=1e-250)
+    base, inverse = _fake_basis(a)
+    return base, torch.empty_like(inverse, dtype=a.dtype), inverse

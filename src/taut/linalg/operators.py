@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor
 
-__all__ = ["ConvOperator", "Padding", "padded_index", "polyphase", "symbols"]
+__all__ = ["ConvOperator", "Padding", "half_plane", "padded_index", "polyphase", "symbols"]
 
 _MODES = ("zeros", "circular", "reflect", "replicate")
 _CONVOLUTIONS = {
@@ -239,6 +239,21 @@ def polyphase(
     return kernel
 
 
+def half_plane(torus: tuple[int, ...]) -> tuple[Int[Tensor, "f a"], Int[Tensor, " f"]]:
+    """One of each pair of frequencies w, -w of a torus, and how often it counts (1 or 2).
+
+    Example:
+        >>> grid, counts = half_plane((4,))
+        >>> grid.flatten().tolist(), counts.tolist()
+        ([0, 1, 2], [1, 2, 1])
+    """
+    grid = torch.ones(torus).nonzero()
+    size = torch.tensor(torus, dtype=torch.long)
+    weights = torch.tensor([math.prod(torus[a + 1 :]) for a in range(len(torus))]).long()
+    here, mirror = (grid * weights).sum(1), ((-grid % size) * weights).sum(1)
+    return grid[here <= mirror], 1 + (here < mirror)[here <= mirror].long()
+
+
 def symbols(
     kernel: Float[Tensor, "o i ..."], torus: tuple[int, ...]
 ) -> Iterator[tuple[Complex[Tensor, "f o i"], Tensor]]:
@@ -260,11 +275,8 @@ def symbols(
         >>> piece.abs().square().round().flatten().tolist(), counts.tolist()
         ([4.0, 2.0, 0.0], [1, 2, 1])
     """
-    grid = torch.ones(torus).nonzero()
+    grid, counts = half_plane(torus)
     size = torch.tensor(torus, dtype=torch.long)
-    weights = torch.tensor([math.prod(torus[a + 1 :]) for a in range(len(torus))]).long()
-    here, mirror = (grid * weights).sum(1), ((-grid % size) * weights).sum(1)
-    grid, counts = grid[here <= mirror], 1 + (here < mirror)[here <= mirror].long()
     places = torch.ones(kernel.shape[2:]).nonzero()
     flat = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1)
     step = max(1, _CHUNK_BYTES // (16 * max(1, flat.shape[0], places.numel())))

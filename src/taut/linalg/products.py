@@ -6,14 +6,19 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 
 # Below this many multiplications the call costs more than the product.
-_LARGE = 1 << 23
+_LARGE = 1 << 20
+# Sums over more rows than this are added up in float64.
+_PART = 512
+# Only the blocks on and below the diagonal of a Gram matrix are computed.
+_BLOCK = 256
 
 
 def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
     """The matrix product `a @ b`, without a gradient.
 
     On a CPU, large float32 products go through oneDNN: its matrix product is the faster one on
-    processors that MKL does not favour.
+    processors that MKL does not favour. On a GPU that may round float32 to TF32 they are computed
+    in float64.
 
     Guarantee: equal to `a @ b` up to the order of summation, in the precision of its dtype.
     Cost: `m * n * k` multiplications and additions.
@@ -29,13 +34,45 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
         >>> product(torch.ones(1, 2), torch.ones(2, 1))
         tensor([[2.]])
     """
+    if rounds_to_tf32(a):
+        return (a.double() @ b.double()).to(a.dtype)
     if not uses_onednn(a, b.shape[-1]):
         return a @ b
     if a.ndim == 2:
         # Other strides fall into a slow reference loop.
-        left, right = a.contiguous(), b.mT.contiguous()
-        return torch.ops.mkldnn._linear_pointwise(left, right, None, "none", [], "")
+        return _transposed_product(a.contiguous(), b.mT.contiguous())
     return torch.stack([product(left, right) for left, right in zip(a, b, strict=True)])
+
+
+def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
+    r"""The Gram matrix :math:`A^\top A` of a float32 matrix on a CPU, in float64.
+
+    Guarantee: within a few float32 roundings of the largest entry, however many rows there are.
+    Cost: about half of the multiplications of a product.
+
+    Args:
+        a: the matrix.
+
+    Returns:
+        Its Gram matrix; only the lower triangle is to be read.
+
+    Example:
+        >>> gram(torch.tensor([[3.0], [4.0]]))
+        tensor([[25.]], dtype=torch.float64)
+    """
+    columns = a.shape[-1]
+    total = torch.zeros(columns, columns, dtype=torch.float64)
+    for part in a.split(_PART):
+        rows = part.mT.contiguous()
+        for start in range(0, columns, _BLOCK):
+            stop = min(start + _BLOCK, columns)
+            total[start:stop, :stop] += _transposed_product(rows[start:stop], rows[:stop])
+    return total
+
+
+def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of a and the transpose of b, both contiguous, through oneDNN."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
 def uses_onednn(a: Tensor, columns: int) -> bool:
@@ -47,4 +84,11 @@ def uses_onednn(a: Tensor, columns: int) -> bool:
         and not torch.compiler.is_compiling()  # Inductor chooses for itself
         and torch.backends.mkldnn.is_available()
         and peek_interpreter_stack() is None  # the operation has no rule for torch.func.vmap
+    )
+
+
+def rounds_to_tf32(a: Tensor) -> bool:
+    """Whether torch would round the float32 matrix `a` before it multiplies."""
+    return (
+        a.is_cuda and a.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
     )

@@ -18,12 +18,15 @@ from taut.linalg.operators import ConvOperator, polyphase
 __all__ = [
     "U32",
     "U64",
+    "UNDERFLOW",
     "abs_norm_bound",
+    "collatz_wielandt",
     "down",
     "down_difference",
     "down_divide",
     "down_product",
     "gamma",
+    "outward",
     "power_of_two",
     "refuse_flushing",
     "row_norm_bound",
@@ -42,8 +45,8 @@ U64 = 2.0**-53
 U32 = 2.0**-24
 """Unit roundoff of float32."""
 
-_UNDERFLOW = 2.0**-900
-"""Far above all underflow errors together of sums of products of numbers scaled to at most 1."""
+UNDERFLOW = 2.0**-240
+"""Above what underflow changes in sums of products of numbers up to 2 and in fourth roots."""
 
 
 def up(value: Fraction) -> float:
@@ -194,6 +197,19 @@ def up_root_sum_square(*terms: float) -> float:
     return up_product(largest, up_root(up_sum(*(up_product(r, r) for r in ratios))))
 
 
+def outward(value: Tensor, roundings: int) -> Tensor:
+    """Above the exact value of a float64 tensor >= 0 that `roundings` roundings in a row made.
+
+    Sums of terms >= 0, products, quotients and roots, without underflow; of a sum of n terms no
+    term passes more than n - 1 roundings.
+
+    >>> outward(torch.tensor([1.0], dtype=torch.float64), 1) > 1 + U64
+    tensor([True])
+    """
+    factor = up(1 + Fraction(gamma(roundings, U64)))
+    return (value * factor).nextafter(torch.full_like(value, math.inf))
+
+
 def power_of_two(values: Tensor) -> float:
     """A power of two: divided by it, the largest entry lies in [1/2, 2); 0 for zeros alone.
 
@@ -244,19 +260,22 @@ def abs_norm_bound(op: ConvOperator) -> float:
     kernel = polyphase((op.kernel / scale).abs(), stride, op.dilation)
     taps = kernel.flatten(2) if kernel.dim() > 2 else kernel[..., None]
     sums = taps.sum(2).unflatten(0, (op.groups, -1))
-    square = _collatz_wielandt(sums, taps.shape[2])
+    square = collatz_wielandt(sums, taps.shape[2]).max().item()
     return up_product(up_root(square), scale, up_root(float(squared)))
 
 
-def _collatz_wielandt(a: Float[Tensor, "g m n"], summed: int) -> float:
-    """Bound of the largest squared norm of matrices >= 0, each entry a rounded sum."""
+def collatz_wielandt(a: Float[Tensor, "g m n"], summed: int) -> Float[Tensor, " g"]:
+    """Bound of the squared norms of matrices >= 0, each entry a sum of `summed` terms, rounded.
+
+    >>> collatz_wielandt(torch.ones(1, 2, 2, dtype=torch.float64), 1).round(decimals=6)
+    tensor([4.], dtype=torch.float64)
+    """
     v = torch.ones_like(a[:, 0, :, None])
     for _ in range(12):  # any v > 0 will do
         v = a.mT @ (a @ v)
-        v = (v / v.amax(1, keepdim=True).clamp_min(2.0**-500)).clamp_min(2.0**-20)
-    ratio = ((a.mT @ (a @ v)) / v).max().item()
-    roundings = 2 * summed + a.shape[1] + a.shape[2] + 1
-    return up_sum(up_product(ratio, up_sum(1.0, gamma(roundings, U64))), _UNDERFLOW)
+        v = (v / v.amax(1, keepdim=True).clamp_min(UNDERFLOW)).clamp_min(2.0**-20)
+    ratios = ((a.mT @ (a @ v)) / v).amax((1, 2))
+    return outward(ratios + UNDERFLOW, 2 * summed + a.shape[1] + a.shape[2] + 1)
 
 
 def row_norm_bound(op: ConvOperator) -> float:
@@ -280,7 +299,6 @@ def row_norm_bound(op: ConvOperator) -> float:
     if scale == 0.0:
         return 0.0
     rows = (op.kernel / scale).flatten(1)
-    largest = rows.square().sum(1).max().item()
-    largest = up_product(largest, up_sum(1.0, gamma(rows.shape[1] + 1, U64)))
-    root = up_root(up_sum(largest, _UNDERFLOW))
+    largest = outward(rows.square().sum(1).max(), rows.shape[1]).item()
+    root = up_root(up_sum(largest, UNDERFLOW))
     return up_product(root, scale, up_root(float(copies_in_padding(op))))

@@ -1,0 +1,151 @@
+"""Orthonormal bases as products, by the cheapest route that is exact for the matrix at hand."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from taut.linalg.products import gram, product, uses_onednn
+
+# Float32 Cholesky QR leaves singular values within about limit * 3e-7 of 1.
+_SINGLE_CONDITION_LIMIT = 2.5
+# Cholesky QR in float64 leaves a defect of about limit^2 * 1e-16: invisible in float32.
+_DOUBLE_CONDITION_LIMIT = 1e4
+_DEFECT_LIMIT = 5e-3
+# Columns that LAPACK factors at once; wider matrices are split, and joined by products.
+_BLOCK = 64
+
+
+class Factors(NamedTuple):
+    r"""The basis Q = base @ right of a matrix A = Q S.
+
+    Attributes:
+        base: `A` itself, or a basis.
+        right: what it is to be multiplied by; None stands for the identity.
+        inverse: the transposed inverse of S.
+    """
+
+    base: Tensor
+    right: Tensor | None
+    inverse: Tensor
+
+    def basis(self) -> Tensor:
+        """Q, multiplied out."""
+        return self.base if self.right is None else product(self.base, self.right)
+
+
+def factor(a: Tensor) -> Factors:
+    """The factors of the orthonormal basis of `a`, exact for every finite matrix.
+
+    Float64 takes Householder QR. Large float32 matrices on a CPU take Cholesky QR in float32, with
+    a correction where they are not near-orthonormal; other matrices Cholesky QR in float64; and
+    those too ill-conditioned for it Householder QR.
+
+    Raises:
+        ValueError: if `a` has a NaN or an infinity.
+
+    Example:
+        >>> factor(torch.tensor([[3.0], [4.0]])).basis()
+        tensor([[0.6000],
+                [0.8000]], dtype=torch.float64)
+    """
+    if a.dtype == torch.float64:
+        return _householder_qr(a)
+    if a.ndim == 3 and uses_onednn(a, a.shape[-1]):
+        return _stacked([factor(matrix) for matrix in a])
+    factors = _single_cholesky_qr(a) if uses_onednn(a, a.shape[-1]) else None
+    factors = factors or _double_cholesky_qr(a.double())
+    return factors or _householder_qr(a.double())
+
+
+def _stacked(all_factors: list[Factors]) -> Factors:
+    bases = torch.stack([each.basis().float() for each in all_factors])
+    return Factors(bases, None, torch.stack([each.inverse.double() for each in all_factors]))
+
+
+def _single_cholesky_qr(a: Tensor) -> Factors | None:
+    """Cholesky QR in float32; None where its correction to second order would not be enough."""
+    square = gram(a)
+    # Exact, so that nothing in range overflows on the way; the factor is scaled back below.
+    size = float(square.diagonal().max())
+    if not 1e-30 < size < 1e30:  # NaN fails, too
+        return None
+    inverse = _inverse_cholesky((square / size).float()) / size**0.5
+    condition = _condition(square.float(), inverse)
+    right = inverse.mT.contiguous()
+    if condition < _SINGLE_CONDITION_LIMIT:
+        return Factors(a, right, inverse)
+    return _corrected(product(a, right), inverse)
+
+
+def _corrected(q: Tensor, inverse: Tensor) -> Factors | None:
+    """An almost orthonormal q and its correction, (I + defect)^(-1/2) to second order."""
+    square = gram(q)
+    square = square.tril() + square.tril(-1).mT
+    identity = torch.eye(q.shape[-1])
+    defect = (square - identity).float()
+    # What the correction leaves is 5/16 of the cube of the defect.
+    if not float(torch.linalg.matrix_norm(defect)) < _DEFECT_LIMIT:  # NaN fails, too
+        return None
+    return Factors(q, identity + (0.375 * product(defect, defect) - defect / 2), inverse)
+
+
+def _inverse_cholesky(square: Tensor) -> Tensor:
+    """Inverse of the Cholesky factor, of which the lower triangle is read; NaN if there is none."""
+    size = square.shape[-1]
+    if size <= _BLOCK:
+        lower, failed = torch.linalg.cholesky_ex(square)
+        return _lower_inverse(lower) if not failed else torch.full_like(square, torch.nan)
+    half = (size // 2 + 15) // 16 * 16
+    first = _inverse_cholesky(square[:half, :half])
+    below = product(square[half:, :half], first.mT)
+    last = _inverse_cholesky(square[half:, half:] - product(below, below.mT))
+    inverse = torch.zeros_like(square)
+    inverse[:half, :half] = first
+    inverse[half:, half:] = last
+    inverse[half:, :half] = -product(last, product(below, first))
+    return inverse
+
+
+def _condition(square: Tensor, inverse: Tensor) -> float:
+    """Condition number of a matrix, by power iterations: an estimate from below, or NaN."""
+    lower = square.tril(-1)
+    largest = smallest = torch.arange(1.0, square.shape[-1] + 1).square().mul(0.7).cos()
+    for _ in range(3):
+        largest, smallest = (v / torch.linalg.vector_norm(v) for v in (largest, smallest))
+        largest = lower @ largest + lower.mT @ largest + square.diagonal() * largest
+        smallest = inverse.mT @ (inverse @ smallest)
+    return float(torch.linalg.vector_norm(largest) * torch.linalg.vector_norm(smallest)) ** 0.5
+
+
+def _double_cholesky_qr(a: Tensor) -> Factors | None:
+    """The factors from the Gram matrix in float64; None where that is not accurate."""
+    lower, _ = torch.linalg.cholesky_ex(a.mT @ a)
+    inverse = _lower_inverse(lower)
+    norms = torch.linalg.matrix_norm(torch.stack((lower, inverse)))
+    if not bool((norms[0] * norms[1] < _DOUBLE_CONDITION_LIMIT).all()):  # NaN fails, too
+        return None
+    return Factors(a @ inverse.mT, None, inverse)
+
+
+def _lower_inverse(lower: Tensor) -> Tensor:
+    identity = torch.eye(lower.shape[-1], dtype=lower.dtype, device=lower.device)
+    return torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
+
+
+def _householder_qr(a: Tensor) -> Factors:
+    """The factors, the inverse being damped, whatever the condition of `a`."""
+    if not bool(torch.isfinite(a).all()):
+        raise ValueError("`a` must be finite; got a raw tensor with NaN or infinity in it.")
+    # LAPACK keeps S from overflow only if its input is not at the end of the range.
+    scale = a.abs().amax((-2, -1), keepdim=True)
+    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
+    q, upper = torch.linalg.qr(a / scale)
+    diagonal = upper.diagonal(dim1=-2, dim2=-1)
+    sign = torch.where(diagonal < 0, -1.0, 1.0).to(a.dtype)
+    q, upper = q * sign.unsqueeze(-2), upper * sign.unsqueeze(-1)
+    diagonal = upper.diagonal(dim1=-2, dim2=-1)
+    floor = diagonal.amax(-1, keepdim=True).clamp(min=1e-8) * (a.shape[-2] * 1e-16)
+    damping = torch.diag_embed((floor - diagonal).clamp(min=0))
+    # Below this scale (float64 only) the inverse would overflow; the gradient is cut there anyway.
+    return Factors(q, None, _lower_inverse((upper + damping).mT) / scale.clamp(min=1e-250))
