@@ -1,6 +1,20 @@
 """Bound and logits to certified radii: what no perturbation within the radius can change."""
 
+from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper
+from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify
 from taut.certification._radius import above, as_rational, certified_radius, logit_margin
 
-__all__ = ["Certification", "above", "as_rational", "certified_radius", "certify", "logit_margin"]
+__all__ = [
+    "ARITHMETICS",
+    "Arithmetic",
+    "Certificate",
+    "Certification",
+    "above",
+    "as_rational",
+    "certified_radius",
+    "certify",
+    "l2_distance_upper",
+    "logit_margin",
+    "prove",
+]

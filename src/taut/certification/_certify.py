@@ -1,18 +1,21 @@
 """Certify a model on a set of images."""
 
-import json
+import hashlib
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, final
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
 
-from taut.certification._radius import above, as_rational, certified_radius, logit_margin
-from taut.lipschitz import LipschitzBound, lipschitz_bound
-from taut.parametrizations import cached
+from taut.certification._arithmetic import Arithmetic
+from taut.certification._certificate import Certificate, canonical, prove, raw_bytes, save
+from taut.certification._radius import above, as_rational, logit_margin
+from taut.lipschitz import LipschitzBound
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,7 +37,9 @@ class Certification:
         radius: certified l2 radius of each image, in its units; 0 where wrong or tied.
         margin: logit of the label minus the largest other one, of each image.
         predictions: class with the largest logit, of each image (the first of equal ones).
-        bound: the model's Lipschitz bound.
+        labels: true classes.
+        images_sha256: hash of each image, of its numbers as they were given.
+        certificate: what is proven of the model, whatever the image.
 
     Example:
         >>> model, images = nn.Linear(2, 2), torch.eye(2)
@@ -50,21 +55,46 @@ class Certification:
     radius: Tensor
     margin: Tensor
     predictions: Tensor
-    bound: LipschitzBound
+    labels: Tensor
+    images_sha256: tuple[str, ...]
+    certificate: Certificate
 
-    def to_json(self) -> str:
-        """Everything but the tensors of the bound, with sorted keys: equal results, equal text."""
-        finite = [m if math.isfinite(m) else None for m in self.margin.tolist()]
-        content = {
-            "bound": self.bound.value,
+    @property
+    def bound(self) -> LipschitzBound:
+        """The model's Lipschitz bound, layer by layer."""
+        return self.certificate.bound
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the radii hold for: the program in float64 or float32, or real numbers only."""
+        return self.certificate.arithmetic
+
+    def content(self) -> dict[str, Any]:
+        """What the file holds, as plain values: the certificate of the model, and each image."""
+        return self.certificate.content() | {
             "certified_accuracy": {str(eps): a for eps, a in self.certified_accuracy.items()},
             "clean_accuracy": self.clean_accuracy,
-            "layers": [asdict(row) for row in self.bound.layers],
-            "margin": finite,
+            "images_sha256": list(self.images_sha256),
+            "labels": self.labels.tolist(),
+            "margin": [m if math.isfinite(m) else None for m in self.margin.tolist()],
             "predictions": self.predictions.tolist(),
             "radius": self.radius.tolist(),
         }
-        return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+    def to_json(self) -> str:
+        """The certificate and the results as canonical JSON: equal results, equal text."""
+        return canonical(self.content())
+
+    def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+        """Write the JSON file, and the exported weights beside it as safetensors.
+
+        Args:
+            path: of the JSON file; its folder exists.
+
+        Returns:
+            The two files.
+        """
+        return save(self.certificate, Path(path), self.to_json())
 
     def plot(self) -> "Figure":
         """A figure of the certified accuracy over eps."""
@@ -76,7 +106,7 @@ class Certification:
         edges = torch.cat([torch.zeros(1, dtype=radii.dtype), radii])
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
-        axes.step(edges, shares, where="post", label="certified")
+        axes.step(edges, shares, where="post", label=f"certified ({self.arithmetic})")
         axes.axhline(self.clean_accuracy, linestyle=":", color="gray", label="clean")
         axes.set(xlabel="eps (l2)", ylabel="accuracy", ylim=(0, 1))
         axes.set_xlim(left=0)
@@ -90,12 +120,23 @@ def certify(
     labels: Tensor,
     eps: Sequence[Eps] = ("36/255", "72/255", "108/255"),
     input_shape: tuple[int, ...] | None = None,
+    *,
+    arithmetic: Arithmetic = "float64",
 ) -> Certification:
     r"""Certified accuracy of a classifier: how many points no perturbation up to eps can change.
 
     The model's Lipschitz bound is proven from its weights, its logits are computed in batches, and
-    each point gets its certified radius (see `certified_radius`). The mode of the model is left as
-    it is; what behaves otherwise in training is refused there.
+    each point gets its certified radius. What the radius is about is the `arithmetic`:
+
+    - "float64": the certified classifier is the float64 execution of the weights as they are used
+      (those that `Certification.save` exports), in any order of summation. Its rounding is bounded
+      and taken off: next to nothing.
+    - "float32": the model as it runs. What is taken off is right for any order of summation, and
+      therefore large: radii are small, or 0 for wide nets. Not for convolutions by Winograd or FFT.
+    - "real": the network in real numbers, as the literature reports it. The program that runs may
+      answer otherwise near the radius.
+
+    The mode of the model is left as it is; what behaves otherwise in training is refused there.
 
     Args:
         model: from images to logits.
@@ -103,13 +144,14 @@ def certify(
         labels: true classes, int64.
         eps: l2 radii as floats, fractions or strings such as "36/255", compared exactly.
         input_shape: shape of one image, if it should be checked; the default is the images' own.
+        arithmetic: "float64", "float32" or "real".
 
     Returns:
         The accuracies, and margin and radius of each image.
 
     Raises:
-        UnprovenError: (a NotImplementedError and ValueError) if the model has no proven bound, or
-            is in training mode where that matters.
+        UnprovenError: (a NotImplementedError and ValueError) if the model has no proven bound, is
+            in training mode where that matters, or runs in a way that the proof does not cover.
         ValueError: if images, labels, eps or shapes are wrong.
 
     Example:
@@ -121,18 +163,20 @@ def certify(
     shape = tuple(images.shape[1:]) if input_shape is None else tuple(input_shape)
     like = next(iter(model.parameters()), images)
     _check(images, labels, shape, like)
-    with torch.no_grad(), cached():
-        bound = lipschitz_bound(model, shape)
-        logits = torch.cat([model(batch.to(like.device)) for batch in images.split(_BATCH)])
-    logits, labels = logits.cpu(), labels.cpu()
-    radius = certified_radius(logits, labels, bound)
+    certificate = prove(model, shape, arithmetic=arithmetic)
+    batches = images.split(_BATCH)
+    logits = torch.cat([certificate.logits(model, batch).cpu() for batch in batches])
+    labels = labels.cpu()
+    radius = certificate.radius(logits, labels, images)
     return Certification(
         clean_accuracy=_share(logits.argmax(1) == labels),
         certified_accuracy={value: _share(above(radius, value)) for value in eps},
         radius=radius,
         margin=logit_margin(logits, labels),
         predictions=logits.argmax(1),
-        bound=bound,
+        labels=labels,
+        images_sha256=tuple(hashlib.sha256(raw_bytes(x)).hexdigest() for x in images.cpu()),
+        certificate=certificate,
     )
 
 

@@ -8,10 +8,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from taut.certification._layers import Composed
 from taut.linalg.rounding import up_product
 from taut.lipschitz import UP_SQRT2, LipschitzBound
 
-__all__ = ["above", "as_rational", "certified_radius", "logit_margin"]
+__all__ = ["above", "as_rational", "certified_radius", "executed_radius", "logit_margin"]
+
+_CONFIRM = 4.0
+"""How often the error is taken off a margin: at the point and at the perturbed one, and twice so
+that whoever computes the same logits in another order of summation, with an error of his own, comes
+to the same verdict."""
 
 
 def certified_radius(
@@ -46,11 +52,66 @@ def certified_radius(
     """
     _check(logits, labels)
     z = logits.detach().double()
-    down = torch.full((), -math.inf, dtype=z.dtype, device=z.device)
-    gaps = torch.nextafter(z.gather(1, labels[:, None]) - z, down)
-    radii = torch.nextafter(gaps / _constants(bound, labels, z.shape[1]), down)
+    gaps = _down(z.gather(1, labels[:, None]) - z)
+    radii = _down(gaps / _constants(bound, labels, z.shape[1]))
     radii = radii.scatter(1, labels[:, None], math.inf).amin(1)
     return torch.where(z.isfinite().all(1) & (radii > 0), radii, 0.0)
+
+
+def executed_radius(
+    logits: Float[Tensor, "b k"],
+    labels: Int[Tensor, " b"],
+    norms: Float[Tensor, " b"],
+    bound: LipschitzBound,
+    composed: Composed,
+) -> Float[Tensor, " b"]:
+    r"""l2 radius within which the executed program, rounding included, keeps its prediction.
+
+    Let E(t) = a t + b bound the error of the difference of two computed logits at inputs of norm at
+    most t. At x' with :math:`\|x' - x\| \le \rho` the computed difference is at least
+
+    .. math:: m - E(\|x\|) - L_{yj} \rho - E(\|x\| + \rho),
+
+    m the computed margin at x: positive if :math:`m - 2 E(\|x\|) > (L_{yj} + a) \rho`. Twice more
+    is taken off, see `_CONFIRM`; every operation is rounded so that the radius comes out smaller.
+    No point beyond the norm at which something may overflow is certified.
+
+    Args:
+        logits: as the program computed them.
+        labels: true classes.
+        norms: of the inputs, rounded up.
+        bound: Lipschitz constants in real arithmetic.
+        composed: error and overflow limit of the program.
+
+    Returns:
+        Radii in float64; 0 where wrong, tied, within the error, or not finite.
+
+    Raises:
+        ValueError: as `certified_radius`.
+
+    Example:
+        >>> bound, exact = LipschitzBound(1.0), Composed(1.0, norm_limit=10.0)
+        >>> executed_radius(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), torch.zeros(1).double(),
+        ...                 bound, exact)
+        tensor([1.4142], dtype=torch.float64)
+    """
+    _check(logits, labels)
+    z, norms = logits.detach().double(), norms.to(logits.device)
+    a, b = composed.error
+    error = _CONFIRM * _up(_up(a * norms) + b)  # a power of two: exact
+    gaps = _down(_down(z.gather(1, labels[:, None]) - z) - error[:, None])
+    slopes = _up(_constants(bound, labels, z.shape[1]) + a)
+    radii = _down(gaps / slopes).scatter(1, labels[:, None], math.inf).amin(1)
+    radii = torch.minimum(radii, _down(composed.norm_limit - norms))
+    return torch.where(z.isfinite().all(1) & (radii > 0), radii, 0.0)
+
+
+def _up(values: Tensor) -> Tensor:
+    return torch.nextafter(values, torch.full_like(values, math.inf))
+
+
+def _down(values: Tensor) -> Tensor:
+    return torch.nextafter(values, torch.full_like(values, -math.inf))
 
 
 def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:

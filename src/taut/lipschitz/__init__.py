@@ -32,22 +32,43 @@ A layer that is a convolution or a matrix gives its operator instead; bound and 
 from taut.linalg.bounds import NormBound
 from taut.linalg.operators import ConvOperator, Padding
 from taut.lipschitz import _torch_rules as _torch_rules
-from taut.lipschitz._graph import lipschitz_bound
-from taut.lipschitz._pairwise import UP_SQRT2
+from taut.lipschitz._graph import lipschitz_bound, trace
+from taut.lipschitz._joins import Join, join_of
+from taut.lipschitz._pairwise import UP_SQRT2, pairwise_constants
 from taut.lipschitz._registry import register, register_linear
 from taut.lipschitz._result import LayerBound, LipschitzBound, UnprovenError
+from taut.lipschitz._rounding import (
+    Affine,
+    Rounding,
+    affine_rounding,
+    exact_rounding,
+    norm_bound,
+    register_rounding,
+    rounding_of,
+)
 from taut.lipschitz._singular import singular_values
 
 __all__ = [
     "UP_SQRT2",
+    "Affine",
     "ConvOperator",
+    "Join",
     "LayerBound",
     "LipschitzBound",
     "NormBound",
     "Padding",
+    "Rounding",
     "UnprovenError",
+    "affine_rounding",
+    "exact_rounding",
+    "join_of",
     "lipschitz_bound",
+    "norm_bound",
+    "pairwise_constants",
     "register",
     "register_linear",
+    "register_rounding",
+    "rounding_of",
     "singular_values",
+    "trace",
 ]

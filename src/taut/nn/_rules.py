@@ -5,7 +5,16 @@ The guarantee of a parametrization is not read: bounds come from the weight as u
 
 from torch import nn
 
-from taut.lipschitz import ConvOperator, NormBound, Padding, register, register_linear
+from taut.lipschitz import (
+    ConvOperator,
+    NormBound,
+    Padding,
+    affine_rounding,
+    exact_rounding,
+    register,
+    register_linear,
+    register_rounding,
+)
 from taut.nn.activations import GroupSort, MaxMin
 from taut.nn.conv import Conv2d
 from taut.nn.downsampling import InvertibleDownsample2d
@@ -41,3 +50,10 @@ def _pad_to_multiple(layer: nn.Module, shape: Shape) -> NormBound:
 @register(GroupSort)
 def _sorting(layer: nn.Module, shape: Shape) -> NormBound:
     return NormBound(1.0, "sorts channels: a permutation at each input")
+
+
+# Rounding: the layers run as their weight and bias, the others copy numbers.
+for _kind in (Conv2d, Linear):
+    register_rounding(_kind)(affine_rounding)
+for _kind in (InvertibleDownsample2d, PadToMultiple2d, MaxMin, GroupSort):
+    register_rounding(_kind)(exact_rounding)

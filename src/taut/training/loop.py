@@ -223,7 +223,7 @@ class _Trainer:
         self.plain_model.eval()
         test = self.data.test
         self.evaluation = certify(
-            self.plain_model, test.float_images(), test.labels, self.recipe.eps
+            self.plain_model, test.float_images(), test.labels, self.recipe.eps, arithmetic="real"
         )
         self.plain_model.train()
         self._tick()

@@ -1,0 +1,122 @@
+"""What the certified program computes in, and what must not be in its way."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from taut.lipschitz import UnprovenError
+
+__all__ = ["ARITHMETICS", "Arithmetic", "check_arithmetic", "l2_distance_upper", "norms_upper"]
+
+Arithmetic = Literal["float64", "float32", "real"]
+ARITHMETICS: tuple[Arithmetic, ...] = ("float64", "float32", "real")
+
+
+def check_arithmetic(arithmetic: str, tensors: dict[str, Tensor], device: torch.device) -> None:
+    """Refuse settings and weights that the arithmetic's proof does not cover.
+
+    Args:
+        arithmetic: one of `ARITHMETICS`.
+        tensors: the exported weights.
+        device: where the program runs.
+
+    Raises:
+        UnprovenError: naming the setting or the tensor.
+
+    Example:
+        >>> check_arithmetic("float32", {"weight": torch.ones(2).double()}, torch.device("cpu"))
+        Traceback (most recent call last):
+        taut.lipschitz._result.UnprovenError: `weight` must be float32 ...; got torch.float64.
+    """
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise UnprovenError(f"`{name}` holds NaN or Inf.")
+        if arithmetic == "float32" and tensor.dtype != torch.float32:
+            raise UnprovenError(
+                f"`{name}` must be float32 for arithmetic='float32', as all that is computed from "
+                f"it would be in its own precision; got {tensor.dtype}."
+            )
+    if arithmetic == "float32":
+        _check_settings(device)
+
+
+def _check_settings(device: torch.device) -> None:
+    if torch.get_float32_matmul_precision() != "highest":
+        raise UnprovenError(
+            "A float32 certificate needs products in float32; call "
+            "torch.set_float32_matmul_precision('highest')."
+        )
+    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
+        raise UnprovenError(
+            "A float32 certificate needs convolutions in float32; set "
+            "torch.backends.cudnn.allow_tf32 = False."
+        )
+
+
+@contextmanager
+def conventional() -> Iterator[None]:
+    """Convolutions as sums of products: no Winograd, no FFT, which round otherwise.
+
+    cuDNN and NNPACK may choose those in float32; the other paths of torch do not.
+
+    Example:
+        >>> with conventional():
+        ...     torch.backends.cudnn.enabled
+        False
+    """
+    with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+        yield
+
+
+def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    r"""l2 norm of each sample in float64, never below the exact one.
+
+    The n squares are summed in any order: a relative error of at most :math:`\gamma_{n+2}`. The
+    samples are scaled by a power of two so that no square that matters underflows.
+
+    Example:
+        >>> 5.0 <= norms_upper(torch.tensor([[3.0, 4.0]])).item() < 5.0 + 1e-12
+        True
+    """
+    wide = x.detach().flatten(1).double()
+    largest = wide.abs().amax(1) if wide.shape[1] else wide.new_zeros(len(wide))
+    exponent = torch.frexp(largest).exponent.clamp(-1000, 1000)
+    scale = torch.ldexp(torch.ones_like(largest), exponent)
+    n = wide.shape[1] + 8  # for the squares, the root and the factors here as well
+    grown = 1 + 2 * n * 2.0**-53 + 2.0**-60 * n
+    root = (wide / scale[:, None]).square().sum(1).mul(grown).sqrt() * (1 + 2.0**-51)
+    upper = torch.nextafter(root * scale, torch.full_like(root, math.inf))
+    return torch.where(largest == 0, 0.0, upper)
+
+
+def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+    r"""l2 distance of each pair of samples in float64, never below the exact one.
+
+    A certificate speaks of exact distances. One computed in float32 may come out too small, so that
+    a perturbation seems to lie within a radius and does not; hold this one against the radius.
+
+    Args:
+        x: a batch.
+        y: a batch of the same shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> x = torch.tensor([[0.1, 0.2]])
+        >>> l2_distance_upper(x, x + 1)[0] >= 2**0.5
+        tensor(True)
+    """
+    if x.shape != y.shape or x.dim() < 1:
+        raise ValueError(
+            f"`x` and `y` must be batches of the same shape; got {tuple(x.shape)} and "
+            f"{tuple(y.shape)}."
+        )
+    difference = (x.detach().double() - y.detach().double()).abs()
+    away = torch.nextafter(difference, torch.full_like(difference, math.inf))
+    return norms_upper(torch.where(difference == 0, 0.0, away))
