@@ -6,12 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut.linalg.rounding import UNDERFLOW, outward
+
 __all__ = ["UP_SQRT2", "pairwise_constants"]
 
 UP_SQRT2 = math.nextafter(math.sqrt(2.0), math.inf)
 """The float after the one nearest to the root of 2: not below it, which math.sqrt(2) may be."""
-
-_OUTWARD = 1 + 1e-12  # rounding of a difference and a norm of at most 1e3 entries, many times over
 
 
 def pairwise_constants(weight: Float[Tensor, "k n"], features: float) -> Float[Tensor, "k k"]:
@@ -21,22 +21,30 @@ def pairwise_constants(weight: Float[Tensor, "k n"], features: float) -> Float[T
     :math:`L_f`-Lipschitz. Never more than :math:`\sqrt 2 \|W\| L_f`, what the logits as one map
     give, since :math:`w_i - w_j = W^\top (e_i - e_j)`.
 
+    Rounded up: a difference passes one rounding, a square of it three in all, their sum of n one
+    less than n; root and products four. Rows are scaled so that no square over- or underflows.
+
     Args:
         weight: rows of the last layer.
         features: constant of what it is applied to.
+
+    Returns:
+        Constants in float64; exactly 0 for equal rows, infinite on overflow.
 
     Example:
         >>> pairwise_constants(torch.eye(2), 1.0).round(decimals=4)
         tensor([[0.0000, 1.4142],
                 [1.4142, 0.0000]], dtype=torch.float64)
     """
-    weight = weight.double().cpu()
-    norms = torch.stack([_norms(weight - row) for row in weight])
-    return norms * features * _OUTWARD
+    weight = weight.detach().double().cpu()
+    return torch.stack([_constants(weight - row, features) for row in weight])
 
 
-def _norms(rows: Tensor) -> Tensor:
-    """Norms of rows, scaled so that no square underflows."""
+def _constants(rows: Float[Tensor, "k n"], features: float) -> Float[Tensor, " k"]:
     largest = rows.abs().amax(1)
-    scale = torch.where(largest > 0, largest, 1.0)
-    return torch.linalg.vector_norm(rows / scale[:, None], dim=1) * scale
+    scale = largest / largest.frexp().mantissa  # powers of two, exactly
+    norms = (rows / scale[:, None]).square().sum(1).sqrt() + UNDERFLOW
+    constants = outward(norms * features, rows.shape[1] + 6)
+    infinity = torch.full_like(constants, math.inf)
+    constants = (constants * scale).nextafter(infinity).nan_to_num(math.inf, math.inf)
+    return constants.where(largest != 0, 0.0)

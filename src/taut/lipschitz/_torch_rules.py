@@ -1,6 +1,7 @@
 """Rules for torch's own modules. Biases shift and never matter."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -8,15 +9,12 @@ from torch import nn
 
 from taut.linalg.bounds import NormBound, conv_norm_bound
 from taut.linalg.operators import ConvOperator, Padding
-from taut.linalg.rounding import up_root
+from taut.linalg.rounding import up, up_product, up_root
 from taut.lipschitz._functions import selection_gain
 from taut.lipschitz._registry import register, register_linear
 from taut.lipschitz._result import UnprovenError
 
 Shape = tuple[int, ...]
-_ROUNDING = 1 + 1e-12
-"""Covers the float64 rounding of the few operations that fold a scale."""
-
 
 _AXES: dict[type[nn.Module], int] = {
     nn.AvgPool1d: 1, nn.AvgPool2d: 2, nn.AdaptiveAvgPool1d: 1, nn.AdaptiveAvgPool2d: 2,
@@ -91,8 +89,18 @@ def _average_pool(m: nn.AvgPool1d | nn.AvgPool2d, shape: Shape) -> ConvOperator:
     divisor = math.prod(kernel)
     if isinstance(m, nn.AvgPool2d) and m.divisor_override is not None:
         divisor = m.divisor_override
-    weight = torch.full((1, 1, *kernel), 1 / divisor, dtype=torch.float64)
-    return ConvOperator(weight, shape[1:], stride, (), 1, Padding("zeros", pads, pads))
+    return ConvOperator(
+        _mean(kernel, divisor), shape[1:], stride, (), 1, Padding("zeros", pads, pads)
+    )
+
+
+def _mean(kernel: Shape, divisor: int) -> torch.Tensor:
+    """The kernel of sums divided by a number, no entry of smaller modulus than the exact one.
+
+    Moduli are a bound: the norm of a matrix whose entries have one sign grows with each of them.
+    """
+    entry = math.copysign(up(Fraction(1, abs(divisor))), divisor)
+    return torch.full((1, 1, *kernel), entry, dtype=torch.float64)
 
 
 @register_linear(nn.AdaptiveAvgPool1d)
@@ -100,8 +108,7 @@ def _average_pool(m: nn.AvgPool1d | nn.AvgPool2d, shape: Shape) -> ConvOperator:
 def _adaptive_average(m: nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d, shape: Shape) -> ConvOperator:
     _axes(m, shape)
     kernel = _adaptive_kernel(m.output_size, shape[1:])
-    weight = torch.full((1, 1, *kernel), 1 / math.prod(kernel), dtype=torch.float64)
-    return ConvOperator(weight, shape[1:], kernel)
+    return ConvOperator(_mean(kernel, math.prod(kernel)), shape[1:], kernel)
 
 
 def _adaptive_kernel(output_size: Any, size: Shape) -> tuple[int, ...]:
@@ -123,11 +130,16 @@ def _batch_norm(m: nn.BatchNorm1d | nn.BatchNorm2d, shape: Shape) -> NormBound:
     if m.running_var is None:
         raise UnprovenError("batch norm without running statistics mixes the samples")
     # The variance and its eps are added in the module's own precision, or in a wider one.
-    scale = torch.minimum((m.running_var + m.eps).double(), m.running_var.double() + m.eps).rsqrt()
-    if m.weight is not None:
-        scale = scale * m.weight.detach().double()
-    ulp = torch.finfo(m.running_var.dtype).eps
-    return _finite(scale.abs().max().item() * (1 + ulp) * _ROUNDING, "largest scale")
+    variance = m.running_var.detach().cpu()
+    lowest = torch.minimum((variance + m.eps).double(), variance.double() + m.eps)
+    root = _next(_next(lowest, 0.0).sqrt(), 0.0)
+    weight = torch.ones_like(root) if m.weight is None else m.weight.detach().cpu().double()
+    largest = _next(weight.abs() / root, math.inf).max().item()
+    return _finite(up_product(largest, 1 + torch.finfo(variance.dtype).eps), "largest scale")
+
+
+def _next(values: torch.Tensor, towards: float) -> torch.Tensor:
+    return values.nextafter(torch.full_like(values, towards))
 
 
 def _finite(value: float, proof: str) -> NormBound:
@@ -242,12 +254,14 @@ for _kind in _SLOPES:
 
 @register(nn.SELU)
 def _selu(m: nn.SELU, shape: Shape) -> NormBound:
-    return _slope(1.7580994, inplace=m.inplace)  # scale * alpha, below 0
+    return _slope(1.7580994, inplace=m.inplace)  # scale * alpha = 1.75809934..., below 0
 
 
 @register(nn.SiLU)
 def _silu(m: nn.SiLU, shape: Shape) -> NormBound:
-    return _slope(1.09984, inplace=m.inplace)  # sup 1.0998393..., at 2.3994
+    # The slope s + x s (1 - s) of x s(x) is largest where x tanh(x / 2) = 2, and there
+    # it is 1/2 + x/4; x = 2.39935...
+    return _slope(1.09984, inplace=m.inplace)
 
 
 @register(nn.LeakyReLU)
@@ -278,11 +292,13 @@ def _softplus(m: nn.Softplus, shape: Shape) -> NormBound:
         raise UnprovenError(
             f"`threshold` must be >= 20 and `beta` > 0; got {m.threshold}, {m.beta}"
         )
-    return _slope(1.0)
+    jump = math.exp(-m.threshold) / m.beta
+    return NormBound(1.0, f"slope at most 1, without the jump of {jump:.0e} at the threshold")
 
 
 @register(nn.GELU)
 def _gelu(m: nn.GELU, shape: Shape) -> NormBound:
     if m.approximate != "none":
         raise UnprovenError(f"`approximate` must be 'none'; got {m.approximate!r}")
-    return _slope(1.12891)  # sup 1.128904..., at sqrt(2)
+    # The slope P + x p has the derivative p (2 - x^2): largest at sqrt(2), 1.128904...
+    return _slope(1.12891)
