@@ -1,96 +1,151 @@
-"""One training step of the paper's Large, orthogonal over plain, side by side in one run.
+"""What taut costs beside plain layers, orthogonium, deel-torchlip and the paper's own algorithm.
 
-python -m benchmarks.speed --out records/speed.json
+    python -m benchmarks.speed --out records/speed.json
+
+Writes every row that docs/speed.md shows, and each aim with what was reached. Let the machine be
+idle. With --quick: smaller cases that only try the command out.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from statistics import median
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
-import taut
-from benchmarks.environment import environment
+from benchmarks.accuracy import ACCURACY, QUICK_ACCURACY, Accuracy, accuracy
+from benchmarks.aims import aims, import_seconds
+from benchmarks.environment import ROOT, environment
+from taut.benchmark import (
+    Rates,
+    Row,
+    Settings,
+    cells,
+    floor,
+    measure,
+    measured_rates,
+    parse_case,
+    select,
+)
 from taut.files import write_atomically
-from taut.report import inspect_layers
 
-CASES = {"MNIST Large": (1, 28, 28), "CIFAR-10 Large": (3, 32, 32)}
+CASES = {"MNIST Large": "large-mnistb128", "CIFAR-10 Large": "large-cifar10b128"}
+PAPER = ROOT / "benchmarks" / "paper_bcop.py"
+_OTHERS = ("taut", "orthogonium")
+
+# By group: cases, and who takes part beside plain layers and, if True, the paper's algorithm.
+Groups = dict[str, tuple[Sequence[str], Sequence[str], bool]]
+GROUPS: Groups = {
+    "steps": (tuple(CASES.values()), (*_OTHERS, "deel-torchlip"), True),
+    "equal": (
+        ("128x128x3@16b32", "256x256x3@16b16", "512x512x3@8b128", "1024x1024x3@8b64"),
+        _OTHERS,
+        False,
+    ),
+    "stack": (("stack-12x256@16b16",), _OTHERS, False),
+    "other": (
+        (
+            *("128x256x3@16b16", "256x128x3@16b16", "256x512x3@8b16", "128x256x4s2@16b16"),
+            *("256x512x4s2@16b4", "128x128x3@4b4", "256x256x3@4b4", "512x512x3@4b4"),
+            *("512x512b128", "4096x512b128"),
+        ),
+        _OTHERS,
+        True,
+    ),
+}
+_GPU: Groups = {"deep": (("stack-30x256@16b64",), _OTHERS, False)}
+QUICK_GROUPS: Groups = {
+    "steps": (("small-mnistb8", "small-cifar10b8"), _OTHERS, True),
+    "equal": (("8x8x3@8b2", "16x16x3@8b2"), ("taut",), False),
+    "stack": (("stack-2x8@8b2",), ("taut",), False),
+    "other": (("8x16x3@8b2", "32x16b8"), _OTHERS, True),
+}
 
 
 def main() -> None:
     args = _arguments()
+    settings = Settings(args.device, args.dtype, args.repeats, 25.0, args.threads)
+    settings = replace(settings, repeats=3, seconds=2.0) if args.quick else settings
     torch.set_num_threads(args.threads)
-    record = {"environment": environment(), "batch": args.batch, "repeats": args.repeats}
-    record["steps"] = {name: measured(shape, args) for name, shape in CASES.items()}
-    for name, row in record["steps"].items():
-        times = f"{row['taut']:.3f} s, plain {row['plain']:.3f} s"
-        print(f"{name}: {times}, ratio {row['ratio']:.2f}, error {row['error']:.1e}")
+    record = recorded(settings, quick=args.quick)
+    for aim in record["aims"]:
+        print(f"{aim['what']}: {aim['reached']:.3g} (aim: at most {aim['aim']:g})")
     if args.out is not None:
         write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def measured(shape: tuple[int, int, int], args: argparse.Namespace) -> dict[str, float]:
-    """Medians in seconds, their ratio, and the largest distance of a singular value from 1."""
-    model = taut.models.build(taut.models.ModelConfig("large", input_shape=shape))
-    images, labels = torch.rand(args.batch, *shape), torch.randint(10, (args.batch,))
-    steps = {"taut": step(model, images, labels), "plain": step(plain(model), images, labels)}
-    for warm_up in steps.values():
-        warm_up()
-    times = {name: [] for name in steps}
-    for _ in range(args.repeats):
-        for name, run in steps.items():
-            start = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - start)
-    result = {name: median(values) for name, values in times.items()}
-    result["ratio"] = median(a / b for a, b in zip(times["taut"], times["plain"], strict=True))
-    spectra = [layer.spectrum for layer in inspect_layers(model, images[:1], labels[:1])]
-    result["error"] = max(float((s - 1).abs().max()) for s in spectra if s is not None)
-    return result
+def recorded(settings: Settings, *, quick: bool) -> dict:
+    """The whole record; progress is printed case by case."""
+    rates = measured_rates(settings)
+    groups = QUICK_GROUPS if quick else GROUPS
+    groups = groups | _GPU if settings.place.type == "cuda" and not quick else groups
+    rows = {name: _group(*group, settings, rates) for name, group in groups.items()}
+    found = _accuracies(QUICK_ACCURACY if quick else ACCURACY, settings)
+    imports = import_seconds(1 if quick else 5)
+    return {
+        "environment": environment(),
+        "settings": asdict(settings),
+        "rates": rates._asdict(),
+        "steps": steps(rows["steps"]),
+        "rows": {
+            name: [asdict(row) | {"floor": _floor(row, rates)} for row in group]
+            for name, group in rows.items()
+        },
+        "accuracy": [asdict(row) for row in found],
+        "import": imports,
+        "aims": aims(rows, found, imports),
+    }
 
 
-def step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> Callable[[], None]:
-    """Forward, loss, backward and Adam."""
-    optimiser = torch.optim.Adam(model.parameters(), fused=True)
-
-    def run() -> None:
-        optimiser.zero_grad()
-        F.multi_margin_loss(model(images), labels).backward()
-        optimiser.step()
-
-    return run
-
-
-def plain(model: nn.Sequential) -> nn.Sequential:
-    """The same net with torch's own layers."""
-    return nn.Sequential(*(_twin(layer) for layer in model))
+def steps(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """A training step of the paper's Large: seconds, the ratio of taut to plain, its error."""
+    found = {}
+    for case in dict.fromkeys(row.case for row in rows):
+        mine = {row.contender: row for row in rows if row.case == case}
+        title = next((title for title, name in CASES.items() if name == case), case)
+        times = {name: row.train for name, row in mine.items() if row.train is not None}
+        found[title] = times | {"ratio": mine["taut"].train_ratio, "error": mine["taut"].error}
+    return found
 
 
-def _twin(layer: nn.Module) -> nn.Module:
-    if isinstance(layer, taut.nn.Linear):
-        return nn.Linear(layer.in_features, layer.out_features)
-    if isinstance(layer, taut.nn.Conv2d):
-        return nn.Conv2d(
-            layer.in_channels,
-            layer.out_channels,
-            layer.kernel_size,
-            layer.stride,
-            layer.pads((64, 64)).left,
-            padding_mode="circular",
-        )
-    return layer
+def _group(
+    names: Sequence[str],
+    contenders: Sequence[str],
+    paper: bool,
+    settings: Settings,
+    rates: Rates,
+) -> list[Row]:
+    files = (PAPER,) if paper else ()
+    rows: list[Row] = []
+    for name in names:
+        torch.manual_seed(0)
+        rows += measure(parse_case(name), select(contenders, files), settings, files)
+        for cell in cells([row for row in rows if row.case == name], rates):
+            print("  ".join(cell), flush=True)
+    return rows
+
+
+def _accuracies(wanted: Sequence[tuple[str, str, str]], settings: Settings) -> list[Accuracy]:
+    found = []
+    for case, contender, raws in wanted:
+        found.append(accuracy(case, contender, raws, settings))
+        print(*asdict(found[-1]).values(), sep="  ", flush=True)
+    return found
+
+
+def _floor(row: Row, rates: Rates) -> float | None:
+    """Seconds that any exact method takes for the case, beside each measured time."""
+    return None if row.train is None else floor(parse_case(row.case)).seconds(rates)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--quick", action="store_true", help="smaller cases, to try it out")
     parser.add_argument("--out", type=Path, help="the record; left out: only print")
     return parser.parse_args()
 

@@ -1,28 +1,34 @@
-"""Write the tables of README.md from records/ and from the exported classes.
+"""Write the tables of README.md and docs/speed.md from records/ and from the exported classes.
 
 python -m benchmarks.tables
 """
 
 import json
 import re
+from pathlib import Path
 
 from benchmarks.environment import ROOT
+from benchmarks.speed_tables import SPEED_TABLES
 from taut.parametrizations import methods
-
-README = ROOT / "README.md"
 
 
 def main() -> None:
-    README.write_text(updated(README.read_text()))
+    for page in PAGES:
+        page.write_text(updated(page))
 
 
-def updated(text: str) -> str:
-    for name, table in (("results", results()), ("methods", method_table())):
-        pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
-        text, count = re.subn(
-            pattern, lambda m, t=table: m[1] + t + m[2], text, count=1, flags=re.DOTALL
-        )
-        assert count, f"README.md has lost its mark for {name}"
+def updated(page: Path) -> str:
+    """The text of a page with its tables as they should be."""
+    text = page.read_text()
+    for name, table in PAGES[page].items():
+        text = _with(text, name, table())
+    return text
+
+
+def _with(text: str, name: str, table: str) -> str:
+    pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
+    text, count = re.subn(pattern, lambda m: m[1] + table + m[2], text, count=1, flags=re.DOTALL)
+    assert count, f"a page has lost its mark for {name}"
     return text
 
 
@@ -61,6 +67,12 @@ def method_table() -> str:
     for name, cls in methods().items():
         rows.append(f"| `taut.{name}` | {cls.guarantee} | {cls.reference} |")
     return "\n".join(rows) + "\n"
+
+
+PAGES = {
+    ROOT / "README.md": {"results": results, "methods": method_table},
+    ROOT / "docs" / "speed.md": SPEED_TABLES,
+}
 
 
 if __name__ == "__main__":

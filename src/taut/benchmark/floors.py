@@ -99,7 +99,8 @@ def plain_flops(case: LayerCase) -> float:
 def measured_rates(settings: Settings) -> Rates:
     """The best rate of a few large products, and that of a copy.
 
-    The products are `@` of two square matrices, and a 1x1 convolution by the convolution library.
+    The products are `@` of two square matrices, and a 1x1 and a 3x3 convolution by the convolution
+    library.
 
     Example:
         >>> measured_rates(Settings()).product > 1e8
@@ -111,12 +112,18 @@ def measured_rates(settings: Settings) -> Rates:
     a = torch.randn(n, n, device=place, dtype=dtype)
     image = a.reshape(1, n, n, 1).contiguous(memory_format=torch.channels_last)
     kernel = a.reshape(n, n, 1, 1).contiguous(memory_format=torch.channels_last)
+    wide = torch.randn(n // 64, 256, 16, 16, device=place, dtype=dtype)
+    taps = torch.randn(256, 256, 3, 3, device=place, dtype=dtype)
+    runs: tuple[tuple[float, Run], ...] = (
+        (2.0 * n**3, lambda: a @ a),
+        (2.0 * n**3, lambda: torch.conv2d(image, kernel)),
+        (2.0 * taps.numel() * len(wide) * 14**2, lambda: torch.conv2d(wide, taps)),
+    )
     tensor, copy = torch.zeros(2, 1 << 25, device=place)
     with torch.no_grad():
-        products = (lambda: a @ a, lambda: torch.conv2d(image, kernel))
-        product = min(_best(run, place) for run in products)
+        product = max(flops / _best(run, place) for flops, run in runs)
         moved = _best(lambda: copy.copy_(tensor), place)
-    return Rates(2.0 * n**3 / product, 8.0 * tensor.numel() / moved)
+    return Rates(product, 8.0 * tensor.numel() / moved)
 
 
 def _best(run: Run, place: torch.device) -> float:

@@ -72,7 +72,7 @@ class _Options:
     """Python files that define NAME, conv(in, out, kernel, stride) and linear(in, out)."""
 
     quick: bool = False
-    """a small set and few rounds: about a minute on two cores."""
+    """a small set and few rounds."""
 
     repeats: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="")] = None
     """rounds in which the contenders take turns: 15, or 5 if quick."""

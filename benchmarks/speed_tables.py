@@ -1,0 +1,99 @@
+"""The tables of docs/speed.md, from records/speed.json."""
+
+import json
+from collections.abc import Callable, Sequence
+
+from benchmarks.environment import ROOT
+
+RECORD = ROOT / "records" / "speed.json"
+_MISSING = "Not in the record yet.\n"
+
+
+def aims() -> str:
+    rows = [
+        (aim["what"], f"{aim['aim']:.3g}", f"{aim['reached']:.3g}")
+        for aim in _record().get("aims", ())
+    ]
+    return _table(("what", "aim, at most", "reached"), rows)
+
+
+def step_times() -> str:
+    header = ("net", "contender", "step, ms", "over plain", "farthest from 1")
+    rows = []
+    for net, found in _record()["steps"].items():
+        for name, seconds in found.items():
+            if name in ("ratio", "error"):
+                continue
+            ours = name == "taut"
+            ratio = found["ratio"] if ours else seconds / found["plain"]
+            error = f"{found['error']:.1e}" if ours else "-"
+            rows.append((net, name, f"{1e3 * seconds:.1f}", f"{ratio:.2f}", error))
+    return _table(header, rows)
+
+
+def group(name: str) -> Callable[[], str]:
+    """The table of one group of rows."""
+    header = (
+        *("case", "contender", "train, ms", "floor, ms", "over plain", "eval over plain"),
+        *("frozen over plain", "memory over plain", "farthest from 1", "above 1"),
+    )
+
+    def table() -> str:
+        rows = [
+            (
+                row["case"],
+                row["contender"],
+                _number(row["train"], 1e3, ".1f"),
+                _number(row["floor"], 1e3, ".1f"),
+                *(_number(row[f"{x}_ratio"]) for x in ("train", "eval", "frozen", "memory")),
+                _number(row["error"], 1, ".1e"),
+                _number(row["above"], 1, "+.1e"),
+            )
+            for row in _record().get("rows", {}).get(name, ())
+            if row["train"] is not None
+        ]
+        return _table(header, rows)
+
+    return table
+
+
+def accuracy() -> str:
+    rows = [
+        (x["case"], x["contender"], x["raws"], f"{x['error']:.1e}", f"{x['above']:+.1e}")
+        for x in _record().get("accuracy", ())
+    ]
+    return _table(("case", "contender", "raw tensors", "farthest from 1", "above 1"), rows)
+
+
+def machine() -> str:
+    found = _record()["environment"]
+    names = ("processor", "threads", "gpu", "torch", "orthogonium", "deel-torchlip", "date")
+    rows = [(name, str(found[name])) for name in names if name in found]
+    return _table(("", ""), [*rows, ("command", f"`{found['command']}`")])
+
+
+def _record() -> dict:
+    return json.loads(RECORD.read_text())
+
+
+def _number(value: float | None, scale: float = 1, form: str = ".2f") -> str:
+    return "-" if value is None else f"{scale * value:{form}}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    if not rows:
+        return _MISSING
+    lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return "\n".join((lines[0], "|" + "---|" * len(header), *lines[1:])) + "\n"
+
+
+SPEED_TABLES = {
+    "aims": aims,
+    "steps": step_times,
+    "nets": group("steps"),
+    "equal": group("equal"),
+    "stack": group("stack"),
+    "other": group("other"),
+    "accuracy": accuracy,
+    "machine": machine,
+}
