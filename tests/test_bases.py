@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from taut.linalg import bases
+from taut.linalg import factors
 from taut.linalg.bases import basis_product, orthonormal_basis
 from taut.linalg.products import product
 
@@ -59,19 +59,21 @@ def test_every_route_gives_the_basis_of_qr():
     a = torch.randn(300, 200)
     q, r = torch.linalg.qr(a.double())
     expected = q * r.diagonal().sign()
-    for route in (bases._corrected_cholesky_qr, bases._cholesky_qr, bases._householder_qr):
-        given = a if route is bases._corrected_cholesky_qr else a.double()
+    for route in (
+        factors._single_cholesky_qr,
+        factors._double_cholesky_qr,
+        factors._householder_qr,
+    ):
+        given = a if route is factors._single_cholesky_qr else a.double()
         found = route(given)
         assert found is not None
-        basis, correction, inverse = found
-        basis = basis if correction is None else basis + basis @ correction
-        assert (basis - expected).abs().max() < 1e-5
-        # The third part is the transposed inverse of S in a = Q S.
-        assert (expected @ torch.linalg.inv(inverse.double()).mT - a).abs().max() < 1e-3
+        assert (found.basis() - expected).abs().max() < 1e-5
+        # That is the transposed inverse of S in a = Q S.
+        assert (expected @ torch.linalg.inv(found.inverse.double()).mT - a).abs().max() < 1e-3
 
 
 @pytest.mark.parametrize("shape", [(300, 200), (512, 512), (600, 300)])
-@pytest.mark.parametrize("condition", [1, 10, 100, 1e5])
+@pytest.mark.parametrize("condition", [1, 2.9, 3.5, 10, 100, 1e5])
 def test_large_bases_are_exact_for_every_condition(shape, condition):
     a = torch.linalg.qr(torch.randn(shape, dtype=torch.float64))[0]
     a = a * torch.logspace(0, math.log10(condition), shape[1], dtype=torch.float64)

@@ -10,6 +10,14 @@ from torch.nn.grad import conv2d_weight
 
 Move = tuple[int, int]  # axis of the image (0: rows, 1: columns) and the places it moves by
 
+# A CPU takes images in parts of so many numbers or positions, whichever are more, so that they stay
+# in its cache from step to step.
+_PART_NUMBERS, _PART_POSITIONS = 1 << 18, 1 << 10
+# Positions that a 1x1 convolution sees as one row: it is slower with fewer and with more.
+_ROW = 64
+# In which 1x1 convolutions reach the rate of matrix products.
+_FORMAT = torch.channels_last
+
 
 def apply_steps(
     x: Float[Tensor, "b c h w"], bases: Float[Tensor, "n c r"], moves: Sequence[Move]
@@ -40,8 +48,6 @@ def apply_steps(
         >>> apply_steps(image, torch.ones(1, 1, 1), [(1, 1)])
         tensor([[[[3., 1., 2.]]]])
     """
-    # 1x1 convolutions reach the rate of matrix products in this format alone.
-    x = x.contiguous(memory_format=torch.channels_last)
     return _Steps.apply(x, bases, tuple(moves))  # pyright: ignore[reportReturnType]
 
 
@@ -50,12 +56,13 @@ class _Steps(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, bases: Tensor, moves: tuple[Move, ...]) -> Tensor:
-        parts = []
-        for part in _parts(x):
+        y = torch.empty_like(x, memory_format=_FORMAT)
+        for part, result in zip(_parts(x), _parts(y), strict=True):
+            part = part.contiguous(memory_format=_FORMAT)
             for basis, move in zip(bases, moves, strict=True):
                 part = _moved(part, _change(part, basis, move), basis)
-            parts.append(part)
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            result.copy_(part)
+        return y
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -65,33 +72,35 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, bases = ctx.saved_tensors
-        grads_x, grads = [], []
-        for part, output in zip(_parts(grad), _parts(y), strict=True):
-            grad_x, grad_bases = _undo(part, output, bases, ctx.moves)
-            grads_x.append(grad_x)
-            grads.append(grad_bases)
-        grad_x = grads_x[0] if len(grads_x) == 1 else torch.cat(grads_x)
-        return grad_x, sum(grads[1:], start=grads[0]), None
+        if torch.is_grad_enabled():  # to be differentiated again
+            return *_undone(grad, y, bases, ctx.moves), None
+        grad_x, grad_bases = torch.empty_like(y), torch.zeros_like(bases)
+        for part, output, result in zip(*map(_parts, (grad, y, grad_x)), strict=True):
+            part_x, part_bases = _undone(part, output, bases, ctx.moves)
+            result.copy_(part_x)
+            grad_bases += part_bases
+        return grad_x, grad_bases, None
 
 
-def _parts(x):
-    import os
-
-    P = int(os.environ.get("P", "0"))
-    if P == 0:
+def _parts(x: Tensor) -> tuple[Tensor, ...]:
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         return (x,)
-    return x.split(max(2, P // (x.shape[2] * x.shape[3])))
+    numbers = max(_PART_NUMBERS, _PART_POSITIONS * x.shape[1])
+    return x.split(max(1, numbers // x[0].numel()))
 
 
-def _undo(grad, y, bases, moves):
-    both = torch.cat((grad.contiguous(memory_format=torch.channels_last), y))
-    count, grads = len(y), []
-    for basis, (axis, places) in zip(bases.flip(0), reversed(moves), strict=True):
+def _undone(
+    grad: Tensor, y: Tensor, bases: Tensor, moves: tuple[Move, ...]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the input and of the bases, from that of the output and the output."""
+    # The adjoint of a step is its inverse: gradient and output go back as one batch.
+    both, count, grads = torch.cat((grad.contiguous(memory_format=_FORMAT), y)), len(y), []
+    for basis, (axis, places) in zip(reversed(bases.unbind()), reversed(moves), strict=True):
         change = _change(both, basis, (axis, -places))
         before = _moved(both, change, basis)
         size = (*basis.shape, 1, 1)
-        outgoing = conv2d_weight(change[count:], size, both[:count])
-        incoming = conv2d_weight(change[:count], size, before[count:])
+        outgoing = conv2d_weight(_rows(change[count:]), size, _rows(both[:count]))
+        incoming = conv2d_weight(_rows(change[:count]), size, _rows(before[count:]))
         grads.append((incoming - outgoing)[:, :, 0, 0])
         both = before
     return both[:count], torch.stack(grads[::-1])
@@ -99,26 +108,41 @@ def _undo(grad, y, bases, moves):
 
 def _change(x: Tensor, basis: Tensor, move: Move) -> Tensor:
     """Coordinates in the span: those of the moved image minus those of the image."""
-    inside = F.conv2d(x, basis.mT[:, :, None, None].contiguous(memory_format=torch.channels_last))
-    axis, places = move
+    axis, places = move[0] + 2, move[1]
+    inside = _product(x, basis.mT)
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return torch.roll(inside, places, axis + 2) - inside
+        return torch.roll(inside, places, axis) - inside
     # The same in one pass over the memory.
-    change, last = torch.empty_like(inside), inside.shape[axis + 2] - 1
-    for start, source, length in (
-        ((0, last, 1), (1, 0, last))
-        if places == 1
-        else (
-            (last, 0, 1),
-            (0, 1, last),
-        )
-    ):
-        part, moved = (inside.narrow(axis + 2, at, length) for at in (start, source))
-        torch.sub(moved, part, out=change.narrow(axis + 2, start, length))
+    change, last = torch.empty_like(inside), inside.shape[axis] - 1
+    first, second = (inside.narrow(axis, start, last) for start in (0, 1))
+    start, end = (inside.narrow(axis, place, 1) for place in (0, last))
+    if places == 1:
+        torch.sub(first, second, out=change.narrow(axis, 1, last))
+        torch.sub(end, start, out=change.narrow(axis, 0, 1))
+    else:
+        torch.sub(second, first, out=change.narrow(axis, 0, last))
+        torch.sub(start, end, out=change.narrow(axis, last, 1))
     return change
 
 
 def _moved(x: Tensor, change: Tensor, basis: Tensor) -> Tensor:
-    return F.conv2d(
-        change, basis[:, :, None, None].contiguous(memory_format=torch.channels_last)
-    ).add_(x)
+    return _product(change, basis).add_(x)
+
+
+def _product(x: Tensor, matrix: Tensor) -> Tensor:
+    """The matrix times the channels at every position."""
+    kernel = matrix[:, :, None, None].contiguous(memory_format=_FORMAT)
+    y = F.conv2d(_rows(x), kernel)
+    return y.permute(0, 2, 3, 1).reshape(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """The same positions as images of one row, of a length that convolutions are quick on."""
+    if torch.compiler.is_compiling():
+        return x
+    count, channels, height, width = x.shape
+    lines = next(
+        k for k in range(height, 0, -1) if height % k == 0 and (k == 1 or k * width <= _ROW)
+    )
+    rows = x.permute(0, 2, 3, 1).reshape(count * (height // lines), 1, lines * width, channels)
+    return rows.permute(0, 3, 1, 2)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut.parametrizations import AbstractParametrization, Orthogonal, keeps_weight, read_weight
+from taut.parametrizations import AbstractParametrization, Orthogonal, read_weight, transformed
 
 
 @final
@@ -67,11 +67,8 @@ class Linear(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
         """Multiply by the weight, or what comes to the same, and add the bias."""
-        kept = keeps_weight(self.parametrization)
-        y = None if kept else self.parametrization.transform(x)
-        if y is None:
-            return F.linear(x, self.weight, self.bias)
-        return y if self.bias is None else y + self.bias
+        y = transformed(self.parametrization, x, self.bias)
+        return F.linear(x, self.weight, self.bias) if y is None else y
 
     def extra_repr(self) -> str:
         """Whether there is a bias; the parametrization prints the sizes."""

@@ -7,8 +7,8 @@ line here: tests, tables and the command line find it by iterating over these ex
 from taut.parametrizations._base import (
     AbstractParametrization,
     cached,
-    keeps_weight,
     read_weight,
+    transformed,
 )
 from taut.parametrizations.bcop import BCOP
 from taut.parametrizations.orthogonal import Orthogonal
@@ -20,9 +20,9 @@ __all__ = [
     "AbstractParametrization",
     "Orthogonal",
     "cached",
-    "keeps_weight",
     "methods",
     "read_weight",
+    "transformed",
 ]
 
 

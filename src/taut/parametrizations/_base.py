@@ -97,10 +97,12 @@ class AbstractParametrization(nn.Module, ABC):
     def weight(self) -> Tensor:
         """The weight, of shape `(out_channels, in_channels, *kernel_size)`, computed anew."""
 
-    def transform(self, x: Tensor) -> Tensor | None:
-        """The linear map of a matrix applied to `x`, where that is cheaper than its weight.
+    def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """What the weight does to `x`, and the bias, where that is cheaper than to have the weight.
 
-        None where it is not: then the weight is to be used.
+        For a matrix the dense layer; for a kernel of stride 1 the circular convolution of images
+        `(batch, in_channels, h, w)` that keeps their size, with `(kernel_size - 1) // 2` in front.
+        None where it is not cheaper: then the weight is to be used.
         """
         return None
 
@@ -207,6 +209,22 @@ def _identity(tensor: Tensor) -> tuple:
     """What changes when the tensor is another one, or is written to (unless inference made it)."""
     version = None if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
+
+
+def transformed(
+    parametrization: AbstractParametrization, x: Tensor, bias: Tensor | None
+) -> Tensor | None:
+    """:meth:`AbstractParametrization.transform`, unless the weight itself has to be used.
+
+    It has under autocast, which rounds it to a dtype of its own at the last moment; where
+    :func:`cached` keeps it; and in the transforms of `torch.func`.
+
+    Example:
+        >>> transformed(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4), None)  # a small kernel
+    """
+    if torch.is_autocast_enabled(x.device.type) or keeps_weight(parametrization):
+        return None
+    return parametrization.transform(x, bias)
 
 
 def keeps_weight(parametrization: AbstractParametrization) -> bool:

@@ -1,12 +1,20 @@
 """BCOP: block convolution orthogonal parameterization."""
 
+import math
 from typing import final
 
+import torch
 from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.nn import functional as F
 
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.block import grow
+from taut.linalg.steps import apply_steps
 from taut.parametrizations._base import AbstractParametrization
+
+# Below so many the halves of rank c / 2 are too narrow for the products to reach their rate.
+_LEAST_CHANNELS = 96
 
 
 @final
@@ -25,7 +33,9 @@ class BCOP(AbstractParametrization):
         where the channel counts differ), for every finite raw tensor; with zero padding at most 1.
         float32: within 1e-5 of 1, none above 1 + 3e-6.
     Cost: for a 3x3 kernel 13 products of `(min, c)` with `(c, c)`, c = max of the channel counts,
-        and the bases of four `(c, c / 2)` raw tensors and of one `(c, min)`.
+        and the bases of four `(c, c / 2)` raw tensors and of one `(c, min)`. Where there are many
+        channels and positions a layer has no kernel: it applies the steps to its input, for
+        `4 c^2 + c min` multiplications a position instead of `9 c min`.
 
     Reference:
         Li et al. (2019), *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional
@@ -64,6 +74,44 @@ class BCOP(AbstractParametrization):
         if self.out_channels > self.folded_channels:
             kernel = kernel.transpose(0, 1)
         return self.unfold(kernel)
+
+    def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The circular convolution, step by step, where that takes fewer operations."""
+        if not self._steps_are_cheaper(x):
+            return None
+        steps = _steps(self.kernel_size)
+        matrix = orthonormal_basis(self.raw_matrix)
+        bases = orthonormal_basis(self.raw_projectors)
+        moves = [(axis, -1 if turn % 2 else 1) for turn, axis in steps]
+        if self.out_channels > self.in_channels:
+            y = apply_steps(_matrix_product(x, matrix, None), bases, moves)
+            y = y if bias is None else y + bias[:, None, None]
+        else:  # the last step of the kernel is the first to act
+            y = apply_steps(x, bases.flip(0), moves[::-1])
+            y = _matrix_product(y, matrix.mT, bias)
+        # There the two-tap steps have one turn more than they have turns round.
+        even = [axis - 2 for axis, k in enumerate(self.kernel_size) if k % 2 == 0]
+        return torch.roll(y, [-1] * len(even), even) if even else y
+
+    def _steps_are_cheaper(self, x: Tensor) -> bool:
+        """By the multiplications of a training step, the growth of the kernel included."""
+        narrow, wide = sorted((self.in_channels, self.out_channels))
+        steps = _steps(self.kernel_size)
+        in_torch_func = not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
+        if len(self.kernel_size) != 2 or not steps or narrow < _LEAST_CHANNELS or in_torch_func:
+            return False
+        positions, sizes, growth = x.numel() // self.in_channels, [1, 1], 0
+        for _, axis in steps:
+            growth += math.prod(sizes)
+            sizes[axis] += 1
+        kernel = 3 * narrow * wide * (math.prod(sizes) * positions + growth * wide)
+        return (4 * len(steps) * wide + 3 * narrow) * wide * positions < kernel
+
+
+def _matrix_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    kernel = matrix[:, :, None, None].contiguous(memory_format=torch.channels_last)
+    return F.conv2d(x, kernel, bias)
 
 
 def _steps(size: tuple[int, ...]) -> list[tuple[int, int]]:

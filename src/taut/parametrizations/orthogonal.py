@@ -2,7 +2,6 @@
 
 from typing import final
 
-import torch
 from torch import Tensor
 
 from taut.linalg.bases import basis_product, orthonormal_basis
@@ -44,9 +43,8 @@ class Orthogonal(AbstractParametrization):
         basis = orthonormal_basis(self.raw_matrix)
         return basis.mT if self.out_channels < self.in_channels else basis
 
-    def transform(self, x: Tensor) -> Tensor | None:
-        """`x @ weight.mT` through the factors of the basis, unless autocast wants its own dtype."""
-        if torch.is_autocast_enabled(x.device.type):
-            return None
+    def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The dense layer, through the factors of the basis."""
         wide = self.out_channels >= self.in_channels
-        return basis_product(x, self.raw_matrix, transposed=wide)
+        y = basis_product(x, self.raw_matrix, transposed=wide)
+        return y if bias is None else y + bias

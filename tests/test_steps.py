@@ -1,0 +1,128 @@
+"""Steps applied to images are the convolution with the kernel they would make."""
+
+import copy
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn import functional as F
+
+import taut
+from taut.linalg import steps
+from taut.linalg.bases import orthonormal_basis
+from taut.linalg.block import grow
+from taut.linalg.steps import apply_steps
+from taut.parametrizations import bcop
+
+MOVES = [(0, 1), (1, 1), (0, -1), (1, -1)]
+KERNELS = [(3, 3), (1, 3), (2, 2), (4, 3), (5, 5), (2, 1), (7, 4)]
+SIZES = [(8, 8), (5, 6), (1, 4), (3, 2)]
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Let narrow layers, too, apply steps: the operations are counted as for wide ones."""
+    monkeypatch.setattr(bcop, "_LEAST_CHANNELS", 2)
+
+
+def plain(layer: taut.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """The layer through its kernel and torch's circular padding by index."""
+    rows, columns = layer.pads((x.shape[-2], x.shape[-1]))[1:]
+    index = [
+        torch.arange(-a, n + b) % n for a, b, n in zip(rows, columns, x.shape[-2:], strict=True)
+    ]
+    return F.conv2d(x[..., index[0][:, None], index[1]], layer.weight, layer.bias)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kernel_size", KERNELS)
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (5, 5), (3, 4), (4, 3)])
+def test_applied_steps_are_the_kernel(monkeypatch, inputs, outputs, kernel_size, size):
+    monkeypatch.setattr(bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    layer = taut.nn.Conv2d(inputs, outputs, kernel_size, dtype=torch.float64)
+    x = torch.randn(2, inputs, *size, dtype=torch.float64)
+    assert layer.parametrization.transform(x, layer.bias) is not None
+    assert torch.allclose(layer(x), plain(layer, x), atol=1e-12)
+
+
+def test_one_step_is_grown_by_two_taps():
+    basis = orthonormal_basis(torch.randn(4, 2, dtype=torch.float64))
+    taps = grow(torch.eye(4, dtype=torch.float64)[None, None], basis, 1)
+    x = torch.randn(1, 4, 3, 5, dtype=torch.float64)
+    expected = F.conv2d(torch.cat((x[..., -1:], x), 3), taps.permute(2, 3, 0, 1))
+    assert torch.allclose(apply_steps(x, basis[None], [(1, 1)]), expected)
+
+
+def test_derivatives_are_those_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
+    names = [name for name, _ in layer.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def f(x, *values):
+        return functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(f, (x, *values))
+    assert torch.autograd.gradgradcheck(lambda x: layer(x).pow(2), (x,))
+
+
+def test_images_in_parts_give_the_same(monkeypatch):
+    x = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    bases = orthonormal_basis(torch.randn(4, 4, 2, dtype=torch.float64)).requires_grad_()
+    grad = torch.randn(5, 4, 6, 6, dtype=torch.float64)
+    results = []
+    for numbers, positions in ((1, 1), (1 << 18, 1 << 10), (2 * 144, 1)):
+        monkeypatch.setattr(steps, "_PART_NUMBERS", numbers)
+        monkeypatch.setattr(steps, "_PART_POSITIONS", positions)
+        y = apply_steps(x, bases, MOVES)
+        results.append((y, *torch.autograd.grad(y, (x, bases), grad)))
+    for other in results[1:]:
+        assert all(torch.allclose(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_default_layers_choose_steps_and_stay_exact(layout):
+    """128 channels in float32: as a user gets them, against float64."""
+    layer = taut.nn.Conv2d(128, 128, 3)
+    x = torch.randn(16, 128, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    assert layer.parametrization.transform(x, layer.bias) is not None
+    twin, grad = copy.deepcopy(layer).double(), torch.randn(16, 128, 8, 8)
+    doubled = x.detach().double().requires_grad_()
+    layer(x).backward(grad)
+    plain(twin, doubled).backward(grad.double())
+    for name, (p, q) in {
+        "input": (x, doubled),
+        **{name: (p, twin.get_parameter(name)) for name, p in layer.named_parameters()},
+    }.items():
+        assert p.grad is not None
+        assert q.grad is not None
+        distance = (p.grad - q.grad).norm() / q.grad.norm()
+        assert distance < 2e-6, name
+
+
+def test_few_positions_few_channels_and_no_torus_take_the_kernel():
+    x = torch.randn(16, 128, 8, 8)
+    assert taut.BCOP(128, 128, (3, 3)).transform(x, None) is not None
+    assert taut.BCOP(128, 64, (3, 3)).transform(x, None) is None
+    assert taut.BCOP(128, 128, (1, 1)).transform(x, None) is None
+    assert taut.BCOP(64, 64, (3, 3)).transform(x[:, :64], None) is None
+    for layer in (
+        taut.nn.Conv2d(128, 128, 3, padding_mode="zeros"),
+        taut.nn.Conv2d(128, 128, 3, padding="valid"),
+    ):
+        padded = F.pad(x, (0,) * 4 if layer.padding == (0, 0) else (1,) * 4)
+        assert torch.allclose(layer(x), F.conv2d(padded, layer.weight, layer.bias), atol=1e-5)
+
+
+def test_cached_autocast_and_torch_func_take_the_kernel(narrow):
+    layer = taut.nn.Conv2d(4, 4, 3)
+    x = torch.randn(3, 2, 4, 5, 5)
+    assert layer.parametrization.transform(x[0], None) is not None
+    expected = torch.stack([plain(layer, images) for images in x])
+    assert torch.allclose(torch.func.vmap(layer)(x), expected, atol=1e-6)
+    with torch.no_grad(), taut.cached():
+        assert torch.equal(layer(x[0]), layer(x[0]))
+        assert torch.allclose(layer(x[0]), expected[0], atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x[0]).dtype == torch.bfloat16
