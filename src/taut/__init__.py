@@ -2,7 +2,7 @@
 
 from taut import data, deploy, losses, models, nn
 from taut.attacks import attack
-from taut.certification import certified_radius, certify
+from taut.certification import certified_radius, certify, l2_distance_upper, verify
 from taut.deploy import freeze
 from taut.lipschitz import lipschitz_bound, singular_values
 from taut.parametrizations import BCOP, RKO, Orthogonal, cached
@@ -20,9 +20,11 @@ __all__ = [
     "data",
     "deploy",
     "freeze",
+    "l2_distance_upper",
     "lipschitz_bound",
     "losses",
     "models",
     "nn",
     "singular_values",
+    "verify",
 ]

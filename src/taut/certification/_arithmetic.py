@@ -1,7 +1,7 @@
 """What the certified program computes in, and what must not be in its way."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal
 
@@ -17,7 +17,7 @@ Arithmetic = Literal["float64", "float32", "real"]
 ARITHMETICS: tuple[Arithmetic, ...] = ("float64", "float32", "real")
 
 
-def check_arithmetic(arithmetic: str, tensors: dict[str, Tensor], device: torch.device) -> None:
+def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: torch.device) -> None:
     """Refuse settings and weights that the arithmetic's proof does not cover.
 
     Args:

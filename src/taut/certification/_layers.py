@@ -27,7 +27,7 @@ underflow: four times that sum below the largest number will do. That bounds :ma
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 from taut.linalg.rounding import (
@@ -39,7 +39,7 @@ from taut.linalg.rounding import (
     up_root_sum_square,
     up_sum,
 )
-from taut.lipschitz import UP_SQRT2, UnprovenError
+from taut.lipschitz import UP_SQRT2, Rounding, UnprovenError
 
 __all__ = ["FORMATS", "Composed", "Format", "Layer", "compose", "row", "widened"]
 
@@ -102,6 +102,20 @@ class Layer:
     def bound(self) -> float:
         """The largest of the gains, what the row of a table shows."""
         return max(self.gains, default=0.0)
+
+    def rounded(self, rounding: Rounding | None) -> "Layer":
+        """The row with what its rounding rule promises; in real arithmetic there is none."""
+        if rounding is None:
+            return replace(self, absolutes=self.gains)
+        gains = tuple(map(widened, self.gains)) if rounding.count else self.gains
+        absolute = widened(rounding.absolute)
+        return replace(
+            self,
+            gains=gains,
+            absolutes=tuple(max(absolute, gain) for gain in gains),
+            count=rounding.count,
+            constant=widened(rounding.constant),
+        )
 
 
 @final

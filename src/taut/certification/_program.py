@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from taut.certification._float64 import Float64
-from taut.certification._layers import Layer, widened
+from taut.certification._layers import Layer
 from taut.lipschitz import (
     Affine,
+    Join,
     LipschitzBound,
-    Rounding,
     UnprovenError,
     join_of,
     trace,
@@ -186,26 +186,13 @@ class _Export:
             join = self._join(n, inputs)
             kind, proof = _name(n.target), f"rule of `{_name(n.target)}`"
             combine, gains, rounding = join.combine, join.gains, join.rounding
-        rounding = rounding or Rounding(0, 0.0)  # in real arithmetic
-        if rounding.count:
-            gains = tuple(map(widened, gains))
-        absolute = widened(rounding.absolute)
-        return Layer(
-            name=n.name,
-            type=kind,
-            inputs=tuple(i.name for i in inputs),
-            gains=gains,
-            proof=proof,
-            combine=combine,
-            absolutes=tuple(max(absolute, gain) for gain in gains),
-            count=rounding.count,
-            constant=widened(rounding.constant),
-            entries=(read, written),
-        )
+        names = tuple(i.name for i in inputs)
+        layer = Layer(n.name, kind, names, gains, proof, combine, entries=(read, written))
+        return layer.rounded(None if self.run.lenient else rounding)
 
-    def _join(self, n: fx.Node, inputs: tuple[fx.Node, ...]) -> Any:
+    def _join(self, n: fx.Node, inputs: tuple[fx.Node, ...]) -> Join:
         try:
-            return join_of(n, self.run.env, inputs)
+            return join_of(n, self.run.env, inputs, real=self.run.lenient)
         except UnprovenError as error:
             raise UnprovenError(f"`{n.name}` cannot be certified: {error}.") from error
 

@@ -30,7 +30,8 @@ class Join:
         combine: whether what the inputs contribute adds, or stands side by side ("root" of the sum
             of squares).
         gains: Lipschitz constant with respect to each input.
-        rounding: of the whole; its `absolute` counts for an input where it is above the gain.
+        rounding: of the whole; its `absolute` counts for an input where it is above the gain. None
+            in real arithmetic.
 
     Example:
         >>> Join("sum", (1.0, 1.0), Rounding(3, 1.0)).combine
@@ -39,16 +40,23 @@ class Join:
 
     combine: Literal["sum", "root"]
     gains: tuple[float, ...]
-    rounding: Rounding
+    rounding: Rounding | None
 
 
-def join_of(node: fx.Node, values: dict[fx.Node, Any], signals: tuple[fx.Node, ...]) -> Join:
+def join_of(
+    node: fx.Node,
+    values: dict[fx.Node, Any],
+    signals: tuple[fx.Node, ...],
+    *,
+    real: bool = False,
+) -> Join:
     """What a function or method does, at a place of a graph that `lipschitz_bound` accepted.
 
     Args:
         node: the call.
         values: of its inputs and of itself, at one batch.
         signals: those of its inputs that depend on the model's input.
+        real: whether its rounding is left out.
 
     Raises:
         UnprovenError: if its rounding has no bound.
@@ -63,6 +71,10 @@ def join_of(node: fx.Node, values: dict[fx.Node, Any], signals: tuple[fx.Node, .
     """
     gains = tuple(_gain(node, values, signals, chosen) for chosen in signals)
     target = node.target
+    side_by_side = (torch.cat, torch.concat, torch.stack, torch.maximum, torch.minimum)
+    combine = "root" if target in side_by_side else "sum"
+    if real:
+        return Join(combine, gains, None)
     if target in functions.AS_MODULES:
         kind = functions.AS_MODULES[target]
         args, kwargs = _fill(node, values)
@@ -71,10 +83,7 @@ def join_of(node: fx.Node, values: dict[fx.Node, Any], signals: tuple[fx.Node, .
         if not isinstance(rounding, Rounding):
             raise UnprovenError("its rounding has no bound as a function; make it a module")
         return Join("sum", gains, rounding)
-    side_by_side = (torch.cat, torch.concat, torch.stack, torch.maximum, torch.minimum)
-    return Join(
-        "root" if target in side_by_side else "sum", gains, _rounding(node, values, signals, gains)
-    )
+    return Join(combine, gains, _rounding(node, values, signals, gains))
 
 
 def _gain(

@@ -1,0 +1,249 @@
+"""Checks a certificate of taut with numpy and the standard library alone; nothing of taut runs.
+
+    python verifier.py certificate.json certificate.safetensors [points.npz]
+
+It accepts only what it proves itself: layers from the weights, radii from the array `images` of
+points.npz. Trusted are IEEE 754 sums, products and roots of numpy in float64, in any order, and
+Python's integers. For plain sequences of layers only.
+"""
+
+import json
+import math
+import sys
+from fractions import Fraction as Q
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+FORMATS = {  # unit roundoff, smallest normal number, largest number
+    "float64": (Q(1, 2**53), Q(1, 2**1022), Q((2**53 - 1) * 2**971)),
+    "float32": (Q(1, 2**24), Q(1, 2**126), Q((2**24 - 1) * 2**104)),
+}
+ONE, PI = 10**60, 3141592653589793238462643383279502884197169399375105820974945
+
+
+def require(condition, sentence):
+    if not condition:
+        raise ValueError(sentence)
+
+
+def gamma(n, u=FORMATS["float64"][0]):
+    return n * u / (1 - n * u) if 2 * n * u <= 1 else Q(10**400)
+
+
+def root(n):  # of a whole number > 0, up
+    return Q(math.isqrt(n * ONE**2 - 1) + 1, ONE)
+
+
+def canonical(content):
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def read_weights(path, file):
+    raw, end = Path(path).read_bytes(), 0
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header, data = json.loads(raw[8:start]), raw[start:]
+    graph, spans = header.pop("__metadata__", {}).get("graph_sha256"), {}
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        length = math.prod(entry["shape"]) * {"F32": 4, "F64": 8}[entry["dtype"]]
+        require(entry.pop("data_offsets") == [end, end + length], f"wrong offsets in {path}")
+        spans[name], end = data[end : end + length], end + length
+    require(end == len(data), f"{path} holds bytes of no tensor")
+    found = sha256(canonical(header) + b"".join(spans[name] for name in sorted(header)))
+    require(found.hexdigest() == file["weights_sha256"], "the weights are others")
+    found = sha256(canonical(file["graph"]))
+    require(found.hexdigest() == file["graph_sha256"] == graph, "the graph is another")
+    for name, entry in header.items():
+        values = np.frombuffer(spans[name], f"<f{int(entry['dtype'][1:]) // 8}")
+        require(np.isfinite(values).all(), f"{name} holds NaN or Inf")
+        spans[name] = values.astype(float).reshape(entry["shape"])
+    return spans
+
+
+def twiddle(j, n):
+    """exp(2 pi i j / n), wrong by at most 2^-52: Taylor's sums in integers."""
+    parts, term, i = [0] * 4, ONE, 0
+    while term:
+        parts[i % 4], i = parts[i % 4] + term, i + 1
+        term = term * (2 * PI * j // n) // (ONE * i)
+    return complex((parts[0] - parts[2]) / ONE, (parts[1] - parts[3]) / ONE)
+
+
+def grams(kernel, grid):
+    """Gram matrices of the symbol at the frequencies of a grid; the other half is conjugate."""
+    roots = [np.array([twiddle(j, n) for j in range(n)]) for n in grid]
+    axes = zip(roots, grid, kernel.shape[2:], strict=True)
+    first, second = (z[np.outer(range(n), range(k)) % n] for z, n, k in axes)
+    for row in first[: grid[0] // 2 + 1]:
+        symbol = np.tensordot(second, np.tensordot(row, kernel, (0, 2)), (1, 2))
+        yield symbol @ symbol.conj().swapaxes(1, 2)
+
+
+def prove_norms(kernel, torus, bound, moduli_bound):
+    """Whether the norm of a stride-1 kernel on a torus, and that of its moduli, are within bounds.
+
+    Computed Gram matrices G are wrong by at most e in norm. Their defect from a multiple of 1, a
+    trigonometric polynomial of degree < k, is at most 1/cos(pi/8) an axis larger anywhere than on a
+    grid of 8 k points (M. Riesz). Else t - G = L L* + R shows G <= t + |R|, whoever found L. The
+    norm of moduli is at most that of their sum a over the taps, by Collatz and Wielandt.
+    """
+    scale = 2.0 ** math.frexp(np.abs(kernel).max())[1]
+    kernel, square = kernel / scale, (Q(bound) / Q(scale)) ** 2
+    kernel = kernel if len(kernel) <= kernel.shape[1] else kernel.swapaxes(0, 1)
+    a, v, n = np.abs(kernel).sum((2, 3)), np.ones(kernel.shape[1]), len(kernel)
+    for _ in range(60):
+        v = a.T @ (a @ v)
+        v = np.maximum(v / max(v.max(), 2.0**-500), 2.0**-20)
+    count = 2 * math.prod(kernel.shape[2:]) + sum(a.shape) + 1
+    moduli = Q((a.T @ (a @ v) / v).max()) * (1 + gamma(count)) + Q(1, 2**800)
+    require(moduli <= (Q(moduli_bound) / Q(scale)) ** 2, "a norm of moduli is not proven")
+    e = 4 * gamma(2 * count + 64) * Q((a @ a.sum(0)).max()) + Q(1, 2**400)
+    d, grid = (kernel**2).sum() / n * np.eye(n), [8 * k - 7 * (k == 1) for k in kernel.shape[2:]]
+    worst = max(np.linalg.norm(g - d, axis=(1, 2)).max() for g in grams(kernel, grid))
+    worst = (Q(worst) * (1 + gamma(4 * n * n + 64)) + e) * Q("1.1715729") ** (max(grid) > 1)
+    top = float(square) * (1 - 2**-46 * (n + 8) ** 2) - 2 * float(e)
+    proven = Q(d[0, 0]) + worst <= square
+    return proven or all(below(g, top, square - e) for g in grams(kernel, torus))
+
+
+def below(gram, top, square):
+    matrix, n = top * np.eye(gram.shape[1]) - gram, gram.shape[1]
+    try:
+        low = np.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:
+        return False
+    rest = np.linalg.norm(matrix - low @ low.conj().swapaxes(1, 2), axis=(1, 2)).max()
+    wrong = 4 * gamma(4 * n + 64) * Q((np.abs(low) ** 2).sum((1, 2)).max())
+    return Q(top) + Q(rest) * (1 + gamma(4 * n * n)) + wrong <= square
+
+
+EXACT = {  # selections: 1-Lipschitz, without rounding, 0 at 0
+    "ReLU": lambda x, inplace: np.maximum(x, 0),
+    "MaxMin": lambda x: np.hstack([f(*np.split(x, 2, 1)) for f in (np.maximum, np.minimum)]),
+    "Flatten": lambda x, **d: x.reshape(len(x), -1 if d == dict(start_dim=1, end_dim=-1) else 0),
+}
+
+
+def run(node, x, weights):
+    if node["op"] != "affine":
+        return EXACT[node["type"]](x, **node["args"])
+    op, w = node["operator"], weights[node["weight"]]
+    bias = weights[node["bias"]] if node["bias"] else np.zeros(len(w))
+    if not op["input_size"]:
+        return x @ w.T + bias
+    x = np.pad(x, [(0, 0), (0, 0), *((0, n) for n in op["extend"])])
+    sides = [(0, 0), (0, 0), *zip(op["left"], op["right"], strict=True)]
+    x = np.pad(x, sides, "wrap" if op["padding"] == "circular" else "constant")
+    x = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
+    x = x[:, :, :: op["stride"][0], :: op["stride"][1]]
+    return np.moveaxis(np.tensordot(x, w, ([1, 4, 5], [1, 2, 3])), -1, 1) + bias[:, None, None]
+
+
+def on_torus(op, w, out):
+    """The kernel on the unshuffled input, and a torus that contains the layer, each output once."""
+    if not op["input_size"]:
+        return w[:, :, None, None], [1, 1]
+    zeros, (s, t) = op["padding"] == "zeros", op["stride"]
+    sizes = zip(op["input_size"], op["extend"], op["left"], op["right"], strict=True)
+    size = [n + e + zeros * max(p) for n, e, *p in sizes]
+    torus = [-(-size[0] // s), -(-size[1] // t)]
+    once = size == [s * torus[0], t * torus[1]] and out[0] <= torus[0] and out[1] <= torus[1]
+    known = zeros or (op["padding"] == "circular" and once)
+    known = known and op["groups"] == 1 and op["dilation"] == [1, 1] and min(s, t) > 0
+    require(known, "a convolution of a kind not known here")
+    k = np.pad(w, [(0, 0), (0, 0), (0, -w.shape[2] % s), (0, -w.shape[3] % t)])
+    k = k.reshape(*k.shape[:2], k.shape[2] // s, s, k.shape[3] // t, t).transpose(0, 1, 3, 5, 2, 4)
+    return k.reshape(len(k), -1, *k.shape[4:]), torus
+
+
+def check_layer(node, row, weights, before, after):
+    name, sizes = node["name"], [math.prod(before[1:]), math.prod(after[1:])]
+    require(row.get("entries", sizes) == sizes, f"{name} has other sizes")
+    if node["op"] != "affine":
+        return require(row["gains"][0] >= 1, f"{name} has a norm of 1")
+    w, bias = weights[node["weight"]], weights[node["bias"]] if node["bias"] else np.zeros(1)
+    square = sum(Q(b) ** 2 for b in bias) * Q(sizes[1], len(bias))
+    enough = row.get("count", math.inf) >= math.prod(w.shape[1:]) + 2
+    enough = enough and Q(row.get("constant", 1e300)) ** 2 >= square
+    require(enough, f"the rounding of {name} is not proven")
+    require(node["operator"]["input_size"] in ([], [*before[2:]]), f"{name} has other sizes")
+    bounds = row["gains"][0], row.get("absolutes", [1e300])[0]
+    proven = not w.any() or prove_norms(*on_torus(node["operator"], w, after[2:]), *bounds)
+    require(proven, f"the norm of {name} is not proven")
+
+
+def compose(rows, u, eta, largest):
+    """Lipschitz constant before and after the last row, error of the output, norm limit: exact."""
+    before, slope, r, d, limit = Q(1), Q(1), [Q(1), Q(0)], [Q(0), Q(0)], largest / 4
+    for row in rows:
+        n, c, g = row.get("count", 0), Q(row.get("constant", 0)), Q(row["gains"][0])
+        a, (read, wrote) = Q(row.get("absolutes", [0])[0]), map(root, row.get("entries", (1, 1)))
+        require(type(n) is int and min(n, c, a, g) >= 0, "a row holds a number below 0")
+        k = gamma(n, u) * a + eta * read * wrote if n else 0
+        lost = a * eta * read + 10 * n * eta * wrote if n else 0
+        most, base = max(g, a), c + lost + max(g, a) * (r[1] + d[1])
+        limit = min(limit, (largest / 4 - base) / (most * (r[0] + d[0]) or 1))
+        d = [(g + k) * e + k * s for e, s in zip(d, r, strict=True)]
+        r, d[1] = [g * r[0], g * r[1] + c], d[1] + gamma(n, u) * c + lost
+        before, slope = slope, slope * g
+    return before, slope, d, limit
+
+
+def check_points(file, nodes, weights, images, own):
+    """Each radius r: m - E_here - E(|x|) > (L + a) r, for the margin m that is computed here."""
+    a, b, two = *map(Q, file["error"]), root(2)
+    points = zip(images, file["images_sha256"], file["labels"], file["radius"], strict=True)
+    for x, name, label, radius in points:
+        same = sha256(x.tobytes()).hexdigest() == name and [*x.shape] == file["input"]["shape"]
+        require(same, "the images are others")
+        z, r = x[None].astype(float), Q(radius)
+        norm = Q(float(np.linalg.norm(z))) * (1 + gamma(z.size + 8)) + Q(1, 2**400)
+        for node in nodes:
+            z = run(node, z, weights)
+        slopes = file["pairwise"][label] if file["pairwise"] else [two * Q(file["bound"])] * z.size
+        room = Q(z[0, label]) - two * (own[0] * norm + own[1]) - (a * norm + b)
+        pairs = [p for j, p in enumerate(zip(z[0], slopes, strict=True)) if j != label]
+        safe = all(room - Q(other) > (Q(slope) + a) * r for other, slope in pairs)
+        safe = safe and norm + r <= Q(file["norm_limit"])
+        require(safe or r == 0, f"a radius of {radius} is not proven")
+
+
+def verify(certificate, weights_path, images=()):
+    """Raise ValueError unless everything holds; return what does, in a sentence."""
+    file = json.loads(text := Path(certificate).read_bytes())
+    mode, graph, rows = file["arithmetic"], file["graph"], file["layers"]
+    known = (file["format"], file["version"]) == ("taut-certificate", 1)
+    require(known and canonical(file) == text.strip(), "no canonical certificate of taut")
+    require(mode != "real" or not len(images), "real numbers prove no radius of any program")
+    weights, (first, *nodes) = read_weights(weights_path, file), graph["nodes"]
+    name, x = first["name"], np.zeros((1, *file["input"]["shape"]))
+    require([graph["input"], graph["output"]] == [name, nodes[-1]["name"]], "no plain sequence")
+    for node, row in zip(nodes, rows, strict=True):
+        known = node["op"] == "affine" or node["type"] in EXACT
+        require(known and node["inputs"] == [name], f"{node['name']} is not known in a sequence")
+        name, before, x = node["name"], x.shape, run(node, x, weights)
+        check_layer(node, row, weights, before, x.shape)
+    before, slope, d, limit = compose(rows, *FORMATS["float64" if mode == "real" else mode])
+    require(Q(file["bound"]) >= slope, "the Lipschitz bound is below the product")
+    for i, row in enumerate(file["pairwise"] or ()):
+        w = weights[nodes[-1]["weight"]]
+        factor = before * (1 + gamma(w.shape[1] + 8))
+        pairs = zip(row, np.linalg.norm(w - w[i], axis=1), strict=True)
+        proven = w.ndim == 2 and all(Q(p) >= Q(n) * factor for p, n in pairs)
+        require(proven, f"the constants of class {i} are not proven")
+    if mode != "real":
+        a, b = map(Q, file["error"])
+        require(a >= root(2) * d[0] and b >= root(2) * d[1], "the error is not proven")
+        require(0 < Q(file["norm_limit"]) <= limit, "the norm limit is not proven")
+    if len(images):
+        check_points(file, nodes, weights, images, compose(rows, *FORMATS["float64"])[2])
+    return f"Lipschitz bound {file['bound']}, radii of {len(images)} images, arithmetic {mode}"
+
+
+if __name__ == "__main__":
+    try:
+        given = [np.load(path)["images"] for path in sys.argv[3:]]
+        sys.stdout.write(f"Proven: {verify(*sys.argv[1:3], *given)}.\n")
+    except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+        sys.exit(f"Refused: {error!r}.")
