@@ -5,7 +5,7 @@ from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, verify
 from taut.deploy import freeze
 from taut.lipschitz import lipschitz_bound, singular_values
-from taut.parametrizations import BCOP, RKO, Orthogonal, cached
+from taut.parametrizations import BCOP, RKO, Orthogonal, batched, cached, retract_
 
 __version__ = "0.1.0"
 
@@ -14,6 +14,7 @@ __all__ = [
     "RKO",
     "Orthogonal",
     "attack",
+    "batched",
     "cached",
     "certified_radius",
     "certify",
@@ -25,6 +26,7 @@ __all__ = [
     "losses",
     "models",
     "nn",
+    "retract_",
     "singular_values",
     "verify",
 ]

@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut.linalg.products import matmul
+
 
 def grow(
     taps: Float[Tensor, "*grid rows c"],
@@ -38,7 +40,7 @@ def grow(
         >>> grow(torch.ones(1, 1, 1), torch.zeros(1, 0), axis=0).flatten()
         tensor([0., 1.])
     """
-    inside = (taps @ basis) @ basis.mT
+    inside = matmul(matmul(taps.flatten(0, -2), basis), basis.mT).view_as(taps)
     outside = taps - inside
     early, late = (outside, inside) if flipped else (inside, outside)
     length = taps.shape[axis]

@@ -10,6 +10,7 @@ from taut.parametrizations._base import (
     read_weight,
     transformed,
 )
+from taut.parametrizations._model import batched, retract_
 from taut.parametrizations.bcop import BCOP
 from taut.parametrizations.orthogonal import Orthogonal
 from taut.parametrizations.rko import RKO
@@ -19,9 +20,11 @@ __all__ = [
     "RKO",
     "AbstractParametrization",
     "Orthogonal",
+    "batched",
     "cached",
     "methods",
     "read_weight",
+    "retract_",
     "transformed",
 ]
 

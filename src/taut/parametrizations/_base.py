@@ -27,8 +27,9 @@ class AbstractParametrization(nn.Module, ABC):
     - `"none"`: only the bound proved from the weight itself counts.
 
     No certificate reads the guarantee: bounds come from the weight as used. A subclass also names
-    the `reference` it implements, the shapes of its raw tensors, and how they make the weight, and
-    sets `matrices_only` where it has no kernels to offer.
+    the `reference` it implements, the shapes of its raw tensors, and how they make the weight. It
+    sets `matrices_only` where it has no kernels to offer, and unsets `reads_bases` where its weight
+    depends on more of the raw tensors than :func:`read_basis` tells.
 
     Args:
         in_channels: channels (or features) of the input.
@@ -46,6 +47,7 @@ class AbstractParametrization(nn.Module, ABC):
     guarantee: ClassVar[Guarantee]
     reference: ClassVar[str]
     matrices_only: ClassVar[bool] = False
+    reads_bases: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -170,6 +172,48 @@ def cached() -> Iterator[None]:
         yield
     finally:
         _local.weights = outer
+
+
+def read_basis(raw: Tensor) -> Tensor:
+    """The orthonormal basis of a raw tensor, out of :func:`taut.batched` where that has it.
+
+    Example:
+        >>> read_basis(torch.tensor([[3.0], [4.0]]))
+        tensor([[0.6000],
+                [0.8000]])
+    """
+    kept = kept_basis(raw)
+    return orthonormal_basis(raw) if kept is None else kept
+
+
+def kept_basis(raw: Tensor) -> Tensor | None:
+    """The basis that :func:`taut.batched` keeps for a raw tensor that has not changed since.
+
+    Example:
+        >>> kept_basis(torch.eye(2))
+    """
+    if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
+        return None
+    state, basis = _local.bases.get(raw, (None, None))
+    return basis if state == _identity(raw) else None
+
+
+@contextmanager
+def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside this context :func:`read_basis` answers with these bases of these raw tensors.
+
+    Example:
+        >>> raw = torch.eye(2)
+        >>> with keeping_bases([(raw, -raw)]):
+        ...     bool((read_basis(raw) == -raw).all())
+        True
+    """
+    outer = getattr(_local, "bases", None)
+    _local.bases = {**(outer or {}), **{raw: (_identity(raw), basis) for raw, basis in pairs}}
+    try:
+        yield
+    finally:
+        _local.bases = outer
 
 
 def read_weight(parametrization: AbstractParametrization) -> Tensor:

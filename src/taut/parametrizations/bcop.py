@@ -8,10 +8,9 @@ from torch import Tensor
 from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
 
-from taut.linalg.bases import orthonormal_basis
 from taut.linalg.block import grow
 from taut.linalg.steps import apply_steps
-from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._base import AbstractParametrization, read_basis
 
 # Below so many the halves of rank c / 2 are too narrow for the products to reach their rate.
 _LEAST_CHANNELS = 96
@@ -65,9 +64,9 @@ class BCOP(AbstractParametrization):
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
         axes, steps = len(self.folded_size), _steps(self.folded_size)
-        rows = orthonormal_basis(self.raw_matrix).mT
+        rows = read_basis(self.raw_matrix).mT
         taps = rows.reshape(*(1,) * axes, *rows.shape)
-        bases = orthonormal_basis(self.raw_projectors) if steps else ()
+        bases = read_basis(self.raw_projectors) if steps else ()
         for basis, (turn, axis) in zip(bases, steps, strict=True):
             taps = grow(taps, basis, axis, flipped=turn % 2 == 1)
         kernel = taps.permute(axes, axes + 1, *range(axes))
@@ -80,8 +79,8 @@ class BCOP(AbstractParametrization):
         if not self._steps_are_cheaper(x):
             return None
         steps = _steps(self.kernel_size)
-        matrix = orthonormal_basis(self.raw_matrix)
-        bases = orthonormal_basis(self.raw_projectors)
+        matrix = read_basis(self.raw_matrix)
+        bases = read_basis(self.raw_projectors)
         moves = [(axis, -1 if turn % 2 else 1) for turn, axis in steps]
         if self.out_channels > self.in_channels:
             y = apply_steps(_matrix_product(x, matrix, None), bases, moves)

@@ -4,8 +4,8 @@ from typing import final
 
 from torch import Tensor
 
-from taut.linalg.bases import basis_product, orthonormal_basis
-from taut.parametrizations._base import AbstractParametrization
+from taut.linalg.bases import basis_product
+from taut.parametrizations._base import AbstractParametrization, kept_basis, read_basis
 
 
 @final
@@ -40,11 +40,13 @@ class Orthogonal(AbstractParametrization):
 
     def weight(self) -> Tensor:
         """The matrix, `(out_channels, in_channels)`."""
-        basis = orthonormal_basis(self.raw_matrix)
+        basis = read_basis(self.raw_matrix)
         return basis.mT if self.out_channels < self.in_channels else basis
 
     def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
         """The dense layer, through the factors of the basis."""
+        if kept_basis(self.raw_matrix) is not None:
+            return None
         wide = self.out_channels >= self.in_channels
         y = basis_product(x, self.raw_matrix, transposed=wide)
         return y if bias is None else y + bias

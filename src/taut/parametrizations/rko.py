@@ -5,8 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from taut.linalg.bases import orthonormal_basis
-from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._base import AbstractParametrization, read_basis
 
 
 @final
@@ -44,7 +43,7 @@ class RKO(AbstractParametrization):
 
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
-        basis = orthonormal_basis(self.raw_matrix)
+        basis = read_basis(self.raw_matrix)
         wide = self.out_channels > self.in_channels * math.prod(self.kernel_size)
         matrix = basis if wide else basis.mT
         shape = (self.out_channels, self.in_channels, *self.kernel_size)

@@ -1,0 +1,75 @@
+"""What is done to the raw tensors of a whole model at once."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from taut.linalg.bases import orthonormal_basis
+from taut.parametrizations._base import AbstractParametrization, keeping_bases
+
+
+@contextmanager
+def batched(model: nn.Module) -> Iterator[None]:
+    """Inside this context the bases of all raw tensors of one shape come from one batched call.
+
+    They are computed on entry, once, however often the model is called inside: one context per
+    training step, around the forward pass. Gradients flow as without it, and so do all results, to
+    rounding. For deep models of equal layers on a GPU, where many small calls wait for their
+    launches, and for models called several times a step. Shapes that occur once are left alone. A
+    raw tensor that changes inside the context is computed anew; compiled models take no notice.
+
+    Args:
+        model: its :mod:`taut.nn` layers are looked for at any depth.
+
+    Example:
+        >>> model = torch.nn.Sequential(taut.nn.Linear(4, 4), taut.nn.Linear(4, 4))
+        >>> with taut.batched(model):
+        ...     model(torch.ones(1, 4)).sum().backward()
+        >>> model[0].parametrization.raw_matrix.grad.shape
+        torch.Size([4, 4])
+    """
+    groups: dict[tuple, list[Tensor]] = defaultdict(list)
+    for raw in _raw_tensors(model):
+        groups[raw.shape[-2:], raw.dtype, raw.device].append(raw)
+    kept = []
+    for (shape, _, device), raws in groups.items():
+        if len(raws) > 1:
+            with torch.autocast(device.type, enabled=False):
+                bases = orthonormal_basis(torch.cat([raw.reshape(-1, *shape) for raw in raws]))
+            counts = [raw.numel() // shape.numel() for raw in raws]
+            parts = bases.split(counts)
+            kept += [(raw, part.view(raw.shape)) for raw, part in zip(raws, parts, strict=True)]
+    with keeping_bases(kept):
+        yield
+
+
+@torch.no_grad()
+def retract_(model: nn.Module) -> None:
+    """Replace every raw tensor by its own orthonormal basis, in place.
+
+    The function of the model stays as it is, to rounding: weights depend on raw tensors through
+    their bases alone. What changes is how the next gradient steps act: relative to raw tensors of
+    norm 1 again. Their condition returns to 1, where bases cost least. Called every few steps of a
+    training, it keeps them there.
+
+    Args:
+        model: its :mod:`taut.nn` layers are looked for at any depth.
+
+    Example:
+        >>> layer = taut.nn.Linear(3, 3)
+        >>> _ = layer.parametrization.raw_matrix.data.mul_(5)
+        >>> retract_(layer)
+        >>> bool(torch.linalg.matrix_norm(layer.parametrization.raw_matrix, 2) < 1.0001)
+        True
+    """
+    for raw in _raw_tensors(model):
+        raw.copy_(orthonormal_basis(raw))
+
+
+def _raw_tensors(model: nn.Module) -> list[Tensor]:
+    """The raw tensors that their parametrizations read through bases."""
+    owners = (m for m in model.modules() if isinstance(m, AbstractParametrization))
+    return [raw for owner in owners if owner.reads_bases for raw in owner.parameters()]

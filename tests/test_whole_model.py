@@ -1,0 +1,112 @@
+"""Bases of a whole model at once, and raw tensors replaced by their bases."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import Adam
+
+import taut
+from taut.parametrizations import _model, methods
+
+
+def net(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(3):
+        layers += [taut.nn.Conv2d(4, 4, 3, dtype=dtype), taut.nn.MaxMin()]
+    dense = [taut.nn.Linear(16, 16, dtype=dtype), taut.nn.Linear(16, 16, dtype=dtype)]
+    return nn.Sequential(*layers, nn.Flatten(), *dense, taut.nn.Linear(16, 3, dtype=dtype))
+
+
+def stirred(model: nn.Module) -> nn.Module:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+    return model
+
+
+def gradients(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    return list(torch.autograd.grad(model(x).pow(3).sum(), list(model.parameters())))
+
+
+def test_batched_changes_no_result_and_no_gradient():
+    model, x = stirred(net()), torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    expected, output = gradients(model, x), model(x)
+    with taut.batched(model):
+        found = gradients(model, x)
+        assert torch.allclose(model(x), output)
+    assert all(torch.allclose(a, b) for a, b in zip(expected, found, strict=True))
+
+
+def test_batched_makes_one_call_per_shape_however_often_the_model_is_called(monkeypatch):
+    model, x, calls = net(), torch.randn(2, 4, 2, 2, dtype=torch.float64), []
+
+    def counted(raw):
+        calls.append(raw.shape)
+        return basis(raw)
+
+    basis = _model.orthonormal_basis
+    monkeypatch.setattr(_model, "orthonormal_basis", counted)
+    monkeypatch.setattr("taut.parametrizations._base.orthonormal_basis", counted)
+    with taut.batched(model):
+        assert sorted(calls) == [(2, 16, 16), (3, 4, 4), (12, 4, 2)]
+        model(x)
+        (model(x) + model(2 * x)).sum().backward()
+        assert len(calls) == 3
+    model(x)
+    assert len(calls) > 3
+
+
+def test_batched_never_serves_a_stale_basis():
+    model, x = net(), torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    with taut.batched(model):
+        model(x)
+        stirred(model)
+        found = model(x)
+    assert torch.equal(found, model(x))
+
+
+def test_batched_contexts_nest_and_end():
+    first, second = net(), net()
+    x = torch.randn(1, 4, 2, 2, dtype=torch.float64)
+    with taut.batched(first):
+        with taut.batched(second):
+            assert torch.allclose(first(x), copy.deepcopy(first)(x))
+        assert torch.allclose(second(x), copy.deepcopy(second)(x))
+    with pytest.raises(RuntimeError, match="stop"), taut.batched(first):
+        raise RuntimeError("stop")
+    assert taut.parametrizations._base.kept_basis(next(first.parameters())) is None
+
+
+def test_batched_under_autocast_and_no_grad():
+    model, x = net(torch.float32), torch.randn(2, 4, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16), taut.batched(model):
+        assert model(x).dtype == torch.bfloat16
+    with torch.no_grad(), taut.batched(model), taut.cached():
+        assert torch.allclose(model(x), copy.deepcopy(model)(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name, kind in methods().items() if kind.reads_bases])
+def test_retraction_keeps_the_function_and_mends_the_condition(name):
+    kind = methods()[name]
+    size = () if kind.matrices_only else (3, 3)
+    part = stirred(kind(4, 6, size, dtype=torch.float64))
+    before = part.weight()
+    taut.retract_(part)
+    assert torch.allclose(part.weight(), before, atol=1e-12)
+    for raw in part.parameters():
+        assert torch.allclose(torch.linalg.svdvals(raw), torch.ones((), dtype=raw.dtype))
+
+
+def test_retraction_between_optimiser_steps_goes_on_training():
+    model, x = net(), torch.randn(8, 4, 2, 2, dtype=torch.float64)
+    optimiser, losses = Adam(model.parameters(), lr=1e-2), []
+    for _ in range(30):
+        optimiser.zero_grad()
+        loss = (model(x) - 1).pow(2).sum()
+        loss.backward()
+        optimiser.step()
+        taut.retract_(model)
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
