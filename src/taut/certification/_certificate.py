@@ -59,6 +59,15 @@ class Certificate:
     bound: LipschitzBound
     composed: Composed
 
+    @property
+    def meaning(self) -> str:
+        """In words, what the arithmetic says: what the radii hold for."""
+        return {
+            "float64": "holds for the float64 run of the exported weights",
+            "float32": "holds for the model as it runs in float32",
+            "real": "holds for real numbers, not for a program that rounds",
+        }[self.arithmetic]
+
     def logits(self, model: nn.Module, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k"]:
         """The logits of the certified program on a batch.
 

@@ -1,37 +1,130 @@
 """`taut certify`."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from taut.certification import Certification
+import torch
+import tyro
+
+from taut.certification import Arithmetic, Certificate, Certification, as_rational, prove
 from taut.certification import certify as certify_model
-from taut.cli.shared import Device, Eps, Opened, RunFolder, check_eps, open_run, percent, show_table
-from taut.files import write_atomically
+from taut.cli.model_file import load_model, parse_shape
+from taut.cli.shared import Device, Eps, Opened, check_eps, open_run, percent, show_table
+from taut.data import load
+from taut.training import choose_device
+
+_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+_Path = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
+_Run = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
 
-def certify(run: RunFolder, *, eps: Eps = (), device: Device = "auto") -> None:
-    """Prove how many test images keep their correct answer within l2 distances.
+@dataclass(frozen=True)
+class ModelFile:
+    """A model of plain torch modules, instead of a run.
 
-    Writes certificate.json into the run folder.
+    Args:
+        model: FILE.py:FUNCTION, which makes the model; the file is run.
+        weights: safetensors file with its state.
+        input_shape: of one input, such as 3,32,32.
+        data: npz file with test images to certify; without it, only the bound is printed.
+        output: where to write the certificate; its weights go beside it.
+    """
+
+    model: _Text = None
+    weights: _Path = None
+    input_shape: _Text = None
+    data: _Path = None
+    output: _Path = None
+
+
+def certify(
+    run: _Run = None,
+    *,
+    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = ModelFile(),
+    arithmetic: Arithmetic = "float64",
+    eps: Eps = (),
+    device: Device = "auto",
+) -> None:
+    """Print how many test images keep their correct answer within l2 distances.
+
+    Writes certificate.json and certificate.safetensors, the weights it speaks of, into the run
+    folder. Of a model in a file it prints the proven Lipschitz constant, layer by layer.
 
     Example: taut certify runs/demo --eps 0.1 36/255
 
+    Example: taut certify --model net.py:make --weights net.safetensors --input-shape 3,32,32
+
     Args:
         run: the run folder.
+        plain: a model in a file.
+        arithmetic: what the radii hold for: the exported weights run in float64, the model in
+            float32, or real numbers only.
         eps: l2 radii, pixels in [0, 1]; those of the recipe if not given.
         device: auto takes a GPU if there is one.
     """
+    if (run is None) == (plain.model is None):
+        raise ValueError("Give a run folder, or a model with --model FILE.py:FUNCTION.")
+    if run is None:
+        _certify_file(plain, arithmetic, eps, choose_device(device))
+        return
+    if plain != ModelFile():
+        raise ValueError("A run folder has its own model and data; leave out the options of files.")
     opened = open_run(run, device)
-    target, found = save_certificate(opened, eps)
-    clean = percent(found.clean_accuracy)
-    rows = [(str(text), clean, percent(share)) for text, share in found.certified_accuracy.items()]
-    show_table(opened.title(len(opened.labels)), ("eps", "clean", "certified"), rows)
-    print(f"\nLipschitz bound in l2: {float(found.bound):.9g}\n\n{found.bound}\n\nWrote {target}")
+    target, found = save_certificate(opened, eps, arithmetic)
+    _show(opened.title(len(opened.labels)), found)
+    print(f"\n{_bound(found.certificate)}\n\nWrote {target}")
 
 
-def save_certificate(opened: Opened, eps: tuple[str, ...] = ()) -> tuple[Path, Certification]:
+def save_certificate(
+    opened: Opened, eps: tuple[str, ...] = (), arithmetic: Arithmetic = "float64"
+) -> tuple[Path, Certification]:
     """Certify the whole test set and write the certificate into the run folder."""
     radii = check_eps(eps, opened.run)
-    found = certify_model(opened.model, opened.images, opened.labels, eps=radii)
-    target = opened.run.path / "certificate.json"
-    write_atomically(target, (found.to_json() + "\n").encode())
+    found = certify_model(
+        opened.model, opened.images, opened.labels, eps=radii, arithmetic=arithmetic
+    )
+    target, _ = found.save(opened.run.path / "certificate.json")
     return target, found
+
+
+def _certify_file(
+    plain: ModelFile, arithmetic: Arithmetic, eps: Sequence[str], device: torch.device
+) -> None:
+    if plain.model is None or plain.input_shape is None:
+        raise ValueError("`--model` needs `--input-shape`, such as 3,32,32.")
+    shape = parse_shape(plain.input_shape)
+    model = load_model(plain.model, plain.weights).to(device)
+    if plain.data is None:
+        if eps:
+            raise ValueError("`--eps` needs `--data`, an npz file with test images.")
+        found: Certificate | Certification = prove(model, shape, arithmetic=arithmetic)
+        certificate = found
+    else:
+        test = load("npz", plain.data).test
+        radii = tuple(sorted(eps or ("36/255", "72/255", "108/255"), key=as_rational))
+        found = certify_model(
+            model, test.float_images(), test.labels, radii, shape, arithmetic=arithmetic
+        )
+        certificate = found.certificate
+        _show(f"{plain.data.name}, {len(test.labels):,} test images", found)
+        print()
+    print(_bound(certificate))
+    if plain.output is not None:
+        target, _ = found.save(plain.output)
+        print(f"\nWrote {target}")
+
+
+def _show(title: str, found: Certification) -> None:
+    clean = percent(found.clean_accuracy)
+    rows = [(str(text), clean, percent(share)) for text, share in found.certified_accuracy.items()]
+    show_table(title, ("eps", "clean", "certified"), rows)
+
+
+def _bound(certificate: Certificate) -> str:
+    bound = certificate.bound
+    return (
+        f"Lipschitz bound in l2: {float(bound):.9g}\n"
+        f"Arithmetic {certificate.arithmetic}: {certificate.meaning}.\n\n{bound}"
+    )

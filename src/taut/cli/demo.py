@@ -34,7 +34,7 @@ def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
     with show_training(recipe.epochs) as on_progress:
         train(recipe, run, device="cpu", on_progress=on_progress)
     opened = open_run(run, "cpu")
-    save_certificate(opened)
+    _, certified = save_certificate(opened)
     page, found = make_report(opened, limit)
     rows = [
         (eps, percent(found.clean_accuracy), percent(found.certified(eps)), percent(attacked))
@@ -43,7 +43,7 @@ def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
     names = ("eps (l2)", "clean", "certified", "attacked")
     show_table(opened.title(len(found.labels)), names, rows)
     _hold_together(found)
-    print(_MEANING)
+    print(f"{_MEANING}arithmetic {certified.arithmetic}: {certified.certificate.meaning}\n")
     print(f"The report is {page} ({time.monotonic() - start:.0f} seconds in all).")
 
 

@@ -3,6 +3,7 @@
 import json
 import platform
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -40,6 +41,7 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
     with progress("attacking", len(part[1])) as tell:
         bound = certification.bound
         found = measure(opened.model, *part, eps, bound=bound, on_progress=tell)
+    found = replace(found, radius=certification.radius[: len(part[1])])  # of the same arithmetic
     inputs = ReportInputs(
         title=recipe.name,
         dataset=opened.data.label,

@@ -94,6 +94,8 @@ def render(inputs: ReportInputs) -> str:
         found=inputs.robustness,
         clean=inputs.certification.clean_accuracy,
         bound=inputs.certification.bound,
+        arithmetic=inputs.certification.arithmetic,
+        meaning=inputs.certification.certificate.meaning,
         whole=len(inputs.certification.radius),
         some=len(inputs.robustness.labels),
         rows=_rows(inputs),
