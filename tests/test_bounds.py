@@ -173,6 +173,22 @@ def test_no_scale_under_or_overflows(scale):
     assert scale * (1 - 1e-9) <= conv_norm_bound(op).value <= scale * (1 + 1e-3)
 
 
+def test_float32_gram_iteration_is_below_the_norm_but_the_bound_is_not():
+    below = 0
+    for seed in range(40):
+        weight = random(30, 20, seed=seed).float()
+        norm = torch.linalg.matrix_norm(weight.double(), 2).item()
+        bound = conv_norm_bound(ConvOperator(weight, ())).value
+        assert norm * (1 - 1e-14) <= bound <= norm * (1 + 1e-9)
+        gram, log = weight, 0.0
+        for step in range(12):
+            size = gram.norm()
+            gram, log = gram / size, log + math.log(size.item()) / 2**step
+            gram = gram.T @ gram
+        below += math.exp(log) * gram.norm().item() ** (1 / 2**12) < norm
+    assert below > 0
+
+
 def test_one_axis_and_matrices():
     assert_bounds(ConvOperator(random(3, 4, 5), (9,), (2,), padding=Padding("zeros", (2,), (2,))))
     assert_bounds(ConvOperator(random(7, 4), ()), slack=1e-9)

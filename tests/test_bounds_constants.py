@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from taut.lipschitz import lipschitz_bound
+from taut.lipschitz import _pairwise, lipschitz_bound
 from taut.lipschitz._pairwise import pairwise_constants
 
 
@@ -127,6 +127,15 @@ def test_pairwise_constants_are_not_below_the_exact_ones(scale):
             assert exact <= Fraction(constants[i][j]) ** 2 <= exact * (1 + Fraction(1, 10**13))
 
 
+def test_pairwise_constants_count_their_roundings(monkeypatch):
+    # An entry: difference (twice, in its square), square, sum of n, and half of that, by the root;
+    # the root itself and a sum.
+    counted = []
+    monkeypatch.setattr(_pairwise, "outward", lambda value, n: counted.append(n) or value)
+    pairwise_constants(torch.eye(3, 40), 1.0)
+    assert min(counted) >= (3 + 39) / 2 + 2
+
+
 def test_pairwise_constants_at_the_ends_of_the_range():
     tiny = torch.tensor([[5e-324, 0.0], [0.0, 5e-324]], dtype=torch.float64)
     assert Fraction(pairwise_constants(tiny, 1.0)[0, 1].item()) ** 2 >= 2 * Fraction(5e-324) ** 2
@@ -135,4 +144,6 @@ def test_pairwise_constants_at_the_ends_of_the_range():
     huge = torch.tensor([[1.7e308], [-1.7e308]], dtype=torch.float64)
     assert pairwise_constants(huge, 1.0)[0, 1] == math.inf
     assert pairwise_constants(huge, 1.0).diagonal().tolist() == [0.0, 0.0]
+    small = pairwise_constants(torch.tensor([[1e300], [0.0]], dtype=torch.float64), 1e-320)
+    assert Fraction(small[0, 1].item()) >= Fraction(1e300) * Fraction(1e-320)
     assert pairwise_constants(torch.tensor([[math.nan], [0.0]]), 1.0)[0, 1] == math.inf

@@ -115,7 +115,7 @@ def test_two_thousand_operators():
     assert min(SEEN["size-free"], SEEN["torus"], SEEN["tight"]) >= 50, SEEN
 
 
-@settings(RANDOM, max_examples=150)
+@settings(RANDOM, max_examples=120)
 @given(options(scales=WILD))
 def test_operators_of_extreme_scales(case):
     op = operator(case)
@@ -150,7 +150,7 @@ def layers(draw):
     return layer, (channels, *size)
 
 
-@settings(RANDOM, max_examples=250)
+@settings(RANDOM, max_examples=120)
 @given(layers())
 def test_layers_of_torch(case):
     layer, shape = case

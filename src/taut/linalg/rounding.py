@@ -201,13 +201,12 @@ def outward(value: Tensor, roundings: int) -> Tensor:
     """Above the exact value of a float64 tensor >= 0 that `roundings` roundings in a row made.
 
     Sums of terms >= 0, products, quotients and roots, without underflow; of a sum of n terms no
-    term passes more than n - 1 roundings.
+    term passes more than n - 1 roundings. The product here is one more.
 
     >>> outward(torch.tensor([1.0], dtype=torch.float64), 1) > 1 + U64
     tensor([True])
     """
-    factor = up(1 + Fraction(gamma(roundings, U64)))
-    return (value * factor).nextafter(torch.full_like(value, math.inf))
+    return value * up(1 + Fraction(gamma(roundings + 1, U64)))
 
 
 def power_of_two(values: Tensor) -> float:

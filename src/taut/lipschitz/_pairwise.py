@@ -22,7 +22,8 @@ def pairwise_constants(weight: Float[Tensor, "k n"], features: float) -> Float[T
     give, since :math:`w_i - w_j = W^\top (e_i - e_j)`.
 
     Rounded up: a difference passes one rounding, a square of it three in all, their sum of n one
-    less than n; root and products four. Rows are scaled so that no square over- or underflows.
+    less than n, the root one and the sum after it one. Rows are scaled so that no square
+    over- or underflows.
 
     Args:
         weight: rows of the last layer.
@@ -44,7 +45,8 @@ def _constants(rows: Float[Tensor, "k n"], features: float) -> Float[Tensor, " k
     largest = rows.abs().amax(1)
     scale = largest / largest.frexp().mantissa  # powers of two, exactly
     norms = (rows / scale[:, None]).square().sum(1).sqrt() + UNDERFLOW
-    constants = outward(norms * features, rows.shape[1] + 6)
-    infinity = torch.full_like(constants, math.inf)
-    constants = (constants * scale).nextafter(infinity).nan_to_num(math.inf, math.inf)
-    return constants.where(largest != 0, 0.0)
+    infinity = torch.full_like(norms, math.inf)
+    constants = outward(norms, rows.shape[1] + 4)
+    for factor in (scale, features):  # a product may underflow, hence no count of roundings
+        constants = (constants * factor).nextafter(infinity)
+    return constants.nan_to_num(math.inf, math.inf).where(largest != 0, 0.0)
