@@ -1,6 +1,8 @@
 """Steps applied to images are the convolution with the kernel they would make."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -126,3 +128,29 @@ def test_cached_autocast_and_torch_func_take_the_kernel(narrow):
         assert torch.allclose(layer(x[0]), expected[0], atol=1e-6)
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x[0]).dtype == torch.bfloat16
+
+
+COMPILED = """
+import torch, taut
+from torch import nn
+model = nn.Sequential(
+    taut.nn.Conv2d(3, 96, 3), taut.nn.MaxMin(), taut.nn.Conv2d(96, 96, 3), taut.nn.MaxMin(),
+    taut.nn.Conv2d(96, 96, (3, 2)), nn.Flatten(), taut.nn.Linear(96 * 36, 4),
+).train({training})
+assert model[2].parametrization.transform(torch.rand(8, 96, 6, 6), None) is not None
+compiled, x = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.rand(8, 3, 6, 6)
+raws = list(model.parameters())
+grads = [torch.autograd.grad(f(x).square().sum(), raws) for f in (compiled, model)]
+for found, expected in zip(*grads, strict=True):
+    assert (found - expected).norm() < 1e-5 * expected.norm() + 1e-6
+with torch.no_grad(), taut.cached(), taut.batched(model):
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_wide_layers_compile_in_one_graph(training):
+    """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
+    code = COMPILED.format(training=training)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ def grow(
         >>> grow(torch.ones(1, 1, 1), torch.zeros(1, 0), axis=0).flatten()
         tensor([0., 1.])
     """
-    inside = matmul(matmul(taps.flatten(0, -2), basis), basis.mT).view_as(taps)
+    inside = matmul(matmul(taps.flatten(0, -2), basis), basis.mT).reshape(taps.shape)
     outside = taps - inside
     early, late = (outside, inside) if flipped else (inside, outside)
     length = taps.shape[axis]

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 Move = tuple[int, int]  # axis of the image (0: rows, 1: columns) and the places it moves by
+Kernel = tuple[Tensor, Tensor]  # into the coordinates of a span, and out of them
 
 # A CPU takes images in parts of so many numbers or positions, whichever are more, so that they stay
 # in its cache from step to step.
@@ -51,16 +52,28 @@ def apply_steps(
     return _Steps.apply(x, bases, tuple(moves))  # pyright: ignore[reportReturnType]
 
 
+def turned(x: Tensor, axis: int, places: int) -> Tensor:
+    """The image moved round its torus by one place, 1 or -1, along an axis of the tensor.
+
+    As torch.roll, of which the compiler mistakes the memory format.
+
+    Example:
+        >>> turned(torch.tensor([1, 2, 3]), 0, 1).tolist()
+        [3, 1, 2]
+    """
+    return torch.cat(x.tensor_split((-places,), axis)[::-1], axis)
+
+
 class _Steps(torch.autograd.Function):
     """The steps, of which the backward pass undoes one after the other."""
 
     @staticmethod
     def forward(x: Tensor, bases: Tensor, moves: tuple[Move, ...]) -> Tensor:
-        y = torch.empty_like(x, memory_format=_FORMAT)
+        y, kernels = torch.empty_like(x, memory_format=_FORMAT), _kernels(bases)
         for part, result in zip(_parts(x), _parts(y), strict=True):
             part = part.contiguous(memory_format=_FORMAT)
-            for basis, move in zip(bases, moves, strict=True):
-                part = _moved(part, _change(part, basis, move), basis)
+            for kernel, move in zip(kernels, moves, strict=True):
+                part = _moved(part, _change(part, kernel, move), kernel)
             result.copy_(part)
         return y
 
@@ -72,14 +85,27 @@ class _Steps(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         y, bases = ctx.saved_tensors
+        undo = [
+            (kernel, (axis, -places))
+            for kernel, (axis, places) in zip(_kernels(bases), ctx.moves, strict=True)
+        ][::-1]
         if torch.is_grad_enabled():  # to be differentiated again
-            return *_undone(grad, y, bases, ctx.moves), None
+            return *_undone(grad, y, undo), None
         grad_x, grad_bases = torch.empty_like(y), torch.zeros_like(bases)
         for part, output, result in zip(*map(_parts, (grad, y, grad_x)), strict=True):
-            part_x, part_bases = _undone(part, output, bases, ctx.moves)
+            part_x, part_bases = _undone(part, output, undo)
             result.copy_(part_x)
             grad_bases += part_bases
         return grad_x, grad_bases, None
+
+
+def _kernels(bases: Tensor) -> list[Kernel]:
+    pairs = ((basis.mT, basis) for basis in bases.unbind())
+    return [(_kernel(into), _kernel(out)) for into, out in pairs]
+
+
+def _kernel(matrix: Tensor) -> Tensor:
+    return matrix[:, :, None, None].contiguous(memory_format=_FORMAT)
 
 
 def _parts(x: Tensor) -> tuple[Tensor, ...]:
@@ -89,16 +115,15 @@ def _parts(x: Tensor) -> tuple[Tensor, ...]:
     return x.split(max(1, numbers // x[0].numel()))
 
 
-def _undone(
-    grad: Tensor, y: Tensor, bases: Tensor, moves: tuple[Move, ...]
-) -> tuple[Tensor, Tensor]:
+def _undone(grad: Tensor, y: Tensor, undo: Sequence[tuple[Kernel, Move]]) -> tuple[Tensor, Tensor]:
     """Gradients of the input and of the bases, from that of the output and the output."""
     # The adjoint of a step is its inverse: gradient and output go back as one batch.
-    both, count, grads = torch.cat((grad.contiguous(memory_format=_FORMAT), y)), len(y), []
-    for basis, (axis, places) in zip(reversed(bases.unbind()), reversed(moves), strict=True):
-        change = _change(both, basis, (axis, -places))
-        before = _moved(both, change, basis)
-        size = (*basis.shape, 1, 1)
+    both = torch.cat((grad.contiguous(memory_format=_FORMAT), y))
+    count, grads = len(y), []
+    for kernel, move in undo:
+        change = _change(both, kernel, move)
+        before = _moved(both, change, kernel)
+        size = kernel[1].shape
         outgoing = conv2d_weight(_rows(change[count:]), size, _rows(both[:count]))
         incoming = conv2d_weight(_rows(change[:count]), size, _rows(before[count:]))
         grads.append((incoming - outgoing)[:, :, 0, 0])
@@ -106,12 +131,12 @@ def _undone(
     return both[:count], torch.stack(grads[::-1])
 
 
-def _change(x: Tensor, basis: Tensor, move: Move) -> Tensor:
+def _change(x: Tensor, kernel: Kernel, move: Move) -> Tensor:
     """Coordinates in the span: those of the moved image minus those of the image."""
     axis, places = move[0] + 2, move[1]
-    inside = _product(x, basis.mT)
+    inside = _product(x, kernel[0])
     if torch.is_grad_enabled() or torch.compiler.is_compiling():
-        return torch.roll(inside, places, axis) - inside
+        return turned(inside, axis, places) - inside
     # The same in one pass over the memory.
     change, last = torch.empty_like(inside), inside.shape[axis] - 1
     first, second = (inside.narrow(axis, start, last) for start in (0, 1))
@@ -125,13 +150,12 @@ def _change(x: Tensor, basis: Tensor, move: Move) -> Tensor:
     return change
 
 
-def _moved(x: Tensor, change: Tensor, basis: Tensor) -> Tensor:
-    return _product(change, basis).add_(x)
+def _moved(x: Tensor, change: Tensor, kernel: Kernel) -> Tensor:
+    return _product(change, kernel[1]).add_(x)
 
 
-def _product(x: Tensor, matrix: Tensor) -> Tensor:
-    """The matrix times the channels at every position."""
-    kernel = matrix[:, :, None, None].contiguous(memory_format=_FORMAT)
+def _product(x: Tensor, kernel: Tensor) -> Tensor:
+    """A 1x1 convolution: a matrix times the channels at every position."""
     y = F.conv2d(_rows(x), kernel)
     return y.permute(0, 2, 3, 1).reshape(len(x), *x.shape[2:], -1).permute(0, 3, 1, 2)
 

@@ -278,7 +278,8 @@ def keeps_weight(parametrization: AbstractParametrization) -> bool:
         >>> keeps_weight(taut.Orthogonal(2, 3))
         False
     """
-    if getattr(_local, "weights", None) is None:
+    # A compiled graph computes what it was traced to compute: to have it without, freeze the model.
+    if torch.compiler.is_compiling() or getattr(_local, "weights", None) is None:
         return False
     tensors = (*parametrization.parameters(), *parametrization.buffers())
     if any(t.is_inference() or is_functorch_wrapped_tensor(t) for t in tensors):

@@ -9,7 +9,7 @@ from torch._C._functorch import peek_interpreter_stack
 from torch.nn import functional as F
 
 from taut.linalg.block import grow
-from taut.linalg.steps import apply_steps
+from taut.linalg.steps import apply_steps, turned
 from taut.parametrizations._base import AbstractParametrization, read_basis
 
 # Below so many the halves of rank c / 2 are too narrow for the products to reach their rate.
@@ -89,8 +89,9 @@ class BCOP(AbstractParametrization):
             y = apply_steps(x, bases.flip(0), moves[::-1])
             y = _matrix_product(y, matrix.mT, bias)
         # There the two-tap steps have one turn more than they have turns round.
-        even = [axis - 2 for axis, k in enumerate(self.kernel_size) if k % 2 == 0]
-        return torch.roll(y, [-1] * len(even), even) if even else y
+        for axis, k in enumerate(self.kernel_size):
+            y = turned(y, axis + 2, -1) if k % 2 == 0 else y
+        return y
 
     def _steps_are_cheaper(self, x: Tensor) -> bool:
         """By the multiplications of a training step, the growth of the kernel included."""
