@@ -37,6 +37,7 @@ TINY = Recipe(
     lr=1e-2,
     epochs=3,
     batch_size=8,
+    retract_every=3,
     augment=Augment(crop_padding=1, flip=True),
     eps=("1/10", "0.5"),
 )  # 4 steps an epoch: 30 images in batches of 8
@@ -305,6 +306,7 @@ def test_every_recipe_file_is_listed_under_its_name_and_states_its_command():
         ({"epochs": 0}, "`epochs` must be at least 1; got 0"),
         ({"lr": -1.0}, "`lr` must be a positive number"),
         ({"seed": -1}, "`seed` must be at least 0"),
+        ({"retract_every": -1}, "`retract_every` must be at least 0; got -1"),
         ({"eps": ["much"]}, "`eps` must hold positive numbers as text.*got 'much'"),
         ({"eps": ["-1"]}, "`eps` must hold positive"),
         ({"eps": ["1/0"]}, "`eps` must hold positive"),
@@ -395,3 +397,12 @@ def test_images_by_class_without_a_test_split_hold_some_out(tmp_path):
     with pytest.raises(ValueError, match="holdout"):
         train(replace(recipe, holdout=None), tmp_path / "other", data_dir=tmp_path / "data")
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("every", [0, 4])
+def test_retraction_leaves_raw_tensors_orthonormal(every, data_dir, tmp_path):
+    recipe = replace(TINY, retract_every=every)  # 12 steps: the last one retracts
+    model = train(recipe, tmp_path / "run", data_dir=data_dir).model()
+    raws = [p.detach() for name, p in model.named_parameters() if "raw" in name]
+    farthest = max(float((torch.linalg.svdvals(p) - 1).abs().max()) for p in raws if p.numel())
+    assert (farthest < 1e-5) == (every > 0)

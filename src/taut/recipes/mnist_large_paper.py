@@ -17,5 +17,6 @@ RECIPE = Recipe(
     schedule="exponential",
     epochs=200,
     batch_size=128,
+    retract_every=0,
     eps=("0.3", "1.58"),
 )

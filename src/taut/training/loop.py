@@ -19,6 +19,7 @@ from torch import Tensor
 from taut.certification import Certification, certify
 from taut.data import Dataset, batches, load
 from taut.models import build
+from taut.parametrizations import retract_
 from taut.training.checkpoint import load_checkpoint, save_checkpoint
 from taut.training.recipe import Recipe
 from taut.training.run import RECIPE, Run, prepare, write_history
@@ -200,12 +201,21 @@ class _Trainer:
         self.optimiser.step()
         self.position.loss_sum += loss.detach().double() * len(labels)
         self.position.step += 1
+        every = self.recipe.retract_every
+        if every and self.position.step % every == 0:
+            with self._finite_raw_tensors():
+                retract_(self.plain_model)
 
     def _logits(self, images: Tensor) -> Tensor:
-        try:
+        with self._finite_raw_tensors():
             return self.model(images)
+
+    @contextmanager
+    def _finite_raw_tensors(self) -> Iterator[None]:
+        """Inside, raw tensors that are refused for NaN or infinity are a run that diverged."""
+        try:
+            yield
         except ValueError:
-            # A layer refuses raw tensors that are not finite: the cause is an earlier step.
             self._require_finite_weights()
             raise
 

@@ -66,6 +66,8 @@ class Recipe:
         schedule: how the learning rate moves over the run, with one-cycle Adam's beta1 too.
         epochs: passes over the training set.
         batch_size: images a step.
+        retract_every: steps from one :func:`taut.retract_` to the next, which keeps raw tensors
+            near-orthonormal; 0 for never.
         augment: random crops and flips, or None.
         holdout: what to test on, for images by class that come without a test split.
         seed: decides initial weights, order and augmentation.
@@ -88,6 +90,7 @@ class Recipe:
     schedule: Schedule = "one-cycle"
     epochs: int = 10
     batch_size: int = 128
+    retract_every: int = 16
     augment: Augment | None = None
     holdout: Holdout | None = None
     seed: int = 0
@@ -99,8 +102,9 @@ class Recipe:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
-        if self.seed < 0:
-            raise ValueError(f"`seed` must be at least 0; got {self.seed}.")
+        for name in ("seed", "retract_every"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0; got {getattr(self, name)}.")
         if self.schedule not in get_args(Schedule):
             allowed = ", ".join(get_args(Schedule))
             raise ValueError(f"`schedule` must be one of {allowed}; got {self.schedule!r}.")
