@@ -65,7 +65,7 @@ QUICK_GROUPS: Groups = {
 
 def main() -> None:
     args = _arguments()
-    settings = Settings(args.device, args.dtype, args.repeats, 25.0, args.threads)
+    settings = Settings(args.device, args.dtype, args.repeats, 20.0, args.threads)
     settings = replace(settings, repeats=3, seconds=2.0) if args.quick else settings
     torch.set_num_threads(args.threads)
     record = recorded(settings, quick=args.quick)
@@ -94,7 +94,7 @@ def recorded(settings: Settings, *, quick: bool) -> dict:
         },
         "accuracy": [asdict(row) for row in found],
         "import": imports,
-        "aims": aims(rows, found, imports),
+        "aims": aims(rows, found, imports, gpu=settings.place.type == "cuda"),
     }
 
 
