@@ -11,10 +11,34 @@ from torch import Tensor
 
 from taut.lipschitz import UnprovenError
 
-__all__ = ["ARITHMETICS", "Arithmetic", "check_arithmetic", "l2_distance_upper", "norms_upper"]
+__all__ = [
+    "ARITHMETICS",
+    "Arithmetic",
+    "as_arithmetic",
+    "check_arithmetic",
+    "conventional",
+    "l2_distance_upper",
+    "norms_upper",
+]
 
 Arithmetic = Literal["float64", "float32", "real"]
 ARITHMETICS: tuple[Arithmetic, ...] = ("float64", "float32", "real")
+
+
+def as_arithmetic(name: str) -> Arithmetic:
+    """The arithmetic of that name.
+
+    Raises:
+        ValueError: if there is none.
+
+    Example:
+        >>> as_arithmetic("real")
+        'real'
+    """
+    for arithmetic in ARITHMETICS:
+        if arithmetic == name:
+            return arithmetic
+    raise ValueError(f"`arithmetic` must be one of {', '.join(ARITHMETICS)}; got {name!r}.")
 
 
 def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: torch.device) -> None:
@@ -33,19 +57,14 @@ def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: tor
         Traceback (most recent call last):
         taut.lipschitz._result.UnprovenError: `weight` must be float32 ...; got torch.float64.
     """
+    if arithmetic != "float32":
+        return
     for name, tensor in tensors.items():
-        if not bool(tensor.isfinite().all()):
-            raise UnprovenError(f"`{name}` holds NaN or Inf.")
-        if arithmetic == "float32" and tensor.dtype != torch.float32:
+        if tensor.dtype != torch.float32:
             raise UnprovenError(
                 f"`{name}` must be float32 for arithmetic='float32', as all that is computed from "
                 f"it would be in its own precision; got {tensor.dtype}."
             )
-    if arithmetic == "float32":
-        _check_settings(device)
-
-
-def _check_settings(device: torch.device) -> None:
     if torch.get_float32_matmul_precision() != "highest":
         raise UnprovenError(
             "A float32 certificate needs products in float32; call "
@@ -94,7 +113,7 @@ def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     return torch.where(largest == 0, 0.0, upper)
 
 
-def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
+def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
     r"""l2 distance of each pair of samples in float64, never below the exact one.
 
     A certificate speaks of exact distances. One computed in float32 may come out too small, so that

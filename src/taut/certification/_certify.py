@@ -121,7 +121,7 @@ def certify(
     eps: Sequence[Eps] = ("36/255", "72/255", "108/255"),
     input_shape: tuple[int, ...] | None = None,
     *,
-    arithmetic: Arithmetic = "float64",
+    arithmetic: str = "float64",
 ) -> Certification:
     r"""Certified accuracy of a classifier: how many points no perturbation up to eps can change.
 

@@ -105,7 +105,7 @@ def _compare(expected: Tensor, result: Tensor) -> None:
     """Refuse rules that describe another operator than the forward is."""
     tolerance = max(1e-6, 2e4 * torch.finfo(expected.dtype).eps)
     expected = expected.to(result)
-    largest = expected.abs().max().item()
+    largest = expected.abs().nan_to_num(0.0, 0.0).max().item()
     if not torch.allclose(result, expected, tolerance, tolerance * largest, equal_nan=True):
         raise UnprovenError(
             "The float64 execution of the exported weights is far from what the model computes: "
@@ -197,6 +197,8 @@ class _Export:
             raise UnprovenError(f"`{n.name}` cannot be certified: {error}.") from error
 
     def _keep(self, name: str, tensor: Tensor) -> str:
+        if not bool(tensor.isfinite().all()):
+            raise UnprovenError(f"`{name}` holds NaN or Inf.")
         self.tensors[name] = tensor.detach()
         return name
 

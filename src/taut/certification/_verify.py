@@ -17,14 +17,13 @@ from taut.certification._certificate import (
     VERSION,
     canonical,
     graph_sha256,
-    pairwise_of,
     prove,
     weights_sha256,
 )
 from taut.certification._layers import Layer, compose
 from taut.certification._replay import replay
 from taut.files import load_tensors
-from taut.lipschitz import UnprovenError
+from taut.lipschitz import UnprovenError, pairwise_constants
 
 __all__ = ["Verified", "verify"]
 
@@ -110,7 +109,7 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     if layers is None:
         check_arithmetic(arithmetic, tensors, torch.device("cpu"))
         layers = replay(file["graph"], shape, tensors, real=arithmetic == "real")
-    recorded = _recorded(file, layers, arithmetic)
+    recorded = _recorded(file, layers)
     _compose(file, recorded, tensors, arithmetic)
     return Verified(arithmetic, shape, file["bound"])
 
@@ -143,7 +142,7 @@ def _tensors(weights: Any, file: dict[str, Any]) -> Mapping[str, Tensor]:
     return {n: t for n, t in weights.items() if n in file["weights"] or t.is_floating_point()}
 
 
-def _recorded(file: dict[str, Any], proven: list[Layer], arithmetic: str) -> list[Layer]:
+def _recorded(file: dict[str, Any], proven: list[Layer]) -> list[Layer]:
     """The rows of the file, each at least what was proven just now."""
     if len(file["layers"]) != len(proven):
         raise ValueError("The rows are not those of the graph.")
@@ -161,12 +160,12 @@ def _recorded(file: dict[str, Any], proven: list[Layer], arithmetic: str) -> lis
             constant=float(row.get("constant", layer.constant)),
             entries=tuple(row.get("entries", layer.entries)),
         )
-        _compare(found, layer, 1.0 if arithmetic == "real" else _SLACK)
+        _compare(found, layer)
         rows.append(found)
     return rows
 
 
-def _compare(found: Layer, proven: Layer, slack: float) -> None:
+def _compare(found: Layer, proven: Layer) -> None:
     same = (found.name, found.type, found.inputs, found.combine, found.entries)
     if same != (proven.name, proven.type, proven.inputs, proven.combine, proven.entries):
         raise ValueError(f"The row of `{proven.name}` is not that of the graph.")
@@ -177,7 +176,7 @@ def _compare(found: Layer, proven: Layer, slack: float) -> None:
         (found.count, proven.count),
     ]
     # Not below, up to the room that `widened` left; NaN is refused as well.
-    if not all(math.isfinite(said) and said * slack >= bound for said, bound in pairs):
+    if not all(math.isfinite(said) and said * _SLACK >= bound for said, bound in pairs):
         raise UnprovenError(f"The row of `{proven.name}` says less than can be proven.")
 
 
@@ -189,8 +188,8 @@ def _compose(
     if not file["bound"] >= composed.lipschitz:
         raise UnprovenError("The Lipschitz bound is below what the rows come to.")
     if file["pairwise"] is not None:
-        slack = 1.0 if arithmetic == "real" else _SLACK
-        proven = pairwise_of(graph["nodes"][-1], tensors, composed.features / slack)
+        head = tensors[graph["nodes"][-1]["weight"]]
+        proven = pairwise_constants(head, composed.features)
         said = torch.tensor(file["pairwise"], dtype=torch.float64)
         if said.shape != proven.shape or not bool((said >= proven).all()):
             raise UnprovenError("A constant of two classes is below what can be proven.")

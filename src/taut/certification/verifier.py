@@ -121,6 +121,9 @@ def below(gram, top, square):
 EXACT = {  # selections: 1-Lipschitz, without rounding, 0 at 0
     "ReLU": lambda x, inplace: np.maximum(x, 0),
     "MaxMin": lambda x: np.hstack([f(*np.split(x, 2, 1)) for f in (np.maximum, np.minimum)]),
+    "PadToMultiple2d": lambda x, multiple: np.pad(
+        x, [(0, 0), (0, 0), *((0, -n % m) for n, m in zip(x.shape[2:], multiple, strict=True))]
+    ),
     "Flatten": lambda x, **d: x.reshape(len(x), -1 if d == dict(start_dim=1, end_dim=-1) else 0),
 }
 
@@ -140,8 +143,7 @@ def run(node, x, weights):
     return np.moveaxis(np.tensordot(x, w, ([1, 4, 5], [1, 2, 3])), -1, 1) + bias[:, None, None]
 
 
-def on_torus(op, w, out):
-    """The kernel on the unshuffled input, and a torus that contains the layer, each output once."""
+def on_torus(op, w, out):  # the kernel on the unshuffled input, a torus with each output once
     if not op["input_size"]:
         return w[:, :, None, None], [1, 1]
     zeros, (s, t) = op["padding"] == "zeros", op["stride"]
@@ -173,8 +175,7 @@ def check_layer(node, row, weights, before, after):
     require(proven, f"the norm of {name} is not proven")
 
 
-def compose(rows, u, eta, largest):
-    """Lipschitz constant before and after the last row, error of the output, norm limit: exact."""
+def compose(rows, u, eta, largest):  # exact: slope before and after the last row, error, limit
     before, slope, r, d, limit = Q(1), Q(1), [Q(1), Q(0)], [Q(0), Q(0)], largest / 4
     for row in rows:
         n, c, g = row.get("count", 0), Q(row.get("constant", 0)), Q(row["gains"][0])
@@ -190,8 +191,7 @@ def compose(rows, u, eta, largest):
     return before, slope, d, limit
 
 
-def check_points(file, nodes, weights, images, own):
-    """Each radius r: m - E_here - E(|x|) > (L + a) r, for the margin m that is computed here."""
+def check_points(file, nodes, weights, images, own):  # m - E_here - E(|x|) > (L + a) r for each
     a, b, two = *map(Q, file["error"]), root(2)
     points = zip(images, file["images_sha256"], file["labels"], file["radius"], strict=True)
     for x, name, label, radius in points:
@@ -226,15 +226,15 @@ def verify(certificate, weights_path, images=()):
         check_layer(node, row, weights, before, x.shape)
     before, slope, d, limit = compose(rows, *FORMATS["float64" if mode == "real" else mode])
     require(Q(file["bound"]) >= slope, "the Lipschitz bound is below the product")
-    for i, row in enumerate(file["pairwise"] or ()):
-        w = weights[nodes[-1]["weight"]]
+    w = weights[nodes[-1]["weight"]] if file["pairwise"] else np.zeros((0, 0))
+    for row, v in zip(file["pairwise"] or (), w, strict=True):
         factor = before * (1 + gamma(w.shape[1] + 8))
-        pairs = zip(row, np.linalg.norm(w - w[i], axis=1), strict=True)
+        pairs = zip(row, np.linalg.norm(w - v, axis=1), strict=True)
         proven = w.ndim == 2 and all(Q(p) >= Q(n) * factor for p, n in pairs)
-        require(proven, f"the constants of class {i} are not proven")
+        require(proven, "a constant of two classes is not proven")
     if mode != "real":
-        a, b = map(Q, file["error"])
-        require(a >= root(2) * d[0] and b >= root(2) * d[1], "the error is not proven")
+        pairs = zip(file["error"], d, strict=True)
+        require(all(Q(e) >= root(2) * p for e, p in pairs), "the error is not proven")
         require(0 < Q(file["norm_limit"]) <= limit, "the norm limit is not proven")
     if len(images):
         check_points(file, nodes, weights, images, compose(rows, *FORMATS["float64"])[2])

@@ -1,0 +1,408 @@
+"""Certified predictions of the running program: searched at the boundary, planted, transformed."""
+
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from torch import nn
+
+import taut
+from taut.certification import certify, l2_distance_upper, prove
+from taut.lipschitz import UnprovenError
+from taut.models import ModelConfig, build
+
+
+def orthonormal(rows, columns, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    matrix = torch.randn(columns, rows, generator=generator, dtype=torch.float64)
+    return torch.linalg.qr(matrix)[0].T
+
+
+def linear(n, dtype=torch.float32, seed=0):
+    model = nn.Linear(n, 10, bias=False).to(dtype)
+    with torch.no_grad():
+        model.weight.copy_(orthonormal(10, n, seed))
+    return model
+
+
+def dense(seed=0):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10))
+
+
+def deep(seed=0):
+    """Keeps the norm of every gradient: its certificate is tight."""
+    torch.manual_seed(seed)
+    layers = [taut.nn.InvertibleDownsample2d(2)]
+    for _ in range(5):
+        layers += [taut.nn.Conv2d(4, 4, 3), taut.nn.MaxMin()]
+    layers += [nn.Flatten(), taut.nn.Linear(64, 64), taut.nn.MaxMin(), taut.nn.Linear(64, 10)]
+    return taut.freeze(nn.Sequential(*layers)).eval()
+
+
+def margin_of(z, labels):
+    others = z.scatter(1, labels[:, None], -math.inf)
+    return (z.gather(1, labels[:, None]).squeeze(1) - others.amax(1)), others.argmax(1)
+
+
+def near_boundary(run, x, margins, steps=40):
+    """Move points until they lead by the margins wanted, along the gradient of the lead."""
+    labels = run(x).argmax(1)
+    for _ in range(steps):
+        margin, direction = lead(run, x, labels)
+        x = (
+            x
+            - ((margin - margins) / direction.flatten(1).square().sum(1)).reshape(
+                -1, *[1] * (x.dim() - 1)
+            )
+            * direction
+        )
+    return x, labels
+
+
+def lead(run, x, labels):
+    x = x.detach().requires_grad_()
+    margin, _ = margin_of(run(x), labels)
+    (gradient,) = torch.autograd.grad(margin.sum(), x)
+    return margin.detach(), gradient
+
+
+def search(run, execute, found, x, labels, tries, seed=0):
+    """Points inside each radius, as near the boundary as rounding lets us look.
+
+    Returns how many lay inside for certain, and how many of them the program answers otherwise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inside = flips = 0
+    live = found > 0
+    x, labels, radius = x[live], labels[live], found[live]
+    if not len(x):
+        return 0, 0
+    _, direction = lead(run, x.double(), labels)
+    unit = -direction / direction.flatten(1).norm(dim=1).reshape(-1, *[1] * (x.dim() - 1))
+    for i in range(tries):
+        short = 10.0 ** -(5 + 4 * i / tries)
+        step = (radius * (1 - short)).reshape(-1, *[1] * (x.dim() - 1)) * unit
+        y = (x.double() + step).to(x.dtype)
+        noise = torch.randint(-1, 2, y.shape, generator=generator).to(y)
+        moved = torch.where(noise > 0, torch.full_like(y, math.inf), torch.full_like(y, -math.inf))
+        y = torch.where(noise == 0, y, torch.nextafter(y, moved))
+        within = l2_distance_upper(x, y) <= radius
+        for logits in (execute(y), torch.cat([execute(part) for part in y.split(1)])):
+            inside += int(within.sum())
+            changed = within & (logits.argmax(1) != labels)
+            flips += int(changed.sum())
+        for at in changed.nonzero().flatten().tolist():
+            assert exact_square(x[at], y[at]) <= Fraction(radius[at].item()) ** 2
+    return inside, flips
+
+
+def exact_square(x, y):
+    pairs = zip(x.flatten().tolist(), y.flatten().tolist(), strict=True)
+    return sum((Fraction(p) - Fraction(q)) ** 2 for p, q in pairs)
+
+
+NETS = {"linear": (lambda: linear(100), (100,)), "dense": (dense, (20,)), "deep": (deep, (1, 8, 8))}
+
+
+def rounding_search(name, arithmetic, points, tries, dtype):
+    make, shape = NETS[name]
+    model = make()
+    # In float64 the program takes any float64 input; its weights are float32 numbers.
+    model = model.to(dtype)
+    sound = prove(model, shape, arithmetic=arithmetic)
+    naive = prove(model, shape, arithmetic="real")
+    generator = torch.Generator().manual_seed(1)
+    start = torch.rand(points, *shape, generator=generator, dtype=torch.float64)
+    run = sound.program.run.run
+    noise = {torch.float32: (3e-6, 1e-2), torch.float64: (1e-13, 1e-8)}[dtype]
+    wanted = torch.logspace(*map(math.log10, noise), points, dtype=torch.float64)
+    x, _ = near_boundary(run, start, wanted)
+    x = x.to(dtype)
+
+    def execute(y):
+        return sound.logits(model, y)
+
+    logits = execute(x)
+    labels = logits.argmax(1)
+    results = {}
+    for kind, certificate in (("sound", sound), ("naive", naive)):
+        radius = certificate.radius(logits, labels, x)
+        results[kind] = search(run, execute, radius, x, labels, tries)
+    return results
+
+
+@pytest.mark.parametrize(
+    ("name", "arithmetic", "dtype"),
+    [
+        ("linear", "float64", torch.float64),
+        ("dense", "float64", torch.float64),
+        ("deep", "float64", torch.float64),
+        ("linear", "float32", torch.float32),
+    ],
+)
+def test_rounding_search_breaks_naive_radii_and_no_sound_one(name, arithmetic, dtype):
+    found = rounding_search(name, arithmetic, points=12, tries=8, dtype=dtype)
+    assert found["sound"][1] == 0
+    assert found["sound"][0] >= 30
+    if name != "dense":  # whose bound is not tight: nothing comes near the boundary
+        assert found["naive"][1] >= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NETS)
+def test_rounding_search_long(name):
+    found = rounding_search(name, "float64", points=60, tries=40, dtype=torch.float64)
+    assert found["sound"][0] >= 1000
+    assert found["sound"][1] == 0
+    print(name, found)
+
+
+def hadamard(order):
+    h = torch.ones(1, 1, dtype=torch.float64)
+    while len(h) < order:
+        h = torch.cat([torch.cat([h, h], 1), torch.cat([h, -h], 1)], 0)
+    return h / math.sqrt(order)
+
+
+def planted(dtype=torch.float32):
+    """z = (|u - v|, 1) of coordinates u, v after orthogonal layers: the boundary is known."""
+    mix = nn.Linear(16, 16, bias=False)
+    head = nn.Linear(16, 2)
+    with torch.no_grad():
+        mix.weight.copy_(hadamard(16))  # entries of 1/4, exact
+        head.weight.zero_()
+        head.bias.copy_(torch.tensor([0.0, 1.0]))
+        head.weight[0, 0], head.weight[0, 8] = 1.0, -1.0  # max minus min of a pair
+    return nn.Sequential(mix, taut.nn.MaxMin(), head).to(dtype)
+
+
+def test_planted_counterexamples_are_found_just_above_and_certified_just_below():
+    model = planted()
+    torch.manual_seed(0)
+    x = 3 * torch.randn(200, 16)
+    u = (x.double() @ hadamard(16).T)[:, [0, 8]]
+    # |u - v| = 1 is the boundary; it moves fastest along (1, -1) / sqrt(2).
+    gap = (u[:, 0] - u[:, 1]).abs()
+    labels = (gap < 1).long()
+    distance = (gap - 1).abs() / math.sqrt(2)
+    result = certify(model, x, labels)
+    assert (result.radius > distance * (1 - 1e-4)).all()
+    assert (result.radius < distance).all()
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32"])
+def test_no_radius_where_the_margin_is_within_the_error(arithmetic):
+    model = linear(100)
+    certificate = prove(model, (100,), arithmetic=arithmetic)
+    x = torch.rand(1, 100)
+    error = certificate.composed.error[0] * x.norm().item() + certificate.composed.error[1]
+    for margin, safe in ((error, False), (3.9 * error, False), (10 * error, True)):
+        z = torch.tensor([[margin, *[0.0] * 9]], dtype=torch.float64)
+        assert bool(certificate.radius(z, torch.tensor([0]), x) > 0) == safe
+    tied = torch.zeros(1, 10)
+    assert certificate.radius(tied, torch.tensor([0]), x).item() == 0.0
+
+
+def test_sound_radii_are_below_those_in_real_numbers_and_float64_by_nothing():
+    model = deep()
+    torch.manual_seed(0)
+    x = torch.rand(60, 1, 8, 8)
+    y = model(x).argmax(1)
+    real, double, single = (
+        certify(model, x, y, arithmetic=a).radius for a in ("real", "float64", "float32")
+    )
+    assert (double <= real + 1e-6).all()
+    assert (single <= double).all()
+    live = real > 1e-3
+    assert ((real - double)[live] < 1e-4 * real[live]).all()
+    assert single.max() < real.max()
+
+
+def test_program_is_what_freeze_runs_in_float64():
+    for config in (
+        ModelConfig("small", input_shape=(1, 9, 7)),
+        ModelConfig("small", input_shape=(3, 8, 8), parametrization="RKO"),
+    ):
+        torch.manual_seed(0)
+        model = build(config).eval()
+        frozen = taut.freeze(model)
+        x = torch.rand(5, *config.input_shape)
+        certificate = prove(model, config.input_shape)
+        theirs = frozen.double()(x.double())
+        ours = certificate.logits(model, x)
+        assert torch.allclose(ours, theirs, rtol=0, atol=1e-13)
+        exported = certificate.program.tensors
+        assert {t.dtype for t in exported.values()} == {torch.float32}
+        state = {name: t.float() for name, t in frozen.state_dict().items()}
+        assert all(torch.equal(t, state[n]) for n, t in exported.items() if n in state)
+        assert len(exported) == len(state)
+
+
+def test_classes_batches_and_translations_do_not_matter():
+    model = deep()
+    torch.manual_seed(1)
+    x = torch.rand(40, 1, 8, 8)
+    y = model(x).argmax(1)
+    whole = certify(model, x, y).radius
+    parts = torch.cat(
+        [certify(model, a, b).radius for a, b in zip(x.split(9), y.split(9), strict=True)]
+    )
+    torch.testing.assert_close(whole, parts, rtol=1e-10, atol=1e-12)
+    order = torch.randperm(10)
+    with torch.no_grad():
+        model[-1].weight.copy_(model[-1].weight[order].clone())
+        model[-1].bias.copy_(model[-1].bias[order].clone())
+    permuted = certify(model, x, order.argsort()[y]).radius
+    torch.testing.assert_close(whole, permuted, rtol=1e-8, atol=1e-12)
+
+
+def test_scaling_one_layer_up_and_the_next_down_changes_nothing():
+    """gloro 8: a small layer hid behind a large one."""
+    model = dense()
+    torch.manual_seed(0)
+    x = torch.rand(40, 20)
+    y = model(x).argmax(1)
+    before = certify(model, x, y).radius
+    with torch.no_grad():
+        for p in model[0].parameters():
+            p.mul_(2.0**-30)
+        model[2].weight.mul_(2.0**30)
+    torch.testing.assert_close(certify(model, x, y).radius, before, rtol=1e-9, atol=0)
+
+
+def test_tiny_weights_do_not_underflow_to_a_bound_of_zero():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.mul_(1e-120)
+    x = torch.rand(5, 4).double()
+    result = certify(model, x, model(x).argmax(1))
+    assert float(result.bound) > 0
+    assert result.radius.isfinite().all()
+
+
+def test_radius_is_zero_at_ties_and_not_infinite():
+    """gloro certified ties, at any radius."""
+    model = nn.Linear(3, 4)
+    with torch.no_grad():
+        model.weight.zero_()
+        model.bias.zero_()
+    result = certify(model, torch.rand(2, 3), torch.zeros(2).long())
+    assert result.radius.tolist() == [0.0, 0.0]
+
+
+def test_per_channel_normalisation_counts_by_its_largest_factor():
+    class Normalise(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("std", torch.tensor([0.2, 0.4, 0.1]).reshape(1, 3, 1, 1))
+
+        def forward(self, x):
+            return x / self.std
+
+    model = nn.Sequential(Normalise(), nn.Flatten())
+    largest = Fraction(1) / Fraction(model[0].std.min().item())
+    bound = Fraction(prove(model, (3, 4, 4)).bound.value)
+    assert largest <= bound < largest * (1 + Fraction(1, 10**9))
+
+
+class Computed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return x * (self.log_scale * 0.3)
+
+
+REFUSED = {
+    "NaN": (lambda m: m[0].weight.data.fill_(math.nan), "NaN"),
+    "Inf bias": (lambda m: m[0].bias.data.fill_(math.inf), "NaN or Inf"),
+    "hook": (lambda m: m[0].register_forward_hook(lambda *a: None), "hook"),
+    "pre-hook": (lambda m: m.register_forward_pre_hook(lambda *a: None), "hook"),
+    "unknown": (lambda m: m.append(nn.Tanh()), r"`3` \(Tanh\).*register_rounding\(Tanh\)"),
+    "unproven": (lambda m: m.append(nn.Softmax(1)), "Softmax"),
+    "train mode": (lambda m: m.append(nn.BatchNorm1d(10).train()), r"model\.eval\(\)"),
+    "constant": (lambda m: m.append(Computed()), "make it a buffer"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_has_no_proof_is_refused_in_one_sentence(case):
+    change, words = REFUSED[case]
+    model = dense()
+    change(model)
+    with pytest.raises(ValueError, match=words) as caught:
+        certify(model, torch.rand(2, 20), torch.zeros(2).long())
+    assert "\n" not in str(caught.value)
+
+
+def test_smooth_activations_are_certified_in_real_numbers():
+    model = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 3))
+    found = certify(model, torch.rand(4, 5), torch.zeros(4).long(), arithmetic="real")
+    assert found.arithmetic == "real"
+    assert found.content()["error"] is None
+    assert found.content()["layers"][1].keys() == {
+        "name", "type", "bound", "proof", "inputs", "combine", "gains",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_float32_needs_float32_weights(dtype):
+    with pytest.raises(UnprovenError, match=r"must be float32 for arithmetic='float32'"):
+        prove(nn.Linear(3, 2).to(dtype), (3,), arithmetic="float32")
+    assert prove(nn.Linear(3, 2).to(dtype), (3,)).program.tensors["weight"].dtype == dtype
+
+
+def test_reduced_precision_products_are_refused_in_float32_only():
+    x, y = torch.rand(2, 20), torch.zeros(2).long()
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with pytest.raises(UnprovenError, match="set_float32_matmul_precision"):
+            certify(dense(), x, y, arithmetic="float32")
+        certify(dense(), x, y)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    with torch.autocast("cpu"), pytest.raises(UnprovenError, match="autocast"):
+        certify(dense(), x, y)
+
+
+def test_tf32_is_refused_on_cuda():
+    from taut.certification._arithmetic import check_arithmetic
+
+    tensors = {"w": torch.ones(2)}
+    assert torch.backends.cudnn.allow_tf32
+    with pytest.raises(UnprovenError, match="allow_tf32 = False"):
+        check_arithmetic("float32", tensors, torch.device("cuda"))
+    check_arithmetic("float64", tensors, torch.device("cuda"))
+
+
+def test_unknown_arithmetic_is_refused():
+    with pytest.raises(ValueError, match="`arithmetic` must be one of"):
+        prove(nn.Linear(2, 2), (2,), arithmetic="float16")
+
+
+def test_settings_of_torch_are_left_as_they_were():
+    cudnn, nnpack = torch.backends.cudnn.enabled, torch.backends.nnpack.is_available()
+    certify(dense(), torch.rand(2, 20), torch.zeros(2).long(), arithmetic="float32")
+    assert (torch.backends.cudnn.enabled, torch.backends.nnpack.is_available()) == (cudnn, nnpack)
+
+
+def test_rules_that_are_not_the_forward_are_refused():
+    from taut.lipschitz import ConvOperator, affine_rounding, register_linear, register_rounding
+
+    class Wrong(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.eye(3)), None
+
+        def forward(self, x):
+            return x @ self.weight * 2
+
+    register_linear(Wrong)(lambda m, shape: ConvOperator(m.weight, ()))
+    register_rounding(Wrong)(affine_rounding)
+    with pytest.raises(UnprovenError, match="far from what the model computes"):
+        prove(Wrong(), (3,))
