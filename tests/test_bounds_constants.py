@@ -124,7 +124,32 @@ def test_pairwise_constants_are_not_below_the_exact_ones(scale):
         constants = pairwise_constants(weight, 0.7).tolist()
         for i, j in ((0, 1), (1, 0), (2, 3)):
             exact = exact_constant(weight[i].tolist(), weight[j].tolist(), 0.7)
-            assert exact <= Fraction(constants[i][j]) ** 2 <= exact * (1 + Fraction(1, 10**13))
+            assert exact <= Fraction(constants[i][j]) ** 2 <= exact * (1 + Fraction(1, 10**11))
+
+
+def test_pairwise_constants_of_rows_that_nearly_agree():
+    # What a product of matrices would lose altogether.
+    row = torch.randn(50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    other = row.clone()
+    other[7] += 2.0**-50
+    weight = torch.stack([row, other, row, -row])
+    constants = pairwise_constants(weight, 3.0)
+    for i, j in ((0, 1), (1, 2), (2, 3)):
+        exact = exact_constant(weight[i].tolist(), weight[j].tolist(), 3.0)
+        assert exact <= Fraction(constants[i, j].item()) ** 2 <= exact * (1 + Fraction(1, 10**11))
+    assert constants[0, 2] == constants[1, 1] == 0
+
+
+def test_pairwise_constants_cover_the_rounding_of_products(monkeypatch):
+    # With errors far larger than those of float64 a bound must grow as much, or the pair is close.
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weight = weight / 4
+    monkeypatch.setattr(_pairwise, "gamma", lambda n, u: 0.01 * (n >= 8))
+    norms, close = _pairwise._from_products(weight)
+    assert close.all()
+    squares = (weight[:, None] - weight).square().sum(2)
+    sums = weight.square().sum(1)[:, None] + weight.square().sum(1)
+    assert (norms.square() * (1 + 1e-14) >= squares + 0.02 * sums).all()
 
 
 def test_pairwise_constants_count_their_roundings(monkeypatch):
@@ -132,7 +157,7 @@ def test_pairwise_constants_count_their_roundings(monkeypatch):
     # the root itself and a sum.
     counted = []
     monkeypatch.setattr(_pairwise, "outward", lambda value, n: counted.append(n) or value)
-    pairwise_constants(torch.eye(3, 40), 1.0)
+    _pairwise._from_differences(torch.eye(3, 40, dtype=torch.float64))
     assert min(counted) >= (3 + 39) / 2 + 2
 
 

@@ -102,6 +102,7 @@ def check_witnesses():
         (contracts.test_bounds_cover_all_matrices_within_the_error, "evaluation", True),
         (contracts.test_bounds_cover_all_matrices_within_the_error, "evaluation", False),
         (constants.test_pairwise_constants_count_their_roundings,),
+        (constants.test_pairwise_constants_cover_the_rounding_of_products,),
         (contracts.test_a_wrong_estimate_never_makes_a_bound_too_small, 0.9),
     ):
         with pytest.MonkeyPatch.context() as patch:
@@ -222,7 +223,8 @@ MUTANTS = {
         (cholesky, "residual_bound", "_square(gap - product_real)", "0 * _square(gap)"),
         (cholesky, "residual_bound", "outward(bound, m * m + 5)", "bound"),
         (cholesky, "residual_bound", ".where(bound.isfinite(), torch.inf)", ".nan_to_num(0, 0)"),
-        (_pairwise, "_constants", "rows.shape[1] + 4", "0"),
+        (_pairwise, "_from_differences", "rows.shape[1] + 4", "0"),
+        (_pairwise, "_from_products", "clamp_min(0) + error", "clamp_min(0)"),
     ],
     check_riesz: [
         (size_free, "riesz_factor", "start=Fraction(1)", "start=Fraction(2)"),
@@ -254,11 +256,13 @@ MUTANTS = {
         (bounds, "conv_norm_bound", "not math.isfinite(value)", "False"),
     ],
     constants.test_pairwise_constants_at_the_ends_of_the_range: [
-        (_pairwise, "_constants", "(constants * factor).nextafter(infinity)", "constants * factor"),
-        (_pairwise, "_constants", ".nan_to_num(math.inf, math.inf)", ".nan_to_num(0, 0)"),
+        (_pairwise, "_up_product", ".nextafter(torch.full_like(values, math.inf))", ""),
+        (_pairwise, "_from_differences", ".nan_to_num(math.inf, math.inf)", ".nan_to_num(0, 0)"),
+        (_pairwise, "_from_differences", "rows / scale[:, None]", "rows"),
     ],
-    check_pairs: [
-        (_pairwise, "_constants", "rows / scale[:, None]", "rows"),
+    constants.test_pairwise_constants_of_rows_that_nearly_agree: [
+        (_pairwise, "_from_products", "~(error <= _LOOSE * squares)", "error < 0"),
+        (_pairwise, "_from_products", "2 * products", "products"),
     ],
     constants.test_per_channel_deviations_count_by_the_smallest: [
         (_torch_rules, "_batch_norm", ".max()", ".mean()"),
