@@ -58,8 +58,8 @@ def _from_products(
     r"""Bounds of the norms of differences by one product of matrices, and where they are loose.
 
     :math:`\|w_i - w_j\|^2 = g_{ii} + g_{jj} - 2 g_{ij}`. A product passes at most n roundings and
-    two sums, and :math:`2 |w_i| \cdot |w_j| \le \|w_i\|^2 + \|w_j\|^2`, so that the error is at most
-    :math:`2 \gamma_{n+2}` times the latter.
+    two sums, and :math:`2 |w_i| \cdot |w_j| \le \|w_i\|^2 + \|w_j\|^2`, so that the error is at
+    most :math:`2 \gamma_{n+2}` times the latter.
     """
     products = weight @ weight.T
     own = products.diagonal()
