@@ -2,7 +2,7 @@
 
     python -m benchmarks.classify mnist-small --data-dir DIR --out records/mnist-small.json
 
-Runs lie in runs/RECIPE-EPOCHS-sSEED; finished ones are not trained again, others are resumed.
+Runs lie in runs/RECIPE-EPOCHS-rRETRACTION-sSEED; finished ones are not trained again, others are resumed.
 """
 
 import argparse
@@ -28,7 +28,8 @@ def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
     recipe = RECIPES[args.recipe]
-    recipe = recipe if args.epochs is None else replace(recipe, epochs=args.epochs)
+    changes = {"epochs": args.epochs, "retract_every": args.retract_every}
+    recipe = replace(recipe, **{name: x for name, x in changes.items() if x is not None})
     runs = [trained(replace(recipe, seed=seed), args.data_dir) for seed in args.seeds]
     if args.out is None:
         return
@@ -44,7 +45,9 @@ def main() -> None:
 
 
 def trained(recipe: Recipe, data_dir: Path | None) -> Run:
-    folder = ROOT / "runs" / f"{recipe.name}-{recipe.epochs}-s{recipe.seed}"
+    folder = (
+        ROOT / "runs" / (f"{recipe.name}-{recipe.epochs}-r{recipe.retract_every}-s{recipe.seed}")
+    )
     run = prepare(recipe, folder, data_dir)
     if not (folder / ENVIRONMENT).exists():
         write_atomically(folder / ENVIRONMENT, json.dumps(environment()).encode())
@@ -90,6 +93,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("recipe", choices=sorted(RECIPES))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--retract-every", type=int)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="the record; left out: only train")
