@@ -2,7 +2,8 @@
 
     python -m benchmarks.classify mnist-small --data-dir DIR --out records/mnist-small.json
 
-Runs lie in runs/RECIPE-EPOCHS-rRETRACTION-sSEED; finished ones are not trained again, others are resumed.
+Runs lie in runs/RECIPE-EPOCHS-rRETRACTION-sSEED; finished ones are not trained again, others are
+resumed.
 """
 
 import argparse
