@@ -156,7 +156,8 @@ def test_rounding_search_long(name):
     found = rounding_search(name, "float64", points=60, tries=40, dtype=torch.float64)
     assert found["sound"][0] >= 1000
     assert found["sound"][1] == 0
-    print(name, found)
+    if name != "dense":
+        assert found["naive"][1] >= 100
 
 
 def hadamard(order):
