@@ -282,6 +282,16 @@ def test_overflow_is_refused_and_bounds_the_norm():
         prove(model, (2,), arithmetic="float32")
 
 
+@pytest.mark.parametrize("name", ["mean", "sum", "average", "add", "sub", "mul", "div"])
+def test_nothing_overflows_up_to_the_norm_limit(name):
+    torch.manual_seed(0)
+    model = Function(name)
+    limit = prove(model, (9,), arithmetic="float32").composed.norm_limit
+    for x in (torch.full((1, 9), limit / 3), torch.eye(9) * limit):
+        assert norms_upper(x).max() <= 1.001 * limit
+        assert model(x).isfinite().all()
+
+
 def test_too_many_terms_for_the_precision_are_refused():
     layer = Layer("y", "Linear", ("x",), (1.0,), "", absolutes=(1.0,), count=2000, entries=(4, 4))
     with pytest.raises(UnprovenError, match="too many terms"):

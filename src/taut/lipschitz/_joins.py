@@ -135,8 +135,9 @@ def _rounding(
     if target in _COUNTS:
         return Rounding(_COUNTS[target], largest, constant)
     if target in _REDUCTIONS:
+        # A mean divides last: until then it is a sum.
         terms = values[signals[0]].numel() // max(1, sum(p.numel() for p in parts))
-        return Rounding(terms + 2, largest, constant)
+        return Rounding(terms + 2, up_product(largest, float(terms)), constant)
     if constant == 0.0 or target not in functions.SELECTIONS:
         return Rounding(0, 0.0, constant)  # copies of signals and of stored numbers
     return Rounding(1, largest, constant)  # a fill value, rounded to the signal's precision

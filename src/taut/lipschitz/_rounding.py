@@ -228,11 +228,12 @@ def _constant_pad(m: nn.ConstantPad1d | nn.ConstantPad2d, shape: Shape) -> Round
 @register_rounding(nn.AdaptiveAvgPool1d)
 @register_rounding(nn.AdaptiveAvgPool2d)
 def _average(m: nn.Module, shape: Shape) -> Rounding:
-    """A sum and a division: as many roundings as terms; the operator's weights are rounded once."""
+    """A sum, which may overflow before it is divided; the operator's weights are rounded once."""
     op = operator_of(m, shape)
     if op is None:
         raise UnprovenError("it has no operator")
-    absolute = up_product(abs_norm_bound(op), _FOLDED)
+    divisor = max(1.0, 1 / op.kernel.max().item())
+    absolute = up_product(abs_norm_bound(op), divisor, _FOLDED)
     return Rounding(math.prod(op.kernel.shape[1:]) + 2, absolute)
 
 
