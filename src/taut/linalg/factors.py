@@ -70,7 +70,7 @@ def _single_cholesky_qr(a: Tensor) -> Factors | None:
     size = float(square.diagonal().max())
     if not 1e-30 < size < 1e30:  # NaN fails, too
         return None
-    inverse = _inverse_cholesky((square / size).float()) / size**0.5
+    inverse = _inverse_cholesky(square / size) / size**0.5
     condition = _condition(square.float(), inverse)
     right = inverse.mT.contiguous()
     if condition < _SINGLE_CONDITION_LIMIT:
@@ -91,16 +91,19 @@ def _corrected(q: Tensor, inverse: Tensor) -> Factors | None:
 
 
 def _inverse_cholesky(square: Tensor) -> Tensor:
-    """Inverse of the Cholesky factor, of which the lower triangle is read; NaN if there is none."""
+    """Inverse of the Cholesky factor of a float64 matrix, in float32; NaN if there is none.
+
+    The lower triangle is read. Float64 where it costs little: in blocks and in sums of products.
+    """
     size = square.shape[-1]
     if size <= _BLOCK:
         lower, failed = torch.linalg.cholesky_ex(square)
-        return _lower_inverse(lower) if not failed else torch.full_like(square, torch.nan)
+        return (_lower_inverse(lower) if not failed else square * torch.nan).float()
     half = (size // 2 + 15) // 16 * 16
     first = _inverse_cholesky(square[:half, :half])
-    below = product(square[half:, :half], first.mT)
+    below = product(square[half:, :half].float(), first.mT)
     last = _inverse_cholesky(square[half:, half:] - product(below, below.mT))
-    inverse = torch.zeros_like(square)
+    inverse = torch.zeros(size, size)
     inverse[:half, :half] = first
     inverse[half:, half:] = last
     inverse[half:, :half] = -product(last, product(below, first))
