@@ -438,6 +438,37 @@ def test_verifier_accepts_no_bound_below_the_norm_and_any_a_bit_above():
     assert tried > 25
 
 
+def test_verifier_sees_peaks_between_the_points_of_its_grid():
+    kernel = np.array([-1.2069, -0.2092, 0.2112, 1.2323])  # found by search
+    squares = {
+        n: np.abs(np.exp(2j * np.pi * np.outer(range(n), range(4)) / n) @ kernel) ** 2
+        for n in (32, 3200)
+    }
+    mean, norm = (kernel**2).sum(), math.sqrt(squares[3200].max())
+    on_grid = math.sqrt(mean + np.abs(squares[32] - mean).max())
+    assert on_grid < norm * 0.995
+    bound = (on_grid + norm) / 2
+    assert not verifier.prove_norms(kernel.reshape(1, 1, 4, 1), [3200, 1], bound, 9.0)
+    assert verifier.prove_norms(kernel.reshape(1, 1, 4, 1), [3200, 1], norm * (1 + 1e-6), 9.0)
+
+
+def test_verifier_takes_the_rounding_off_each_margin(saved, tmp_path):
+    """A radius that leaves no room for the error is refused."""
+    path, weights, x, _ = saved["orthogonal"]
+    content = json.loads(path.read_text())
+    (a, b), at = content["error"], int(np.argmax(content["radius"]))
+    error = a * x[at].norm().item() + b
+    slope = max(max(row) for row in content["pairwise"])
+    for taken, passes in ((1.9, True), (1.4, False)):  # of the 4 taken off 2 must stay
+        content["radius"][at] += taken * error / slope
+        (tmp_path / "c.json").write_text(canonical(content))
+        if passes:
+            verifier.verify(tmp_path / "c.json", weights, x.numpy())
+        else:
+            with pytest.raises(ValueError, match="radius"):
+                verifier.verify(tmp_path / "c.json", weights, x.numpy())
+
+
 def test_verifier_refuses_a_torus_without_points():
     plain_op = {
         "input_size": [4, 4], "stride": [-1, -1], "dilation": [1, 1], "groups": 1,
@@ -464,6 +495,20 @@ def test_verifier_knows_that_a_torus_of_the_input_is_too_small_for_zero_padding(
         k, torus = verifier.on_torus(plain_op, kernel.numpy(), [n, n])
         assert torus == [n + 1, n + 1]
         assert not verifier.prove_norms(k, torus, naive, 10.0)
+
+
+def test_verifier_counts_biases_towards_the_norm_limit(tmp_path):
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with torch.no_grad():
+        model[0].bias.fill_(1e37)
+        model[2].weight.fill_(1.0)
+    path, weights = prove(model, (4,), arithmetic="float32").save(tmp_path / "c.json")
+    assert "float32" in verifier.verify(path, weights)
+    content = json.loads(path.read_text())
+    content["norm_limit"] *= 1.001
+    path.write_text(canonical(content))
+    with pytest.raises(ValueError, match="norm limit"):
+        verifier.verify(path, weights)
 
 
 def test_verifier_runs_the_same_net(saved):

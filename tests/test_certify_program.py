@@ -9,7 +9,9 @@ from torch import nn
 
 import taut
 from taut.certification import certify, l2_distance_upper, prove
-from taut.lipschitz import UnprovenError
+from taut.certification._layers import Composed
+from taut.certification._radius import executed_radius
+from taut.lipschitz import LipschitzBound, UnprovenError
 from taut.models import ModelConfig, build
 
 
@@ -204,6 +206,33 @@ def test_no_radius_where_the_margin_is_within_the_error(arithmetic):
         assert bool(certificate.radius(z, torch.tensor([0]), x) > 0) == safe
     tied = torch.zeros(1, 10)
     assert certificate.radius(tied, torch.tensor([0]), x).item() == 0.0
+
+
+def test_radius_is_the_formula_rounded_down():
+    generator = torch.Generator().manual_seed(0)
+    logits = 20 * torch.rand(50, 3, generator=generator, dtype=torch.float64)
+    norms = torch.rand(50, generator=generator, dtype=torch.float64)
+    a, b = 0.3, 0.7
+    composed = Composed(1.1, error=(a, b), norm_limit=1e9)
+    labels = logits.argmax(1)
+    radius = executed_radius(logits, labels, norms, LipschitzBound(1.1), composed)
+    assert (radius > 0).sum() > 20
+    for z, norm, r in zip(logits.tolist(), norms.tolist(), radius.tolist(), strict=True):
+        top, second, _ = sorted(z, reverse=True)
+        room = Fraction(top) - Fraction(second) - 4 * (Fraction(a) * Fraction(norm) + Fraction(b))
+        slope = Fraction(math.sqrt(2)) * Fraction(1.1) + Fraction(a)
+        assert r == 0 or slope * Fraction(r) < room
+        assert slope * Fraction(r) >= room * (1 - Fraction(1, 10**12))
+
+
+def test_radius_stays_within_the_norm_limit():
+    composed = Composed(1.0, norm_limit=10.0)
+    logits = torch.tensor([[1e6, 0.0]]).repeat(3, 1)
+    norms = torch.tensor([2.0, 9.5, 11.0], dtype=torch.float64)
+    radius = executed_radius(logits, torch.zeros(3).long(), norms, LipschitzBound(1.0), composed)
+    assert radius[0].item() == pytest.approx(8.0, rel=1e-12)
+    assert (radius[:2] + norms[:2] <= 10).all()
+    assert radius[2].item() == 0.0
 
 
 def test_sound_radii_are_below_those_in_real_numbers_and_float64_by_nothing():

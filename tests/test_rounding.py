@@ -347,3 +347,33 @@ def test_float32_understates_distances_and_the_helper_does_not():
     assert all(Fraction(u) ** 2 >= e for u, e in zip(upper.tolist(), exact, strict=False))
     with pytest.raises(ValueError, match="same shape"):
         l2_distance_upper(x, y[:1])
+
+
+def test_batch_norm_alone_stays_within_its_bound():
+    """Far means and small variances: the difference cancels."""
+    torch.manual_seed(0)
+    model = nn.BatchNorm1d(6).eval()
+    with torch.no_grad():
+        model.running_mean.normal_(0, 100)
+        model.running_var.uniform_(1e-4, 4)
+        model.weight.normal_()
+        model.bias.normal_()
+    certificate = prove(model, (6,), arithmetic="float32")
+    a, b = certificate.composed.error
+    x = model.running_mean + torch.randn(500, 6)
+    gaps = (model(x).double() - certificate.program.run.run(x.double())).norm(dim=1)
+    allowed = (a * norms_upper(x) + b) / math.sqrt(2)
+    assert (gaps <= allowed).all()
+    assert gaps.max() > 1e-3 * allowed.min()
+
+
+def test_weights_that_are_flushed_to_zero_are_counted():
+    """Their share of the output is lost, however large the input is."""
+    weight = 2.0**-20  # subnormal in float16
+    layer = Layer("y", "Linear", ("x",), (2 * weight,), "", ("sum"), (2 * weight,), 6, 0.0, (4, 1))
+    a, b = compose([layer], "x", "y", "float16").error
+    x = [Fraction(30000)] * 4
+    exact = sum(Fraction(weight) * v for v in x)
+    got = computed_sum([Fraction(weight)] * 4, x, Fraction(0), random.Random(0), "float16", True)
+    assert got == 0
+    assert exact <= (Fraction(a) * norm_up(x) + Fraction(b)) / Fraction(math.sqrt(2))

@@ -232,7 +232,7 @@ def _average(m: nn.Module, shape: Shape) -> Rounding:
     op = operator_of(m, shape)
     if op is None:
         raise UnprovenError("it has no operator")
-    divisor = max(1.0, 1 / op.kernel.max().item())
+    divisor = max(1.0, 1 / op.kernel.abs().max().item())
     absolute = up_product(abs_norm_bound(op), divisor, _FOLDED)
     return Rounding(math.prod(op.kernel.shape[1:]) + 2, absolute)
 
