@@ -33,7 +33,7 @@ def plain(layer: taut.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     index = [
         torch.arange(-a, n + b) % n for a, b, n in zip(rows, columns, x.shape[-2:], strict=True)
     ]
-    return F.conv2d(x[..., index[0][:, None], index[1]], layer.weight, layer.bias)
+    return F.conv2d(x[..., index[0][:, None], index[1]], layer.weight, layer.bias, layer.stride)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -45,6 +45,25 @@ def test_applied_steps_are_the_kernel(monkeypatch, inputs, outputs, kernel_size,
     x = torch.randn(2, inputs, *size, dtype=torch.float64)
     assert layer.parametrization.transform(x, layer.bias) is not None
     assert torch.allclose(layer(x), plain(layer, x), atol=1e-12)
+
+
+@pytest.mark.parametrize("windows", [(4, 4), (3, 5), (1, 2)])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride"),
+    [(4, 2), (6, 2), (6, 3), ((4, 3), (2, 1)), ((2, 4), (2, 2)), ((3, 8), (1, 2))],
+)
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 4), (2, 16), (4, 1)])
+def test_applied_steps_are_the_strided_kernel(
+    monkeypatch, inputs, outputs, kernel_size, stride, windows
+):
+    layer = taut.nn.Conv2d(inputs, outputs, kernel_size, stride, dtype=torch.float64)
+    size = (n * s for n, s in zip(windows, layer.stride, strict=True))
+    x = torch.randn(2, inputs, *size, dtype=torch.float64)
+    monkeypatch.setattr(bcop.BCOP, "_steps_are_cheaper", lambda self, x: False)
+    kernel = layer(x)
+    monkeypatch.setattr(bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    assert layer.parametrization.transform(x, layer.bias) is not None
+    assert torch.allclose(layer(x), kernel, atol=1e-12)
 
 
 def test_one_step_is_grown_by_two_taps():
@@ -107,6 +126,8 @@ def test_few_positions_few_channels_and_no_torus_take_the_kernel():
     x = torch.randn(16, 128, 8, 8)
     assert taut.BCOP(128, 128, (3, 3)).transform(x, None) is not None
     assert taut.BCOP(128, 64, (3, 3)).transform(x, None) is None
+    assert taut.BCOP(128, 64, (4, 4), stride=(2, 2)).transform(x, None) is None
+    assert taut.BCOP(128, 512, (4, 4), stride=(2, 2)).transform(x[:2], None) is not None
     assert taut.BCOP(128, 128, (1, 1)).transform(x, None) is None
     assert taut.BCOP(64, 64, (3, 3)).transform(x[:, :64], None) is None
     for layer in (

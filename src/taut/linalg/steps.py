@@ -53,7 +53,7 @@ def apply_steps(
 
 
 def turned(x: Tensor, axis: int, places: int) -> Tensor:
-    """The image moved round its torus by one place, 1 or -1, along an axis of the tensor.
+    """The image moved round its torus by some places along an axis of the tensor.
 
     As torch.roll, of which the compiler mistakes the memory format.
 
@@ -61,7 +61,8 @@ def turned(x: Tensor, axis: int, places: int) -> Tensor:
         >>> turned(torch.tensor([1, 2, 3]), 0, 1).tolist()
         [3, 1, 2]
     """
-    return torch.cat(x.tensor_split((-places,), axis)[::-1], axis)
+    places %= x.shape[axis]
+    return torch.cat(x.tensor_split((-places,), axis)[::-1], axis) if places else x
 
 
 class _Steps(torch.autograd.Function):

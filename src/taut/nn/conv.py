@@ -114,11 +114,10 @@ class Conv2d(nn.Module):
         """The kernel, `(out_channels, in_channels, *kernel_size)`, stride included."""
         return read_weight(self.parametrization)
 
-    @property
-    def _keeps_size(self) -> bool:
-        """Whether the layer is a plain convolution on the torus."""
-        kind = self.padding_mode, self.padding, self.stride
-        return kind == ("circular", "same", (1, 1))
+    def _fills_torus(self, input_size: Pair) -> bool:
+        """Whether the layer is a convolution on a torus that its stride divides."""
+        whole = all(n % s == 0 for n, s in zip(input_size, self.stride, strict=True))
+        return whole and (self.padding_mode, self.padding) == ("circular", "same")
 
     def pads(self, input_size: Pair) -> Pads:
         """How an input of this size (rows, columns) is padded before a valid convolution."""
@@ -126,7 +125,7 @@ class Conv2d(nn.Module):
 
     def forward(self, x: Float[Tensor, "*b c h w"]) -> Float[Tensor, "*b c2 h2 w2"]:
         """Pad, then convolve with the weight, or do what comes to the same."""
-        if self._keeps_size and x.ndim == 4:
+        if x.ndim == 4 and self._fills_torus((x.shape[2], x.shape[3])):
             y = transformed(self.parametrization, x, self.bias)
             if y is not None:
                 return y

@@ -102,8 +102,9 @@ class AbstractParametrization(nn.Module, ABC):
     def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
         """What the weight does to `x`, and the bias, where that is cheaper than to have the weight.
 
-        For a matrix the dense layer; for a kernel of stride 1 the circular convolution of images
-        `(batch, in_channels, h, w)` that keeps their size, with `(kernel_size - 1) // 2` in front.
+        For a matrix the dense layer; for a kernel the circular convolution of images `(batch,
+        in_channels, h, w)` of which `stride` divides the size, `(kernel_size - stride) // 2` in
+        front.
         None where it is not cheaper: then the weight is to be used.
         """
         return None

@@ -78,29 +78,36 @@ class BCOP(AbstractParametrization):
         """The circular convolution, step by step, where that takes fewer operations."""
         if not self._steps_are_cheaper(x):
             return None
-        steps = _steps(self.kernel_size)
-        matrix = read_basis(self.raw_matrix)
-        bases = read_basis(self.raw_projectors)
+        steps = _steps(self.folded_size)
+        matrix, bases = read_basis(self.raw_matrix), read_basis(self.raw_projectors)
         moves = [(axis, -1 if turn % 2 else 1) for turn, axis in steps]
-        if self.out_channels > self.in_channels:
+        x = self._folded(x)
+        if self.out_channels > self.folded_channels:
             y = apply_steps(_matrix_product(x, matrix, None), bases, moves)
-            y = y if bias is None else y + bias[:, None, None]
-        else:  # the last step of the kernel is the first to act
-            y = apply_steps(x, bases.flip(0), moves[::-1])
-            y = _matrix_product(y, matrix.mT, bias)
-        # There the two-tap steps have one turn more than they have turns round.
-        for axis, k in enumerate(self.kernel_size):
-            y = turned(y, axis + 2, -1) if k % 2 == 0 else y
-        return y
+            return y if bias is None else y + bias[:, None, None]
+        # The last step of the kernel is the first to act.
+        y = apply_steps(x, bases.flip(0), moves[::-1])
+        return _matrix_product(y, matrix.mT, bias)
+
+    def _folded(self, x: Tensor) -> Tensor:
+        """The image as the steps see it: moved to its place, and downsampled by the stride."""
+        for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True)):
+            # Padding puts so much in front; each step that is not turned round takes s away.
+            x = turned(x, axis + 2, (k - s) // 2 - s * (k // s // 2))
+        if all(s == 1 for s in self.stride):
+            return x
+        (rows, columns), (b, c, h, w) = self.stride, x.shape
+        x = x.reshape(b, c, h // rows, rows, w // columns, columns).permute(0, 2, 4, 1, 3, 5)
+        return x.reshape(b, h // rows, w // columns, -1).permute(0, 3, 1, 2)
 
     def _steps_are_cheaper(self, x: Tensor) -> bool:
         """By the multiplications of a training step, the growth of the kernel included."""
-        narrow, wide = sorted((self.in_channels, self.out_channels))
-        steps = _steps(self.kernel_size)
+        narrow, wide = sorted((self.folded_channels, self.out_channels))
+        steps = _steps(self.folded_size)
         in_torch_func = not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
-        if len(self.kernel_size) != 2 or not steps or narrow < _LEAST_CHANNELS or in_torch_func:
+        if len(self.kernel_size) != 2 or not steps or wide < _LEAST_CHANNELS or in_torch_func:
             return False
-        positions, sizes, growth = x.numel() // self.in_channels, [1, 1], 0
+        positions, sizes, growth = x.numel() // self.folded_channels, [1, 1], 0
         for _, axis in steps:
             growth += math.prod(sizes)
             sizes[axis] += 1
