@@ -67,6 +67,7 @@ def measured(run: Run) -> dict:
         "data": data.label,
         "clean": 100 * result.clean_accuracy,
         "certified": {eps: 100 * share for eps, share in result.certified_accuracy.items()},
+        "arithmetic": result.arithmetic,
         "bound": float(result.bound),
         "training_seconds": run.history()[-1]["seconds"],
         "trained": json.loads((run.path / ENVIRONMENT).read_text()),
