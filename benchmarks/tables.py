@@ -33,7 +33,10 @@ def _with(text: str, name: str, table: str) -> str:
 
 
 def results() -> str:
-    rows = ["| recipe | data | epochs | seeds | clean | certified | record |", "|" + "---|" * 7]
+    rows = [
+        "| recipe | data | epochs | seeds | clean | certified | arithmetic | record |",
+        "|" + "---|" * 8,
+    ]
     for path in sorted((ROOT / "records").glob("*.json")):
         record = json.loads(path.read_text())
         if "recipe" not in record:
@@ -51,9 +54,21 @@ def results() -> str:
             str(len(record["runs"])),
             spread(values["clean"]),
             certified,
+            record["runs"][0].get("arithmetic", "real"),
             f"[{path.stem}](records/{path.name})",
         )
         rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def retraction() -> str:
+    rows = ["| retracted | clean | certified at 1.58 | record |", "|" + "---|" * 4]
+    for path in sorted((ROOT / "records" / "retraction").glob("*.json"), reverse=True):
+        record = json.loads(path.read_text())
+        every, values = record["recipe"]["retract_every"], record["summary"]
+        name = f"every {every} steps" if every else "never"
+        cells = name, spread(values["clean"]), spread(values["certified at 1.58"])
+        rows.append(f"| {' | '.join(cells)} | `records/retraction/{path.name}` |")
     return "\n".join(rows) + "\n"
 
 
@@ -72,6 +87,7 @@ def method_table() -> str:
 PAGES = {
     ROOT / "README.md": {"results": results, "methods": method_table},
     ROOT / "docs" / "speed.md": SPEED_TABLES,
+    ROOT / "docs" / "weights.md": {"retraction": retraction},
 }
 
 
