@@ -67,6 +67,14 @@ def test_batched_never_serves_a_stale_basis():
     assert torch.equal(found, model(x))
 
 
+def test_batched_entered_without_gradients_loses_none():
+    model, x = net(), torch.randn(2, 4, 2, 2, dtype=torch.float64)
+    expected = gradients(model, x)
+    with torch.no_grad(), taut.batched(model), torch.enable_grad():
+        found = gradients(model, x)
+    assert all(torch.allclose(a, b) for a, b in zip(expected, found, strict=True))
+
+
 def test_batched_contexts_nest_and_end():
     first, second = net(), net()
     x = torch.randn(1, 4, 2, 2, dtype=torch.float64)

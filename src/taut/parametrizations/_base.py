@@ -196,7 +196,10 @@ def kept_basis(raw: Tensor) -> Tensor | None:
     if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
         return None
     state, basis = _local.bases.get(raw, (None, None))
-    return basis if state == _identity(raw) else None
+    if basis is None or state != _identity(raw):
+        return None
+    lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
+    return None if lacks_gradient else basis
 
 
 @contextmanager
@@ -233,7 +236,7 @@ def read_weight(parametrization: AbstractParametrization) -> Tensor:
         state = (torch.is_inference_mode_enabled(), *map(_identity, tensors))
         kept = _local.weights.get(parametrization)
         if kept is None or kept.state != state or kept.made != _identity(kept.weight):
-            weight = parametrization.weight()
+            weight = parametrization.weight().contiguous()
             # Kept alive, so that no new tensor comes to lie at the address of an old one.
             alive = tuple(tensor.detach() for tensor in tensors)
             kept = _Kept(state, weight, _identity(weight), alive)

@@ -18,8 +18,9 @@ def batched(model: nn.Module) -> Iterator[None]:
     They are computed on entry, once, however often the model is called inside: one context per
     training step, around the forward pass. Gradients flow as without it, and so do all results, to
     rounding. For deep models of equal layers on a GPU, where many small calls wait for their
-    launches, and for models called several times a step. Shapes that occur once are left alone. A
-    raw tensor that changes inside the context is computed anew; compiled models take no notice.
+    launches, and for models called several times a step: the calls share one graph, so that one
+    backward pass, of the sum of their losses, is to follow. Shapes that occur once are left alone.
+    A raw tensor that changes inside the context is computed anew; compiled models take no notice.
 
     Args:
         model: its :mod:`taut.nn` layers are looked for at any depth.
