@@ -39,7 +39,10 @@ Groups = dict[str, tuple[Sequence[str], Sequence[str], bool]]
 GROUPS: Groups = {
     "steps": (tuple(CASES.values()), (*_OTHERS, "deel-torchlip"), True),
     "equal": (
-        ("128x128x3@16b32", "256x256x3@16b16", "512x512x3@8b128", "1024x1024x3@8b64"),
+        (
+            *("128x128x3@16b32", "256x256x3@16b16", "512x512x3@8b64", "1024x1024x3@8b64"),
+            *("128x128x3@32b32", "256x256x3@16b64"),
+        ),
         _OTHERS,
         False,
     ),
@@ -68,19 +71,28 @@ def main() -> None:
     settings = Settings(args.device, args.dtype, args.repeats, 20.0, args.threads)
     settings = replace(settings, repeats=3, seconds=2.0) if args.quick else settings
     torch.set_num_threads(args.threads)
-    record = recorded(settings, quick=args.quick)
+    record = recorded(settings, quick=args.quick, only=args.groups)
     for aim in record["aims"]:
         print(f"{aim['what']}: {aim['reached']:.3g} (aim: at most {aim['aim']:g})")
     if args.out is not None:
         write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
 
 
-def recorded(settings: Settings, *, quick: bool) -> dict:
+def recorded(settings: Settings, *, quick: bool, only: Sequence[str] = ()) -> dict:
     """The whole record; progress is printed case by case."""
     rates = measured_rates(settings)
     groups = QUICK_GROUPS if quick else GROUPS
     groups = groups | _GPU if settings.place.type == "cuda" and not quick else groups
-    rows = {name: _group(*group, settings, rates) for name, group in groups.items()}
+    chosen = {name: group for name, group in groups.items() if not only or name in only}
+    rows = {name: _group(*group, settings, rates) for name, group in chosen.items()}
+    if only:
+        whole = {name: [asdict(row) for row in group] for name, group in rows.items()}
+        return {
+            "environment": environment(),
+            "settings": asdict(settings),
+            "rows": whole,
+            "aims": [],
+        }
     found = _accuracies(QUICK_ACCURACY if quick else ACCURACY, settings)
     imports = import_seconds(1 if quick else 5)
     return {
@@ -145,6 +157,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--groups", nargs="+", choices=tuple(GROUPS), default=())
     parser.add_argument("--quick", action="store_true", help="smaller cases, to try it out")
     parser.add_argument("--out", type=Path, help="the record; left out: only print")
     return parser.parse_args()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from benchmarks.environment import ROOT
 
 RECORD = ROOT / "records" / "speed.json"
+ONE_THREAD = ROOT / "records" / "speed-one-thread.json"
 _MISSING = "Not in the record yet.\n"
 
 
@@ -57,6 +58,49 @@ def group(name: str) -> Callable[[], str]:
     return table
 
 
+def one_thread() -> str:
+    found = json.loads(ONE_THREAD.read_text())["rows"] if ONE_THREAD.exists() else {}
+    rows = [
+        (
+            row["case"],
+            row["contender"],
+            _number(row["train"], 1e3, ".1f"),
+            _number(row["train_ratio"]),
+        )
+        for group in found.values()
+        for row in group
+        if row["train"] is not None
+    ]
+    return _table(("case", "contender", "train, ms", "over plain"), rows)
+
+
+def ways() -> str:
+    rows = [
+        (
+            "x".join(map(str, x["shape"])),
+            f"{x['condition']:g}",
+            x["way"],
+            _number(x.get("seconds"), 1e3),
+            x["failed"] if "failed" in x else f"{x['error']:.1e}",
+        )
+        for x in _ways().get("bases", ())
+    ]
+    return _table(("matrix", "condition", "way", "ms", "farthest from 1"), rows)
+
+
+def dense() -> str:
+    rows = [
+        ("x".join(map(str, x["shape"])), x["way"], _number(x["seconds"], 1e3), _number(x["ratio"]))
+        for x in _ways().get("dense", ())
+    ]
+    return _table(("layer", "way", "ms", "over plain"), rows)
+
+
+def _ways() -> dict:
+    path = ROOT / "records" / "orthonormalisation.json"
+    return json.loads(path.read_text()) if path.exists() else {}
+
+
 def accuracy() -> str:
     rows = [
         (x["case"], x["contender"], x["raws"], f"{x['error']:.1e}", f"{x['above']:+.1e}")
@@ -94,6 +138,9 @@ SPEED_TABLES = {
     "equal": group("equal"),
     "stack": group("stack"),
     "other": group("other"),
+    "one-thread": one_thread,
+    "ways": ways,
+    "dense": dense,
     "accuracy": accuracy,
     "machine": machine,
 }

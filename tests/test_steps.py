@@ -25,6 +25,7 @@ SIZES = [(8, 8), (5, 6), (1, 4), (3, 2)]
 def narrow(monkeypatch):
     """Let narrow layers, too, apply steps: the operations are counted as for wide ones."""
     monkeypatch.setattr(bcop, "_LEAST_CHANNELS", 2)
+    monkeypatch.setattr(bcop, "_NARROW", 0)
 
 
 def plain(layer: taut.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
@@ -175,3 +176,8 @@ def test_wide_layers_compile_in_one_graph(training):
     code = COMPILED.format(training=training)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_images_are_no_error():
+    layer = taut.nn.Conv2d(128, 128, 3)
+    assert layer(torch.zeros(0, 128, 4, 4)).shape == (0, 128, 4, 4)

@@ -11,8 +11,8 @@ from torch.nn.grad import conv2d_weight
 Move = tuple[int, int]  # axis of the image (0: rows, 1: columns) and the places it moves by
 Kernel = tuple[Tensor, Tensor]  # into the coordinates of a span, and out of them
 
-# A CPU takes images in parts of so many numbers or positions, whichever are more, so that they stay
-# in its cache from step to step.
+# Each thread of a CPU takes images in parts of so many numbers or positions, whichever are more, so
+# that they stay in its cache from step to step.
 _PART_NUMBERS, _PART_POSITIONS = 1 << 18, 1 << 10
 # Positions that a 1x1 convolution sees as one row: it is slower with fewer and with more.
 _ROW = 64
@@ -32,9 +32,10 @@ def apply_steps(
     each position and no kernel.
 
     Guarantee: orthogonal if the bases are. The steps are undone, not stored: the backward pass
-        keeps the output alone, and computes each input anew from it, to rounding.
+        computes each input anew from the output, to rounding.
     Cost: `2 c r` multiplications a position and step; twice that for the gradients of `x` and of
-        the bases, and once more to undo the steps.
+        the bases, and half of it to undo the steps. Kept for the backward pass: the output, and
+        `r` numbers a position and step.
 
     Args:
         x: images.
@@ -49,7 +50,7 @@ def apply_steps(
         >>> apply_steps(image, torch.ones(1, 1, 1), [(1, 1)])
         tensor([[[[3., 1., 2.]]]])
     """
-    return _Steps.apply(x, bases, tuple(moves))  # pyright: ignore[reportReturnType]
+    return _Steps.apply(x, bases, tuple(moves))[0]  # pyright: ignore[reportOptionalSubscript]
 
 
 def turned(x: Tensor, axis: int, places: int) -> Tensor:
@@ -66,38 +67,58 @@ def turned(x: Tensor, axis: int, places: int) -> Tensor:
 
 
 class _Steps(torch.autograd.Function):
-    """The steps, of which the backward pass undoes one after the other."""
+    """The steps, and the change of coordinates that each of them made."""
 
     @staticmethod
-    def forward(x: Tensor, bases: Tensor, moves: tuple[Move, ...]) -> Tensor:
+    def forward(x: Tensor, bases: Tensor, moves: tuple[Move, ...]) -> tuple[Tensor, Tensor]:
         y, kernels = torch.empty_like(x, memory_format=_FORMAT), _kernels(bases)
-        for part, result in zip(_parts(x), _parts(y), strict=True):
-            part = part.contiguous(memory_format=_FORMAT)
-            for kernel, move in zip(kernels, moves, strict=True):
-                part = _moved(part, _change(part, kernel, move), kernel)
-            result.copy_(part)
-        return y
+        b, _, h, w = x.shape
+        changes = x.new_empty(len(moves), b, h, w, bases.shape[2]).permute(0, 1, 4, 2, 3)
+        for at in _parts(x):
+            part = x[at].contiguous(memory_format=_FORMAT)
+            for change, kernel, move in zip(changes, kernels, moves, strict=True):
+                change[at] = _change(part, kernel, move)
+                part = _product(change[at], kernel[1]).add_(part)
+            y[at] = part
+        return y, changes
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         ctx.moves = inputs[2]
-        ctx.save_for_backward(output, inputs[1])
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(*output, inputs[1])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        y, bases = ctx.saved_tensors
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        y, changes, bases = ctx.saved_tensors
         undo = [
             (kernel, (axis, -places))
             for kernel, (axis, places) in zip(_kernels(bases), ctx.moves, strict=True)
         ][::-1]
-        if torch.is_grad_enabled():  # to be differentiated again
-            return *_undone(grad, y, undo), None
+        if torch.is_grad_enabled():  # to be differentiated again: changes as functions of y
+            return *_undone(grad, y, None, undo), None
         grad_x, grad_bases = torch.empty_like(y), torch.zeros_like(bases)
-        for part, output, result in zip(*map(_parts, (grad, y, grad_x)), strict=True):
-            part_x, part_bases = _undone(part, output, undo)
-            result.copy_(part_x)
-            grad_bases += part_bases
+        for at in _parts(y):
+            grad_x[at], part = _undone(grad[at], y[at], changes[:, at], undo)
+            grad_bases += part
         return grad_x, grad_bases, None
+
+
+def _undone(
+    grad: Tensor, y: Tensor, changes: Tensor | None, undo: Sequence[tuple[Kernel, Move]]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the input and of the bases, going back step by step from the output y."""
+    grad, grads = grad.contiguous(memory_format=_FORMAT), []
+    for step, (kernel, move) in enumerate(undo, 1):
+        # The adjoint of a step is its inverse, for the gradient as for the image.
+        made = -_change(y, kernel, move) if changes is None else changes[-step]
+        outgoing = conv2d_weight(_rows(made), kernel[1].shape, _rows(grad))
+        change = _change(grad, kernel, move)
+        grad = grad + _product(change, kernel[1])
+        y = y - _product(made, kernel[1])
+        incoming = conv2d_weight(_rows(change), kernel[1].shape, _rows(y))
+        grads.append((outgoing + incoming)[:, :, 0, 0])
+    return grad, torch.stack(grads[::-1])
 
 
 def _kernels(bases: Tensor) -> list[Kernel]:
@@ -109,27 +130,13 @@ def _kernel(matrix: Tensor) -> Tensor:
     return matrix[:, :, None, None].contiguous(memory_format=_FORMAT)
 
 
-def _parts(x: Tensor) -> tuple[Tensor, ...]:
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        return (x,)
-    numbers = max(_PART_NUMBERS, _PART_POSITIONS * x.shape[1])
-    return x.split(max(1, numbers // x[0].numel()))
-
-
-def _undone(grad: Tensor, y: Tensor, undo: Sequence[tuple[Kernel, Move]]) -> tuple[Tensor, Tensor]:
-    """Gradients of the input and of the bases, from that of the output and the output."""
-    # The adjoint of a step is its inverse: gradient and output go back as one batch.
-    both = torch.cat((grad.contiguous(memory_format=_FORMAT), y))
-    count, grads = len(y), []
-    for kernel, move in undo:
-        change = _change(both, kernel, move)
-        before = _moved(both, change, kernel)
-        size = kernel[1].shape
-        outgoing = conv2d_weight(_rows(change[count:]), size, _rows(both[:count]))
-        incoming = conv2d_weight(_rows(change[:count]), size, _rows(before[count:]))
-        grads.append((incoming - outgoing)[:, :, 0, 0])
-        both = before
-    return both[:count], torch.stack(grads[::-1])
+def _parts(x: Tensor) -> list[slice]:
+    count = len(x)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        numbers = torch.get_num_threads() * max(_PART_NUMBERS, _PART_POSITIONS * x.shape[1])
+        count = numbers // x[0].numel()
+    count = max(1, count)
+    return [slice(start, start + count) for start in range(0, len(x), count)]
 
 
 def _change(x: Tensor, kernel: Kernel, move: Move) -> Tensor:
@@ -149,10 +156,6 @@ def _change(x: Tensor, kernel: Kernel, move: Move) -> Tensor:
         torch.sub(second, first, out=change.narrow(axis, 0, last))
         torch.sub(start, end, out=change.narrow(axis, last, 1))
     return change
-
-
-def _moved(x: Tensor, change: Tensor, kernel: Kernel) -> Tensor:
-    return _product(change, kernel[1]).add_(x)
 
 
 def _product(x: Tensor, kernel: Tensor) -> Tensor:

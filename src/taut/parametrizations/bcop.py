@@ -12,8 +12,10 @@ from taut.linalg.block import grow
 from taut.linalg.steps import apply_steps, turned
 from taut.parametrizations._base import AbstractParametrization, read_basis
 
-# Below so many the halves of rank c / 2 are too narrow for the products to reach their rate.
+# With fewer channels kernels are so cheap that steps are not worth the calls.
 _LEAST_CHANNELS = 96
+# Products of half rank reach their rate only when they are wide: their cost grows by this over c.
+_NARROW = 64
 
 
 @final
@@ -105,14 +107,16 @@ class BCOP(AbstractParametrization):
         narrow, wide = sorted((self.folded_channels, self.out_channels))
         steps = _steps(self.folded_size)
         in_torch_func = not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
-        if len(self.kernel_size) != 2 or not steps or wide < _LEAST_CHANNELS or in_torch_func:
+        few = wide < _LEAST_CHANNELS or not x.numel()
+        if len(self.kernel_size) != 2 or not steps or few or in_torch_func:
             return False
         positions, sizes, growth = x.numel() // self.folded_channels, [1, 1], 0
         for _, axis in steps:
             growth += math.prod(sizes)
             sizes[axis] += 1
         kernel = 3 * narrow * wide * (math.prod(sizes) * positions + growth * wide)
-        return (4 * len(steps) * wide + 3 * narrow) * wide * positions < kernel
+        factored = (4 * len(steps) * wide + 3 * narrow) * wide * positions
+        return factored * (1 + _NARROW / wide) < kernel
 
 
 def _matrix_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
