@@ -110,11 +110,13 @@ class _BasisProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, a: Tensor, transposed: bool) -> tuple[Tensor, ...]:
-        base, right, inverse = torch.ops.taut.orthonormal_factors(a)
+        compiling = torch.compiler.is_compiling()
+        base, right, inverse = torch.ops.taut.orthonormal_factors(a) if compiling else _parts(a)
+        used = base if base.numel() else a
         if transposed:
-            y = product(product(x, right.mT), base.mT)
+            y = product(product(x, right.mT), used.mT)
         else:
-            y = product(product(x, base), right)
+            y = product(product(x, used), right)
         return y, base, right, inverse
 
     @staticmethod
@@ -126,6 +128,7 @@ class _BasisProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         x, a, y, base, right, inverse = ctx.saved_tensors
+        base = base if base.numel() else a
         if torch.is_grad_enabled():  # to be differentiated again: Q as a function of a
             base, right = orthonormal_basis(a), torch.eye(*right.shape).to(right)
         if ctx.transposed:
@@ -139,7 +142,10 @@ class _BasisProduct(torch.autograd.Function):
 
         def raw(symmetric: Tensor, inverse: Tensor) -> Tensor:
             inside = product(right, product(symmetric, inverse))
-            return product(left.mT, product(vectors, inverse)) - product(base, inside)
+            outside = product(left.mT, product(vectors, inverse))
+            if torch.is_grad_enabled():
+                return outside - product(base, inside)
+            return outside.sub_(product(base, inside))
 
         return grad_x, _raw_gradient(raw, overlap, inverse), None
 
@@ -171,8 +177,10 @@ def _raw_gradient(
     symmetric = lower + torch.tril(lower, -1).mT
     largest = torch.finfo(overlap.dtype).max
     grad_a = apply(symmetric, (inverse / scale).to(overlap.dtype))
-    grad_a = (grad_a * scale.clamp(max=largest).to(grad_a.dtype)).clamp(-largest, largest)
-    return _Final.apply(grad_a) if torch.is_grad_enabled() else grad_a  # pyright: ignore[reportReturnType]
+    scale = scale.clamp(max=largest).to(grad_a.dtype)
+    if torch.is_grad_enabled():
+        return _Final.apply((grad_a * scale).clamp(-largest, largest))  # pyright: ignore[reportReturnType]
+    return grad_a.mul_(scale).clamp_(-largest, largest)
 
 
 class _Final(torch.autograd.Function):
@@ -217,8 +225,14 @@ def _fake_basis(a: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.impl(_LIBRARY, "orthonormal_factors", "CompositeExplicitAutograd")
 def _factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two factors of Q, and the transposed inverse of S in float64."""
+    base, right, inverse = _parts(a)
+    return base if base.numel() else a.clone(), right, inverse
+
+
+def _parts(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """As `_factors`, but nothing for a first factor that is `a`: no output may be an input."""
     base, right, inverse = factor(a)
-    base = base.clone() if base is a else base.to(a.dtype)  # an operation may not return its input
+    base = a.new_empty(0) if base is a else base.to(a.dtype)
     if right is None:
         right = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     return base.contiguous(), right.contiguous(), inverse.double().contiguous()

@@ -7,7 +7,7 @@ from torch._C._functorch import peek_interpreter_stack
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
-# Sums over more rows than this are added up in float64.
+# Sums over more rows than this, and than a quarter of all, are added up in float64.
 _PART = 256
 # Products that pass on their rounding are summed in parts of this inner size.
 _INNER = 64
@@ -106,7 +106,8 @@ def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
     columns = a.shape[-1]
     total = torch.zeros(columns, columns, dtype=torch.float64)
     squares = torch.zeros(columns, dtype=torch.float64)
-    for part in a.split(_PART):
+    # The rounding depends on the share of the rows that a part has.
+    for part in a.split(max(_PART, a.shape[0] // 4)):
         rows = part.mT.contiguous()
         squares += rows.square().sum(1)  # in a tree, where a product adds one after the other
         for start in range(0, columns, _BLOCK):
