@@ -60,7 +60,9 @@ def pad(x: Shaped[Tensor, "*b h w"], pads: Pads, mode: str) -> Shaped[Tensor, "*
         return x
     if max(top, bottom) > height or max(left, right) > width:
         return _wrap_repeatedly(x, sides)
-    return _Wrap.apply(x, sides)  # pyright: ignore[reportReturnType]
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Wrap.apply(x, sides)  # pyright: ignore[reportReturnType]
+    return F.pad(x, (left, right, top, bottom), "circular")
 
 
 @final
