@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from benchmarks.environment import ROOT
 
 RECORD = ROOT / "records" / "speed.json"
-ONE_THREAD = ROOT / "records" / "speed-one-thread.json"
 _MISSING = "Not in the record yet.\n"
 
 
@@ -56,22 +55,6 @@ def group(name: str) -> Callable[[], str]:
         return _table(header, rows)
 
     return table
-
-
-def one_thread() -> str:
-    found = json.loads(ONE_THREAD.read_text())["rows"] if ONE_THREAD.exists() else {}
-    rows = [
-        (
-            row["case"],
-            row["contender"],
-            _number(row["train"], 1e3, ".1f"),
-            _number(row["train_ratio"]),
-        )
-        for group in found.values()
-        for row in group
-        if row["train"] is not None
-    ]
-    return _table(("case", "contender", "train, ms", "over plain"), rows)
 
 
 def ways() -> str:
@@ -138,7 +121,6 @@ SPEED_TABLES = {
     "equal": group("equal"),
     "stack": group("stack"),
     "other": group("other"),
-    "one-thread": one_thread,
     "ways": ways,
     "dense": dense,
     "accuracy": accuracy,
