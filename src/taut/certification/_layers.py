@@ -161,7 +161,7 @@ class _Recursion:
     def add(self, layer: Layer) -> None:
         """Follow one row."""
         states = [self.states[name] for name in layer.inputs]
-        combine = up_sum if layer.combine == "sum" else _side_by_side
+        combine = up_sum if layer.combine == "sum" else up_root_sum_square
         pairs = list(zip(layer.gains, states, strict=True))
         lipschitz = combine(*(up_product(g, s.lipschitz) for g, s in pairs))
         norms = [combine(*(up_product(g, s.r[i]) for g, s in pairs)) for i in (0, 1)]
@@ -176,7 +176,7 @@ class _Recursion:
         relative = gamma(layer.count, f.u) if layer.count else 0.0
         if not relative <= 1:
             raise UnprovenError(f"`{layer.name}` has too many terms for its precision.")
-        combine = up_sum if layer.combine == "sum" else _side_by_side
+        combine = up_sum if layer.combine == "sum" else up_root_sum_square
         terms: list[tuple[float, float]] = []
         lost = 0.0
         for g, a, s in zip(layer.gains, layer.absolutes, states, strict=True):
@@ -208,10 +208,6 @@ class _Recursion:
             raise UnprovenError(f"`{layer.name}` may overflow.")
         if slope > 0:
             self.norm_limit = min(self.norm_limit, down_divide(room, slope))
-
-
-def _side_by_side(*terms: float) -> float:
-    return up_root_sum_square(*terms) if any(terms) else 0.0
 
 
 def compose(layers: Sequence[Layer], source: str, output: str, arithmetic: str) -> Composed:

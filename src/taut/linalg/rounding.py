@@ -186,12 +186,12 @@ def up_root(value: float) -> float:
 def up_root_sum_square(*terms: float) -> float:
     """Root of the sum of squares of numbers >= 0, never below the exact one.
 
-    >>> up_root_sum_square(3.0, 4.0) >= 5.0, up_root_sum_square(0.0, 2.5)
-    (True, 2.5)
+    >>> up_root_sum_square(3.0, 4.0) >= 5.0, up_root_sum_square(0.0, 2.5), up_root_sum_square()
+    (True, 2.5, 0.0)
     """
     nonzero = [term for term in terms if term != 0.0]
     if len(nonzero) < 2:
-        return sum(nonzero)
+        return sum(nonzero, 0.0)
     largest = max(nonzero)
     ratios = [up_divide(term, largest) for term in nonzero]
     return up_product(largest, up_root(up_sum(*(up_product(r, r) for r in ratios))))
