@@ -29,7 +29,7 @@ from taut.linalg.products import matmul, product
 SHAPES = ((256, 128), (512, 256), (1024, 512), (1024, 1024), (4096, 512))
 CONDITIONS = (1.5, 10.0, 1000.0)
 # Amsel et al. (2025), arXiv:2505.16932, table of the degree 5 polynomials for singular values
-# above 1e-3; the last one is repeated.
+# above 1e-3.
 _POLAR_EXPRESS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),

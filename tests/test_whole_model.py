@@ -107,6 +107,24 @@ def test_retraction_keeps_the_function_and_mends_the_condition(name):
         assert torch.allclose(torch.linalg.svdvals(raw), torch.ones((), dtype=raw.dtype))
 
 
+def test_retraction_leaves_a_method_alone_that_reads_more_than_bases():
+    class Doubled(taut.parametrizations.AbstractParametrization):
+        guarantee = "none"
+        reference = "none"
+
+        def raw_shapes(self):
+            return {"raw": (self.out_channels, self.in_channels)}
+
+        def weight(self):
+            return 2 * self.raw
+
+    part = stirred(Doubled(3, 4))
+    before = part.weight()
+    taut.retract_(part)
+    with taut.batched(nn.Sequential(part, part)):
+        assert torch.equal(part.weight(), before)
+
+
 def test_retraction_between_optimiser_steps_goes_on_training():
     model, x = net(), torch.randn(8, 4, 2, 2, dtype=torch.float64)
     optimiser, losses = Adam(model.parameters(), lr=1e-2), []

@@ -7,6 +7,7 @@ line here: tests, tables and the command line find it by iterating over these ex
 from taut.parametrizations._base import (
     AbstractParametrization,
     cached,
+    read_basis,
     read_weight,
     transformed,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "batched",
     "cached",
     "methods",
+    "read_basis",
     "read_weight",
     "retract_",
     "transformed",

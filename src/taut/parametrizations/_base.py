@@ -28,8 +28,9 @@ class AbstractParametrization(nn.Module, ABC):
 
     No certificate reads the guarantee: bounds come from the weight as used. A subclass also names
     the `reference` it implements, the shapes of its raw tensors, and how they make the weight. It
-    sets `matrices_only` where it has no kernels to offer, and unsets `reads_bases` where its weight
-    depends on more of the raw tensors than :func:`read_basis` tells.
+    sets `matrices_only` where it has no kernels to offer, and `reads_bases` where its weight
+    depends on nothing of the raw tensors but what :func:`read_basis` answers: then
+    :func:`taut.retract_` and :func:`taut.batched` serve it, too.
 
     Args:
         in_channels: channels (or features) of the input.
@@ -47,7 +48,7 @@ class AbstractParametrization(nn.Module, ABC):
     guarantee: ClassVar[Guarantee]
     reference: ClassVar[str]
     matrices_only: ClassVar[bool] = False
-    reads_bases: ClassVar[bool] = True
+    reads_bases: ClassVar[bool] = False
 
     def __init__(
         self,

@@ -52,6 +52,7 @@ class BCOP(AbstractParametrization):
     """
 
     guarantee = "orthogonal"
+    reads_bases = True
     reference = "Li et al. 2019, arXiv:1911.00937, section 4"
     raw_matrix: Tensor
     raw_projectors: Tensor
@@ -115,7 +116,7 @@ class BCOP(AbstractParametrization):
             growth += math.prod(sizes)
             sizes[axis] += 1
         kernel = 3 * narrow * wide * (math.prod(sizes) * positions + growth * wide)
-        factored = (4 * len(steps) * wide + 3 * narrow) * wide * positions
+        factored = (3.5 * len(steps) * wide + 3 * narrow) * wide * positions
         return factored * (1 + _NARROW / wide) < kernel
 
 

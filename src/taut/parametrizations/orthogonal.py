@@ -29,6 +29,7 @@ class Orthogonal(AbstractParametrization):
     """
 
     guarantee = "orthogonal"
+    reads_bases = True
     reference = "exact orthonormal basis (QR)"
     matrices_only = True
     raw_matrix: Tensor

@@ -33,6 +33,7 @@ class RKO(AbstractParametrization):
     """
 
     guarantee = "lipschitz"
+    reads_bases = True
     reference = "Li et al. 2019, arXiv:1911.00937, section 3"
     raw_matrix: Tensor
 

@@ -19,6 +19,7 @@ RECIPE = Recipe(
     schedule="one-cycle",
     epochs=10,
     batch_size=128,
+    retract_every=0,  # as when it was recorded
     augment=Augment(crop_padding=4, flip=True),
     eps=("0.1", "36/255", "72/255", "108/255"),
 )
