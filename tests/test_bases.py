@@ -205,3 +205,52 @@ def test_product_of_any_layout(layout):
     assert torch.allclose(product(a, b).double(), a.double() @ b.double(), atol=1e-3)
     stacked = product(torch.stack((a, b)), torch.stack((b, a)))
     assert torch.allclose(stacked[1].double(), b.double() @ a.double(), atol=1e-3)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_gradient_penalties_through_large_products_are_whole(transposed):
+    """Products through oneDNN have no derivative of their own."""
+    a, x = torch.randn(512, 256), torch.randn(64, 256 if transposed else 512)
+
+    def penalty(raw, inputs):
+        y = basis_product(inputs, raw, transposed=transposed)
+        (grad,) = torch.autograd.grad(y.pow(3).sum(), inputs, create_graph=True)
+        return torch.autograd.grad(grad.pow(2).sum(), raw)[0]
+
+    found = penalty(a.requires_grad_(), x.requires_grad_())
+    doubled = (t.detach().double().requires_grad_() for t in (a, x))
+    expected = penalty(*doubled)
+    assert (found.double() - expected).norm() < 1e-4 * expected.norm()
+
+
+@pytest.mark.parametrize("size", [-13, -9.1, -8.7, 7.98, 8.075, 8.3, 13])
+@pytest.mark.parametrize("columns", [256, 512])
+def test_gaussian_bases_of_any_size_are_exact(columns, size):
+    a = torch.randn(512, columns) * 10**size
+    assert defect(orthonormal_basis(a)) < 1e-6
+    x = torch.randn(8, 512)
+    q = orthonormal_basis(a.double())
+    assert torch.allclose(basis_product(x, a).double(), x.double() @ q, atol=1e-4)
+
+
+def test_condition_is_seen_where_the_start_of_its_iteration_is_blind():
+    """Half of the singular values are small, on directions orthogonal to the fixed start."""
+    start = torch.arange(1.0, 257).square().mul(0.7).cos().double()
+    right = torch.linalg.qr(torch.cat((start[:, None], torch.randn(256, 255).double()), 1)).Q
+    values = torch.cat((torch.ones(128), torch.full((128,), 0.1))).double()
+    left = torch.linalg.qr(torch.randn(512, 256, dtype=torch.float64)).Q
+    assert defect(orthonormal_basis((left * values @ right.T).float())) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("raw", [torch.ones(23).diag(1), torch.randn(24, 24).triu(1)])
+def test_gradient_of_nilpotent_matrices_is_finite(raw, dtype):
+    a = raw.clone().to(dtype).detach().requires_grad_()
+    orthonormal_basis(a).square().mul(torch.arange(24)).sum().backward()
+    assert a.grad is not None
+    assert a.grad.isfinite().all()
+
+
+def test_stacks_of_stacks_of_large_matrices():
+    a = torch.randn(2, 2, 128, 128)
+    assert torch.allclose(orthonormal_basis(a)[1, 0], orthonormal_basis(a[1, 0]), atol=1e-6)

@@ -181,3 +181,31 @@ def test_wide_layers_compile_in_one_graph(training):
 def test_no_images_are_no_error():
     layer = taut.nn.Conv2d(128, 128, 3)
     assert layer(torch.zeros(0, 128, 4, 4)).shape == (0, 128, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "layer", [taut.nn.Linear(8, 8, bias=False), taut.nn.Conv2d(64, 128, 3, bias=False)]
+)
+def test_what_follows_in_place_is_no_error(monkeypatch, layer):
+    monkeypatch.setattr(bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    x = torch.randn(2, *((8,) if isinstance(layer, taut.nn.Linear) else (64, 4, 4)))
+    torch.nn.Sequential(layer, torch.nn.ReLU(inplace=True))(x).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_several_gradients_at_once(narrow):
+    layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    assert layer.parametrization.transform(x, None) is not None
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda x: layer(x).sum((2, 3)), x, vectorize=vectorize)
+        for vectorize in (True, False)
+    ]
+    assert torch.allclose(*jacobians)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_forward_mode_takes_the_weight():
+    layer, x = taut.nn.Linear(4, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    _, tangent = torch.func.jvp(layer, (x,), (x,))
+    assert torch.allclose(tangent, x @ layer.weight.T)

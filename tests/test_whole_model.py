@@ -136,3 +136,39 @@ def test_retraction_between_optimiser_steps_goes_on_training():
         taut.retract_(model)
         losses.append(loss.item())
     assert losses[-1] < losses[0] / 2
+
+
+@pytest.mark.parametrize("context", [taut.cached, None])
+@pytest.mark.parametrize("kind", [Adam, torch.optim.SGD])
+def test_steps_of_fused_optimisers_are_noticed(kind, context):
+    model, x = net(torch.float32), torch.randn(2, 4, 2, 2)
+    optimiser = kind(model.parameters(), lr=0.3, fused=True)
+    with taut.batched(model) if context is None else context():
+        with torch.no_grad():
+            model(x)
+        model(x).sum().backward()
+        optimiser.step()
+        with torch.no_grad():
+            found = model(x)
+    with torch.no_grad():
+        assert torch.allclose(found, copy.deepcopy(model)(x), atol=1e-5)
+
+
+def test_batched_single_channels_and_frozen_layers():
+    x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
+    single = nn.Sequential(*(taut.nn.Conv2d(1, 1, 3, dtype=torch.float64) for _ in range(2)))
+    with taut.batched(single):
+        assert torch.equal(single(x), single(x))
+    model = nn.Sequential(*(taut.nn.Linear(4, 4, dtype=torch.float64) for _ in range(3)))
+    model[0].requires_grad_(False)
+    for _ in range(2):
+        with taut.cached(), taut.batched(model):
+            model(x).sum().backward()
+
+
+def test_written_bases_are_not_served():
+    model = nn.Sequential(taut.nn.Linear(4, 4), taut.nn.Linear(4, 4))
+    expected = model[0].weight.clone()
+    with torch.no_grad(), taut.batched(model):
+        model[0].weight.mul_(2)
+        assert torch.equal(model[0].weight, expected)

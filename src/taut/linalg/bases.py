@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taut.linalg.factors import factor
-from taut.linalg.products import product
+from taut.linalg.products import matmul, product
 
 
 def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
@@ -127,25 +127,26 @@ class _BasisProduct(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        times = matmul if torch.is_grad_enabled() else product
         x, a, y, base, right, inverse = ctx.saved_tensors
         base = base if base.numel() else a
         if torch.is_grad_enabled():  # to be differentiated again: Q as a function of a
             base, right = orthonormal_basis(a), torch.eye(*right.shape).to(right)
         if ctx.transposed:
-            grad_x = product(product(grad, base), right)
-            overlap = product(grad_x.mT, x).mT
+            grad_x = times(times(grad, base), right)
+            overlap = times(grad_x.mT, x).mT
             left, vectors = grad, x
         else:
-            grad_x = product(product(grad, right.mT), base.mT)
-            overlap = product(grad.mT, y)
+            grad_x = times(times(grad, right.mT), base.mT)
+            overlap = times(grad.mT, y)
             left, vectors = x, grad
 
         def raw(symmetric: Tensor, inverse: Tensor) -> Tensor:
-            inside = product(right, product(symmetric, inverse))
-            outside = product(left.mT, product(vectors, inverse))
+            inside = times(right, times(symmetric, inverse))
+            outside = times(left.mT, times(vectors, inverse))
             if torch.is_grad_enabled():
-                return outside - product(base, inside)
-            return outside.sub_(product(base, inside))
+                return outside - times(base, inside)
+            return outside.sub_(times(base, inside))
 
         return grad_x, _raw_gradient(raw, overlap, inverse), None
 

@@ -51,7 +51,7 @@ def factor(a: Tensor) -> Factors:
     """
     if a.dtype == torch.float64:
         return _householder_qr(a)
-    if a.ndim == 3 and uses_onednn(a, a.shape[-1]):
+    if a.ndim > 2 and uses_onednn(a, a.shape[-1]):
         return _stacked([factor(matrix) for matrix in a])
     factors = _single_cholesky_qr(a) if uses_onednn(a, a.shape[-1]) else None
     factors = factors or _double_cholesky_qr(a.double())
@@ -71,9 +71,10 @@ def _single_cholesky_qr(a: Tensor) -> Factors | None:
     if not 1e-30 < size < 1e30:  # NaN fails, too
         return None
     inverse = _inverse_cholesky(square / size) / size**0.5
-    condition = _condition(square.float(), inverse)
+    condition = _condition((square / size).float(), inverse * size**0.5)
     right = inverse.mT.contiguous()
-    if condition < _SINGLE_CONDITION_LIMIT:
+    # Beyond these sizes products of vectors with `a` could leave the range of float32.
+    if condition < _SINGLE_CONDITION_LIMIT and 1e-8 < size < 1e8:
         return Factors(a, right, inverse)
     return _corrected(product(a, right), inverse)
 
@@ -113,7 +114,11 @@ def _inverse_cholesky(square: Tensor) -> Tensor:
 def _condition(square: Tensor, inverse: Tensor) -> float:
     """Condition number of a matrix, by power iterations: an estimate from below, or NaN."""
     lower = square.tril(-1)
-    largest = smallest = torch.arange(1.0, square.shape[-1] + 1).square().mul(0.7).cos()
+    fixed = torch.arange(1.0, square.shape[-1] + 1).square().mul(0.7).cos()
+    fixed = fixed / torch.linalg.vector_norm(fixed)
+    largest, smallest = fixed.clone(), fixed.clone()
+    largest[square.diagonal().argmax()] += 1
+    smallest[inverse.square().sum(0).argmax()] += 1
     for _ in range(3):
         largest, smallest = (v / torch.linalg.vector_norm(v) for v in (largest, smallest))
         largest = lower @ largest + lower.mT @ largest + square.diagonal() * largest
@@ -151,4 +156,9 @@ def _householder_qr(a: Tensor) -> Factors:
     floor = diagonal.amax(-1, keepdim=True).clamp(min=1e-8) * (a.shape[-2] * 1e-16)
     damping = torch.diag_embed((floor - diagonal).clamp(min=0))
     # Below this scale (float64 only) the inverse would overflow; the gradient is cut there anyway.
-    return Factors(q, None, _lower_inverse((upper + damping).mT) / scale.clamp(min=1e-250))
+    inverse = _lower_inverse((upper + damping).mT)
+    # Even the damped inverse may overflow: then that of the diagonal alone.
+    alone = torch.diag_embed(1 / torch.maximum(diagonal, floor))
+    finite = inverse.isfinite().all(-1).all(-1)[..., None, None]
+    inverse = torch.where(finite, inverse, alone)
+    return Factors(q, None, inverse / scale.clamp(min=1e-250))

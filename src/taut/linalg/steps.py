@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
@@ -95,7 +96,8 @@ class _Steps(torch.autograd.Function):
             (kernel, (axis, -places))
             for kernel, (axis, places) in zip(_kernels(bases), ctx.moves, strict=True)
         ][::-1]
-        if torch.is_grad_enabled():  # to be differentiated again: changes as functions of y
+        # To be differentiated again, the changes are to be functions of y.
+        if torch.is_grad_enabled() or _in_vmap(grad):
             return *_undone(grad, y, None, undo), None
         grad_x, grad_bases = torch.empty_like(y), torch.zeros_like(bases)
         for at in _parts(y):
@@ -108,7 +110,9 @@ def _undone(
     grad: Tensor, y: Tensor, changes: Tensor | None, undo: Sequence[tuple[Kernel, Move]]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the input and of the bases, going back step by step from the output y."""
-    grad, grads = grad.contiguous(memory_format=_FORMAT), []
+    grads = []
+    if not _in_vmap(grad):
+        grad = grad.contiguous(memory_format=_FORMAT)
     for step, (kernel, move) in enumerate(undo, 1):
         # The adjoint of a step is its inverse, for the gradient as for the image.
         made = -_change(y, kernel, move) if changes is None else changes[-step]
@@ -121,6 +125,11 @@ def _undone(
     return grad, torch.stack(grads[::-1])
 
 
+def _in_vmap(x: Tensor) -> bool:
+    """Whether torch.autograd batches several gradients, of which it shows one."""
+    return not torch.compiler.is_compiling() and is_legacy_batchedtensor(x)
+
+
 def _kernels(bases: Tensor) -> list[Kernel]:
     pairs = ((basis.mT, basis) for basis in bases.unbind())
     return [(_kernel(into), _kernel(out)) for into, out in pairs]
@@ -131,8 +140,10 @@ def _kernel(matrix: Tensor) -> Tensor:
 
 
 def _parts(x: Tensor) -> list[slice]:
+    if torch.compiler.is_compiling():
+        return [slice(None)]
     count = len(x)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling():
+    if x.device.type == "cpu":
         numbers = torch.get_num_threads() * max(_PART_NUMBERS, _PART_POSITIONS * x.shape[1])
         count = numbers // x[0].numel()
     count = max(1, count)
@@ -143,7 +154,7 @@ def _change(x: Tensor, kernel: Kernel, move: Move) -> Tensor:
     """Coordinates in the span: those of the moved image minus those of the image."""
     axis, places = move[0] + 2, move[1]
     inside = _product(x, kernel[0])
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _in_vmap(inside):
         return turned(inside, axis, places) - inside
     # The same in one pass over the memory.
     change, last = torch.empty_like(inside), inside.shape[axis] - 1

@@ -9,7 +9,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import is_functorch_wrapped_tensor
+from torch._C._functorch import is_functorch_wrapped_tensor, peek_interpreter_stack
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from taut.linalg.bases import orthonormal_basis
 
@@ -153,6 +155,25 @@ _local = threading.local()
 
 
 @contextmanager
+def _noticing_steps() -> Iterator[None]:
+    """Inside this context a step of any optimiser counts as a change of its tensors.
+
+    Fused optimisers of torch write to them without saying so.
+    """
+
+    def count(optimiser: Optimizer, *_: object) -> None:
+        tensors = (p for group in optimiser.param_groups for p in group["params"])
+        changed = [p for p in tensors if p.grad is not None and not p.is_inference()]
+        torch.autograd.graph.increment_version(changed)
+
+    hook = register_optimizer_step_post_hook(count)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+@contextmanager
 def cached() -> Iterator[None]:
     """Inside this context each weight is computed once, not once per forward pass.
 
@@ -171,7 +192,8 @@ def cached() -> Iterator[None]:
     outer = getattr(_local, "weights", None)
     _local.weights = {} if outer is None else outer
     try:
-        yield
+        with _noticing_steps():
+            yield
     finally:
         _local.weights = outer
 
@@ -196,8 +218,8 @@ def kept_basis(raw: Tensor) -> Tensor | None:
     """
     if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
         return None
-    state, basis = _local.bases.get(raw, (None, None))
-    if basis is None or state != _identity(raw):
+    state, made, basis = _local.bases.get(raw, (None, None, None))
+    if basis is None or state != _identity(raw) or made != _identity(basis):
         return None
     lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
     return None if lacks_gradient else basis
@@ -214,9 +236,15 @@ def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
         True
     """
     outer = getattr(_local, "bases", None)
-    _local.bases = {**(outer or {}), **{raw: (_identity(raw), basis) for raw, basis in pairs}}
+    kept = {
+        raw: (_identity(raw), _identity(basis), basis)
+        for raw, basis in pairs
+        if not (raw.is_inference() or basis.is_inference())
+    }
+    _local.bases = {**(outer or {}), **kept}
     try:
-        yield
+        with _noticing_steps():
+            yield
     finally:
         _local.bases = outer
 
@@ -272,6 +300,8 @@ def transformed(
         >>> transformed(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4), None)  # a small kernel
     """
     if torch.is_autocast_enabled(x.device.type) or keeps_weight(parametrization):
+        return None
+    if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
         return None
     return parametrization.transform(x, bias)
 

@@ -19,8 +19,9 @@ def batched(model: nn.Module) -> Iterator[None]:
     training step, around the forward pass. Gradients flow as without it, and so do all results, to
     rounding. For deep models of equal layers on a GPU, where many small calls wait for their
     launches, and for models called several times a step: the calls share one graph, so that one
-    backward pass, of the sum of their losses, is to follow. Shapes that occur once are left alone.
-    A raw tensor that changes inside the context is computed anew; compiled models take no notice.
+    backward pass, of the sum of their losses, is to follow (inside, where activations are
+    checkpointed). Shapes that occur once are left alone. A raw tensor that changes inside the
+    context is computed anew; compiled models take no notice.
 
     Args:
         model: its :mod:`taut.nn` layers are looked for at any depth.
@@ -34,9 +35,10 @@ def batched(model: nn.Module) -> Iterator[None]:
     """
     groups: dict[tuple, list[Tensor]] = defaultdict(list)
     for raw in _raw_tensors(model):
-        groups[raw.shape[-2:], raw.dtype, raw.device].append(raw)
+        if raw.numel():
+            groups[raw.shape[-2:], raw.dtype, raw.device, raw.requires_grad].append(raw)
     kept = []
-    for (shape, _, device), raws in groups.items():
+    for (shape, _, device, _), raws in groups.items():
         if len(raws) > 1:
             with torch.autocast(device.type, enabled=False):
                 bases = orthonormal_basis(torch.cat([raw.reshape(-1, *shape) for raw in raws]))

@@ -87,7 +87,8 @@ class BCOP(AbstractParametrization):
         x = self._folded(x)
         if self.out_channels > self.folded_channels:
             y = apply_steps(_matrix_product(x, matrix, None), bases, moves)
-            return y if bias is None else y + bias[:, None, None]
+            # A copy, so that an in-place operation leaves alone what is kept for the gradient.
+            return y.clone() if bias is None else y + bias[:, None, None]
         # The last step of the kernel is the first to act.
         y = apply_steps(x, bases.flip(0), moves[::-1])
         return _matrix_product(y, matrix.mT, bias)
@@ -108,7 +109,7 @@ class BCOP(AbstractParametrization):
         narrow, wide = sorted((self.folded_channels, self.out_channels))
         steps = _steps(self.folded_size)
         in_torch_func = not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
-        few = wide < _LEAST_CHANNELS or not x.numel()
+        few = wide < _LEAST_CHANNELS or torch.compiler.is_exporting() or not x.numel()
         if len(self.kernel_size) != 2 or not steps or few or in_torch_func:
             return False
         positions, sizes, growth = x.numel() // self.folded_channels, [1, 1], 0

@@ -50,4 +50,5 @@ class Orthogonal(AbstractParametrization):
             return None
         wide = self.out_channels >= self.in_channels
         y = basis_product(x, self.raw_matrix, transposed=wide)
-        return y if bias is None else y + bias
+        # A copy, so that an in-place operation leaves alone what is kept for the gradient.
+        return y.clone() if bias is None else y + bias
