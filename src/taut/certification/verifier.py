@@ -245,5 +245,5 @@ if __name__ == "__main__":
     try:
         given = [np.load(path)["images"] for path in sys.argv[3:]]
         sys.stdout.write(f"Proven: {verify(*sys.argv[1:3], *given)}.\n")
-    except (ValueError, KeyError, TypeError, IndexError, OSError) as error:
+    except (ValueError, TypeError, LookupError, ArithmeticError, OSError) as error:
         sys.exit(f"Refused: {error!r}.")
