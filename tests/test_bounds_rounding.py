@@ -24,9 +24,9 @@ def test_outward_arithmetic_against_rationals():
     for a, b in itertools.product(floats(30), floats(30, 1)):
         exact, other = Fraction(a), Fraction(b)
         if a * b < math.inf:
-            assert rounding.up_product(a, b) >= exact * other >= rounding.down_product(a, b)
+            assert rounding.up_product(a, b) >= exact * other
         assert rounding.up_sum(a, b) >= exact + other
-        assert rounding.up_difference(a, b) >= exact - other >= rounding.down_difference(a, b)
+        assert exact - other >= rounding.down_difference(a, b)
         if b > 0 and a / b < math.inf:
             assert rounding.up_divide(a, b) >= exact / other >= rounding.down_divide(a, b)
         if b > 0:
@@ -78,27 +78,22 @@ def cases():
 def test_norms_of_moduli_and_of_rows_against_dense_operators():
     count = 0
     for op in cases():
-        dense = dense_operator(op, (op.in_channels, *op.input_size))
         moduli = ConvOperator(
             op.kernel.abs(), op.input_size, op.stride, op.dilation, op.groups, op.padding
         )
         dense_moduli = dense_operator(moduli, (op.in_channels, *op.input_size))
         norm = torch.linalg.matrix_norm(dense_moduli, 2).item()
         assert rounding.abs_norm_bound(op) >= norm * (1 - 1e-14)
-        rows = torch.linalg.vector_norm(dense, dim=1).max().item()
-        assert rounding.row_norm_bound(op) >= rows * (1 - 1e-15)
         count += 1
     assert count > 200
 
 
-def test_norms_of_moduli_and_of_rows_are_close_to_the_truth():
+def test_norms_of_moduli_are_close_to_the_truth():
     torch.manual_seed(0)
     matrix = torch.randn(20, 30, dtype=torch.float64)
     op = ConvOperator(matrix, ())
     norm = torch.linalg.matrix_norm(matrix.abs(), 2).item()
     assert norm <= rounding.abs_norm_bound(op) <= norm * (1 + 1e-9)
-    row = matrix.norm(dim=1).max().item()
-    assert row <= rounding.row_norm_bound(op) <= row * (1 + 1e-13)
     kernel = torch.randn(4, 3, 3, 3)
     op = ConvOperator(kernel, (8, 8), padding=Padding("circular", (1, 1), (1, 1)))
     norm = torch.linalg.matrix_norm(kernel.abs().double().sum((2, 3)), 2).item()
@@ -108,14 +103,11 @@ def test_norms_of_moduli_and_of_rows_are_close_to_the_truth():
 @pytest.mark.parametrize("scale", [5e-324, 1e-310, 1e-160, 1e160, 1e307])
 def test_no_scale_under_or_overflows(scale):
     op = ConvOperator(torch.tensor([[scale, 0.0], [0.0, scale]], dtype=torch.float64), ())
-    for bound in (rounding.abs_norm_bound(op), rounding.row_norm_bound(op)):
-        assert (
-            Fraction(scale)
-            <= Fraction(bound)
-            <= Fraction(scale) * (1 + Fraction(1, 10**12)) + (Fraction(5e-324) * 3)
-        )
+    bound = Fraction(rounding.abs_norm_bound(op))
+    slack = Fraction(scale) * Fraction(1, 10**12) + Fraction(5e-324) * 3
+    assert Fraction(scale) <= bound <= Fraction(scale) + slack
 
 
 def test_zero_kernels_have_norm_zero():
     op = ConvOperator(torch.zeros(2, 2, 3), (5,))
-    assert rounding.abs_norm_bound(op) == rounding.row_norm_bound(op) == 0.0
+    assert rounding.abs_norm_bound(op) == 0.0

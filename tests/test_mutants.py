@@ -147,10 +147,8 @@ MUTANTS = {
         (rounding, "up_product", "math.nextafter(product * factor, math.inf)", "product * factor"),
         (rounding, "up_sum", "math.nextafter(total + term, math.inf)", "total + term"),
         (rounding, "up_divide", "math.nextafter(a / b, math.inf)", "a / b"),
-        (rounding, "up_difference", "math.nextafter(difference, math.inf)", "difference"),
         (rounding, "down_difference", "math.nextafter(difference, -math.inf)", "difference"),
         (rounding, "down_divide", "math.nextafter(a / b, -math.inf)", "a / b"),
-        (rounding, "down_product", "math.nextafter(product * factor, 0.0)", "product * factor"),
     ],
     scalars.test_outward_roots_against_rationals: [
         (rounding, "up_root", "math.nextafter(root, math.inf)", "root"),
@@ -163,7 +161,7 @@ MUTANTS = {
     check_extremes: [
         (rounding, "power_of_two", "math.ldexp(1.0, min(1023, math.frexp(largest)[1]))", "1.0"),
     ],
-    scalars.test_norms_of_moduli_and_of_rows_are_close_to_the_truth: [
+    scalars.test_norms_of_moduli_are_close_to_the_truth: [
         (rounding, "abs_norm_bound", ".abs()", ""),
     ],
     check_sides: [

@@ -4,7 +4,7 @@ import math
 
 from taut.linalg.operators import ConvOperator, padded_index
 
-__all__ = ["copies_in_padding", "embedding"]
+__all__ = ["embedding"]
 
 
 def embedding(op: ConvOperator) -> tuple[tuple[int, ...], tuple[int, ...], int]:
@@ -48,24 +48,3 @@ def embedding(op: ConvOperator) -> tuple[tuple[int, ...], tuple[int, ...], int]:
         torus.append(-(-size // s))
         strides.append(s)
     return tuple(torus), tuple(strides), squared
-
-
-def copies_in_padding(op: ConvOperator) -> int:
-    """How often one window can read the same input at most.
-
-    Example:
-        >>> import torch
-        >>> from taut.linalg.operators import Padding
-        >>> wide = Padding("circular", (2,), (2,))
-        >>> copies_in_padding(ConvOperator(torch.ones(1, 1, 5), (3,), padding=wide))
-        2
-    """
-    copies, pad = 1, op.padding
-    for n, k, d, left, right in zip(
-        op.extended_size, op.kernel.shape[2:], op.dilation, pad.left, pad.right, strict=True
-    ):
-        if pad.mode == "circular":
-            copies *= -(-(d * (k - 1) + 1) // n)
-        elif pad.mode != "zeros":
-            copies *= int(padded_index(n, left, right, pad.mode).bincount().max())
-    return copies

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.embedding import copies_in_padding, embedding
+from taut.linalg.embedding import embedding
 from taut.linalg.operators import ConvOperator, polyphase
 
 __all__ = [
@@ -24,14 +24,11 @@ __all__ = [
     "down",
     "down_difference",
     "down_divide",
-    "down_product",
     "gamma",
     "outward",
     "power_of_two",
     "refuse_flushing",
-    "row_norm_bound",
     "up",
-    "up_difference",
     "up_divide",
     "up_product",
     "up_root",
@@ -102,21 +99,6 @@ def up_product(*factors: float) -> float:
     return product
 
 
-def down_product(*factors: float) -> float:
-    """Product of numbers >= 0, never above the exact one; exact for factors 0 and 1.
-
-    >>> down_product(1.0, 2.5), down_product(0.1, 0.1) <= 0.01
-    (2.5, True)
-    """
-    product = 1.0
-    for factor in factors:
-        if product == 0.0 or factor == 0.0:
-            return 0.0
-        exact = product == 1.0 or factor == 1.0
-        product = product * factor if exact else math.nextafter(product * factor, 0.0)
-    return product
-
-
 def up_sum(*terms: float) -> float:
     """Sum of numbers >= 0, never below the exact one; exact for terms 0.
 
@@ -128,16 +110,6 @@ def up_sum(*terms: float) -> float:
         exact = total == 0.0 or term == 0.0
         total = total + term if exact else math.nextafter(total + term, math.inf)
     return total
-
-
-def up_difference(a: float, b: float) -> float:
-    """`a - b`, never below the exact one; exact for b = 0 and for a = b.
-
-    >>> up_difference(2.5, 0.0), up_difference(1.0, 1e-30)
-    (2.5, 1.0000000000000002)
-    """
-    difference = a - b
-    return difference if b == 0.0 or a == b else math.nextafter(difference, math.inf)
 
 
 def down_difference(a: float, b: float) -> float:
@@ -275,29 +247,3 @@ def collatz_wielandt(a: Float[Tensor, "g m n"], summed: int) -> Float[Tensor, " 
         v = (v / v.amax(1, keepdim=True).clamp_min(UNDERFLOW)).clamp_min(2.0**-20)
     ratios = ((a.mT @ (a @ v)) / v).amax((1, 2))
     return outward(ratios + UNDERFLOW, 2 * summed + a.shape[1] + a.shape[2] + 1)
-
-
-def row_norm_bound(op: ConvOperator) -> float:
-    r"""Upper bound of the largest l2 norm of a row: of how much one output can be.
-
-    A row is the kernel of one output channel, followed by the part of the padding that its window
-    reads: a 0/1 matrix with one 1 a row, whose norm is the root of its largest column count.
-
-    Args:
-        op: the operator, with its input size.
-
-    Returns:
-        The bound; 0 for a zero kernel, infinite on overflow.
-
-    Example:
-        >>> row_norm_bound(ConvOperator(torch.tensor([[[3.0, -4.0]]]), (8,))) - 5 < 1e-14
-        True
-    """
-    refuse_flushing()
-    scale = power_of_two(op.kernel)
-    if scale == 0.0:
-        return 0.0
-    rows = (op.kernel / scale).flatten(1)
-    largest = outward(rows.square().sum(1).max(), rows.shape[1]).item()
-    root = up_root(up_sum(largest, UNDERFLOW))
-    return up_product(root, scale, up_root(float(copies_in_padding(op))))
