@@ -1,0 +1,257 @@
+"""Trace the front of clean against certified accuracy over the offset cross-entropy's settings.
+
+    python -m benchmarks.front --architecture small --dataset mnist --epochs 10 \
+        --offsets 0.7 1.5 2.2 3 --temperatures 0.25 0.35 0.5 --seeds 0 --data-dir DIR --threads 1
+    python -m benchmarks.front --architecture small --dataset mnist --out FILE
+    python -m benchmarks.front --figure docs/figures/front.png
+
+The first trains the whole grid, each run in a folder of its own, runs/front-*: finished ones are
+left as they are, a stopped one is resumed. The second certifies whatever is finished of that
+architecture and data set, once a run, and writes the record (records/front-mnist-small.json, say).
+The third draws all records/front-*.json.
+"""
+
+import argparse
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+import torch
+
+import taut
+from benchmarks.classify import ENVIRONMENT, summary
+from benchmarks.environment import ROOT, environment
+from taut.files import write_atomically
+from taut.models import ModelConfig
+from taut.models.config import Architecture
+from taut.training import OffsetCrossEntropyLoss, Recipe, Run, TrainingDiverged, train
+from taut.training.run import prepare
+
+DATASETS = ("mnist", "fashion-mnist")
+EPS = ("0.3", "0.5", "1", "1.58")
+MEASURED = "measured.json"
+RECORDS = ROOT / "records"
+
+
+class Published(NamedTuple):
+    """What others reached on MNIST at 1.58 in l2, in percent; None where it is not given."""
+
+    name: str
+    clean: float | None
+    certified: float
+
+
+# Tables 1 and 2 of arXiv:1911.00937, but for the last two.
+PUBLISHED = (
+    Published("BCOP Small", 97.54, 45.84),
+    Published("BCOP Large", 98.77, 56.66),
+    Published("RKO Large", 98.44, 55.18),
+    Published("FC-3", 98.71, 54.46),
+    Published("KW Large", 88.12, 44.53),
+    Published("CRM 4C3F", 96.27, 63.37),  # the authors' code, o4lc/CRM-LipLT
+    Published("GloRo 4C3F, clean not given", None, 62.8),  # the authors' code, klasleino/gloro
+)
+
+
+def main() -> None:
+    args = _arguments()
+    torch.set_num_threads(args.threads)
+    for seed, offset, temperature in product(args.seeds, args.offsets, args.temperatures):
+        loss = OffsetCrossEntropyLoss(offset, temperature)
+        _train(recipe(args.architecture, args.dataset, loss, args.epochs, seed), args.data_dir)
+    if args.out is not None:
+        write_record(args.out, args.architecture, args.dataset)
+    if args.figure is not None:
+        args.figure.parent.mkdir(parents=True, exist_ok=True)
+        draw(args.figure, [json.loads(p.read_text()) for p in sorted(RECORDS.glob("front-*.json"))])
+
+
+def recipe(
+    architecture: Architecture, dataset: str, loss: OffsetCrossEntropyLoss, epochs: int, seed: int
+) -> Recipe:
+    return Recipe(
+        name=f"front-{dataset}-{architecture}-o{loss.offset:g}-t{loss.temperature:g}",
+        dataset=dataset,
+        model=ModelConfig(architecture),
+        loss=loss,
+        epochs=epochs,
+        seed=seed,
+        eps=EPS,
+    )
+
+
+def _train(recipe: Recipe, data_dir: Path | None) -> None:
+    folder = ROOT / "runs" / f"{recipe.name}-e{recipe.epochs}-s{recipe.seed}"
+    run = prepare(recipe, folder, data_dir)
+    if not (folder / ENVIRONMENT).exists():
+        write_atomically(folder / ENVIRONMENT, json.dumps(environment()).encode())
+    try:
+        if not _finished(run):
+            train(recipe, folder, data_dir=data_dir)
+    except TrainingDiverged as error:
+        print(error, flush=True)
+        return
+    print(folder.name, run.history()[-1], flush=True)
+
+
+def _finished(run: Run) -> bool:
+    return len(run.history()) == run.recipe.epochs
+
+
+def write_record(path: Path, architecture: str, dataset: str) -> None:
+    """Certify what is finished of one architecture and data set, and write it."""
+    groups: dict[tuple[int, float, float], list[dict]] = defaultdict(list)
+    for run in _finished_runs(architecture, dataset):
+        loss = run.recipe.loss
+        assert isinstance(loss, OffsetCrossEntropyLoss)
+        groups[run.recipe.epochs, loss.offset, loss.temperature].append(_measured(run))
+    if not groups:
+        raise SystemExit(f"No finished run of {architecture} on {dataset} in {ROOT / 'runs'}.")
+    points = [
+        {
+            "epochs": epochs,
+            "offset": offset,
+            "temperature": temperature,
+            "summary": summary(runs),
+            "runs": runs,
+        }
+        for (epochs, offset, temperature), runs in sorted(groups.items())
+    ]
+    about = {"environment": environment(), "architecture": architecture, "dataset": dataset}
+    write_atomically(path, (json.dumps(about | {"points": points}, indent=1) + "\n").encode())
+    for point in points:
+        print(*(point[key] for key in ("epochs", "offset", "temperature")), point["summary"])
+
+
+def _finished_runs(architecture: str, dataset: str) -> Iterator[Run]:
+    for folder in sorted((ROOT / "runs").glob(f"front-{dataset}-{architecture}-o*")):
+        run = Run.open(folder)
+        if _finished(run):
+            yield run
+
+
+def _measured(run: Run) -> dict[str, Any]:
+    """Clean and certified accuracy of the float64 program, kept in the run folder."""
+    path = run.path / MEASURED
+    if path.is_file():
+        return json.loads(path.read_text())
+    data = run.dataset()
+    found = taut.certify(run.model(), data.test.float_images(), data.test.labels, EPS)
+    result = {
+        "seed": run.recipe.seed,
+        "data": data.label,
+        "clean": 100 * found.clean_accuracy,
+        "certified": {eps: 100 * share for eps, share in found.certified_accuracy.items()},
+        "arithmetic": found.arithmetic,
+        "bound": float(found.bound),
+        "training_seconds": run.history()[-1]["seconds"],
+        "recipe": json.loads(run.recipe.to_json()),
+        "trained": json.loads((run.path / ENVIRONMENT).read_text()),
+        "certified_with": environment(),
+    }
+    write_atomically(path, (json.dumps(result, indent=1) + "\n").encode())
+    return result
+
+
+def upper_hull(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no other one reaches or passes in both coordinates, by the first.
+
+    >>> upper_hull([(1, 3), (2, 2), (1, 1), (2, 1)])
+    [(1, 3), (2, 2)]
+    """
+    front: list[tuple[float, float]] = []
+    for point in sorted(set(points), reverse=True):
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front[::-1]
+
+
+def draw(path: Path, records: Sequence[dict]) -> None:
+    """Clean against certified accuracy: MNIST at 1.58, Fashion-MNIST at 0.5."""
+    from matplotlib.figure import Figure
+
+    panels = [
+        (dataset, eps, [record for record in records if record["dataset"] == dataset])
+        for dataset, eps in (("mnist", "1.58"), ("fashion-mnist", "0.5"))
+    ]
+    panels = [panel for panel in panels if panel[2]]
+    if not panels:
+        raise SystemExit(f"No record front-*.json in {RECORDS}.")
+    figure = Figure(figsize=(7.2 * len(panels), 5.2), layout="constrained", dpi=150)
+    all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (dataset, eps, found) in zip(all_axes, panels, strict=True):
+        if dataset == "mnist":
+            _draw_published(axes)
+        colours = iter(("#0b6e63", "#b4470f", "#3b5fa0", "#a58a12", "#8a5a9e", "#4f8f3a"))
+        for record in found:
+            for epochs in sorted({point["epochs"] for point in record["points"]}):
+                _draw_sweep(axes, record, epochs, eps, next(colours))
+        axes.set_title(found[0]["points"][0]["runs"][0]["data"], loc="left", fontweight="bold")
+        axes.set_xlabel("clean accuracy, %")
+        axes.set_ylabel(f"certified accuracy at {eps} in l2, %")
+        axes.grid(True, color="#e4e0d8", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, loc="lower left")
+    figure.savefig(path)
+    print("Wrote", path)
+
+
+def _draw_sweep(axes: Any, record: dict, epochs: int, eps: str, colour: str) -> None:
+    values = {
+        (
+            point["summary"]["clean"]["mean"],
+            point["summary"][f"certified at {eps}"]["mean"],
+        ): f"{point['offset']:g}, {point['temperature']:g}"
+        for point in record["points"]
+        if point["epochs"] == epochs
+    }
+    axes.scatter(*zip(*values, strict=True), s=14, color=colour, alpha=0.45)
+    front = upper_hull(values)
+    name = f"taut {record['architecture'].capitalize()}, {epochs} epochs (offset, temperature)"
+    axes.plot(*zip(*front, strict=True), color=colour, marker="o", markersize=5, label=name)
+    for x, y in front:
+        axes.annotate(
+            values[x, y], (x, y), (5, 4), textcoords="offset points", fontsize=7, color=colour
+        )
+
+
+def _draw_published(axes: Any) -> None:
+    ink = "#5f5a52"
+    for name, clean, certified in PUBLISHED:
+        if clean is None:
+            axes.axhline(certified, color=ink, linewidth=1, linestyle=":")
+            where = (0.005, certified), axes.get_yaxis_transform()
+        else:
+            axes.plot([clean], [certified], color=ink, marker="D", markersize=5, linestyle="")
+            where = (clean, certified), "data"
+        axes.annotate(
+            name, where[0], (5, -11), xycoords=where[1], textcoords="offset points", fontsize=8,
+            color=ink,
+        )  # fmt: skip
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.front",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--architecture", choices=get_args(Architecture), default="small")
+    parser.add_argument("--dataset", choices=DATASETS, default="mnist")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--offsets", type=float, nargs="+", default=[])
+    parser.add_argument("--temperatures", type=float, nargs="+", default=[])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--data-dir", type=Path, help="the folder with the data set's files")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--out", type=Path, help="write the record of what is finished")
+    parser.add_argument("--figure", type=Path, help="draw records/front-*.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
