@@ -4,7 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from taut.losses import MultiMargin, OffsetCrossEntropy, multi_margin, offset_cross_entropy
+from taut.losses import (
+    KR,
+    HingeKR,
+    HingeKRMulticlass,
+    MultiMargin,
+    OffsetCrossEntropy,
+    hinge_kr,
+    hinge_kr_multiclass,
+    kr,
+    multi_margin,
+    offset_cross_entropy,
+)
 
 
 @pytest.fixture
@@ -79,3 +90,92 @@ def test_out_of_range_numbers_are_refused_by_name(value):
 def test_negative_offset_is_refused():
     with pytest.raises(ValueError, match=r"`offset` must be a number >= 0; got -0\.1"):
         OffsetCrossEntropy(offset=-0.1, temperature=1.0)
+
+
+@pytest.fixture
+def two_samples():
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(9, generator=generator, dtype=torch.float64)
+    return scores, torch.tensor([1, 0, 0, 1, 1, 0, 1, 0, 0])
+
+
+def _means(scores, labels):
+    first = [s for s, y in zip(scores.tolist(), labels.tolist(), strict=True) if y]
+    second = [s for s, y in zip(scores.tolist(), labels.tolist(), strict=True) if not y]
+    return sum(first) / len(first), sum(second) / len(second)
+
+
+def test_kr_is_the_difference_of_two_means(two_samples):
+    first, second = _means(*two_samples)
+    assert math.isclose(kr(*two_samples).item(), second - first)
+    assert kr(two_samples[0], two_samples[1].bool()) == kr(*two_samples) == KR()(*two_samples)
+
+
+def test_minus_kr_of_a_1_lipschitz_function_is_at_most_the_distance():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(8, generator=generator, dtype=torch.float64).sort().values
+    y = torch.randn(8, generator=generator, dtype=torch.float64).sort().values + 1
+    distance = (x - y).abs().mean()  # in one dimension the sorted samples are matched
+    points, labels = torch.cat([y, x]), torch.tensor([1] * 8 + [0] * 8)
+    for function in (torch.abs, torch.sin, torch.tanh):
+        assert -kr(function(points), labels) <= distance
+    assert -kr(3 * points, labels) <= 3 * distance
+
+
+def test_hinge_kr_adds_what_margins_lack(two_samples):
+    scores, labels = two_samples
+    first, second = _means(scores, labels)
+    lacks = [
+        max(0.0, 0.7 - (s if y else -s))
+        for s, y in zip(scores.tolist(), labels.tolist(), strict=True)
+    ]
+    loss = hinge_kr(scores, labels, alpha=3.0, margin=0.7)
+    assert math.isclose(loss.item(), second - first + 3 * sum(lacks) / 9)
+    assert HingeKR(alpha=3.0, margin=0.7)(scores, labels) == loss
+
+
+def test_hinge_kr_of_classes_is_the_mean_of_one_against_the_rest(batch):
+    logits, labels = batch
+    labels = labels % 4  # class 4 is absent
+    total = 0.0
+    for k in range(5):
+        s = [1.0 if y == k else -1.0 for y in labels.tolist()]
+        column = logits[:, k].tolist()
+        total += 2 * sum(max(0.0, 0.3 - a * b) for a, b in zip(s, column, strict=True)) / 7
+        if k in labels.tolist():
+            first, second = _means(logits[:, k], labels == k)
+            total += second - first
+    loss = hinge_kr_multiclass(logits, labels, alpha=2.0, margin=0.3)
+    assert math.isclose(loss.item(), total / 5)
+    assert HingeKRMulticlass(alpha=2.0, margin=0.3)(logits, labels) == loss
+
+
+def test_gradients_of_the_losses_on_two_samples(two_samples, batch):
+    scores, labels = two_samples
+    scores.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: kr(s, labels), scores)
+    assert torch.autograd.gradcheck(lambda s: HingeKR(alpha=2.0, margin=0.5)(s, labels), scores)
+    logits, classes = batch
+    logits.requires_grad_()
+    loss = HingeKRMulticlass(alpha=2.0, margin=0.5)
+    assert torch.autograd.gradcheck(lambda z: loss(z, classes), logits)
+
+
+def test_samples_that_are_not_two_are_refused():
+    scores = torch.zeros(2)
+    for labels in (torch.tensor([1, 1]), torch.tensor([0, 0])):
+        with pytest.raises(ValueError, match="`labels` must hold both classes in each batch; got"):
+            kr(scores, labels)
+    with pytest.raises(ValueError, match=r"`labels` must be 0 or 1; got \[-1, 1\]"):
+        hinge_kr(scores, torch.tensor([-1, 1]), alpha=1.0, margin=1.0)
+    with pytest.raises(ValueError, match="`labels` must hold at least two classes"):
+        hinge_kr_multiclass(torch.zeros(2, 3), torch.tensor([1, 1]), alpha=1.0, margin=1.0)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_weights_and_margins_are_positive(value):
+    for module in (HingeKR, HingeKRMulticlass):
+        with pytest.raises(ValueError, match="`alpha` must be a positive number; got"):
+            module(alpha=value, margin=1.0)
+        with pytest.raises(ValueError, match="`margin` must be a positive number; got"):
+            module(alpha=1.0, margin=value)
