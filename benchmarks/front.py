@@ -28,7 +28,7 @@ from taut.files import write_atomically
 from taut.models import ModelConfig
 from taut.models.config import Architecture
 from taut.training import OffsetCrossEntropyLoss, Recipe, Run, TrainingDiverged, train
-from taut.training.run import prepare
+from taut.training.run import finished, prepare
 
 DATASETS = ("mnist", "fashion-mnist")
 EPS = ("0.3", "0.5", "1", "1.58")
@@ -89,16 +89,12 @@ def _train(recipe: Recipe, data_dir: Path | None) -> None:
     if not (folder / ENVIRONMENT).exists():
         write_atomically(folder / ENVIRONMENT, json.dumps(environment()).encode())
     try:
-        if not _finished(run):
+        if not finished(run):
             train(recipe, folder, data_dir=data_dir)
     except TrainingDiverged as error:
         print(error, flush=True)
         return
     print(folder.name, run.history()[-1], flush=True)
-
-
-def _finished(run: Run) -> bool:
-    return len(run.history()) == run.recipe.epochs
 
 
 def write_record(path: Path, architecture: str, dataset: str) -> None:
@@ -129,7 +125,7 @@ def write_record(path: Path, architecture: str, dataset: str) -> None:
 def _finished_runs(architecture: str, dataset: str) -> Iterator[Run]:
     for folder in sorted((ROOT / "runs").glob(f"front-{dataset}-{architecture}-o*")):
         run = Run.open(folder)
-        if _finished(run):
+        if finished(run):
             yield run
 
 

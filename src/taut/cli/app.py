@@ -127,6 +127,12 @@ def _bench(arguments: list[str]) -> None:
     main(arguments)
 
 
+def _reproduce(arguments: list[str]) -> None:
+    from taut.cli.reproduce import reproduce
+
+    call(reproduce, "reproduce", arguments)
+
+
 def _list(arguments: list[str]) -> None:
     from taut.cli.list import list_all
 
@@ -141,6 +147,7 @@ COMMANDS = {
     "report": Command("Write one HTML page about a run.", _report),
     "demo": Command("Train, certify, attack and report on embedded images.", _demo),
     "bench": Command("Measure what layers and nets cost, beside other libraries.", _bench),
+    "reproduce": Command("Do a table of the founding paper again, beside its values.", _reproduce),
     "list": Command("List recipes, data sets and parametrizations.", _list),
 }
 

@@ -171,7 +171,7 @@ def prepare(recipe: Recipe, folder: Path, data_dir: Path | None) -> Run:
         ['recipe.json', 'run.json']
     """
     if (folder / RECIPE).is_file():
-        _refuse_other_recipe(recipe, Run.open(folder).recipe, folder)
+        refuse_other_recipe(recipe, Run.open(folder).recipe, folder)
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is neither a run folder nor empty; choose another one.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -198,7 +198,21 @@ def write_history(run: Run, rows: list[Row]) -> None:
     write_atomically(run.path / METRICS, text.getvalue().encode())
 
 
-def _refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
+def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
+    """Compares the recipe that is asked for with the one that a folder holds.
+
+    Args:
+        asked: the settings wanted.
+        found: those of the run in the folder.
+        folder: for the message.
+
+    Raises:
+        ValueError: if they differ; the message names the first setting that does.
+
+    Example:
+        >>> recipe = Recipe(name="a", dataset="mnist")
+        >>> refuse_other_recipe(recipe, recipe, Path("runs/a"))
+    """
     there, here = asdict(found), asdict(asked)
     different = [name for name in here if here[name] != there[name]]
     if different:
@@ -207,3 +221,24 @@ def _refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
             f"{folder} holds a run of another recipe (`{name}` is {there[name]!r} there, "
             f"{here[name]!r} now); choose another folder. Nothing was changed."
         )
+
+
+def finished(run: Run) -> bool:
+    """Whether all epochs of a run are done and its model is that of the last one.
+
+    Args:
+        run: as it was opened.
+
+    Raises:
+        ValueError: if a file is damaged; the message names it.
+
+    Example:
+        >>> finished(Run(Path("nowhere"), Recipe(name="a", dataset="mnist"), None))
+        False
+    """
+    rows = run.history()
+    if len(rows) < run.recipe.epochs or not (run.path / MODEL).is_file():
+        return False
+    # A row is written before the checkpoint that it speaks of.
+    _, metadata = load_tensors(run.path / MODEL)
+    return metadata.get("step") == str(rows[-1]["step"])

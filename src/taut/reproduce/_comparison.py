@@ -1,0 +1,114 @@
+"""Ours beside what was published."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import final
+
+from taut.reproduce._measured import measured
+from taut.reproduce._plan import Plan, Planned, has_something_left
+from taut.reproduce._protocol import DATASETS
+from taut.reproduce._table import Measure, Published
+from taut.training import Run
+from taut.training.run import RECIPE, finished
+
+
+@final
+@dataclass(frozen=True)
+class Line:
+    """One measure of one system on one data set, in percent.
+
+    Args:
+        system: what the table calls it.
+        dataset: its label.
+        measure: what it is of.
+        ours: one value a finished run.
+        published: None where there is none.
+        quoted: whether the system is only quoted, from other authors.
+        comparable: whether the published value is of the same data set.
+
+    Example:
+        >>> line = Line("A", "MNIST", Measure("clean", ""), (97.0, 98.0), Published(98.0))
+        >>> line.mean, line.difference
+        (97.5, -0.5)
+    """
+
+    system: str
+    dataset: str
+    measure: Measure
+    ours: tuple[float, ...]
+    published: Published | None
+    quoted: bool = False
+    comparable: bool = True
+
+    @property
+    def mean(self) -> float | None:
+        """Over our runs; None if there is none."""
+        return mean(self.ours) if self.ours else None
+
+    @property
+    def std(self) -> float | None:
+        """Of our runs; None for fewer than two."""
+        return stdev(self.ours) if len(self.ours) > 1 else None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours less the published mean; None where they do not compare."""
+        if self.mean is None or self.published is None or not self.comparable:
+            return None
+        return self.mean - self.published.mean
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """What is known of a plan so far.
+
+    Args:
+        plan: of a table.
+        lines: one a system, data set and measure.
+        runs: how many of its runs are trained and measured.
+    """
+
+    plan: Plan
+    lines: tuple[Line, ...]
+    runs: int
+
+
+def compare(plan: Plan) -> Comparison:
+    """Reads from the run folders what is finished; trains and measures nothing.
+
+    Args:
+        plan: of a table.
+
+    Returns:
+        Its lines in the order of the table.
+
+    Raises:
+        ValueError: if a file of a run is damaged; the message names it.
+    """
+    lines = tuple(line for planned in plan.rows for line in _lines(planned))
+    return Comparison(plan, lines, sum(not has_something_left(trial) for trial in plan.trials))
+
+
+def _lines(planned: Planned) -> list[Line]:
+    row, data = planned.row, DATASETS[planned.dataset]
+    values = _values([Run.open(t.folder) for t in planned.trials if (t.folder / RECIPE).is_file()])
+    published: Sequence[Published | None] = row.published or [None] * len(planned.measures)
+    quoted = row.method is None
+    return [
+        Line(
+            system=row.system,
+            dataset=DATASETS[row.dataset].label if quoted else data.label,
+            measure=measure,
+            ours=tuple(100 * known[measure.label] for known in values if measure.label in known),
+            published=value,
+            quoted=quoted,
+            comparable=not data.beside,
+        )
+        for measure, value in zip(planned.measures, published, strict=True)
+    ]
+
+
+def _values(runs: Sequence[Run]) -> list[dict[str, float]]:
+    return [measured(run) for run in runs if finished(run)]
