@@ -116,7 +116,10 @@ def test_gradient_is_that_of_finite_differences(cls, c_in, c_out, size, stride):
         )
 
     raws = tuple(p.detach().clone().requires_grad_() for p in module.parameters())
-    assert torch.autograd.gradcheck(weight, raws)
+    if not raws:
+        assert not module.weight().requires_grad
+    else:
+        assert torch.autograd.gradcheck(weight, raws)
 
 
 class _Weight(nn.Module):
@@ -259,7 +262,8 @@ def train_(module: nn.Module, steps: int) -> None:
 @pytest.mark.parametrize("cls", [c for c in METHODS if c.guarantee != "none"])
 def test_spectrum_after_optimiser_steps(cls):
     module = cls(6, 8, () if cls.matrices_only else (3, 3))
-    train_(module, 2000)
+    if any(True for _ in module.parameters()):
+        train_(module, 2000)
     s = spectrum(module)
     assert s.max() <= 1 + 3e-6
     if cls.guarantee == "orthogonal":
@@ -336,5 +340,6 @@ def test_cached_takes_a_model_made_in_inference_mode():
 def test_every_parameter_takes_part(cls, configuration):
     """A parameter without a gradient stops distributed training at its second step."""
     module = cls(*configuration[:3], stride=configuration[3])
-    module.weight().sum().backward()
+    if any(True for _ in module.parameters()):
+        module.weight().sum().backward()
     assert all(parameter.grad is not None for parameter in module.parameters())

@@ -14,9 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import taut
+from taut import parametrizations
 from taut.data import Augment, Holdout, load
 from taut.files import load_tensors, save_tensors
 from taut.models import ModelConfig, build
+from taut.parametrizations import svcm
 from taut.recipes import RECIPES
 from taut.training import (
     MultiMarginLoss,
@@ -54,6 +57,13 @@ def data_dir(tmp_path_factory):
         folder / "tiny.npz", x_train=images, y_train=labels, x_test=images[:9], y_test=labels[:9]
     )
     return folder
+
+
+METHODS = {
+    name: replace(TINY, model=replace(TINY.model, parametrization=name))
+    for name in parametrizations.methods()
+    if name not in ("BCOP", "Orthogonal")
+}
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +172,48 @@ loop.train(read_recipe(folder / "tiny.json"), folder / "run", data_dir=sys.argv[
     # The checkpoint after an epoch, or after the step before the one at which it died.
     assert saved["optimiser.0.step"].item() == (4 if step == 4 else 6)
     assert outcome(train(TINY, tmp_path / "run")) == outcome(finished)
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Projections of SVCM every 4 steps of these short runs, and no more rounds than needed."""
+    update = taut.SVCM.update_
+    monkeypatch.setattr(taut.SVCM, "update_", lambda self, step: update(self, 25 * step))
+    monkeypatch.setattr(svcm, "_NUMERICAL_EPS", 0.05)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_runs_of_every_method_resume_bitwise(method, data_dir, tmp_path, often):
+    recipe = replace(METHODS[method], epochs=2, lr=0.05)
+    never_stopped = train(recipe, tmp_path / "whole", data_dir=data_dir)
+    with pytest.raises(TrainingInterrupted):
+        train(recipe, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(6))
+    assert outcome(train(recipe, tmp_path / "run")) == outcome(never_stopped)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_row_and_the_model_file_are_of_one_model(method, data_dir, tmp_path):
+    """What is certified after the epoch is what others load."""
+    run = train(replace(METHODS[method], epochs=1), tmp_path / "run", data_dir=data_dir)
+    row, test = run.history()[0], run.dataset().test
+    found = taut.certify(run.model(), test.float_images(), test.labels, TINY.eps, arithmetic="real")
+    assert float(found.bound) == row["bound"]
+    assert found.clean_accuracy == row["clean_accuracy"]
+    assert found.certified_accuracy["0.5"] == row["certified_accuracy_0.5"]
+
+
+def test_svcm_saves_a_projected_model_and_goes_on_with_the_other(data_dir, tmp_path):
+    recipe = replace(METHODS["SVCM"], epochs=1, lr=0.1)  # 4 steps: no projection in training
+    run = train(recipe, tmp_path / "run", data_dir=data_dir)
+    training = build(recipe.model)
+    state = load_file(run.path / "state.safetensors")
+    training.load_state_dict(
+        {k.removeprefix("model."): v for k, v in state.items() if k.startswith("model.")}
+    )
+    bounds = [float(taut.lipschitz_bound(m, (1, 6, 6))) for m in (training, run.model())]
+    assert bounds[0] > 1.5 > 1.2 > bounds[1] > 1
+    expected = taut.projected(training).state_dict()
+    assert all(torch.equal(expected[k], v) for k, v in run.model().state_dict().items())
 
 
 def test_a_row_that_no_checkpoint_covers_is_dropped(finished, data_dir, tmp_path):

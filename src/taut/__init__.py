@@ -5,13 +5,30 @@ from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, verify
 from taut.deploy import freeze
 from taut.lipschitz import lipschitz_bound, singular_values
-from taut.parametrizations import BCOP, RKO, Orthogonal, batched, cached, retract_
+from taut.parametrizations import (
+    BCOP,
+    OSSN,
+    RKL2NE,
+    RKO,
+    SVCM,
+    BCOPFixed,
+    Orthogonal,
+    batched,
+    cached,
+    projected,
+    retract_,
+    update_,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "BCOP",
+    "OSSN",
+    "RKL2NE",
     "RKO",
+    "SVCM",
+    "BCOPFixed",
     "Orthogonal",
     "attack",
     "batched",
@@ -26,7 +43,9 @@ __all__ = [
     "losses",
     "models",
     "nn",
+    "projected",
     "retract_",
     "singular_values",
+    "update_",
     "verify",
 ]

@@ -6,7 +6,7 @@ from typing import Literal, final, get_args
 from torch import nn
 
 from taut.models.paper import fc3, large, small
-from taut.parametrizations import BCOP, RKO, Orthogonal, methods
+from taut.parametrizations import BCOP, RKO, BCOPFixed, Orthogonal, methods
 
 Architecture = Literal["small", "large", "fc3"]
 
@@ -21,7 +21,8 @@ class ModelConfig:
         input_shape: channels, height and width of an image.
         classes: number of logits.
         parametrization: name of a class in `taut.parametrizations`, used for every layer; dense
-            layers of BCOP and RKO nets are `Orthogonal`, which is what both are on a matrix.
+            layers of BCOP and RKO nets are `Orthogonal`, which is what both are on a matrix, and so
+            are those of BCOPFixed nets, which only freeze their convolutions.
 
     Raises:
         ValueError: if a name is unknown or a size is not positive.
@@ -68,8 +69,8 @@ def build(config: ModelConfig) -> nn.Sequential:
         10
     """
     kernels = methods()[config.parametrization]
-    # On a matrix both of these are an orthonormalisation: one implementation serves them.
-    dense = Orthogonal if kernels in (BCOP, RKO) else kernels
+    # On a matrix these are an orthonormalisation: one implementation serves them.
+    dense = Orthogonal if kernels in (BCOP, RKO, BCOPFixed) else kernels
     if config.architecture == "fc3":
         return fc3(config.input_shape, config.classes, dense=dense)
     function = {"small": small, "large": large}[config.architecture]

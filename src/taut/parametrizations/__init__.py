@@ -11,23 +11,33 @@ from taut.parametrizations._base import (
     read_weight,
     transformed,
 )
-from taut.parametrizations._model import batched, retract_
+from taut.parametrizations._model import batched, projected, retract_, update_
 from taut.parametrizations.bcop import BCOP
+from taut.parametrizations.bcop_fixed import BCOPFixed
 from taut.parametrizations.orthogonal import Orthogonal
+from taut.parametrizations.ossn import OSSN
+from taut.parametrizations.rkl2ne import RKL2NE
 from taut.parametrizations.rko import RKO
+from taut.parametrizations.svcm import SVCM
 
 __all__ = [
     "BCOP",
+    "OSSN",
+    "RKL2NE",
     "RKO",
+    "SVCM",
     "AbstractParametrization",
+    "BCOPFixed",
     "Orthogonal",
     "batched",
     "cached",
     "methods",
+    "projected",
     "read_basis",
     "read_weight",
     "retract_",
     "transformed",
+    "update_",
 ]
 
 

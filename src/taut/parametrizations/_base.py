@@ -112,6 +112,18 @@ class AbstractParametrization(nn.Module, ABC):
         """
         return None
 
+    def update_(self, step: int) -> None:
+        """What is to be done after optimiser step number `step`, from 1: nothing, mostly.
+
+        A subclass may move its buffers or its raw tensors here, and nowhere else.
+        """
+
+    def project_(self) -> None:
+        """Bring the raw tensors to where a finished model has them: nowhere else, mostly.
+
+        For a subclass whose weight meets its constraint only now and then.
+        """
+
     def reset_parameters(self) -> None:
         """Fill the raw tensors with uniformly distributed orthonormal columns."""
         with torch.no_grad():

@@ -1,14 +1,19 @@
 """What is done to the raw tensors of a whole model at once."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization, keeping_bases
+
+_M = TypeVar("_M", bound=nn.Module)
 
 
 @contextmanager
@@ -72,7 +77,69 @@ def retract_(model: nn.Module) -> None:
         raw.copy_(orthonormal_basis(raw))
 
 
+@torch.no_grad()
+def update_(model: nn.Module, step: int) -> None:
+    """Do what the methods of a model do after an optimiser step, in place.
+
+    :class:`taut.OSSN` takes its steps of power iteration, :class:`taut.SVCM` projects when it is
+    its turn; other methods do nothing. A training loop calls it after every optimiser step.
+
+    Args:
+        model: its :mod:`taut.nn` layers are looked for at any depth.
+        step: how many optimiser steps have been taken, this one included.
+
+    Raises:
+        ValueError: if `step` is negative.
+
+    Example:
+        >>> layer = taut.nn.Linear(3, 3, parametrization=taut.SVCM)
+        >>> _ = layer.parametrization.raw_matrix.data.mul_(5)
+        >>> update_(layer, 99), round(float(taut.lipschitz_bound(layer, (3,))), 3)
+        (None, 5.0)
+        >>> update_(layer, 100), round(float(taut.lipschitz_bound(layer, (3,))), 3)
+        (None, 1.0)
+    """
+    if step < 0:
+        raise ValueError(f"`step` must be at least 0; got {step}.")
+    for owner in _parametrizations(model):
+        with torch.autocast(next(_tensors(owner)).device.type, enabled=False):
+            owner.update_(step)
+
+
+@torch.no_grad()
+def projected(model: _M) -> _M:
+    """A copy of a model with every weight where its method means a finished one to be.
+
+    What to save for others, evaluate and certify; training goes on with the model itself. For
+    :class:`taut.SVCM` the copy is projected; for all other methods it is a mere copy.
+
+    Args:
+        model: its :mod:`taut.nn` layers are looked for at any depth; left as it is.
+
+    Returns:
+        The copy.
+
+    Example:
+        >>> layer = taut.nn.Linear(3, 3, parametrization=taut.SVCM)
+        >>> _ = layer.parametrization.raw_matrix.data.mul_(5)
+        >>> [round(float(taut.lipschitz_bound(x, (3,))), 3) for x in (projected(layer), layer)]
+        [1.0, 5.0]
+    """
+    copied = copy.deepcopy(model)
+    for owner in _parametrizations(copied):
+        owner.project_()
+    return copied
+
+
+def _parametrizations(model: nn.Module) -> Iterator[AbstractParametrization]:
+    return (module for module in model.modules() if isinstance(module, AbstractParametrization))
+
+
+def _tensors(owner: nn.Module) -> Iterator[Tensor]:
+    return chain(owner.parameters(), owner.buffers())
+
+
 def _raw_tensors(model: nn.Module) -> list[Tensor]:
     """The raw tensors that their parametrizations read through bases."""
-    owners = (m for m in model.modules() if isinstance(m, AbstractParametrization))
+    owners = _parametrizations(model)
     return [raw for owner in owners if owner.reads_bases for raw in owner.parameters()]

@@ -1,11 +1,11 @@
 """RKO: reshaped kernel, orthonormalised."""
 
-import math
 from typing import final
 
 from torch import Tensor
 
 from taut.parametrizations._base import AbstractParametrization, read_basis
+from taut.parametrizations._reshaped import as_kernel, overlap, reshaped_sides
 
 
 @final
@@ -39,13 +39,8 @@ class RKO(AbstractParametrization):
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """The reshaped kernel, the longer side first."""
-        narrow, wide = sorted((self.in_channels * math.prod(self.kernel_size), self.out_channels))
-        return {"raw_matrix": (wide, narrow)}
+        return {"raw_matrix": reshaped_sides(self)}
 
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
-        basis = read_basis(self.raw_matrix)
-        wide = self.out_channels > self.in_channels * math.prod(self.kernel_size)
-        matrix = basis if wide else basis.mT
-        shape = (self.out_channels, self.in_channels, *self.kernel_size)
-        return matrix.reshape(shape) / math.sqrt(math.prod(self.folded_size))
+        return as_kernel(self, read_basis(self.raw_matrix)) / overlap(self)

@@ -29,15 +29,21 @@ class Position:
 
 
 def save_checkpoint(
-    run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, position: Position
+    run: Run,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    *,
+    finished: nn.Module,
 ) -> None:
     """Writes the state to resume from, then the model for everybody else.
 
     Args:
         run: whose folder.
-        model: the model.
+        model: the model in training.
         optimiser: its optimiser.
         position: how far it has come.
+        finished: the model for everybody else, :func:`taut.projected`.
     """
     weights = model.state_dict()
     moments = {
@@ -52,7 +58,7 @@ def save_checkpoint(
     tensors |= moments | random | {_LOSS: position.loss_sum}
     metadata = {"step": str(position.step), "seconds": repr(position.seconds)}
     save_tensors(run.path / STATE, tensors, metadata)
-    save_tensors(run.path / MODEL, weights, {"step": str(position.step)})
+    save_tensors(run.path / MODEL, finished.state_dict(), {"step": str(position.step)})
 
 
 def load_checkpoint(

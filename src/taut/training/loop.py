@@ -14,12 +14,12 @@ from types import FrameType
 from typing import Any, Literal, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from taut.certification import Certification, certify
 from taut.data import Dataset, batches, load
 from taut.models import build
-from taut.parametrizations import retract_
+from taut.parametrizations import projected, retract_, update_
 from taut.training.checkpoint import load_checkpoint, save_checkpoint
 from taut.training.recipe import Recipe
 from taut.training.run import RECIPE, Run, prepare, write_history
@@ -184,7 +184,7 @@ class _Trainer:
                 tell(self._progress())
             late = time.monotonic() - self.saved > _SECONDS_BETWEEN_CHECKPOINTS
             if late or interrupted.is_set():
-                self._save()
+                self._save(self._finished())
             if interrupted.is_set():
                 return
         self._finish_epoch()
@@ -202,9 +202,10 @@ class _Trainer:
         self.position.loss_sum += loss.detach().double() * len(labels)
         self.position.step += 1
         every = self.recipe.retract_every
-        if every and self.position.step % every == 0:
-            with self._finite_raw_tensors():
+        with self._finite_raw_tensors():
+            if every and self.position.step % every == 0:
                 retract_(self.plain_model)
+            update_(self.plain_model, self.position.step)
 
     def _logits(self, images: Tensor) -> Tensor:
         with self._finite_raw_tensors():
@@ -229,13 +230,11 @@ class _Trainer:
 
     def _finish_epoch(self) -> None:
         mean_loss = self._progress().loss
-        self._require_finite_weights()
-        self.plain_model.eval()
+        finished = self._finished()
         test = self.data.test
         self.evaluation = certify(
-            self.plain_model, test.float_images(), test.labels, self.recipe.eps, arithmetic="real"
+            finished, test.float_images(), test.labels, self.recipe.eps, arithmetic="real"
         )
-        self.plain_model.train()
         self._tick()
         certified = self.evaluation.certified_accuracy
         self.rows.append(
@@ -252,7 +251,12 @@ class _Trainer:
         )
         # Rows first: a checkpoint never speaks of an epoch whose row could be missing.
         write_history(self.run, self.rows)
-        self._save()
+        self._save(finished)
+
+    def _finished(self) -> nn.Module:
+        """The model as others are to have it."""
+        self._require_finite_weights()
+        return projected(self.plain_model).eval()
 
     def _progress(self) -> Progress:
         epoch, done = divmod(self.position.step - 1, self.steps_per_epoch)
@@ -273,11 +277,12 @@ class _Trainer:
             f"Try a smaller learning rate than {self.recipe.lr}."
         )
 
-    def _save(self) -> None:
+    def _save(self, finished: nn.Module) -> None:
         self._progress()  # refuses a loss that is not finite
         self._require_finite_weights()
         self._tick()
-        save_checkpoint(self.run, self.plain_model, self.plain_optimiser, self.position)
+        optimiser, position = self.plain_optimiser, self.position
+        save_checkpoint(self.run, self.plain_model, optimiser, position, finished=finished)
         self.saved = time.monotonic()
 
     def _tick(self) -> None:
