@@ -143,7 +143,7 @@ COMMANDS = {
     "train": Command("Train a recipe into a run folder, or go on with a stopped run.", _train),
     "certify": Command("Prove the accuracy of a run within l2 distances.", _certify),
     "attack": Command("Look for adversarial examples of a run.", _attack),
-    "inspect": Command("Show the spectrum of every layer of a run.", _inspect),
+    "inspect": Command("Show spectrum and gradient at every layer of a model.", _inspect),
     "report": Command("Write one HTML page about a run.", _report),
     "demo": Command("Train, certify, attack and report on embedded images.", _demo),
     "bench": Command("Measure what layers and nets cost, beside other libraries.", _bench),

@@ -107,8 +107,8 @@ def gradient_chart(layers: Sequence[LayerInspection]) -> Markup:
     """Norm of the margin's gradient at the input of each layer, the output's being 1.
 
     Example:
-        >>> layer = LayerInspection("0", "Linear", (2,), None, 1.0)
-        >>> "layer" in gradient_chart([layer])
+        >>> from taut.report.inspection import inspect_layers
+        >>> "layer" in gradient_chart(inspect_layers(taut.nn.Linear(2, 2), torch.ones(1, 2)))
         True
     """
     places = list(range(len(layers)))
@@ -117,9 +117,9 @@ def gradient_chart(layers: Sequence[LayerInspection]) -> Markup:
         figure, axes = canvas("layer, input to output", "gradient norm", height=2.6)
         axes.axhline(1, color=MUTED, linewidth=0.8, linestyle=(0, (3, 3)))
         axes.plot(places, values, color=CERTIFIED, marker="o", ms=4)
-        axes.set_xticks(places, [layer.name for layer in layers], rotation=35, ha="right")
+        axes.set_xticks(places, [layer.gradient.label for layer in layers], rotation=35, ha="right")
         axes.set_ylim(0, max(1.1, 1.1 * max(values)))
-    text = ", ".join(f"{layer.name}: {layer.gradient_norm:.2f}" for layer in layers)
+    text = ", ".join(f"{layer.gradient.label}: {layer.gradient_norm:.2f}" for layer in layers)
     return inline(figure, f"Gradient norm at the input of each layer: {text}.", "gradient")
 
 

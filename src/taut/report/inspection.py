@@ -1,19 +1,22 @@
 """What each layer does to lengths: singular values forwards, gradient norms backwards."""
 
-import copy
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import final
 
 import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from taut.certification import logit_margin
 from taut.lipschitz import singular_values
 from taut.parametrizations import cached
+from taut.report._trace import Place, traced
+from taut.report.attenuation import (
+    MOST_OUTPUTS,
+    LayerGradient,
+    layer_gradients,
+    trace_singular_values,
+)
 
 BARS = 24
 """Bins of a spectrum's histogram, from 0 to `SPAN`."""
@@ -26,51 +29,89 @@ class LayerInspection:
     """One layer of a model, in the order of its forward pass.
 
     Attributes:
-        name: of the module in the model.
-        type: of the module.
-        input_shape: without the batch.
+        gradient: at the layer's input, with the name and the type of the layer.
         spectrum: all singular values of the layer as a linear map on that shape, descending; None
             for a layer that is not linear or too large for its exact spectrum.
-        gradient_norm: norm of the margin's gradient at the layer's input over its norm at the
-            model's output, mean over the images: 1 where no layer above attenuates.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        >>> inspect_layers(model, torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1]))[1].type
+        >>> inspect_layers(model, torch.full((3, 1, 2, 2), 0.5))[1].type
         'Linear'
     """
 
-    name: str
-    type: str
-    input_shape: tuple[int, ...]
+    gradient: LayerGradient
     spectrum: Float64[Tensor, " s"] | None
-    gradient_norm: float
+
+    @property
+    def name(self) -> str:
+        """Of the module in the model."""
+        return self.gradient.name
+
+    @property
+    def type(self) -> str:
+        """Of the module."""
+        return self.gradient.type
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of what enters, without the batch."""
+        return self.gradient.input_shape
+
+    @property
+    def gradient_norm(self) -> float:
+        """Norm of the margin's gradient at the layer's input over its norm at the output."""
+        return self.gradient.margin
 
     def histogram(self) -> list[int]:
         """Count of singular values in `BARS` equal bins from 0 to `SPAN`; the last takes the rest.
 
         Example:
-            >>> LayerInspection("0", "Linear", (2,), torch.ones(2).double(), 1.0).histogram()[20]
+            >>> layers = inspect_layers(taut.nn.Linear(2, 2), torch.ones(1, 2))
+            >>> layers[0].histogram()[20]
             2
         """
-        if self.spectrum is None:
-            return []
-        # The bin edges lie at multiples of 0.05: half of 1e-6 keeps a rounded 1 in the bin above 1.
-        bins = ((self.spectrum + 5e-7) / SPAN * BARS).long().clamp(0, BARS - 1)
-        return torch.bincount(bins.cpu(), minlength=BARS).tolist()
+        return [] if self.spectrum is None else histogram(self.spectrum)
+
+
+@final
+@dataclass(frozen=True)
+class Inspection:
+    """A model, looked at with a batch.
+
+    Attributes:
+        layers: in the order of the forward pass.
+        jacobian: singular values of the Jacobian from each image to the output; None for a model
+            with too many outputs.
+    """
+
+    layers: tuple[LayerInspection, ...]
+    jacobian: Float64[Tensor, "b s"] | None
+
+
+def histogram(values: Float64[Tensor, "..."]) -> list[int]:
+    """Count of values in `BARS` equal bins from 0 to `SPAN`; the last takes the rest.
+
+    Example:
+        >>> histogram(torch.ones(3).double())[20]
+        3
+    """
+    # The bin edges lie at multiples of 0.05: half of 1e-6 keeps a rounded 1 in the bin above 1.
+    bins = ((values.flatten() + 5e-7) / SPAN * BARS).clamp(0, BARS - 1).long()
+    return torch.bincount(bins.cpu(), minlength=BARS).tolist()
 
 
 def inspect_layers(
-    model: nn.Module, images: Float[Tensor, "b *shape"], labels: Int[Tensor, " b"]
+    model: nn.Module, images: Float[Tensor, "b *shape"], labels: Int[Tensor, " b"] | None = None
 ) -> tuple[LayerInspection, ...]:
     """Run one batch forwards and backwards and look at each layer that it passes.
 
-    A layer is a module that calls no other module. The model itself is not touched.
-
     Args:
-        model: maps images to logits.
-        images: in [0, 1].
-        labels: true classes.
+        model: maps a batch of images to one tensor, each image by itself; not touched itself.
+        images: a batch, floating point.
+        labels: true classes; those that the model predicts if None.
+
+    Raises:
+        ValueError: as :func:`taut.report.attenuation`.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -78,96 +119,52 @@ def inspect_layers(
         >>> [layer.name for layer in inspect_layers(model, images, labels)]
         ['0', '1']
     """
-    frozen = copy.deepcopy(model).eval().requires_grad_(False)
-    with torch.enable_grad(), cached():
-        inputs, logits = _trace(frozen, images.detach().requires_grad_())
-        margin = logit_margin(logits, labels)
-        tensors = [tensor for _, _, tensor in inputs]
-        slopes = torch.autograd.grad(margin.sum(), [*tensors, logits])
-    norms = [slope.double().flatten(1).norm(dim=1) for slope in slopes]
+    with traced(model, images) as trace:
+        gradients, places = layer_gradients(trace, labels), trace.places
+        return _with_spectra(gradients, places)
+
+
+def inspect_model(
+    model: nn.Module, images: Float[Tensor, "b *shape"], labels: Int[Tensor, " b"] | None = None
+) -> Inspection:
+    """Look at each layer, and at the Jacobian of the whole model.
+
+    Args:
+        model: maps a batch of images to one tensor, each image by itself; not touched itself.
+        images: a batch, floating point.
+        labels: true classes; those that the model predicts if None.
+
+    Raises:
+        ValueError: as :func:`taut.report.attenuation`.
+
+    Example:
+        >>> found = inspect_model(taut.nn.Linear(3, 2), torch.ones(1, 3))
+        >>> len(found.layers), found.jacobian.shape
+        (1, torch.Size([1, 2]))
+    """
+    with traced(model, images) as trace:
+        gradients = layer_gradients(trace, labels)
+        few = trace.output.shape[1] <= MOST_OUTPUTS
+        jacobian = trace_singular_values(trace) if few else None
+        return Inspection(_with_spectra(gradients, trace.places), jacobian)
+
+
+def _with_spectra(
+    gradients: Sequence[LayerGradient], places: Sequence[Place]
+) -> tuple[LayerInspection, ...]:
     with torch.no_grad(), cached():
         return tuple(
-            LayerInspection(
-                name=name,
-                type=type(module).__name__,
-                input_shape=tuple(tensor.shape[1:]),
-                spectrum=_spectrum(module, tuple(tensor.shape[1:])),
-                gradient_norm=float((norm / norms[-1]).mean()),
-            )
-            for (name, module, tensor), norm in zip(inputs, norms[:-1], strict=True)
+            LayerInspection(gradient, _spectrum(place))
+            for gradient, place in zip(gradients, places, strict=True)
         )
 
 
-def save_inspection(path: str | os.PathLike[str], layers: Sequence[LayerInspection]) -> Path:
-    """Draw the spectrum of each layer and the gradient norm by depth as a picture.
-
-    Args:
-        path: of a file whose ending names the format.
-        layers: as inspected.
-
-    Returns:
-        The path.
-
-    Example:
-        >>> import tempfile
-        >>> layer = LayerInspection("0", "Linear", (2,), torch.ones(2).double(), 1.0)
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save_inspection(Path(folder, "a.png"), [layer]).name
-        'a.png'
-    """
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 0.4 * len(layers) + 1.6), layout="constrained", dpi=150)
-    left, right = figure.subplots(1, 2, sharey=True)
-    for place, layer in enumerate(layers):
-        counts = layer.histogram()
-        for i, count in enumerate(counts):
-            edges = (i * SPAN / BARS, SPAN / BARS)
-            height = 0.8 * count / max(counts)
-            left.broken_barh([edges], (place + 0.4 - height, height), color="#0b6e63")
-    gradients = [layer.gradient_norm for layer in layers]
-    right.plot(gradients, range(len(layers)), "o-", color="#b4470f")
-    right.set_xlim(0, max(1.1, 1.1 * max(gradients)))
-    left.set_xlim(0, SPAN)
-    left.set_yticks(range(len(layers)), [f"{layer.name} ({layer.type})" for layer in layers])
-    left.invert_yaxis()
-    left.set_xlabel("singular values (count, relative to the layer's fullest bin)")
-    right.set_xlabel("gradient norm at the layer's input, relative to the output")
-    for axes in (left, right):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.axvline(1, color="#9a958c", linewidth=0.8, linestyle="--", zorder=0)
-    figure.savefig(path)
-    return Path(path)
-
-
-def _trace(model: nn.Module, images: Tensor) -> tuple[list[tuple[str, nn.Module, Tensor]], Tensor]:
-    """Name, module and input of each layer in the order of the forward pass, and the logits."""
-    calls: list[tuple[str, nn.Module, Tensor]] = []
-    open_calls: list[int] = []
-    handles = []
-    for name, module in model.named_modules():
-
-        def enter(module: nn.Module, args: tuple[Tensor, ...], name: str = name) -> None:
-            open_calls.append(len(calls))
-            calls.append((name, module, args[0]))
-
-        def leave(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            start = open_calls.pop()
-            if len(calls) > start + 1:  # it called others: they are the layers
-                del calls[start]
-
-        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
-    logits = model(images)
-    for handle in handles:
-        handle.remove()
-    return calls, logits
-
-
-def _spectrum(module: nn.Module, input_shape: tuple[int, ...]) -> Tensor | None:
+def _spectrum(place: Place) -> Tensor | None:
     """Singular values of a linear layer, None for any other or one too large."""
-    if not any(True for _ in module.parameters()):
+    parameters = any(True for _ in place.module.parameters())
+    if not (parameters and place.leaf and len(place.edges) == 1):
         return None
     try:
-        return singular_values(module, input_shape).cpu()
+        return singular_values(place.module, place.shape).cpu()
     except (NotImplementedError, ValueError):
         return None

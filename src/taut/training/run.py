@@ -104,6 +104,16 @@ class Run:
             ) from None
         return model.to(device).eval()
 
+    def initial_model(self, device: torch.device | str = "cpu") -> nn.Sequential:
+        """The model that training started from, rebuilt from the seed, in eval mode.
+
+        Args:
+            device: where to put it.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.recipe.seed)
+            return build(self.recipe.model).to(device).eval()
+
     def dataset(self) -> Dataset:
         """The data set it was trained on, from the same place."""
         return load(self.recipe.dataset, self.data_dir, holdout=self.recipe.holdout)
