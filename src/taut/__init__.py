@@ -1,6 +1,6 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, deploy, losses, models, nn
+from taut import data, deploy, losses, models, nn, theory
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, verify
 from taut.deploy import freeze
@@ -46,6 +46,7 @@ __all__ = [
     "projected",
     "retract_",
     "singular_values",
+    "theory",
     "update_",
     "verify",
 ]

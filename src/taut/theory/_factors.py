@@ -1,0 +1,233 @@
+"""Orthogonal kernels as products of two-tap steps: built, taken apart, doubled."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from taut.linalg.block import grow
+from taut.theory._kernels import orthogonal_taps
+
+# A kernel may miss the product of its factors by so much of its defect from orthogonality, and at
+# most by so much: kernels that are no product miss it by more.
+_AMPLIFICATION, _LARGEST_MISS = 1e3, 1e-3
+# The parts of an orthogonal matrix are meant to be orthonormal to the precision of their dtype.
+_LOOSE = 1e-4
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Factorisation:
+    r"""An orthogonal kernel as a product, :math:`K = H * [P_1, I-P_1] * [P_2, I-P_2] * \dots`.
+
+    Block convolution is written `*`: the symbol is
+    :math:`W(z) = H \prod_i (P_i + (I - P_i) z_{a_i})`, step i being along the axis :math:`a_i`.
+    The steps have the order of :class:`taut.BCOP`, where the axes take turns; but none is turned
+    round: where BCOP has a step :math:`[I-P, P]`, the complement of P stands here. Ranks are free.
+
+    Attributes:
+        matrix: H, orthogonal.
+        frames: orthogonal matrices; :math:`P_i` projects on the first `ranks[i]` columns.
+        ranks: of the projectors, each in 0, ..., c.
+        kernel_size: taps per axis; each axis has one step less.
+
+    Example:
+        >>> eye = torch.eye(2)
+        >>> Factorisation(eye, eye[None], (1,), (2,)).kernel().tolist()
+        [[[1.0, 0.0], [0.0, 0.0]], [[0.0, 0.0], [0.0, 1.0]]]
+    """
+
+    matrix: Float[Tensor, "c c"]
+    frames: Float[Tensor, "steps c c"]
+    ranks: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        steps, channels = len(step_order(self.kernel_size)), len(self.matrix)
+        if not len(self.ranks) == len(self.frames) == steps:
+            raise ValueError(
+                f"`frames` and `ranks` must be {steps} each for kernel_size={self.kernel_size}; "
+                f"got {len(self.frames)} and {len(self.ranks)}."
+            )
+        if any(not 0 <= rank <= channels for rank in self.ranks):
+            raise ValueError(f"`ranks` must be in 0, ..., {channels}; got {self.ranks}.")
+        for name, stack in (("matrix", self.matrix[None]), ("frames", self.frames)):
+            defect = stack @ stack.mT - torch.eye(channels).to(stack)
+            largest = defect.abs().max().item() if defect.numel() else 0.0
+            if not largest <= _LOOSE:
+                raise ValueError(f"`{name}` must be orthogonal; got a defect of {largest:.3g}.")
+
+    @property
+    def projectors(self) -> Float[Tensor, "steps c c"]:
+        """The projectors, multiplied out."""
+        pairs = zip(self.frames, self.ranks, strict=True)
+        products = [frame[:, :rank] @ frame[:, :rank].mT for frame, rank in pairs]
+        return torch.stack(products) if products else self.frames
+
+    def kernel(self) -> Float[Tensor, "c c ..."]:
+        """The kernel, `(c, c, *kernel_size)`."""
+        axes = len(self.kernel_size)
+        taps = self.matrix.reshape(*(1,) * axes, *self.matrix.shape)
+        steps = step_order(self.kernel_size)
+        for (_, axis), frame, rank in zip(steps, self.frames, self.ranks, strict=True):
+            taps = grow(taps, frame[:, :rank], axis)
+        return taps.permute(axes, axes + 1, *range(axes))
+
+    def raw_tensors(self) -> dict[str, Tensor]:
+        """Raw tensors, to be loaded into `taut.BCOP(c, c, kernel_size)`, with the same kernel.
+
+        Raises:
+            ValueError: if the ranks are not those of BCOP: half of the channels.
+        """
+        channels, bases = len(self.matrix), []
+        steps = step_order(self.kernel_size)
+        for (turn, axis), frame, rank in zip(steps, self.frames, self.ranks, strict=True):
+            if rank != bcop_rank(channels, turn):
+                raise ValueError(
+                    "`ranks` must be half of the channels for BCOP, "
+                    f"{bcop_rank(channels, turn)} of {channels} in step {turn} of axis {axis}; got "
+                    f"{rank}: embed it into twice the channels (taut.theory.embed)."
+                )
+            bases.append(frame[:, rank:] if turn % 2 else frame[:, :rank])
+        projectors = {"raw_projectors": torch.stack(bases)} if bases else {}
+        return {"raw_matrix": self.matrix.mT.contiguous(), **projectors}
+
+
+def step_order(kernel_size: tuple[int, ...]) -> list[tuple[int, int]]:
+    """The pairs (how many steps that axis has had, axis) in the order of :class:`taut.BCOP`.
+
+    Example:
+        >>> step_order((3, 2))
+        [(0, 0), (0, 1), (1, 0)]
+    """
+    return sorted((turn, axis) for axis, k in enumerate(kernel_size) for turn in range(k - 1))
+
+
+def bcop_rank(channels: int, turn: int) -> int:
+    """The rank that BCOP's step has here, where none is turned round.
+
+    Example:
+        >>> bcop_rank(3, 0), bcop_rank(3, 1)
+        (1, 2)
+    """
+    return channels - channels // 2 if turn % 2 else channels // 2
+
+
+def factorise(kernel: Tensor) -> Factorisation:
+    r"""Take an orthogonal kernel apart: the matrix H and the projectors of its steps.
+
+    The last step is taken off first. In :math:`W(z) = V(z) (P + (I - P) z)` the first tap of W has
+    no part outside P and the last none inside; so P spans at least the positive, and at most the
+    nonnegative eigenvectors of :math:`|K_0| - |K_{k-1}|`, with :math:`|A| = (A^\top A)^{1/2}` of
+    all taps at that end, below each other. Moduli, not squares, so that directions of nearly no
+    weight are told apart to full precision. Where the taps leave a direction free, P takes it if
+    that brings its rank nearer to BCOP's half.
+
+    Guarantee: the product is the kernel, to rounding, or it is refused. In one axis every
+        orthogonal kernel has such a factorisation, and each step has a solution; what rounding did
+        may grow with every step, so that one with many taps can be refused for that. The
+        factorisation is the only one where the taps leave no direction free, as for almost all
+        kernels of BCOP, in any number of axes: those give back their H and projectors. In more axes
+        there are orthogonal kernels that are no such product; they are refused, and so may be
+        products of other ranks, where a free direction was not guessed.
+    Cost: two SVDs and an eigendecomposition of c channels for each step; in float64.
+
+    Args:
+        kernel: `(c, c, *kernel_size)`, orthogonal to 0.01.
+
+    Returns:
+        The factors, in the dtype of the kernel.
+
+    Raises:
+        ValueError: if the kernel is not square, not finite, not orthogonal, or not the product.
+
+    Reference:
+        Kautsky, Turcajova (1994), *A matrix approach to discrete wavelets*, for the factors of
+        kernels of one axis; Li et al. (2019), appendix, arXiv:1911.00937. Finding projectors by
+        moduli is ours.
+
+    Example:
+        >>> kernel = taut.BCOP(4, 4, (3, 3), dtype=torch.float64).weight()
+        >>> torch.allclose(factorise(kernel).kernel(), kernel)
+        True
+    """
+    taps, defect = orthogonal_taps(kernel)
+    size, channels = tuple(taps.shape[2:]), len(taps)
+    grid = taps.movedim((0, 1), (-2, -1))
+    frames, ranks = [], []
+    for turn, axis in reversed(step_order(size)):
+        frame, rank = _last_projector(grid, axis, bcop_rank(channels, turn), defect)
+        grid = _without_step(grid, axis, frame[:, :rank])
+        frames, ranks = [frame, *frames], [rank, *ranks]
+    left, _, right = torch.linalg.svd(grid.reshape(channels, channels))
+    stack = torch.stack(frames) if frames else taps.new_zeros(0, channels, channels)
+    found = Factorisation(left @ right, stack, tuple(ranks), size)
+    missed = torch.linalg.vector_norm(found.kernel() - taps).item()
+    if not missed <= min(_AMPLIFICATION * defect, _LARGEST_MISS):
+        raise ValueError(
+            "`kernel` must be a product of two-tap steps in the order of taut.BCOP; the product "
+            f"that was found is {missed:.3g} off. In more than one axis there are orthogonal "
+            "kernels that are none, or whose taps do not determine one."
+        )
+    return Factorisation(found.matrix.to(kernel), stack.to(kernel), found.ranks, size)
+
+
+def _last_projector(grid: Tensor, axis: int, wanted: int, defect: float) -> tuple[Tensor, int]:
+    """Frame and rank of the projector of the last step along an axis."""
+    channels = grid.shape[-1]
+    first, last = (_modulus(grid.select(axis, end).reshape(-1, channels)) for end in (0, -1))
+    values, vectors = torch.linalg.eigh(last - first)
+    # Signs below the precision of the kernel mean nothing.
+    inside, outside = int((values < -defect).sum()), int((values > defect).sum())
+    return vectors, max(inside, min(wanted, channels - outside))
+
+
+def _modulus(a: Tensor) -> Tensor:
+    _, values, rows = torch.linalg.svd(a, full_matrices=False)
+    return rows.mT @ (values[:, None] * rows)
+
+
+def _without_step(grid: Tensor, axis: int, basis: Tensor) -> Tensor:
+    """The kernel before its last step: the taps :math:`K_j P + K_{j+1} (I - P)`."""
+    shorter = grid.shape[axis] - 1
+    here, after = grid.narrow(axis, 0, shorter), grid.narrow(axis, 1, shorter)
+    return after + (here - after) @ basis @ basis.mT
+
+
+def embed(factors: Factorisation) -> Factorisation:
+    r"""The same convolution within twice the channels, all projectors of half rank.
+
+    :math:`H' = H \oplus H` and :math:`P_i' = P_i \oplus (I - P_i)`, of rank c whatever the ranks:
+    beside the kernel sits its mirror image, which makes up for its shifts. So the first c output
+    channels of K' are K of the first c input channels, :math:`K'(x)_{:c} = K(x_{:c})`; and every K'
+    lies in one component: sign +1, windings (k - 1) c, the middle one of 2 c channels.
+
+    Guarantee: exact; to rounding as stored.
+
+    Args:
+        factors: of any ranks, any number of axes.
+
+    Returns:
+        The factors of K'; its :meth:`Factorisation.raw_tensors` are those of a BCOP layer.
+
+    Reference:
+        Li et al. (2019), theorem 2; arXiv:1911.00937.
+
+    Example:
+        >>> shift = taut.theory.representative(taut.theory.Component(-1, (4,)), 2, (3,))
+        >>> double = embed(factorise(shift))
+        >>> layer = taut.BCOP(4, 4, (3,), dtype=torch.float64)
+        >>> layer.load_state_dict(double.raw_tensors())
+        <All keys matched successfully>
+        >>> torch.allclose(layer.weight()[:2], torch.cat([shift, 0 * shift], 1))
+        True
+    """
+    c = len(factors.matrix)
+    frames = factors.frames.new_zeros(len(factors.frames), 2 * c, 2 * c)
+    for wide, frame, rank in zip(frames, factors.frames, factors.ranks, strict=True):
+        wide[:c, :rank], wide[c:, rank:c] = frame[:, :rank], frame[:, rank:]
+        wide[:c, c : 2 * c - rank], wide[c:, 2 * c - rank :] = frame[:, rank:], frame[:, :rank]
+    matrix = torch.block_diag(factors.matrix, factors.matrix)
+    return Factorisation(matrix, frames, (c,) * len(frames), factors.kernel_size)
