@@ -27,6 +27,8 @@ from benchmarks.environment import ROOT, environment
 from taut.files import write_atomically
 from taut.models import ModelConfig
 from taut.models.config import Architecture
+from taut.reproduce.table1 import TABLE1
+from taut.reproduce.table2 import TABLE2
 from taut.training import OffsetCrossEntropyLoss, Recipe, Run, TrainingDiverged, train
 from taut.training.run import finished, prepare
 
@@ -37,23 +39,23 @@ RECORDS = ROOT / "records"
 
 
 class Published(NamedTuple):
-    """What others reached on MNIST at 1.58 in l2, in percent; None where it is not given."""
+    """What was reached on MNIST at 1.58 in l2, in percent; clean is None if it is not given."""
 
     name: str
     clean: float | None
     certified: float
 
 
-# Tables 1 and 2 of arXiv:1911.00937, but for the last two.
-PUBLISHED = (
-    Published("BCOP Small", 97.54, 45.84),
-    Published("BCOP Large", 98.77, 56.66),
-    Published("RKO Large", 98.44, 55.18),
-    Published("FC-3", 98.71, 54.46),
-    Published("KW Large", 88.12, 44.53),
-    Published("CRM 4C3F", 96.27, 63.37),  # the authors' code, o4lc/CRM-LipLT
-    Published("GloRo 4C3F, clean not given", None, 62.8),  # the authors' code, klasleino/gloro
-)
+def published() -> list[Published]:
+    """The paper's systems by tables 1 and 2, and the best published ones we know of."""
+    rows = {(row.dataset, row.system): row for row in (*TABLE1.rows, *TABLE2.rows)}
+    names = ("BCOP Small", "BCOP Large", "RKO Large", "FC-3")
+    found = [(name, rows["mnist", name].published) for name in names]
+    return [
+        *(Published(name, clean.mean, certified.mean) for name, (clean, certified) in found),
+        Published("CRM 4C3F (o4lc/CRM-LipLT)", 96.27, 63.37),
+        Published("GloRo 4C3F (klasleino/gloro), clean accuracy not given", None, 62.8),
+    ]
 
 
 def main() -> None:
@@ -176,7 +178,7 @@ def draw(path: Path, records: Sequence[dict]) -> None:
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         raise SystemExit(f"No record front-*.json in {RECORDS}.")
-    figure = Figure(figsize=(7.2 * len(panels), 5.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(7.5 * len(panels), 6.5), layout="constrained", dpi=150)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (dataset, eps, found) in zip(all_axes, panels, strict=True):
         if dataset == "mnist":
@@ -191,7 +193,8 @@ def draw(path: Path, records: Sequence[dict]) -> None:
         axes.grid(True, color="#e4e0d8", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, loc="lower left")
+        axes.margins(x=0.06, y=0.08)
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.12))
     figure.savefig(path)
     print("Wrote", path)
 
@@ -209,25 +212,27 @@ def _draw_sweep(axes: Any, record: dict, epochs: int, eps: str, colour: str) -> 
     front = upper_hull(values)
     name = f"taut {record['architecture'].capitalize()}, {epochs} epochs (offset, temperature)"
     axes.plot(*zip(*front, strict=True), color=colour, marker="o", markersize=5, label=name)
+    labelled = ""
     for x, y in front:
-        axes.annotate(
-            values[x, y], (x, y), (5, 4), textcoords="offset points", fontsize=7, color=colour
-        )
+        offset = values[x, y].split(",")[0]
+        if offset != labelled:  # neighbours of one offset would cover each other's
+            axes.annotate(
+                values[x, y], (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour
+            )
+        labelled = offset
 
 
 def _draw_published(axes: Any) -> None:
-    ink = "#5f5a52"
-    for name, clean, certified in PUBLISHED:
+    style = {"color": "#5f5a52", "fontsize": 8}
+    for name, clean, certified in published():
         if clean is None:
-            axes.axhline(certified, color=ink, linewidth=1, linestyle=":")
-            where = (0.005, certified), axes.get_yaxis_transform()
-        else:
-            axes.plot([clean], [certified], color=ink, marker="D", markersize=5, linestyle="")
-            where = (clean, certified), "data"
-        axes.annotate(
-            name, where[0], (5, -11), xycoords=where[1], textcoords="offset points", fontsize=8,
-            color=ink,
-        )  # fmt: skip
+            axes.axhline(certified, color=style["color"], linewidth=1, linestyle=":")
+            below = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
+            axes.annotate(name, (0.01, certified), (0, -10), **below, **style)
+            continue
+        axes.plot([clean], [certified], color=style["color"], marker="D", markersize=5)
+        beside = {"textcoords": "offset points", "ha": "right", "va": "center"}
+        axes.annotate(name, (clean, certified), (-7, 0), **beside, **style)
 
 
 def _arguments() -> argparse.Namespace:
