@@ -15,6 +15,9 @@ from taut.parametrizations._reshaped import (
     torus_of,
 )
 
+# A direction that has come to one frequency may stay there for good: all positions alike give all
+# positions alike, to the last bit. So much of a fixed vector of all frequencies is mixed in.
+_NUDGE = 1e-3
 _CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
@@ -103,7 +106,7 @@ class OSSN(AbstractParametrization):
         tiny = torch.finfo(kernel.dtype).tiny
         kernel = folded(self, kernel / kernel.abs().amax().clamp(min=tiny))
         taps, adjoint = kernel.shape[2:], _adjoint(kernel)
-        v = self.direction
+        v = _unit(self.direction + _NUDGE * _unit(_chirp(self.direction)))
         for _ in range(self.iterations):
             u = _unit(_correlated(_wrapped_after(v, taps), kernel))
             v = _unit(_correlated(_wrapped_before(u, taps), adjoint), otherwise=v)
@@ -134,6 +137,12 @@ def _wrapped_before(x: Tensor, taps: tuple[int, ...]) -> Tensor:
     for axis, k in enumerate(taps, 2):
         x = torch.cat((x.narrow(axis, x.shape[axis] - k + 1, k - 1), x), axis)
     return x
+
+
+def _chirp(like: Tensor) -> Tensor:
+    """A fixed vector that has a part in every frequency and channel."""
+    places = torch.arange(like.numel(), dtype=torch.float64, device=like.device)
+    return places.square().cos().reshape(like.shape).to(like.dtype)
 
 
 def _unit(x: Tensor, otherwise: Tensor | None = None) -> Tensor:
