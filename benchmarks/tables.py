@@ -72,6 +72,22 @@ def retraction() -> str:
     return "\n".join(rows) + "\n"
 
 
+def reproduced() -> str:
+    parts = []
+    for path in sorted((ROOT / "records" / "tables").glob("*.json")):
+        record = json.loads(path.read_text())
+        about = f"`{record['table']}`, {record['title'].lower()}; `records/tables/{path.name}`:"
+        rows = ["| system | data | measure | ours | published | difference |", "|" + "---|" * 6]
+        for line in record["lines"]:
+            ours = "quoted" if line["quoted"] else spread(line)
+            gaps = (line["published"], line["difference"])
+            values = ("–" if gap is None else f"{gap:.2f}" for gap in gaps)
+            cells = line["system"], line["data"], line["measure"], ours, *values
+            rows.append(f"| {' | '.join(cells)} |")
+        parts.append("\n".join([about, "", *rows]) + "\n")
+    return "\n".join(parts) or "None is recorded yet.\n"
+
+
 def spread(value: dict) -> str:
     deviation = "" if value["std"] is None else f" ± {value['std']:.2f}"
     return f"{value['mean']:.2f}{deviation}"
@@ -86,6 +102,7 @@ def method_table() -> str:
 
 PAGES = {
     ROOT / "README.md": {"results": results, "methods": method_table},
+    ROOT / "docs" / "reproduce.md": {"reproduced": reproduced},
     ROOT / "docs" / "speed.md": SPEED_TABLES,
     ROOT / "docs" / "weights.md": {"retraction": retraction},
 }

@@ -370,3 +370,22 @@ def test_damaged_files_are_named(refused, out, tmp_path):
     (copy / RUNS[1] / "measured.json").write_text("[1]")
     line = refused(*QUICK[1:], "--out", copy)
     assert "measured.json is damaged" in line
+
+
+def test_a_record_says_what_the_page_says(out, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
+    from benchmarks import reproduced, tables
+
+    only = ["small", "rko", "bcop"]
+    plan = make_plan(TABLES["table1"], SETTINGS["quick"], out, only=only)
+    before = states(out)
+    found = json.loads(json.dumps(reproduced.record(reproduced.done(plan))))
+    assert states(out) == before
+    assert [run["recipe"]["model"]["parametrization"] for run in found["runs"]] == ["RKO", "BCOP"]
+    (tmp_path / "records" / "tables").mkdir(parents=True)
+    (tmp_path / "records" / "tables" / "one.json").write_text(json.dumps(found))
+    monkeypatch.setattr(tables, "ROOT", tmp_path)
+    shown = tables.reproduced()
+    for line in compare(plan).lines:
+        system, measure, *values = cells(line)
+        assert f"| {system} | {line.dataset} | {measure} | {' | '.join(values)} |" in shown

@@ -85,14 +85,14 @@ def reproduce(
     try:
         for number, trial in enumerate(left, 1):
             _say(f"run {number} of {len(left)}: {trial.folder}")
-            _complete(trial, device)
+            complete(trial, device)
     except KeyboardInterrupt:
         _conclude(plan)
         raise KeyboardInterrupt("Stopped; the same command goes on from there.") from None
     _conclude(plan)
 
 
-def _complete(trial: Trial, device: Device) -> None:
+def complete(trial: Trial, device: Device) -> None:
     """Train what is missing of a run, and measure what is missing of it."""
     with show_training(trial.recipe.epochs) as on_progress:
         run = trained(trial, device=device, on_progress=on_progress)
