@@ -1,5 +1,7 @@
 """Factors of orthogonal kernels, paths between kernels, and twice the channels."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -148,7 +150,7 @@ def test_path_has_no_jump():
     ("here", "there"),
     [((1, (2,)), (1, (3,))), ((1, (4,)), (-1, (4,))), ((1, (1,)), (1, (3,)))],
 )
-def test_between_components_every_line_meets_a_singular_kernel(here, there):
+def test_kernels_of_different_components_are_as_far_apart_as_can_be(here, there):
     start, end = (representative(Component(*member), 2, (3,)) for member in (here, there))
     turn = random_orthogonal(2, 0)
     turn[0] *= torch.linalg.det(turn).sign()
@@ -156,12 +158,14 @@ def test_between_components_every_line_meets_a_singular_kernel(here, there):
     with pytest.raises(ValueError, match="No path of orthogonal kernels") as caught:
         connect(start, end)
     assert all(str(Component(*member)) in str(caught.value) for member in (here, there))
-    count = 400
-    times = torch.linspace(0, 1, count + 1, dtype=torch.float64)[:, None, None, None]
-    symbols = torch.fft.fft((1 - times) * start + times * end, n=count).movedim(-1, 1)
-    smallest = torch.linalg.svdvals(symbols).min().item()
-    # A singular value moves by at most 2 in time and by 2 (the degree) an angle.
-    assert smallest <= (2 * 0.5 + 2 * torch.pi) / count
+    grid = 2000
+    half, apart = (
+        torch.fft.fft(k, n=grid).movedim(-1, 0) for k in ((start + end) / 2, start - end)
+    )
+    # Half-way some input is mapped to 0: the two send it to opposite outputs, 2 apart. A singular
+    # value moves by at most the degree an angle.
+    assert torch.linalg.svdvals(half).min() <= 2 * torch.pi / grid
+    assert torch.linalg.svdvals(apart).max() >= 2 - 4 * torch.pi / grid
 
 
 @pytest.mark.parametrize(
@@ -231,3 +235,25 @@ def test_bad_arguments_are_refused_in_a_sentence():
     ]:
         with pytest.raises(ValueError, match=sentence):
             call()
+
+
+@pytest.mark.parametrize("winding", range(7))
+def test_free_directions_are_the_rank_of_the_derivative(winding, monkeypatch):
+    """What the left figure of docs/theory.md shows, for 3 channels and 3 taps."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parent.parent)
+    from benchmarks.theory_figures import free_directions
+
+    ranks = []
+    for first in range(max(0, winding - 3), min(3, winding) + 1):
+        old = random_factors(3, (3,), 1, ranks=(3 - first, 3 - winding + first))
+
+        def kernel(a, old=old):
+            turn = torch.linalg.matrix_exp(a - a.mT)
+            return Factorisation(
+                old.matrix @ turn[0], old.frames @ turn[1:], old.ranks, (3,)
+            ).kernel()
+
+        zero = torch.zeros(3, 3, 3, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(kernel, zero).reshape(27, 27)
+        ranks.append(int(torch.linalg.matrix_rank(jacobian, atol=1e-9)))
+    assert max(ranks) == free_directions(3, winding)
