@@ -115,6 +115,12 @@ def _report(arguments: list[str]) -> None:
     call(report, "report", arguments)
 
 
+def _export(arguments: list[str]) -> None:
+    from taut.cli.export import export
+
+    call(export, "export", arguments)
+
+
 def _demo(arguments: list[str]) -> None:
     from taut.cli.demo import demo
 
@@ -145,6 +151,7 @@ COMMANDS = {
     "attack": Command("Look for adversarial examples of a run.", _attack),
     "inspect": Command("Show spectrum and gradient at every layer of a model.", _inspect),
     "report": Command("Write one HTML page about a run.", _report),
+    "export": Command("Write the model of a run to a file that needs no taut.", _export),
     "demo": Command("Train, certify, attack and report on embedded images.", _demo),
     "bench": Command("Measure what layers and nets cost, beside other libraries.", _bench),
     "reproduce": Command("Do a table of the founding paper again, beside its values.", _reproduce),

@@ -7,12 +7,21 @@ from typing import Annotated
 
 import torch
 import tyro
+from torch import nn
 
-from taut.certification import Arithmetic, Certificate, Certification, as_rational, prove
+from taut.certification import (
+    Arithmetic,
+    Certificate,
+    Certification,
+    as_rational,
+    prove,
+    verify,
+)
 from taut.certification import certify as certify_model
 from taut.cli.model_file import load_model, parse_shape
 from taut.cli.shared import Device, Eps, Opened, check_eps, open_run, percent, show_table
 from taut.data import load
+from taut.deploy import load as load_exported
 from taut.training import choose_device
 
 _Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
@@ -50,14 +59,17 @@ def certify(
     """Print how many test images keep their correct answer within l2 distances.
 
     Writes certificate.json and certificate.safetensors, the weights it speaks of, into the run
-    folder. Of a model in a file it prints the proven Lipschitz constant, layer by layer.
+    folder. Of a model in a file it prints the proven Lipschitz constant, layer by layer. Of an
+    exported file it proves all anew, from that file alone, and the certificate beside it too.
 
     Example: taut certify runs/demo --eps 0.1 36/255
 
     Example: taut certify --model net.py:make --weights net.safetensors --input-shape 3,32,32
 
+    Example: taut certify runs/demo/onnx/model.onnx
+
     Args:
-        run: the run folder.
+        run: the run folder, or a file that `taut export` wrote.
         plain: a model in a file.
         arithmetic: what the radii hold for: the exported weights run in float64, the model in
             float32, or real numbers only.
@@ -65,9 +77,11 @@ def certify(
         device: auto takes a GPU if there is one.
     """
     if (run is None) == (plain.model is None):
-        raise ValueError("Give a run folder, or a model with --model FILE.py:FUNCTION.")
-    if run is None:
-        _certify_file(plain, arithmetic, eps, choose_device(device))
+        raise ValueError("Give a run folder or exported file, or --model FILE.py:FUNCTION.")
+    if run is None or run.is_file():
+        if run is not None and plain.weights is not None:
+            raise ValueError("An exported file has its own weights; leave out --weights.")
+        _certify_file(run, plain, arithmetic, eps, choose_device(device))
         return
     if plain != ModelFile():
         raise ValueError("A run folder has its own model and data; leave out the options of files.")
@@ -90,12 +104,16 @@ def save_certificate(
 
 
 def _certify_file(
-    plain: ModelFile, arithmetic: Arithmetic, eps: Sequence[str], device: torch.device
+    exported: Path | None,
+    plain: ModelFile,
+    arithmetic: Arithmetic,
+    eps: Sequence[str],
+    device: torch.device,
 ) -> None:
-    if plain.model is None or plain.input_shape is None:
-        raise ValueError("`--model` needs `--input-shape`, such as 3,32,32.")
-    shape = parse_shape(plain.input_shape)
-    model = load_model(plain.model, plain.weights).to(device)
+    model, shape = _read_model(exported, plain)
+    if exported is not None:
+        _verify_beside(exported, model)
+    model = model.to(device)
     if plain.data is None:
         if eps:
             raise ValueError("`--eps` needs `--data`, an npz file with test images.")
@@ -114,6 +132,23 @@ def _certify_file(
     if plain.output is not None:
         target, _ = found.save(plain.output)
         print(f"\nWrote {target}")
+
+
+def _read_model(exported: Path | None, plain: ModelFile) -> tuple[nn.Module, tuple[int, ...]]:
+    shape = None if plain.input_shape is None else parse_shape(plain.input_shape)
+    if exported is not None:
+        return load_exported(exported, shape)
+    if plain.model is None or shape is None:
+        raise ValueError("`--model` needs `--input-shape`, such as 3,32,32.")
+    return load_model(plain.model, plain.weights), shape
+
+
+def _verify_beside(exported: Path, model: nn.Module) -> None:
+    """Prove again what the certificate beside an exported file says of it."""
+    certificate = exported.with_name("certificate.json")
+    if certificate.is_file():
+        found = verify(certificate, model)
+        print(f"{certificate} holds for {exported.name}: bound {found.bound:.9g}.\n")
 
 
 def _show(title: str, found: Certification) -> None:

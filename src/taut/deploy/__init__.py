@@ -1,6 +1,7 @@
-"""Models on their way out: frozen to plain modules, their norms proved to be at most 1."""
+"""Models on their way out: frozen to plain modules, proved, and written to files."""
 
+from taut.deploy.export import Exported, export, load
 from taut.deploy.freeze import freeze
 from taut.deploy.shrink import shrink_
 
-__all__ = ["freeze", "shrink_"]
+__all__ = ["Exported", "export", "freeze", "load", "shrink_"]
