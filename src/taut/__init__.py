@@ -1,6 +1,6 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, deploy, losses, models, nn, theory
+from taut import data, deploy, losses, models, nn, theory, wasserstein
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, verify
 from taut.deploy import freeze
@@ -49,4 +49,5 @@ __all__ = [
     "theory",
     "update_",
     "verify",
+    "wasserstein",
 ]
