@@ -305,6 +305,24 @@ def test_spectra_are_of_leaves_alone():
         assert sum(layer.histogram()) == count
 
 
+def test_spectra_that_would_take_minutes_are_left_out():
+    """A dense operator of 4096 x 4096; on a torus the same size is quick."""
+    wrapped = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular")
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), wrapped, nn.Flatten(), nn.Linear(4096, 2))
+    layers = inspect_layers(net, torch.rand(1, 1, 64, 64))
+    counts = [None if layer.spectrum is None else len(layer.spectrum) for layer in layers]
+    assert counts == [None, 4096, None, 2]
+
+
+def test_models_that_cannot_be_copied_are_refused():
+    class Fixed(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("no\ncopies")
+
+    with pytest.raises(ValueError, match="copied and frozen; got no copies"):
+        attenuation(Fixed(2, 2), torch.ones(1, 2))
+
+
 def test_too_many_outputs_have_no_jacobian():
     net = nn.Linear(2, 1025)
     with pytest.raises(ValueError, match=r"at most 1024 outputs.*got 1025"):

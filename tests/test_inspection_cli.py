@@ -97,7 +97,7 @@ def test_a_run_is_shown_before_and_after(base, capsys):
     gradient = inspect_model(opened.model(), images, labels).layers[2].gradient
     assert now[-2:] == [f"{gradient.margin:.4f}", f"{gradient.random:.4f}"]
     assert "5 test images" in out
-    assert "3 singular values an image" in out
+    assert "Jacobian, 3 an image" in out
     assert (base / "rko" / "inspection.png").stat().st_size > 1000
 
 

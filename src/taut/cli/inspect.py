@@ -22,6 +22,7 @@ from taut.report import (
     save_attenuation,
     save_inspection,
 )
+from taut.report.attenuation import MOST_OUTPUTS
 from taut.report.inspection import histogram
 from taut.training import choose_device
 
@@ -152,11 +153,13 @@ def _show(title: str, found: Inspection, before: Sequence[LayerInspection] = ())
     show_table(f"{title}: singular values, gradient norm", names, rows)
     if not all(layer.gradient.whole for layer in found.layers):
         print("* in a branch: the norm of its share of the gradient")
-    if found.jacobian is not None:
+    if found.jacobian is None:
+        print(f"\nNo Jacobian: the model has more than {MOST_OUTPUTS} outputs.\n")
+    else:
         least, low, middle, high, most = map(_norm, five_numbers(found.jacobian))
         count = found.jacobian.shape[1]
         bars = text_histogram(histogram(found.jacobian))
-        print(f"\nJacobian, {count} singular values an image: |{bars}| 0 to 1.2")
+        print(f"\nSingular values of the Jacobian, {count} an image: |{bars}| 0 to 1.2")
         print(f"{least} to {most}, half of them in {low} to {high}, median {middle}\n")
 
 

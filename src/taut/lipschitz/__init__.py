@@ -35,7 +35,7 @@ from taut.lipschitz import _torch_rules as _torch_rules
 from taut.lipschitz._graph import lipschitz_bound, trace
 from taut.lipschitz._joins import Join, join_of
 from taut.lipschitz._pairwise import UP_SQRT2, pairwise_constants
-from taut.lipschitz._registry import register, register_linear, rule_of
+from taut.lipschitz._registry import operator_of, register, register_linear, rule_of
 from taut.lipschitz._result import LayerBound, LipschitzBound, UnprovenError
 from taut.lipschitz._rounding import (
     Affine,
@@ -64,6 +64,7 @@ __all__ = [
     "join_of",
     "lipschitz_bound",
     "norm_bound",
+    "operator_of",
     "pairwise_constants",
     "register",
     "register_linear",

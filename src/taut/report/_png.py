@@ -24,7 +24,7 @@ COLOURS = (
 )
 """One a curve, told apart in this order."""
 
-FLOOR = 1e-12
+FLOOR = 1e-20
 """What lies below on a logarithmic axis is drawn here."""
 
 
@@ -77,7 +77,7 @@ def shown(values: Sequence[float], *, log: bool) -> list[float]:
 
     Example:
         >>> shown([1.0, 0.0], log=True)
-        [1.0, 1e-12]
+        [1.0, 1e-20]
     """
     return [max(value, FLOOR) for value in values] if log else list(values)
 

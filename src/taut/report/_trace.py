@@ -96,7 +96,7 @@ def frozen_copy(model: nn.Module) -> nn.Module:
         return copy.deepcopy(model).eval().requires_grad_(False)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"`model` must allow a deep copy; got {reason}") from None
+        raise ValueError(f"`model` must let itself be copied and frozen; got {reason}.") from None
 
 
 @contextmanager

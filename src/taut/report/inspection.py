@@ -1,5 +1,6 @@
 """What each layer does to lengths: singular values forwards, gradient norms backwards."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
@@ -8,7 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
-from taut.lipschitz import singular_values
+from taut.linalg.spectrum import is_torus
+from taut.lipschitz import operator_of, singular_values
 from taut.parametrizations import cached
 from taut.report._trace import Place, traced
 from taut.report.attenuation import (
@@ -21,6 +23,9 @@ from taut.report.attenuation import (
 BARS = 24
 """Bins of a spectrum's histogram, from 0 to `SPAN`."""
 SPAN = 1.2
+MOST_WORK = 1 << 32
+"""Outputs times inputs times the smaller of both, up to which the spectrum of a layer is taken that
+is no convolution on a torus: seconds, where the exact spectrum of any layer may take minutes."""
 
 
 @final
@@ -165,6 +170,18 @@ def _spectrum(place: Place) -> Tensor | None:
     if not (parameters and place.leaf and len(place.edges) == 1):
         return None
     try:
+        if _cost(place) > MOST_WORK:
+            return None
         return singular_values(place.module, place.shape).cpu()
     except (NotImplementedError, ValueError):
         return None
+
+
+def _cost(place: Place) -> int:
+    """Outputs times inputs times the smaller of both, where a spectrum needs the dense operator."""
+    op = operator_of(place.module, place.shape)
+    if op is not None and op.input_size and is_torus(op):
+        return 0
+    inputs = math.prod(place.shape)
+    sides = (inputs, inputs) if op is None else op.shape
+    return math.prod(sides) * min(sides)

@@ -70,8 +70,8 @@ def _draw_spectra(
                 height = max(scale * count, 0.03)
                 span = [((i - 0.5) * _BIN, _BIN)]
                 axes.broken_barh(span, (place + 0.4 - height, height), fc=face, ec=edge)
-        ends = f"{float(values.min()):.4f} to {float(values.max()):.4f}"
-        axes.text(0.01, place + 0.2, ends, fontsize=7, color=MUTED, va="center")
+        ends = f"{float(values.min()):.4f}\nto {float(values.max()):.4f}"
+        axes.text(SPAN + 2 * _BIN, place + 0.2, ends, fontsize=7, color=MUTED, va="center")
     labels = [f"{layer.type}  {layer.gradient.label}" for layer in layers]
     axes.set_yticks(range(len(layers)), labels)
     axes.set_ylim(len(layers) - 0.4, -0.6)
@@ -115,7 +115,7 @@ def _draw_gradients(axes: "Axes", layers: Sequence[LayerInspection]) -> None:
     axes.set_title("Gradient at its input")
     hollow = "; hollow: in a branch" if len(whole) < len(layers) else ""
     axes.set_xlabel(f"norm, relative to the output's{hollow}")
-    axes.legend(frameon=False, fontsize=8, loc="lower left", labelcolor="linecolor")
+    axes.legend(frameon=False, fontsize=8, loc="best", labelcolor="linecolor")
 
 
 def _draw_jacobian(axes: "Axes", values: Tensor | None) -> None:
