@@ -33,6 +33,7 @@ from taut.reproduce import (
     measured,
     take,
 )
+from taut.reproduce._attacks import ATTACKS
 from taut.reproduce._table import ours, quoted
 from taut.training import Run
 from taut.training.run import finished
@@ -135,7 +136,7 @@ def test_the_paper_setting_is_the_papers_protocol():
         assert set(recipe.eps) == {large, small}
         assert (recipe.augment is not None) == dataset.startswith("cifar10")
         assert DATASETS[dataset].radii == {"large": large, "small": small}
-    assert (_work._ATTACKS["pgd"].steps, _work._ATTACKS["pgd"].step_size) == (200, 0.01)
+    assert (ATTACKS["pgd"].steps, ATTACKS["pgd"].step_size) == (200, 0.01)
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,13 @@
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import final
 
 from taut.data import load
 from taut.models import ModelConfig, build
+from taut.reproduce._attacks import check_attacks
 from taut.reproduce._measured import missing
 from taut.reproduce._protocol import DATASETS, Setting
 from taut.reproduce._table import Measure, Row, Table
@@ -151,11 +151,8 @@ def check(plan: Plan) -> tuple[Trial, ...]:
         OSError: if the disk has too little room.
     """
     left = tuple(trial for trial in plan.trials if has_something_left(trial))
-    attacks = {column.kind for column in plan.table.columns}
-    if left and attacks & {"boundary", "pointwise"} and find_spec("foolbox") is None:
-        raise ImportError(
-            "The boundary and pointwise attacks need foolbox: pip install 'taut[attacks]'."
-        )
+    if left:
+        check_attacks(column.kind for column in plan.table.columns)
     sources = {trial.recipe.dataset: _source(trial) for trial in left}
     for dataset, source in sources.items():
         load(dataset, source)

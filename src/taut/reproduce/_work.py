@@ -6,23 +6,17 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from taut.attacks import FGSM, PGD, AbstractAttack, attack
+from taut.attacks import attack
 from taut.certification import above, certify
+from taut.reproduce._attacks import ATTACKS
 from taut.reproduce._measured import keep, measured, missing
 from taut.reproduce._plan import Trial
-from taut.reproduce._table import Kind, Measure
+from taut.reproduce._table import Measure
 from taut.training import Device, Progress, Run, train
 from taut.training.run import RECIPE, finished
 
 _BATCH = 128
 
-# PGD by the paper's protocol; the last two by the name that the driver knows.
-_ATTACKS: dict[Kind, str | AbstractAttack] = {
-    "pgd": PGD(steps=200, step_size=0.01),
-    "fgsm": FGSM(),
-    "boundary": "boundary",
-    "pointwise": "pointwise",
-}
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
@@ -79,7 +73,7 @@ def take(run: Run, measures: Sequence[Measure], *, device: torch.device, bar: Ba
         known[measure.label] = _share(right[: measure.images])
     keep(run, known)
     for measure in left:
-        if measure.kind in _ATTACKS:
+        if measure.kind in ATTACKS:
             part = images[: measure.images], labels[: measure.images]
             broken = _broken(model, part, measure, bar)
             _hold_against(found.radius, broken, measure, run)
@@ -93,7 +87,7 @@ def _share(hits: Tensor) -> float:
 
 def _broken(model: nn.Module, part: tuple[Tensor, Tensor], measure: Measure, bar: Bar) -> Tensor:
     """Which images an attack broke; batch by batch, so that progress is seen."""
-    found, method = [], _ATTACKS[measure.kind]
+    found, method = [], ATTACKS[measure.kind]
     with bar(measure.label, len(part[1])) as tell:
         for images, labels in zip(*(tensor.split(_BATCH) for tensor in part), strict=True):
             found.append(attack(model, images, labels, measure.eps, method).success.cpu())
