@@ -11,6 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 
 from taut.lipschitz import LipschitzBound
+from taut.parametrizations import projected
 from taut.wasserstein import closed_form, critics
 from taut.wasserstein._confidence import mean_slack, transport_slack
 from taut.wasserstein._fit import Measured, dual_over_bound, measured, train
@@ -201,8 +202,8 @@ class _Estimation:
         self.lower = max(values.values(), default=0.0)
         if any(tensor.requires_grad for tensor in network.parameters()):
             train(network, self.p, self.q, self.settings, self._check)
-        candidates["network"] = network.eval()
-        values["network"] = self._validate(measured(network, self.shape))
+        candidates["network"] = projected(network).eval()
+        values["network"] = self._validate(measured(candidates["network"], self.shape))
         chosen = max(values, key=values.__getitem__)
         if chosen != "network":  # it costs no more to have it from all that may be seen
             candidates |= self._closed_forms(validated=False)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
 from taut.lipschitz import LipschitzBound, lipschitz_bound
-from taut.parametrizations import cached, retract_
+from taut.parametrizations import cached, projected, retract_, update_
 from taut.wasserstein._samples import Points
 from taut.wasserstein.settings import Settings
 
@@ -62,7 +62,7 @@ def measured(critic: nn.Module, shape: tuple[int, ...]) -> Measured:
         >>> float(measured(nn.Linear(1, 1).requires_grad_(False), (1,)).bound) > 0
         True
     """
-    twin = copy.deepcopy(critic).double().eval()
+    twin = projected(critic).double().eval()
     bound = lipschitz_bound(twin, shape)
     tensor = next(chain(twin.parameters(), twin.buffers()), torch.empty(0))
     with torch.no_grad():
@@ -74,12 +74,40 @@ def measured(critic: nn.Module, shape: tuple[int, ...]) -> Measured:
     return Measured(twin, bound)
 
 
+class Discipline(NamedTuple):
+    """What a training does against steep critics, beyond what their layers guarantee.
+
+    Attributes:
+        penalty: of a critic on a batch of either side, added to the loss.
+        after: what is done to the critic after a step, of that number from 1.
+    """
+
+    penalty: Callable[[nn.Module, Tensor, Tensor], Tensor | float]
+    after: Callable[[nn.Module, int], None]
+
+
+def after_step(critic: nn.Module, step: int) -> None:
+    """What the methods of a critic ask for after an optimiser step.
+
+    Example:
+        >>> after_step(nn.Linear(1, 1), 1)
+    """
+    update_(critic, step)
+    if step % _RETRACT_EVERY == 0:
+        retract_(critic)
+
+
+BY_DESIGN = Discipline(lambda *_: 0.0, after_step)
+"""No more than what the layers' methods ask for."""
+
+
 def train(
     critic: nn.Module,
     p: Points,
     q: Points,
     settings: Settings,
     check: Callable[[int, nn.Module], float | None],
+    discipline: Discipline = BY_DESIGN,
 ) -> nn.Module:
     """Maximise the dual value by Adam; the weights of the best check are kept.
 
@@ -89,6 +117,7 @@ def train(
         q: to score low.
         settings: of training.
         check: measures the critic after so many steps; None ends the training.
+        discipline: against steep critics.
 
     Returns:
         The critic.
@@ -109,15 +138,14 @@ def train(
                 break
         critic.train()
         high, low = critic(torch.cat([x, y])).flatten().split([len(x), len(y)])
-        loss = low.mean() - high.mean()
+        loss = low.mean() - high.mean() + discipline.penalty(critic, x, y)
         if not bool(loss.isfinite()):
             raise RuntimeError(f"The critic's scores are not finite after {step} steps.")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        if (step + 1) % _RETRACT_EVERY == 0:
-            retract_(critic)
+        discipline.after(critic, step + 1)
     critic.load_state_dict(kept)
     return critic.eval()
 

@@ -7,7 +7,14 @@ from itertools import pairwise
 from torch import nn
 
 from taut.nn import Conv2d, Linear, MaxMin
-from taut.parametrizations import AbstractParametrization, Orthogonal, methods
+from taut.parametrizations import (
+    BCOP,
+    RKO,
+    AbstractParametrization,
+    BCOPFixed,
+    Orthogonal,
+    methods,
+)
 
 Parametrization = Callable[..., AbstractParametrization]
 
@@ -151,9 +158,9 @@ _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"MaxMin": MaxMin, "ReLU": nn
 
 
 def _kinds(parametrization: str) -> tuple[Parametrization, Parametrization]:
-    """Classes of kernels and of matrices; on a matrix BCOP and RKO are both `Orthogonal`."""
+    """Classes of kernels and of matrices; on a matrix some are all `Orthogonal`."""
     kind = methods()[parametrization]
-    return kind, Orthogonal if parametrization in ("BCOP", "RKO") else kind
+    return kind, Orthogonal if kind in (BCOP, BCOPFixed, RKO) else kind
 
 
 def _sizes(input_shape: tuple[int, ...]) -> dict[str, int]:
