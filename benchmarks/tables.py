@@ -1,4 +1,4 @@
-"""Write the tables of README.md and docs/speed.md from records/ and from the exported classes.
+"""Write the tables of README.md and docs/ from records/ and from the exported classes.
 
 python -m benchmarks.tables
 """
@@ -88,6 +88,15 @@ def reproduced() -> str:
     return "\n".join(parts) or "None is recorded yet.\n"
 
 
+def anomalies() -> str:
+    record = json.loads((ROOT / "records" / "anomalies.json").read_text())
+    rows = ["| what | when | norm | proved bound |", "|" + "---|" * 4]
+    for row in (*record["layers"], *record["training"]):
+        cells = row["what"], row["when"], f"{row['norm']:.4f}", f"{row['bound']:.4f}"
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
 def spread(value: dict) -> str:
     deviation = "" if value["std"] is None else f" ± {value['std']:.2f}"
     return f"{value['mean']:.2f}{deviation}"
@@ -103,6 +112,7 @@ def method_table() -> str:
 PAGES = {
     ROOT / "README.md": {"results": results, "methods": method_table},
     ROOT / "docs" / "reproduce.md": {"reproduced": reproduced},
+    ROOT / "docs" / "methods.md": {"anomalies": anomalies},
     ROOT / "docs" / "speed.md": SPEED_TABLES,
     ROOT / "docs" / "weights.md": {"retraction": retraction},
 }
