@@ -139,6 +139,12 @@ def _reproduce(arguments: list[str]) -> None:
     call(reproduce, "reproduce", arguments)
 
 
+def _wasserstein(arguments: list[str]) -> None:
+    from taut.cli.wasserstein import wasserstein
+
+    call(wasserstein, "wasserstein", arguments)
+
+
 def _list(arguments: list[str]) -> None:
     from taut.cli.list import list_all
 
@@ -155,6 +161,7 @@ COMMANDS = {
     "demo": Command("Train, certify, attack and report on embedded images.", _demo),
     "bench": Command("Measure what layers and nets cost, beside other libraries.", _bench),
     "reproduce": Command("Do a table of the founding paper again, beside its values.", _reproduce),
+    "wasserstein": Command("Bound the distance of two samples from both sides.", _wasserstein),
     "list": Command("List recipes, data sets and parametrizations.", _list),
 }
 

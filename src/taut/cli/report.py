@@ -53,7 +53,7 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
         history=run.history(),
         settings=_settings(run),
         commands=_commands(run, limit),
-        versions=_versions(),
+        versions=versions(),
     )
     return write_report(run.path / "report.html", inputs), found
 
@@ -91,7 +91,8 @@ def _commands(run: Run, limit: int) -> list[str]:
     return [train, f"taut certify {folder}", f"taut report {folder} --limit {limit}"]
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Versions of the software, and the machine."""
     return {
         "taut": taut.__version__,
         "torch": torch.__version__,

@@ -1,0 +1,75 @@
+"""`taut wasserstein`."""
+
+import shlex
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from taut.cli.report import versions
+from taut.cli.shared import Device, OptionalFolder, progress
+from taut.report.distance import DistanceInputs, write_distance_report
+from taut.training import choose_device
+from taut.wasserstein import Settings, W1Progress, estimate
+from taut.wasserstein.sources import read_source
+
+First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="P")]
+Second = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="Q")]
+
+
+def wasserstein(
+    p: First,
+    q: Second,
+    *,
+    data_dir: OptionalFolder = None,
+    samples: int = 2000,
+    steps: int = 1000,
+    seed: int = 0,
+    out: Path = Path("distance.html"),
+    device: Device = "auto",
+) -> None:
+    """Bound the Wasserstein-1 distance of two samples from both sides, and write a page about it.
+
+    P and Q are folders of images, npz files, data sets or folders of generators.
+
+    Example: taut wasserstein mnist fashion-mnist --data-dir data
+
+    Args:
+        p: the sample that the critic scores high.
+        q: the sample that the critic scores low.
+        data_dir: the folder with a data set's files, or with one folder for each data set.
+        samples: points of each, at most.
+        steps: of the critic.
+        seed: of the choice of points, of weights and of the order.
+        out: the page.
+        device: auto takes a GPU if there is one.
+    """
+    first = read_source(p, data_dir=data_dir, count=samples, seed=seed)
+    second = read_source(q, data_dir=data_dir, count=samples, seed=seed + 1)
+    pixels = first.pixels and second.pixels
+    settings = Settings(steps=steps, seed=seed, domain=(0.0, 1.0) if pixels else None)
+    with progress("critic", max(steps, 1)) as tell:
+
+        def on_progress(row: W1Progress) -> None:
+            tell(row.step)
+
+        found = estimate(
+            first.points,
+            second.points,
+            settings=settings,
+            device=choose_device(device),
+            on_progress=on_progress,
+        )
+    print(found)
+    words = ["taut", "wasserstein", p, q, "--samples", str(samples), "--steps", str(steps)]
+    words += ["--seed", str(seed), *(() if data_dir is None else ("--data-dir", "DATA_DIR"))]
+    inputs = DistanceInputs(
+        names=(p, q),
+        points=(first.points, second.points),
+        found=found,
+        settings=asdict(settings),
+        command=shlex.join(words),
+        versions=versions(),
+    )
+    print(f"Wrote {write_distance_report(out, inputs)}")

@@ -1,0 +1,107 @@
+"""`taut wasserstein` as a user runs it, and the words that it takes."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from taut.cli import main
+from taut.wasserstein import WGAN, train_wgan
+from taut.wasserstein.comparison import compare, paper_critics
+from taut.wasserstein.critics import dense
+from taut.wasserstein.settings import Settings
+from taut.wasserstein.sources import read_source
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "images" / "deep"
+    place.mkdir(parents=True)
+    for i in range(12):
+        Image.new("L", (8, 8), 10 * i).save(place / f"{i}.png")
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def file(tmp_path):
+    np.savez(tmp_path / "p.npz", np.random.default_rng(0).normal(size=(12, 3)))
+    return tmp_path / "p.npz"
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    code = main(["wasserstein", *map(str, arguments)])
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_command_prints_the_interval_and_writes_a_page(folder, tmp_path, capsys):
+    moved = tmp_path / "moved.npz"
+    images = read_source(folder, count=12).points
+    np.savez(moved, (255 * images + 100).round().to(torch.uint8).numpy())
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, folder, moved, "--steps", 0, "--out", page)
+    assert code == 0
+    assert "<= W1 of the distributions (confidence 95 %, for any number of" in out
+    assert "<= W1 of the samples <= 3.137" in out  # 100 / 255 on each of 64 pixels
+    text = page.read_text()
+    assert "ranked highest" in text
+    assert text.count("data:image/png") == 4 * 8
+    assert text.count("<svg") == 2
+    assert "taut wasserstein" in text
+    assert "{{" not in text
+
+
+def test_vectors_have_a_page_without_pictures(file, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, file, file, "--steps", 0, "--out", page)
+    assert (code, "in the limit of many" in out) == (0, True)
+    assert "data:image/png" not in page.read_text()
+
+
+def test_words_name_points(folder, file, tmp_path):
+    assert read_source(folder, count=5).points.shape == (5, 1, 8, 8)
+    every = read_source(folder, count=50)
+    assert every.points.flatten(1)[:, 0].mul(25.5).round().sort().values.tolist() == list(range(12))
+    assert every.pixels
+    assert (read_source(file).points.shape, read_source(file).pixels) == ((12, 3), False)
+    first = read_source("fashion-mnist-subset", count=4, seed=1).points
+    assert torch.equal(first, read_source("fashion-mnist-subset", count=4, seed=1).points)
+    assert not torch.equal(first, read_source("fashion-mnist-subset", count=4, seed=2).points)
+    last = np.zeros((4, 9, 8, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", x=last, y=np.zeros(4))
+    assert read_source(tmp_path / "a.npz").points.shape == (4, 3, 9, 8)
+    config = WGAN(shape=(1, 8, 8), steps=1, critic_steps=1, batch_size=2, width=2, critic_width=2)
+    made = train_wgan(config, torch.rand(4, 1, 8, 8), tmp_path / "gan")
+    assert torch.equal(read_source(made.path, count=3, seed=4).points, made.sample(3, seed=4))
+
+
+def test_wrong_words_are_refused_in_a_sentence(file, tmp_path, capsys):
+    code, _, err = run(capsys, file, "nothing")
+    assert code == 2
+    assert "nothing must be a folder of images or of a generator, an npz file, or a data set" in err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"must hold images \(.png, .jpg, .jpeg\); there is none"):
+        read_source(tmp_path / "empty")
+    np.savez(tmp_path / "b.npz", a=np.zeros(4), b=np.zeros(4))
+    with pytest.raises(ValueError, match=r"must hold one array, or one named x or x_train, of"):
+        read_source(tmp_path / "b.npz")
+    (tmp_path / "c.npz").write_text("")
+    with pytest.raises(ValueError, match="is not an npz file of plain arrays"):
+        read_source(tmp_path / "c.npz")
+    with pytest.raises(ValueError, match="`count` must be at least 1; got 0"):
+        read_source(file, count=0)
+
+
+def test_each_critic_is_measured_at_its_best_rate():
+    x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    makers = {"narrow": lambda: dense((2,), width=2, depth=1)}
+    settings = Settings(steps=10, checks=1, batch_size=16)
+    (row,) = compare(x, x + 3, makers, rates=(1e-9, 1e-1), seeds=2, settings=settings)
+    assert (row.name, row.rate, len(row.lower)) == ("narrow", 1e-1, 2)
+    assert max(row.lower) <= 3 * 2**0.5 + 1e-6
+    assert min(row.lower) < row.mean < max(row.lower)
+    with pytest.raises(ValueError, match="`rates` and `seeds` must not be empty"):
+        compare(x, x, makers, rates=(), settings=settings)
+    assert list(paper_critics((1, 8, 8), width=2)) == [
+        f"{method}, {kind}" for kind in ("MaxMin", "ReLU") for method in ("OSSN", "RKO", "BCOP")
+    ]
