@@ -12,7 +12,7 @@ from taut.theory._kernels import orthogonal_taps
 
 # A kernel may miss the product of its factors by so much of its defect from orthogonality, and at
 # most by so much: kernels that are no product miss it by more.
-_AMPLIFICATION, _LARGEST_MISS = 1e3, 1e-3
+_AMPLIFICATION, _LARGEST_MISS = 1e6, 1e-3
 # The parts of an orthogonal matrix are meant to be orthonormal to the precision of their dtype.
 _LOOSE = 1e-4
 
@@ -125,13 +125,15 @@ def factorise(kernel: Tensor) -> Factorisation:
     weight are told apart to full precision. Where the taps leave a direction free, P takes it if
     that brings its rank nearer to BCOP's half.
 
-    Guarantee: the product is the kernel, to rounding, or it is refused. In one axis every
-        orthogonal kernel has such a factorisation, and each step has a solution; what rounding did
-        may grow with every step, so that one with many taps can be refused for that. The
-        factorisation is the only one where the taps leave no direction free, as for almost all
-        kernels of BCOP, in any number of axes: those give back their H and projectors. In more axes
-        there are orthogonal kernels that are no such product; they are refused, and so may be
-        products of other ranks, where a free direction was not guessed.
+    Guarantee: the product is the kernel, to a few roundings for almost all; or it is refused, where
+        it misses by over 1e-3 or 1e6 times the defect of the kernel. In one axis every orthogonal
+        kernel has such a factorisation, and each step has a solution; but where a direction has
+        next to no weight at both ends, its side is known from rounding alone, and what that did may
+        grow with every step: kernels of many taps can be refused for it. The factorisation is the
+        only one where the taps leave no direction free, as for almost all kernels of BCOP, in any
+        number of axes: those give back their H and projectors. In more axes there are orthogonal
+        kernels that are no such product; they are refused, and so may be products of other ranks,
+        where a free direction was not guessed.
     Cost: two SVDs and an eigendecomposition of c channels for each step; in float64.
 
     Args:
