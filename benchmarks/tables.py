@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.environment import ROOT
 from benchmarks.speed_tables import SPEED_TABLES
+from benchmarks.wasserstein_tables import WASSERSTEIN_TABLES
 from taut.parametrizations import methods
 
 
@@ -115,6 +116,7 @@ PAGES = {
     ROOT / "docs" / "methods.md": {"anomalies": anomalies},
     ROOT / "docs" / "speed.md": SPEED_TABLES,
     ROOT / "docs" / "weights.md": {"retraction": retraction},
+    ROOT / "docs" / "wasserstein.md": WASSERSTEIN_TABLES,
 }
 
 

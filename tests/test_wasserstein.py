@@ -154,6 +154,14 @@ def test_all_kinds_of_samples_are_the_same_samples():
     assert len({(r.lower, r.upper, r.interval) for r in results}) == 1
 
 
+def test_part_of_a_data_set_is_drawn_at_random():
+    sorted_by_class = TensorDataset(torch.arange(400.0)[:, None])
+    settings = Settings(steps=0, samples=100)
+    found = estimate(sorted_by_class, torch.arange(400.0), nn.Linear(1, 1), settings=settings)
+    assert found.sizes == (100, 400)
+    assert found.upper < 40  # the first hundred are 150 away
+
+
 def test_results_depend_on_the_seed_alone():
     p, q = gaussian(40, 2, dtype=torch.float32), gaussian(40, 2, seed=1, dtype=torch.float32) + 1
     critic = critics.dense((2,), width=8, depth=1)

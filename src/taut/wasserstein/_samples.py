@@ -99,7 +99,7 @@ def read(
     if callable(samples) and not isinstance(samples, Indexed | Tensor | Dataset | Split):
         first, second, third = (_checked(name, samples(count)).to(device) for _ in range(3))
         return Points(first, second, third, third, samples)
-    points = _checked(name, _gathered(name, samples, count)).to(device)
+    points = _checked(name, _gathered(name, samples, count, seed)).to(device)
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
     shuffled = points[order.to(points.device)]
     measured = round(held_out * len(points))
@@ -111,7 +111,7 @@ def read(
     return Points(rest[chosen:], rest[:chosen], shuffled[:measured], points, None)
 
 
-def _gathered(name: str, samples: Any, count: int) -> Tensor:
+def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
     if isinstance(samples, Tensor):
         return samples
     if isinstance(samples, np.ndarray):
@@ -121,8 +121,10 @@ def _gathered(name: str, samples: Any, count: int) -> Tensor:
     if isinstance(samples, Split):
         return samples.float_images()
     if isinstance(samples, Indexed) and not isinstance(samples, list | tuple):
-        items = (samples[i] for i in range(min(count, len(samples))))
-        return torch.stack([_point(name, item) for item in items]) if len(samples) else _nothing()
+        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+        # In the order they lie in: with room for all, these are the points of a tensor of them.
+        points = [_point(name, samples[i]) for i in order[:count].sort().values.tolist()]
+        return torch.stack(points) if points else _nothing()
     if not isinstance(samples, Iterable):
         raise ValueError(
             f"`{name}` must be a tensor, a data set, a loader or a sampler; "
