@@ -4,11 +4,16 @@ An attack bounds the true robust accuracy from above, a certificate from below. 
 every method, keeps its result inside the eps ball and the pixel box, and judges success itself.
 """
 
-from taut.attacks._base import AbstractAttack
-from taut.attacks._driver import METHODS, AttackResult, attack, smallest_attack
+from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
+from taut.attacks._driver import METHODS, AttackResult, attack, make_method, smallest_attack
+from taut.attacks.autoattack import AutoAttack
+from taut.attacks.boundary import BoundaryAttack
+from taut.attacks.carlini_wagner import CarliniWagner
 from taut.attacks.ddn import DDN
+from taut.attacks.deepfool import DeepFool
 from taut.attacks.fgsm import FGSM
 from taut.attacks.pgd import PGD
+from taut.attacks.pointwise import PointwiseAttack
 
 __all__ = [
     "DDN",
@@ -16,7 +21,14 @@ __all__ = [
     "METHODS",
     "PGD",
     "AbstractAttack",
+    "AbstractSmallestAttack",
     "AttackResult",
+    "AutoAttack",
+    "BoundaryAttack",
+    "CarliniWagner",
+    "DeepFool",
+    "PointwiseAttack",
     "attack",
+    "make_method",
     "smallest_attack",
 ]

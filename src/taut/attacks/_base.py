@@ -30,3 +30,15 @@ class AbstractAttack(ABC):
         radius: Float64[Tensor, " b"],
     ) -> Float[Tensor, "b *shape"]:
         """Return candidates within `radius` of `images`."""
+
+
+class AbstractSmallestAttack(AbstractAttack):
+    """A search for the misclassified image nearest to each image.
+
+    It may look beyond `radius`, which the driver then clips to.
+
+    Example:
+        >>> from taut.attacks import DDN, PGD
+        >>> isinstance(DDN(), AbstractSmallestAttack), isinstance(PGD(), AbstractSmallestAttack)
+        (True, False)
+    """

@@ -1,6 +1,6 @@
 """The one driver: checks the input, runs a method, clips, and judges success itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from math import isfinite
@@ -10,15 +10,29 @@ import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor, nn
 
-from taut.attacks._base import AbstractAttack
+from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
+from taut.attacks.autoattack import AutoAttack
+from taut.attacks.boundary import BoundaryAttack
+from taut.attacks.carlini_wagner import CarliniWagner
 from taut.attacks.ddn import DDN, diameter
+from taut.attacks.deepfool import DeepFool
 from taut.attacks.fgsm import FGSM
 from taut.attacks.pgd import PGD
+from taut.attacks.pointwise import PointwiseAttack
 from taut.parametrizations import cached
 
-METHODS: dict[str, Callable[..., AbstractAttack]] = {"pgd": PGD, "fgsm": FGSM, "ddn": DDN}
+METHODS: dict[str, Callable[..., AbstractAttack]] = {
+    "pgd": PGD,
+    "fgsm": FGSM,
+    "ddn": DDN,
+    "deepfool": DeepFool,
+    "carlini-wagner": CarliniWagner,
+    "boundary": BoundaryAttack,
+    "pointwise": PointwiseAttack,
+    "autoattack": AutoAttack,
+}
 """Methods of attack by the name that `attack` and the command line take."""
 
 
@@ -70,13 +84,14 @@ def attack(
         images: in [0, 1].
         labels: true classes.
         eps: l2 radius in the units of `images`: a number or a string such as "36/255".
-        method: "pgd", "fgsm" or "ddn", or a method such as `PGD(steps=50)`.
+        method: a name in `taut.attacks.METHODS`, or a method such as `PGD(steps=50)`.
         batch_size: images attacked at once.
         **options: of the method named, such as `steps`, `step_size`, `restarts`, `generator`.
 
     Raises:
         ValueError: if `eps` is not positive, an image is outside [0, 1], labels do not fit, or the
             method or an option of it is unknown.
+        ImportError: if the library of the method is not installed.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -86,7 +101,7 @@ def attack(
         True
     """
     radius = _positive(eps)
-    chosen = _method(method, options)
+    chosen = make_method(method, options)
     _check(images, labels, batch_size)
     return _attack(chosen, model, images, labels, radius, batch_size)
 
@@ -95,9 +110,10 @@ def smallest_attack(
     model: nn.Module,
     images: Float[Tensor, "b *shape"],
     labels: Shaped[Tensor, " b"],
+    method: str | AbstractSmallestAttack = "ddn",
     *,
-    steps: int = 100,
     batch_size: int = 256,
+    **options: object,
 ) -> AttackResult:
     r"""Search for the misclassified image nearest to each image, anywhere in the pixel box.
 
@@ -108,11 +124,14 @@ def smallest_attack(
         model: maps images to logits.
         images: in [0, 1].
         labels: true classes.
-        steps: gradient steps of the search.
+        method: "ddn", "deepfool", "carlini-wagner", "boundary" or "pointwise", or a method such as
+            `DDN(steps=50)`.
         batch_size: images attacked at once.
+        **options: of the method named, such as `steps`.
 
     Raises:
-        ValueError: as `attack` does.
+        ValueError: as `attack` does; or if the method looks for no smallest distance.
+        ImportError: if the library of the method is not installed.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
@@ -120,7 +139,12 @@ def smallest_attack(
         >>> smallest_attack(model, images, labels).distance.shape
         torch.Size([3])
     """
-    chosen = DDN(steps=steps)
+    chosen = make_method(method, options)
+    if not isinstance(chosen, AbstractSmallestAttack):
+        raise ValueError(
+            f"`method` must look for the smallest distance; {type(chosen).__name__} takes one: "
+            "use `attack`."
+        )
     _check(images, labels, batch_size)
     return _attack(chosen, model, images, labels, diameter(images), batch_size)
 
@@ -165,8 +189,17 @@ def _positive(eps: int | float | str | Fraction) -> float:
     return value
 
 
-def _method(method: str | AbstractAttack, options: dict[str, object]) -> AbstractAttack:
-    """Build the method named, with its options."""
+def make_method(method: str | AbstractAttack, options: Mapping[str, object]) -> AbstractAttack:
+    """Build the method named, with its options.
+
+    Raises:
+        ValueError: if the method or an option is unknown, or options come with a method built.
+        ImportError: if the library of the method is not installed.
+
+    Example:
+        >>> make_method("ddn", {"steps": 5})
+        DDN(steps=5, gamma=0.05)
+    """
     if isinstance(method, AbstractAttack):
         if options:
             raise ValueError(

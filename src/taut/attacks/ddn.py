@@ -8,14 +8,15 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractAttack
+from taut.attacks._base import AbstractSmallestAttack
 from taut.attacks._geometry import clip, directions, distances, norms, per_image
 from taut.attacks._objective import Objective
+from taut.attacks._segment import halve
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
-class DDN(AbstractAttack):
+class DDN(AbstractSmallestAttack):
     r"""Search for the misclassified point nearest to each image.
 
     The point moves along the normalised gradient and is put back on a sphere about the image,
@@ -80,23 +81,7 @@ class DDN(AbstractAttack):
             nearest = torch.where(per_image(closer, images), point, nearest)
             sphere = sphere * torch.where(broken, 1 - self.gamma, 1 + self.gamma)
             sphere = torch.minimum(sphere, radius)
-        return _halve(objective, images, labels, nearest)
-
-
-def _halve(objective: Objective, images: Tensor, labels: Tensor, nearest: Tensor) -> Tensor:
-    """Bisect the segments from `images` to `nearest` for the first misclassified point."""
-    low = torch.zeros(len(images), dtype=torch.float64, device=images.device)
-    high = torch.ones_like(low)
-    delta = nearest.double() - images.double()
-    for _ in range(20):
-        middle = (low + high) / 2
-        point = images.double() + per_image(middle, images) * delta
-        point = point.to(images.dtype)
-        with torch.no_grad():
-            broken = objective.margin(point, labels) > 0
-        nearest = torch.where(per_image(broken, images), point, nearest)
-        low, high = torch.where(broken, low, middle), torch.where(broken, middle, high)
-    return nearest
+        return halve(objective, images, labels, nearest)
 
 
 def diameter(images: Float[Tensor, "b *shape"]) -> float:
