@@ -1,6 +1,7 @@
 """Attacks of other libraries: exact on linear models, in ball and box, repeatable, traceless."""
 
 import logging
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from taut.attacks import (
+    METHODS,
     AutoAttack,
     BoundaryAttack,
     CarliniWagner,
@@ -242,6 +244,12 @@ def test_parts_of_autoattack_run_one_after_the_other(monkeypatch):
     assert seen[-1][2]["n_queries"] == 9
     assert all(o["eps"] == 3.0 and o["norm"] == "L2" for *_, o in seen)
     assert result.success.all()
+
+
+def test_command_line_knows_every_method():
+    from taut.cli.attack import Method
+
+    assert set(get_args(Method)) == {*METHODS, "paper", "all"}
 
 
 def auto(model: nn.Module, images: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import taut
-from taut.attacks import DDN, FGSM, PGD, attack, smallest_attack
+from taut.attacks import DDN, FGSM, PGD, attack, hold, smallest_attack
 from taut.certification import Certificate, l2_distance_upper, prove
 from taut.lipschitz import LipschitzBound
 from taut.losses import multi_margin
@@ -58,7 +58,10 @@ def trained(make, steps, images, labels):
 
 @dataclass
 class Case:
-    """Images that a trained net gets right, with the certificate of the net."""
+    """Images that a trained net gets right, with the certificate of the net.
+
+    As `taut.attacks.hold` asks of what is certified: `radius`, `labels`, `certificate`.
+    """
 
     model: nn.Module
     certificate: Certificate
@@ -146,6 +149,56 @@ def test_no_smallest_attack_is_nearer_than_the_radius(cases, name, arithmetic):
 def test_every_attack_breaks_a_falsified_certificate(cases, name, arithmetic, method):
     case = cases[name, arithmetic].falsified()
     assert case.breaks(ours(case, METHODS[method])) > 0
+
+
+NEAREST = {
+    "ddn": {"steps": 12},
+    "deepfool": {"steps": 20},
+    "carlini-wagner": {"steps": 30, "searches": 2},
+    "boundary": {"steps": 60},
+}
+
+
+@every_net
+@pytest.mark.parametrize("method", NEAREST)
+def test_no_search_for_the_nearest_breaks_a_certificate(cases, name, method):
+    case = cases[name, "float64"]
+    result = smallest_attack(case.model, case.images, case.labels, method, **NEAREST[method])
+    assert result.success.any()
+    assert not hold(result, case.model, case, method=method).any()
+    closer = replace(result, distance=result.distance / 20)
+    with pytest.raises(RuntimeError, match=f"test image . is misclassified by {method} at"):
+        hold(closer, case.model, case, method=method)
+
+
+@every_net
+def test_autoattack_breaks_no_point_within_its_radius(cases, name):
+    case = cases[name, "float64"]
+    for i in range(2):
+        one = replace(case, images=case.images[i : i + 1], labels=case.labels[i : i + 1])
+        given = (one.model, one.images, one.labels, float(one.radius))
+        result = attack(*given, "autoattack", steps=4, queries=20)
+        assert not one.broken(result.adversarial).any()
+        assert not hold(result, one.model, one).any()
+
+
+BEYOND = {"pgd": {"steps": 40}, "autoattack": {"steps": 20, "queries": 1}}
+
+
+@pytest.mark.parametrize("method", BEYOND)
+def test_attacks_succeed_just_beyond_a_tight_radius(cases, method):
+    """Grey images, so that the box is out of the way; one matrix, so that the radius is exact."""
+    case = cases["linear", "float64"]
+    grey = replace(case, images=0.3 + 0.4 * case.images)
+    with torch.no_grad():
+        grey = replace(grey, labels=grey.model(grey.images).argmax(1))
+    near = (grey.radius < 0.25).nonzero().flatten()[:2].tolist()
+    assert near
+    for i in near:
+        one, radius = (grey.images[i : i + 1], grey.labels[i : i + 1]), float(grey.radius[i])
+        given = (grey.model, *one)
+        assert attack(*given, 1.02 * radius, method, **BEYOND[method]).success.all()
+        assert not attack(*given, radius, method, **BEYOND[method]).success.any()
 
 
 def between(case):

@@ -61,15 +61,90 @@ def test_certify_prints_and_keeps_the_certificate(folder, capsys):
     assert "Lipschitz bound in l2: 1.0" in out
 
 
+def shares(out: str) -> dict[str, list[float]]:
+    """Rows of the last table: a name, and a share for each eps."""
+    rows = [line.split() for line in out.split("test images")[-1].splitlines() if " %" in line]
+    return {" ".join(row[: -2 * 2]): [float(x) for x in row[-2 * 2 :: 2]] for row in rows}
+
+
 def test_attack_stays_above_the_certificate(folder, capsys):
     for method in ("pgd", "fgsm"):
-        code, out, _ = run(
-            capsys, "attack", folder, "--method", method, "--limit", 12, "--eps", "1/10"
-        )
+        code, out, _ = run(capsys, "attack", folder, "--method", method, "--limit", 12)
         assert code == 0
-        row = next(line for line in out.splitlines() if line.startswith("1/10"))
-        clean, certified, attacked = (float(cell) for cell in row.split()[1::2])
-        assert certified <= attacked <= clean
+        assert "12 test images" in out
+        found = shares(out)
+        assert list(found) == ["clean", "certified", method]
+        for certified, attacked, clean in zip(
+            found["certified"], found[method], found["clean"], strict=True
+        ):
+            assert certified <= attacked <= clean
+
+
+def test_attacks_are_kept_and_the_strongest_is_shown(folder, tmp_path, capsys, monkeypatch):
+    from taut.attacks import read_attacks, strongest, trials
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "attacks.json").unlink(missing_ok=True)
+    arguments = ("attack", copy, "--method", "fgsm", "ddn", "--limit", 10, "ddn=6", "--steps")
+    code, _, err = run(capsys, *arguments, 5)
+    assert (code, err.count("\n")) == (2, 1)  # fgsm takes no steps
+    arguments = ("attack", copy, "--method", "fgsm", "ddn", "pgd", "--limit", 10, "ddn=6")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert out.index("10 test images") < out.index("6 test images")
+    kept = read_attacks(copy / "attacks.json")
+    assert [(a.method, a.eps, len(a)) for a in kept] == [
+        *(("fgsm", eps, 10) for eps in TINY.eps),
+        ("ddn", None, 6),
+        *(("pgd", eps, 10) for eps in TINY.eps),
+    ]
+    both = {a.method: a for a in kept if a.eps == "0.5"}
+    expected = f"{100 * strongest(both, '0.5').accuracy:.2f} %"
+    row = next(line for line in out.splitlines() if line.startswith("strongest"))
+    assert row.rstrip().endswith(expected)
+    monkeypatch.setattr(trials, "attack", None)  # nothing is run again
+    monkeypatch.setattr(trials, "smallest_attack", None)
+    assert run(capsys, *arguments) == (0, out, "")
+
+
+def test_stopped_attacks_say_that_they_go_on(folder, tmp_path, capsys, monkeypatch):
+    from taut.attacks import read_attacks, trials
+
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    (copy / "attacks.json").unlink(missing_ok=True)
+    true, calls = trials.attack, []
+
+    def stopping(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return true(*given)
+
+    monkeypatch.setattr(trials, "BATCH", 4)
+    monkeypatch.setattr(trials, "attack", stopping)
+    arguments = ("attack", copy, "--method", "fgsm", "--limit", 8, "--eps", "0.5")
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (130, "")
+    assert "the batches done are kept in" in err
+    assert err.count("\n") == 1
+    assert [len(a) for a in read_attacks(copy / "attacks.json")] == [4]
+    assert run(capsys, *arguments)[0] == 0
+    assert [len(given[1]) for given in calls] == [4, 4, 4]
+
+
+def test_what_only_float32_loses_has_a_row_of_its_own(folder, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    arguments = ("attack", copy, "--method", "fgsm", "--limit", 5)
+    assert "float32 only" not in run(capsys, *arguments)[1]
+    file = json.loads((copy / "attacks.json").read_text())
+    for attacked in file["attacks"]:
+        attacked["float32_only"][0] = True
+    (copy / "attacks.json").write_text(json.dumps(file))
+    row = next(x for x in run(capsys, *arguments)[1].splitlines() if x.startswith("float32 only"))
+    assert row.split()[2:] == ["1", "1"]
 
 
 def test_broken_certificate_fails_and_names_the_image(folder, capsys, monkeypatch):
@@ -84,7 +159,7 @@ def test_broken_certificate_fails_and_names_the_image(folder, capsys, monkeypatc
     monkeypatch.setattr(module, "certify", boast)
     code, _, err = run(capsys, "attack", folder, "--eps", "5", "--steps", 20)
     assert code == 1
-    assert "A certificate is broken: test image 0" in err
+    assert "A certificate is broken: test image 0 is misclassified by pgd at a distance of" in err
 
 
 def test_inspect_shows_every_layer(folder, capsys):
@@ -172,6 +247,7 @@ def test_no_run_is_one_sentence(command, tmp_path, capsys):
         (("attack", "--eps", "1e400"), "`eps` .*'1e400'"),
         (("attack", "--eps", "1e-400"), "`eps` .*'1e-400'"),
         (("attack", "--limit", "0"), "`limit`"),
+        (("attack", "--limit", "boundary=9"), "`limit` must name a method that is run"),
         (("report", "--limit", "-3"), "`limit`"),
         (("attack", "--steps", "0"), "`steps`"),
         (("attack", "--method", "fgsm", "--steps", "3"), "among none; got steps"),

@@ -1,14 +1,20 @@
 """`taut attack`."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-import torch
 import tyro
-from torch import Tensor
 
-from taut.attacks import attack as attack_model
-from taut.certification import above, certify
+from taut.attacks import (
+    AbstractSmallestAttack,
+    Attacked,
+    Target,
+    Trial,
+    plan,
+    run_trial,
+    strongest,
+)
+from taut.certification import Certification, above, certify
 from taut.cli.shared import (
     Device,
     Eps,
@@ -21,74 +27,105 @@ from taut.cli.shared import (
     show_table,
 )
 
-_BATCH = 128
+Method = Literal[
+    "pgd",
+    "fgsm",
+    "ddn",
+    "deepfool",
+    "carlini-wagner",
+    "boundary",
+    "pointwise",
+    "autoattack",
+    "paper",
+    "all",
+]
+_Limit = Annotated[tuple[str, ...], tyro.conf.arg(metavar="N|METHOD=N ...", help_behavior_hint="")]
+
+FILE = "attacks.json"
 
 
 def attack(
     run: RunFolder,
     *,
-    method: Literal["pgd", "fgsm", "ddn"] = "pgd",
+    method: tuple[Method, ...] = ("pgd",),
     eps: Eps = (),
-    limit: int = 1000,
+    limit: _Limit = (),
     steps: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None,
     device: Device = "auto",
 ) -> None:
     """Look for misclassified images near test images, and hold the result against the proof.
 
-    Fails (exit code 1) if an attack breaks an image inside its certified radius.
+    Keeps each batch in attacks.json of the run folder: stopped, it goes on where it was, and what
+    is there is not run again. Fails (exit code 1) if an attack breaks an image inside its certified
+    radius.
 
-    Example: taut attack runs/demo --method pgd --eps 0.3 --limit 200
+    Example: taut attack runs/demo --method pgd fgsm --eps 0.3 --limit 200
+
+    Example: taut attack runs/demo --method paper autoattack --limit autoattack=200
 
     Args:
         run: the run folder.
-        method: the attack to run.
+        method: the attacks to run; paper is the protocol of the founding paper (PGD with steps of
+            0.01 and FGSM on all test images, boundary and pointwise on 100), all is every method.
         eps: l2 radii, pixels in [0, 1]; those of the recipe if not given.
-        limit: attack the first so many test images.
-        steps: iterations; 200 of pgd and 100 of ddn if not given, fgsm takes none.
+        limit: attack the first so many test images, with all methods (200) or with one
+            (autoattack=50). If not given 1000, of boundary and pointwise 100.
+        steps: iterations, for methods that take them.
         device: auto takes a GPU if there is one.
     """
+    options = {} if steps is None else {"steps": steps}
+    trials = plan(method, limit, options)
     opened = open_run(run, device)
     radii = check_eps(eps, opened.run)
-    images, labels = opened.head(limit)
-    proved = certify(opened.model, images, labels, eps=radii)
-    options = {} if steps is None else {"steps": steps}
-    rows = []
-    with progress(method, len(radii) * len(labels)) as tell:
-        for i, text in enumerate(radii):
-            done = i * len(labels)
-            broken = _broken(opened, (images, labels), (text, method, options), tell, done)
-            _hold_against(proved.radius, broken, text)
-            shares = (proved.clean_accuracy, proved.certified_accuracy[text])
-            attacked = 1 - broken.double().mean().item()
-            rows.append((text, *map(percent, (*shares, attacked))))
-    title = f"{opened.title(len(labels))}, {method}"
-    show_table(title, ("eps", "clean", "certified", "attacked"), rows)
+    count = max(min(trial.limit or len(opened.labels), len(opened.labels)) for trial in trials)
+    proved = certify(opened.model, *opened.head(count), eps=radii)
+    target = Target(opened.model, opened.images, proved)
+    try:
+        results = {trial.name: _run(trial, target, radii, opened) for trial in trials}
+    except KeyboardInterrupt:
+        kept = opened.run.path / FILE
+        raise KeyboardInterrupt(
+            f"interrupted; the batches done are kept in {kept}, and the same command goes on."
+        ) from None
+    sizes = sorted({_size(found) for found in results.values()}, reverse=True)
+    for size in sizes:
+        print(end="" if size == sizes[0] else "\n")
+        chosen = {name: found for name, found in results.items() if _size(found) == size}
+        show_table(opened.title(size), ("eps", *radii), _rows(chosen, proved, radii, size))
 
 
-def _broken(
-    opened: Opened,
-    part: tuple[Tensor, Tensor],
-    protocol: tuple[str, str, dict[str, int]],
-    tell: Callable[[int], None],
-    done: int,
-) -> Tensor:
-    """Which images the attack broke; batch by batch, so that the progress bar moves."""
-    (images, labels), (eps, method, options) = part, protocol
-    found = []
-    for start in range(0, len(labels), _BATCH):
-        batch = slice(start, start + _BATCH)
-        result = attack_model(opened.model, images[batch], labels[batch], eps, method, **options)
-        found.append(result.success.cpu())
-        tell(done + min(start + _BATCH, len(labels)))
-    return torch.cat(found)
+def _run(trial: Trial, target: Target, radii: Sequence[str], opened: Opened) -> dict[str, Attacked]:
+    """Attack at each eps, or once where the smallest distance tells of all of them."""
+    once = isinstance(trial.build(), AbstractSmallestAttack)
+    count = min(trial.limit or len(target.images), len(target.images))
+    found, path = {}, opened.run.path / FILE
+    for eps in (None,) if once else radii:
+        name = trial.name if eps is None else f"{trial.name} {eps}"
+        with progress(name, count) as tell:
+            attacked = run_trial(trial, target, eps, path, tell)
+        found |= dict.fromkeys(radii, attacked) if eps is None else {eps: attacked}
+    return found
 
 
-def _hold_against(radius: Tensor, broken: Tensor, eps: str) -> None:
-    """Fail if an image certified at eps was broken within eps."""
-    refuted = (broken & above(radius, eps)).nonzero().flatten().tolist()
-    if refuted:
-        raise RuntimeError(
-            f"A certificate is broken: test image {refuted[0]} ({len(refuted)} in all) is "
-            f"certified at eps {eps}, and the attack changed its prediction within eps. "
-            "Please report this as a bug."
-        )
+def _size(found: Mapping[str, Attacked]) -> int:
+    return len(next(iter(found.values())))
+
+
+def _rows(
+    results: Mapping[str, Mapping[str, Attacked]],
+    proved: Certification,
+    radii: Sequence[str],
+    size: int,
+) -> list[tuple[str, ...]]:
+    """Shares of the first `size` images: clean, proved, and left correct by each attack."""
+    clean = (proved.predictions == proved.labels)[:size].double().mean().item()
+    certified = [above(proved.radius[:size], eps).double().mean().item() for eps in radii]
+    best = [strongest({name: found[eps] for name, found in results.items()}, eps) for eps in radii]
+    rows = [("clean", *(percent(clean) for _ in radii)), ("certified", *map(percent, certified))]
+    rows += [(name, *(percent(b.accuracies[name]) for b in best)) for name in results]
+    if len(results) > 1:
+        rows.append(("strongest", *(percent(b.accuracy) for b in best)))
+    if any(bool(a.float32_only.any()) for found in results.values() for a in found.values()):
+        counts = [sum(int(f[eps].float32_only.sum()) for f in results.values()) for eps in radii]
+        rows.append(("float32 only", *map(str, counts)))
+    return rows
