@@ -1,11 +1,18 @@
 """Files that are either the old or the new one, whenever the power goes."""
 
+import glob
+import hashlib
+import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from torch import Tensor
+
+_CHECKSUM = "sha256"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -16,7 +23,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         content: all of it.
 
     Raises:
-        OSError: if the folder cannot be written to; the error names the file.
+        OSError: if the folder cannot be written to or the disk is full; the error names the file.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -24,27 +31,79 @@ def write_atomically(path: Path, content: bytes) -> None:
         ...     Path(folder, "a.txt").read_text(), len(os.listdir(folder))
         ('new', 1)
     """
-    # In the same folder: a rename is only atomic within one file system.
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        # In the same folder: a rename is only atomic within one file system.
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp makes private files
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
     except OSError as error:
         # Of the file that was asked for, not of the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def remove_leftovers(path: Path) -> None:
+    """Removes what writers of a file left that were killed; there must be none at work.
+
+    Args:
+        path: the file they were to write.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, ".a.txt.x1y2").touch()
+        ...     remove_leftovers(Path(folder, "a.txt"))
+        ...     os.listdir(folder)
+        []
+    """
+    for leftover in path.parent.glob(f"{glob.escape(_prefix(path))}*"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Inside, no other process that asks for the same lock gets it.
+
+    The lock is the kernel's (`flock`): it ends with its process, however that ends. The file stays,
+    empty. Where the system has no such locks, nothing is held.
+
+    Args:
+        path: of the lock file; its folder exists.
+
+    Raises:
+        BlockingIOError: if another process is inside.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder, "lock")):
+        ...     with locked(Path(folder, "lock")):
+        ...         pass
+        Traceback (most recent call last):
+        BlockingIOError: ...
+    """
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes private files
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(handle)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes tensors and text as one safetensors file, atomically.
+    """Writes tensors and text as one safetensors file, atomically, with a checksum of all.
+
+    Equal content gives equal bytes.
 
     Args:
         path: the file; its folder exists.
@@ -60,11 +119,12 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     from safetensors.torch import save
 
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomically(path, save(plain, metadata))
+    content = save(plain, metadata | {_CHECKSUM: _checksum(plain, metadata)})
+    write_atomically(path, _in_order(content))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads what `save_tensors` wrote.
+    """Reads what `save_tensors` wrote; files of others too, which have no checksum.
 
     Args:
         path: the file.
@@ -74,7 +134,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged; the message names it.
+        ValueError: if the file is damaged, be it by one bit; the message names it.
 
     Example:
         >>> load_tensors(Path("nowhere"))
@@ -90,9 +150,35 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             names = list(file.keys())  # not a mapping: it has no iterator
             # Cloned: what is loaded must not be a view of a mapped file.
             tensors = {name: file.get_tensor(name).clone() for name in names}
-            return tensors, file.metadata() or {}
+            metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+    checksum = metadata.pop(_CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(tensors, metadata):
+        raise ValueError(f"{path} is damaged: its numbers are not those that were written.")
+    return tensors, metadata
+
+
+def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
+    """Of names, precisions, shapes, numbers and text."""
+    shapes = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
+    digest = hashlib.sha256(json.dumps([metadata, shapes], sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _in_order(content: bytes) -> bytes:
+    """The file with the keys of its header sorted, which safetensors writes in any order."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:start]), sort_keys=True, separators=(",", ":"))
+    padded = header.encode() + b" " * (-len(header.encode()) % 8)  # numbers begin at a multiple
+    return len(padded).to_bytes(8, "little") + padded + content[start:]
+
+
+def _prefix(path: Path) -> str:
+    """What temporary files of a writer begin with."""
+    return f".{path.name}."
 
 
 def _sync_folder(folder: Path) -> None:

@@ -77,7 +77,9 @@ def certify(
         device: auto takes a GPU if there is one.
     """
     if (run is None) == (plain.model is None):
-        raise ValueError("Give a run folder or exported file, or --model FILE.py:FUNCTION.")
+        raise ValueError(
+            "Give a run folder, or a model with --model FILE.py:FUNCTION, or an exported file."
+        )
     if run is None or run.is_file():
         if run is not None and plain.weights is not None:
             raise ValueError("An exported file has its own weights; leave out --weights.")

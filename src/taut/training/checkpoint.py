@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from taut.files import load_tensors, save_tensors
-from taut.training.run import MODEL, STATE, Run
+from taut.training.run import MODEL, STATE, Run, refuse_foreign
 
 _MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
 
@@ -36,7 +36,9 @@ def save_checkpoint(
     *,
     finished: nn.Module,
 ) -> None:
-    """Writes the state to resume from, then the model for everybody else.
+    """Writes the model for everybody else, then the state to resume from.
+
+    A crash in between leaves an older state, from which training comes to the same model again.
 
     Args:
         run: whose folder.
@@ -56,9 +58,9 @@ def save_checkpoint(
         random[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(position.loss_sum.device)
     tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
     tensors |= moments | random | {_LOSS: position.loss_sum}
-    metadata = {"step": str(position.step), "seconds": repr(position.seconds)}
-    save_tensors(run.path / STATE, tensors, metadata)
-    save_tensors(run.path / MODEL, finished.state_dict(), {"step": str(position.step)})
+    metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
+    save_tensors(run.path / MODEL, finished.state_dict(), metadata)
+    save_tensors(run.path / STATE, tensors, metadata | {"seconds": repr(position.seconds)})
 
 
 def load_checkpoint(
@@ -76,12 +78,17 @@ def load_checkpoint(
         How far the run had come: nowhere, if it has no checkpoint.
 
     Raises:
-        ValueError: if the checkpoint is damaged or of another model; the message names it.
+        ValueError: if the checkpoint is damaged, of another recipe or model, or holds NaN or
+            infinity; the message names it.
     """
     path = run.path / STATE
     if not path.is_file():
         return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)
     tensors, metadata = load_tensors(path)
+    refuse_foreign(metadata, run.recipe, path)
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path} holds numbers that are not finite, in {name}.")
     try:
         model.load_state_dict(_under(tensors, _MODEL))
         optimiser.load_state_dict(_nested(_under(tensors, _OPTIMISER), optimiser))

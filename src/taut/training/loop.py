@@ -22,7 +22,7 @@ from taut.models import build
 from taut.parametrizations import projected, retract_, update_
 from taut.training.checkpoint import load_checkpoint, save_checkpoint
 from taut.training.recipe import Recipe
-from taut.training.run import RECIPE, Run, prepare, write_history
+from taut.training.run import RECIPE, Run, alone, prepare, write_history
 from taut.training.schedules import first_moment_decay, learning_rate_factor
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -105,8 +105,8 @@ def train(
         The finished run.
 
     Raises:
-        ValueError: if the folder holds a run of another recipe, the data do not fit the model, or
-            there is no such device.
+        ValueError: if the folder holds a run of another recipe, another process trains in it, the
+            data do not fit the model, or there is no such device.
         TrainingInterrupted: after Ctrl-C.
         TrainingDiverged: if the loss or a weight is not finite.
 
@@ -125,7 +125,8 @@ def train(
     chosen = choose_device(device)
     run = prepare(recipe, folder, None if data_dir is None else Path(data_dir))
     gpus = [torch.cuda.current_device()] if chosen.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus), _interrupt_flag() as interrupted:
+    random = torch.random.fork_rng(devices=gpus)
+    with alone(folder), random, _interrupt_flag() as interrupted:
         torch.manual_seed(recipe.seed)
         _Trainer(run, data, chosen).train(interrupted, on_progress or (lambda _: None))
     return run

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
@@ -12,16 +14,17 @@ import torch
 from torch import nn
 
 from taut.data import Dataset, load
-from taut.files import load_tensors, write_atomically
+from taut.files import load_tensors, locked, remove_leftovers, write_atomically
 from taut.models import build
 from taut.training.recipe import Recipe
 
-RECIPE, ORIGIN, MODEL, STATE, METRICS = (
+RECIPE, ORIGIN, MODEL, STATE, METRICS, LOCK = (
     "recipe.json",
     "run.json",
     "model.safetensors",
     "state.safetensors",
     "metrics.csv",
+    ".lock",
 )
 Row = dict[str, int | float]
 
@@ -92,7 +95,8 @@ class Run:
         """
         if not (self.path / MODEL).is_file():
             raise FileNotFoundError(f"{self.path} has no trained model yet: no {MODEL}.")
-        tensors, _ = load_tensors(self.path / MODEL)
+        tensors, metadata = load_tensors(self.path / MODEL)
+        refuse_foreign(metadata, self.recipe, self.path / MODEL)
         with torch.random.fork_rng(devices=[]):
             model = build(self.recipe.model)
         try:
@@ -178,19 +182,73 @@ def prepare(recipe: Recipe, folder: Path, data_dir: Path | None) -> Run:
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     run = prepare(Recipe(name="a", dataset="mnist"), Path(folder), None)
         ...     sorted(os.listdir(folder))
-        ['recipe.json', 'run.json']
+        ['.lock', 'recipe.json', 'run.json']
     """
     if (folder / RECIPE).is_file():
         refuse_other_recipe(recipe, Run.open(folder).recipe, folder)
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(map(_is_foreign, folder.iterdir()))):
         raise ValueError(f"{folder} is neither a run folder nor empty; choose another one.")
     folder.mkdir(parents=True, exist_ok=True)
     absolute = None if data_dir is None else str(data_dir.expanduser().absolute())
     origin = {"data_dir": absolute, "torch": torch.__version__}
-    write_atomically(folder / ORIGIN, (json.dumps(origin, indent=2) + "\n").encode())
-    # The recipe last: it is what makes the folder a run.
-    write_atomically(folder / RECIPE, recipe.to_json().encode())
+    with alone(folder):
+        write_atomically(folder / ORIGIN, (json.dumps(origin, indent=2) + "\n").encode())
+        # The recipe last: it is what makes the folder a run.
+        write_atomically(folder / RECIPE, recipe.to_json().encode())
     return Run.open(folder)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Inside, no other process writes to a run folder; what killed ones left half written goes.
+
+    Args:
+        folder: of the run.
+
+    Raises:
+        ValueError: if another process is at it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder, alone(Path(folder)):
+        ...     os.listdir(folder)
+        ['.lock']
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / LOCK))
+        except BlockingIOError:
+            raise ValueError(
+                f"Another process trains in {folder}; wait for it, or choose another folder."
+            ) from None
+        for name in (RECIPE, ORIGIN, MODEL, STATE, METRICS):
+            remove_leftovers(folder / name)
+        yield
+
+
+def _is_foreign(file: Path) -> bool:
+    """Whether a file is not one that a killed process leaves before its folder is a run."""
+    return file.name not in (LOCK, ORIGIN) and not file.name.startswith(
+        (f".{RECIPE}.", f".{ORIGIN}.")
+    )
+
+
+def refuse_foreign(metadata: Mapping[str, str], recipe: Recipe, path: Path) -> None:
+    """Compares the recipe in the header of a file with that of its run.
+
+    Args:
+        metadata: text in the header; of files that say nothing of a recipe nothing is asked.
+        recipe: of the run.
+        path: for the message.
+
+    Raises:
+        ValueError: if they differ.
+
+    Example:
+        >>> refuse_foreign({"step": "3"}, Recipe(name="a", dataset="mnist"), Path("state"))
+    """
+    if "recipe" in metadata and Recipe.from_json(metadata["recipe"]) != recipe:
+        raise ValueError(f"{path} is of another recipe than the {RECIPE} beside it.")
 
 
 def write_history(run: Run, rows: list[Row]) -> None:
