@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+from benchmarks.attack_tables import ATTACK_TABLES
 from benchmarks.environment import ROOT
 from benchmarks.speed_tables import SPEED_TABLES
 from benchmarks.wasserstein_tables import WASSERSTEIN_TABLES
@@ -112,6 +113,7 @@ def method_table() -> str:
 
 PAGES = {
     ROOT / "README.md": {"results": results, "methods": method_table},
+    ROOT / "docs" / "attacks.md": ATTACK_TABLES,
     ROOT / "docs" / "reproduce.md": {"reproduced": reproduced},
     ROOT / "docs" / "methods.md": {"anomalies": anomalies},
     ROOT / "docs" / "speed.md": SPEED_TABLES,

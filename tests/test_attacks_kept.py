@@ -271,6 +271,12 @@ def test_a_radius_is_asked_for_where_one_is_needed(tmp_path):
         run_trial(Trial("pgd", "pgd"), target(), None, tmp_path / "attacks.json")
 
 
+def test_a_generator_is_refused_for_it_cannot_be_kept(tmp_path):
+    trial = Trial("pgd", "pgd", {"generator": torch.Generator()})
+    with pytest.raises(ValueError, match="`generator` cannot be kept in a file"):
+        run_trial(trial, target(), "0.1", tmp_path / "attacks.json")
+
+
 def test_paper_asks_for_its_protocol():
     assert [(t.method, dict(t.options), t.limit) for t in plan(["paper"])] == [
         ("pgd", {"steps": 200, "step_size": 0.01}, None),

@@ -184,10 +184,13 @@ def run_trial(
     """
     count = min(trial.limit or len(target.images), len(target.images))
     method = trial.build()
+    options = {f.name: getattr(method, f.name) for f in fields(method) if f.name != "generator"}
+    if trial.options.get("generator") is not None:
+        raise ValueError("`generator` cannot be kept in a file; leave it out.")
     none = torch.zeros(0, dtype=torch.bool)
     kept = Attacked(
         method=trial.method,
-        options={f.name: getattr(method, f.name) for f in fields(method)},
+        options=options,
         eps=eps,
         weights_sha256=target.weights_sha256,
         images_sha256=target.images_sha256(0),

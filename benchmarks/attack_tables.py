@@ -1,0 +1,28 @@
+"""The table of docs/attacks.md, from records/attacks.json."""
+
+import json
+
+from benchmarks.environment import ROOT
+
+_HEAD = "| run | attack | images | clean | eps | certified | attacked | distance over radius |"
+
+
+def attacked() -> str:
+    path = ROOT / "records" / "attacks.json"
+    if not path.is_file():
+        return "Not measured yet.\n"
+    rows = [_HEAD, "|" + "---|" * (_HEAD.count("|") - 1)]
+    for run in json.loads(path.read_text())["runs"]:
+        name = f"`{run['recipe']['name']}`, seed {run['recipe']['seed']}"
+        best = [{**line, "name": "strongest of these"} for line in run["strongest"][-1:]]
+        for line in (*run["attacks"], *best):
+            for eps, share in line["attacked"].items():
+                numbers = (f"{line['clean']:.2f}", eps, f"{line['certified'][eps]:.2f}")
+                ratio = line.get("distance", {}).get("over radius, median")
+                last = "" if ratio is None else f"{ratio:.2f}"
+                cells = (name, line["name"], str(line["images"]), *numbers, f"{share:.2f}", last)
+                rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+ATTACK_TABLES = {"attacked": attacked}
