@@ -513,10 +513,10 @@ def check_layers_run():
 def check_biases():
     """A bias is added at every position, and on every slice of the input."""
     conv, dense = nn.Conv2d(2, 3, 3), nn.Linear(4, 3)
-    rounding = rounding_of(conv, (2, 8, 8)).rounding(slices=1)
+    rounding = rounding_of(conv, (2, 8, 8)).rounding(entries=128)
     assert rounding.count == 2 * 9 + 2
     assert 0 <= rounding.constant - 6 * conv.bias.double().norm().item() < 1e-12
-    rounding = rounding_of(dense, (5, 4)).rounding(slices=5)
+    rounding = rounding_of(dense, (5, 4)).rounding(entries=20)
     assert 0 <= rounding.constant - math.sqrt(5) * dense.bias.double().norm().item() < 1e-12
     moduli = torch.linalg.matrix_norm(dense.weight.detach().double().abs(), 2).item()
     assert rounding.absolute >= moduli
@@ -772,12 +772,12 @@ MUTANTS = {
         (C, "canonical", "sort_keys=True, ", ""),
         (C, "describe", "list(t.shape)", "[t.numel()]"),
         (C, "raw_bytes", "contiguous()", "contiguous().flip(0)"),
-        (B, "Affine.rounding", "math.prod(self.op.kernel.shape[1:])", "self.op.kernel.shape[1]"),
+        (B, "Affine.rounding", "kernel[0].numel()", "kernel.shape[1]"),
         (B, "Affine.rounding", "fan_in + 2", "fan_in"),
         (B, "Affine.rounding", "abs_norm_bound(self.op)", "0.0"),
     ],
     check_biases: [
-        (B, "Affine.rounding", "slices * ", ""),
+        (B, "Affine.rounding", "max(1, entries // inputs) * outputs", "outputs"),
         (B, "Affine.rounding", "up_root(float(copies))", "float(copies)"),
         (B, "Affine.rounding", ", up_root(float(copies))", ""),
         (B, "Affine.rounding", "self.bias is not None", "False"),

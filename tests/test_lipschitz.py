@@ -126,7 +126,7 @@ def test_nearest_upsampling_has_gain_two():
     "activation",
     [
         nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.LeakyReLU(-3.0), nn.Tanh(), nn.Sigmoid(),
-        nn.Softplus(), nn.Softplus(3.0), nn.ELU(2.0), nn.SELU(), nn.SiLU(), nn.GELU(),
+        nn.Softplus(3.0, threshold=math.inf), nn.ELU(2.0), nn.SELU(), nn.SiLU(), nn.GELU(),
         nn.Hardtanh(), nn.Softsign(), nn.LogSigmoid(), nn.PReLU(init=-1.5),
     ],
     ids=str,
@@ -245,7 +245,7 @@ def test_table_names_every_layer():
     assert [row.name for row in bound.layers] == ["0", "1", "2", "3"]
     assert [row.type for row in bound.layers] == ["Conv2d", "ReLU", "Flatten", "Linear"]
     assert math.prod(row.bound for row in bound.layers) == pytest.approx(float(bound))
-    assert "frequencies" in str(bound)
+    assert "dense operator" in str(bound)
     assert str(bound).count("\n") == 5
 
 
@@ -330,7 +330,8 @@ class Custom(nn.Linear):
         (Forward(lambda m, x: x * 1j), "real number"),
         (Forward(lambda m, x: x.div(other=2)), "no proven bound"),
         (Forward(lambda m, x: x * (1 + 1e-4 * torch.rand(1))), "random"),
-        (nn.Sequential(nn.Softplus(threshold=2)), "threshold"),
+        (nn.Sequential(nn.Softplus()), "jumps"),
+        (Forward(lambda m, x: nn.functional.softplus(x)), "jumps"),
         (nn.Sequential(nn.LeakyReLU(-3.0, inplace=True)), "inplace"),
         (nn.Sequential(nn.MultiheadAttention(6, 1)), "MultiheadAttention"),
     ],

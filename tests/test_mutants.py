@@ -8,13 +8,26 @@ from types import ModuleType
 import pytest
 import torch
 
+import test_border as zeros
 import test_bounds as whole
 import test_bounds_constants as constants
 import test_bounds_contracts as contracts
 import test_bounds_rounding as scalars
-from taut.linalg import bounds, cholesky, embedding, gram, operators, rounding, size_free, twiddles
+import test_transposed as transposed
+from taut.linalg import (
+    border,
+    bounds,
+    cholesky,
+    embedding,
+    gram,
+    operators,
+    rounding,
+    size_free,
+    torus,
+    twiddles,
+)
 from taut.linalg.operators import ConvOperator, Padding
-from taut.lipschitz import _pairwise, _registry, _torch_rules
+from taut.lipschitz import _pairwise, _registry, _rounding, _torch_rules
 
 
 def dense_and_exact(op, most=1e-9):
@@ -128,6 +141,24 @@ def check_gamma():
 def check_pairs():
     for scale in (1e-300, 1.0):
         constants.test_pairwise_constants_are_not_below_the_exact_ones(scale)
+
+
+def check_parts():
+    for name in ("one side", "stride", "dilation", "extended", "no padding"):
+        zeros.test_part_of_the_torus_is_the_operator(name)
+
+
+def check_levels():
+    zeros.test_singular_values_above_the_level_are_all_counted()
+    zeros.test_what_a_witness_shows_is_not_less_than_the_theorem_says()
+    zeros.test_fewer_vectors_than_singular_values_prove_nothing()
+    with pytest.MonkeyPatch.context() as patch:
+        zeros.test_rounding_enlarges_the_rest_and_lessens_the_gap(patch)
+
+
+def check_transposed():
+    for layer, shape in transposed.LAYERS:
+        transposed.test_rounding_counts_every_product_of_an_output(layer, shape)
 
 
 SOUND = [check_paddings, check_random]
@@ -261,6 +292,26 @@ MUTANTS = {
     constants.test_pairwise_constants_of_rows_that_nearly_agree: [
         (_pairwise, "_from_products", "~(error <= _LOOSE * squares)", "error < 0"),
         (_pairwise, "_from_products", "2 * products", "products"),
+    ],
+    check_parts: [
+        (torus, "torus_part", "n) < out", "n) <= out"),
+        (torus, "_inputs", " - left", " + left"),
+        (torus, "_inputs", "movedim(2 * axis + 1, axis)", "movedim(2 * axis, axis)"),
+    ],
+    check_levels: [
+        (border, "_modes_above", "twice * vectors.shape[1]", "vectors.shape[1]"),
+        (border, "_deflated", "vectors = vectors[:, above]", "vectors = vectors[:, above][:, :0]"),
+        (border, "_witnessed", " and len(z) == count", ""),
+        (border, "_witnessed", "_norm(z @ j.T + torch.eye(len(z)).to(z))", "0.0"),
+        (border, "_witnessed", "up_sum(away, slack, UNDERFLOW)", "away"),
+        (border, "_witnessed", "_norm(inside * j), off", "_norm(inside * j)"),
+        (border, "_witnessed", "_norm(inside * j)", "0.0"),
+        (border, "_witnessed", "up_divide(up_product(rest, rest), least)", "0.0"),
+        (border, "_proven", "s if count == 0 else math.inf", "s"),
+    ],
+    check_transposed: [
+        (_rounding, "Affine.rounding", "kernel[:, 0].numel()", "len(kernel)"),
+        (_rounding, "Affine.rounding", "kernel[:, 0].numel()", "1"),
     ],
     constants.test_per_channel_deviations_count_by_the_smallest: [
         (_torch_rules, "_batch_norm", ".max()", ".mean()"),

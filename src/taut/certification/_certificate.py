@@ -24,7 +24,7 @@ from taut.certification._layers import Composed, compose, row
 from taut.certification._program import Node, Program, place, program_of
 from taut.certification._radius import certified_radius, executed_radius
 from taut.files import save_tensors, write_atomically
-from taut.lipschitz import LipschitzBound, lipschitz_bound, pairwise_constants
+from taut.lipschitz import LipschitzBound, pairwise_constants, verifiable_bound
 from taut.parametrizations import cached
 
 __all__ = ["Certificate", "graph_sha256", "prove", "weights_sha256"]
@@ -152,7 +152,7 @@ def prove(
     """
     arithmetic, shape = as_arithmetic(arithmetic), tuple(input_shape)
     with torch.no_grad(), cached():
-        bound = lipschitz_bound(model, shape)
+        bound = verifiable_bound(model, shape)
         program = program_of(model, shape, bound, real=arithmetic == "real")
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     check_arithmetic(arithmetic, program.tensors, device)

@@ -49,7 +49,7 @@ class Float64(fx.Interpreter):
             self.rules[self.place] = self._rule(str(target), tuple(x.shape[1:]))
         rule = self.rules[self.place]
         if isinstance(rule, Affine):
-            return _run_affine(rule, x)
+            return rule(x)
         if target not in self.copies:
             self.copies[target] = copy.deepcopy(self.submodules[target]).double()
         return self.copies[target](x)
@@ -68,11 +68,3 @@ class Float64(fx.Interpreter):
                 return None
             name = f"`{target}` ({type(module).__name__})"
             raise UnprovenError(f"{name} cannot be certified: {error}.") from error
-
-
-def _run_affine(layer: Affine, x: Tensor) -> Tensor:
-    y = layer.op(x)
-    if layer.bias is None:
-        return y
-    spatial = len(layer.op.input_size)
-    return y + layer.bias.to(y).reshape(-1, *[1] * spatial)

@@ -61,7 +61,7 @@ def program_of(
     Args:
         model: in eval mode where that matters.
         shape: of one input.
-        bound: of the model, from `lipschitz_bound`: its rows are not proven again.
+        bound: of the model, from `verifiable_bound`: its rows are not proven again.
         real: whether layers need no rule for their rounding.
 
     Raises:
@@ -161,7 +161,7 @@ class _Export:
         node["type"] = type(module).__name__
         name = f"{n.target}.".removeprefix(self.prefix)
         if isinstance(rule, Affine):
-            node["op"] = "affine"
+            node["op"] = "adjoint" if rule.adjoint else "affine"
             node["operator"] = plain_operator(rule)
             node["weight"] = self._keep(name + "weight", rule.weight)
             node["bias"] = None if rule.bias is None else self._keep(name + "bias", rule.bias)
@@ -181,7 +181,7 @@ class _Export:
             combine, gains, proof = "sum", (row.bound,), row.proof
             rounding = self.run.rules[n.name]
             if isinstance(rounding, Affine):
-                rounding = rounding.rounding(max(1, read // rounding.op.shape[1]))
+                rounding = rounding.rounding(read)
         else:
             join = self._join(n, inputs)
             kind, proof = _name(n.target), f"rule of `{_name(n.target)}`"

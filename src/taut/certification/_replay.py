@@ -55,7 +55,7 @@ def replay(
             values[node["name"]] = torch.zeros(2, *shape, dtype=torch.float64)
         else:
             (source,) = node["inputs"] if len(node["inputs"]) == 1 else (None,)
-            if node["op"] not in ("affine", "call_module") or source is None:
+            if node["op"] not in ("affine", "adjoint", "call_module") or source is None:
                 raise UnprovenError(
                     f"`{node['name']}` cannot be proven without the model; pass it."
                 )
@@ -71,12 +71,13 @@ def replay(
 def _replay(
     node: Node, x: Tensor, tensors: Mapping[str, Tensor], real: bool
 ) -> tuple[Layer, Tensor]:
-    if node["op"] == "affine":
+    if node["op"] in ("affine", "adjoint"):
         rule = _affine(node, tensors)
-        if rule.op.input_size not in ((), tuple(x.shape[2:])):
+        size = rule.op.output_size if rule.adjoint else rule.op.input_size
+        if size not in ((), tuple(x.shape[2:])):
             raise ValueError(f"`{node['name']}` is proven for another input size.")
-        bound, y = conv_norm_bound(rule.op), rule.op(x)
-        rounding = rule.rounding(max(1, x[0].numel() // rule.op.shape[1]))
+        bound, y = conv_norm_bound(rule.op), rule(x)
+        rounding = rule.rounding(x[0].numel())
     else:
         module, shape = _module(node, tensors), tuple(x.shape[1:])
         bound = rule_of(module, node["name"])(module, shape)
@@ -102,7 +103,7 @@ def _affine(node: Node, tensors: Mapping[str, Tensor]) -> Affine:
         Padding(plain["padding"], *sides),
     )
     bias = None if node["bias"] is None else tensors[node["bias"]]
-    return Affine(op, tensors[node["weight"]], bias)
+    return Affine(op, tensors[node["weight"]], bias, node["op"] == "adjoint")
 
 
 def _module(node: Node, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from taut.lipschitz import UnprovenError, lipschitz_bound
+from taut.lipschitz import UnprovenError, verifiable_bound
 from taut.nn import Conv2d, Linear
 
 __all__ = ["shrink_"]
@@ -63,7 +63,7 @@ def _excesses(model: nn.Module, input_shape: tuple[int, ...]) -> dict[nn.Paramet
     """By how much the bound of each nearly orthogonal weight is above 1, where it is largest."""
     modules = {"model": model} | dict(model.named_modules())  # a bare layer goes by `model`
     excesses: dict[nn.Parameter, float] = {}
-    for row in lipschitz_bound(model, input_shape).layers:
+    for row in verifiable_bound(model, input_shape).layers:
         if not 1 < row.bound < 1 + _EXCESS or row.name not in modules:
             continue
         layer = modules[row.name]

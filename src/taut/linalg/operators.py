@@ -21,6 +21,11 @@ _CONVOLUTIONS = {
     2: torch.nn.functional.conv2d,
     3: torch.nn.functional.conv3d,
 }
+_ADJOINTS = {
+    1: torch.nn.functional.conv_transpose1d,
+    2: torch.nn.functional.conv_transpose2d,
+    3: torch.nn.functional.conv_transpose3d,
+}
 _CHUNK_BYTES = 1 << 26
 
 
@@ -167,6 +172,34 @@ class ConvOperator:
         return _CONVOLUTIONS[axes](
             x, self.kernel, stride=self.stride, dilation=self.dilation, groups=self.groups
         )
+
+    def adjoint(self, y: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """Apply the adjoint in float64 to a batch of shape (b, c_out, *output_size).
+
+        Raises:
+            ValueError: if the padding copies positions of the input.
+
+        Example:
+            >>> op = ConvOperator(torch.tensor([[[1.0, 2.0]]]), (3,))
+            >>> op.adjoint(torch.tensor([[[1.0, 10.0]]])).tolist()
+            [[[1.0, 12.0, 20.0]]]
+        """
+        y, axes = y.to(self.kernel), len(self.input_size)
+        if axes == 0:
+            return y @ torch.block_diag(*self.group_kernels())
+        if self.padding.mode != "zeros" and any((*self.padding.left, *self.padding.right)):
+            raise ValueError(f"`padding` must be zeros; got {self.padding.mode!r}.")
+        x = _ADJOINTS[axes](
+            y, self.kernel, stride=self.stride, dilation=self.dilation, groups=self.groups
+        )
+        for axis, (n, left) in enumerate(
+            zip(self.input_size, self.padding.left, strict=True), start=2
+        ):
+            # What windows read beyond the input are zeros; what they do not reach gets none.
+            missing = max(0, left + n - x.shape[axis])
+            x = torch.nn.functional.pad(x, [0, 0] * (x.dim() - axis - 1) + [0, missing])
+            x = x.narrow(axis, left, n)
+        return x
 
 
 def padded_index(n: int, left: int, right: int, mode: str) -> Tensor:

@@ -88,7 +88,7 @@ def riesz_factor(degrees: tuple[int, ...], grid: tuple[int, ...]) -> float:
     r"""By how much a real trigonometric polynomial can exceed its largest modulus on a grid.
 
     :math:`\prod_a 1 / \cos(\pi \deg_a / N_a)`, rounded up. M. Riesz: if T of degree k has the
-    largest modulus M at t, then :math:`|T(t + s)| \ge M \cos(k s)` for :math:`|s| \le \pi / (2 k)`;
+    largest modulus M at t, then :math:`|T(t + s)| \ge M \cos(k s)` for :math:`|s| \le \pi / k`;
     some grid point is within :math:`\pi / N`. Once per axis. It holds for
     :math:`v^* \hat E(\omega) v` with each v, hence for the spectral norm of a Hermitian
     :math:`\hat E`.

@@ -32,10 +32,16 @@ A layer that is a convolution or a matrix gives its operator instead; bound and 
 from taut.linalg.bounds import NormBound
 from taut.linalg.operators import ConvOperator, Padding
 from taut.lipschitz import _torch_rules as _torch_rules
-from taut.lipschitz._graph import lipschitz_bound, trace
+from taut.lipschitz._graph import lipschitz_bound, trace, verifiable_bound
 from taut.lipschitz._joins import Join, join_of
 from taut.lipschitz._pairwise import UP_SQRT2, pairwise_constants
-from taut.lipschitz._registry import operator_of, register, register_linear, rule_of
+from taut.lipschitz._registry import (
+    operator_of,
+    register,
+    register_adjoint,
+    register_linear,
+    rule_of,
+)
 from taut.lipschitz._result import LayerBound, LipschitzBound, UnprovenError
 from taut.lipschitz._rounding import (
     Affine,
@@ -67,10 +73,12 @@ __all__ = [
     "operator_of",
     "pairwise_constants",
     "register",
+    "register_adjoint",
     "register_linear",
     "register_rounding",
     "rounding_of",
     "rule_of",
     "singular_values",
     "trace",
+    "verifiable_bound",
 ]

@@ -2,6 +2,7 @@ r"""The bound of a whole model, along the graph that torch.fx finds."""
 
 import operator
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, final
 
 import torch
@@ -10,14 +11,16 @@ from torch.fx.node import map_arg
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
+from taut.linalg.bounds import NormBound, conv_norm_bound, tight_norm_bound
+from taut.linalg.operators import ConvOperator
 from taut.linalg.rounding import up_product, up_root
 from taut.lipschitz import _functions as functions
 from taut.lipschitz._functions import Call
 from taut.lipschitz._pairwise import pairwise_constants
-from taut.lipschitz._registry import is_leaf, operator_of, rule_of
+from taut.lipschitz._registry import is_leaf, norm_operator_of, operator_of, rule_of
 from taut.lipschitz._result import LayerBound, LipschitzBound, UnprovenError
 
-__all__ = ["check_model", "lipschitz_bound", "trace"]
+__all__ = ["check_model", "lipschitz_bound", "trace", "verifiable_bound"]
 
 _BATCH = 3  # of the input that gives shapes: a reshape that mixes samples shows
 _IN_PLACE = (operator.iadd, operator.isub, operator.imul, operator.itruediv)
@@ -49,6 +52,25 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschitz
         >>> round(float(lipschitz_bound(model, (1, 2, 2))), 6)
         3.0
     """
+    return _bound(model, input_shape, tight_norm_bound)
+
+
+def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
+    """`lipschitz_bound` by proofs that others repeat quickly: of zero padding, that of its torus.
+
+    Certificates are made of it. It is the same but for layers that are far from orthogonal and have
+    zeros at the border, where it may be larger.
+
+    Example:
+        >>> float(verifiable_bound(nn.ReLU(), (3,)))
+        1.0
+    """
+    return _bound(model, input_shape, conv_norm_bound)
+
+
+def _bound(
+    model: nn.Module, input_shape: tuple[int, ...], norm: Callable[[ConvOperator], NormBound]
+) -> LipschitzBound:
     if any(n < 1 for n in input_shape):
         raise ValueError(f"`input_shape` must be made of positive integers; got {input_shape}.")
     check_model(model)
@@ -58,7 +80,7 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschitz
     if torch.is_autocast_enabled(x.device.type):
         raise UnprovenError("Under autocast other weights run than are read; leave it to bound.")
     with torch.no_grad():
-        walk = _Walk(graph)
+        walk = _Walk(graph, norm)
         result = walk.run(x.clone())
         _compare(model, x, result)
     if not before.is_of(model):
@@ -199,8 +221,9 @@ class _Walk(fx.Interpreter):
     A constant is a number for what depends on the model's input, None for what does not.
     """
 
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, norm: Callable[[ConvOperator], NormBound]) -> None:
         super().__init__(graph, garbage_collect_values=False)
+        self.norm = norm
         self.extra_traceback = False  # keeps messages to one sentence
         self.order = {node: place for place, node in enumerate(graph.graph.nodes)}
         self.slopes: dict[fx.Node, float | None] = {}
@@ -254,7 +277,9 @@ class _Walk(fx.Interpreter):
         if slope is None:
             self.slopes[n] = None
             return super().run_node(n)
-        bound = rule_of(module, str(n.target))(module, tuple(value.shape[1:]))
+        shape = tuple(value.shape[1:])
+        op = norm_operator_of(module, shape)
+        bound = rule_of(module, str(n.target))(module, shape) if op is None else self.norm(op)
         if not bound.value >= 0:
             raise UnprovenError(f"its rule gave {bound.value}")
         result = super().run_node(n)

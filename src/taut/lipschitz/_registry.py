@@ -9,7 +9,17 @@ from taut.linalg.bounds import NormBound, conv_norm_bound
 from taut.linalg.operators import ConvOperator
 from taut.lipschitz._result import UnprovenError
 
-__all__ = ["is_leaf", "is_linear", "operator_of", "register", "register_linear", "rule_of"]
+__all__ = [
+    "adjoint_of",
+    "is_leaf",
+    "is_linear",
+    "norm_operator_of",
+    "operator_of",
+    "register",
+    "register_adjoint",
+    "register_linear",
+    "rule_of",
+]
 
 # Modules differ in their attributes; a rule knows the ones of its own type.
 Rule = Callable[[Any, tuple[int, ...]], NormBound]
@@ -20,6 +30,7 @@ _O = TypeVar("_O", bound=OperatorRule)
 _RULES: dict[type, Rule] = {}
 _FORWARDS: dict[type, Any] = {}
 _OPERATORS: dict[type, OperatorRule] = {}
+_ADJOINTS: dict[type, OperatorRule] = {}
 _LINEAR: set[type] = set()
 
 
@@ -45,6 +56,8 @@ def register(kind: type[nn.Module], *, linear: bool = False) -> Callable[[_R], _
 
     def add(rule: _R) -> _R:
         _RULES[kind], _FORWARDS[kind] = rule, kind.forward
+        _OPERATORS.pop(kind, None)
+        _ADJOINTS.pop(kind, None)
         if linear:
             _LINEAR.add(kind)
         return rule
@@ -73,8 +86,36 @@ def register_linear(kind: type[nn.Module]) -> Callable[[_O], _O]:
     """
 
     def add(rule: _O) -> _O:
-        _OPERATORS[kind] = rule
         register(kind, linear=True)(lambda module, shape: conv_norm_bound(rule(module, shape)))
+        _OPERATORS[kind] = rule
+        return rule
+
+    return add
+
+
+def register_adjoint(kind: type[nn.Module]) -> Callable[[_O], _O]:
+    """Give the operator whose adjoint a module type is; its bound follows.
+
+    Args:
+        kind: the type; its subclasses stay unknown.
+
+    Returns:
+        A decorator for the rule `(module, shape) -> ConvOperator`; `shape` is that of the module's
+        input, which is the operator's output.
+
+    Example:
+        >>> import torch
+        >>> class Twice(nn.Module):
+        ...     def forward(self, x):
+        ...         return 2.0 * x
+        >>> @register_adjoint(Twice)
+        ... def twice(module, shape):
+        ...     return ConvOperator(2 * torch.eye(shape[-1]), ())
+    """
+
+    def add(rule: _O) -> _O:
+        register(kind, linear=True)(lambda module, shape: conv_norm_bound(rule(module, shape)))
+        _ADJOINTS[kind] = rule
         return rule
 
     return add
@@ -119,3 +160,15 @@ def operator_of(module: nn.Module, shape: tuple[int, ...]) -> ConvOperator | Non
     """The operator of the module on one slice of the input, if its type was given with one."""
     rule = _OPERATORS.get(type(module))
     return None if rule is None else rule(module, shape)
+
+
+def adjoint_of(module: nn.Module, shape: tuple[int, ...]) -> ConvOperator | None:
+    """The operator whose adjoint the module is, if its type was given so."""
+    rule = _ADJOINTS.get(type(module))
+    return None if rule is None else rule(module, shape)
+
+
+def norm_operator_of(module: nn.Module, shape: tuple[int, ...]) -> ConvOperator | None:
+    """An operator of the same norm as the module, if its type was given with one."""
+    op = operator_of(module, shape)
+    return adjoint_of(module, shape) if op is None else op

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from taut.linalg.operators import ConvOperator
 from taut.linalg.rounding import U64, abs_norm_bound, gamma, up_product, up_root, up_sum
 from taut.lipschitz._functions import selection_gain
-from taut.lipschitz._registry import operator_of
+from taut.lipschitz._registry import adjoint_of, operator_of
 from taut.lipschitz._result import UnprovenError
 
 __all__ = [
@@ -73,30 +73,47 @@ EXACT = Rounding(0, 0.0)
 @final
 @dataclass(frozen=True)
 class Affine:
-    """A layer that is a convolution or matrix and a bias; its rounding follows.
+    """A layer that is a convolution, its adjoint or a matrix, and a bias; its rounding follows.
 
     Attributes:
         op: the operator, on one slice of the input.
         weight: as it is used, in the precision it is used in.
         bias: one number for each output channel, or None.
+        adjoint: whether the layer is the adjoint of `op`: a transposed convolution.
 
     Example:
         >>> weight, bias = torch.ones(1, 3), torch.tensor([2.0])
         >>> layer = Affine(ConvOperator(weight, ()), weight, bias)
-        >>> layer.rounding(slices=4).count, round(layer.rounding(slices=4).constant, 6)
+        >>> rounding = layer.rounding(entries=12)  # four rows
+        >>> rounding.count, round(rounding.constant, 6)
         (5, 4.0)
     """
 
     op: ConvOperator
     weight: Tensor
     bias: Tensor | None
+    adjoint: bool = False
 
-    def rounding(self, slices: int) -> Rounding:
-        """The rounding on this many slices of the input side by side."""
-        fan_in = math.prod(self.op.kernel.shape[1:])
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run the layer in float64 on a batch."""
+        y = self.op.adjoint(x) if self.adjoint else self.op(x)
+        if self.bias is None:
+            return y
+        spatial = len(self.op.input_size)
+        return y + self.bias.to(y).reshape(-1, *[1] * spatial)
+
+    def rounding(self, entries: int) -> Rounding:
+        """The rounding on an input of so many entries, which may be several slices.
+
+        An output of an adjoint is a sum of at most one product for each tap and each channel of its
+        group that the operator writes to.
+        """
+        outputs, inputs = reversed(self.op.shape) if self.adjoint else self.op.shape
+        kernel = self.op.kernel[: len(self.op.kernel) // self.op.groups]
+        fan_in = kernel[:, 0].numel() if self.adjoint else kernel[0].numel()
         constant = 0.0
         if self.bias is not None:
-            copies = slices * self.op.shape[0] // len(self.bias)
+            copies = max(1, entries // inputs) * outputs // len(self.bias)
             constant = up_product(norm_bound(self.bias), up_root(float(copies)))
         return Rounding(fan_in + 2, abs_norm_bound(self.op), constant)
 
@@ -183,13 +200,23 @@ def affine_rounding(m: Any, shape: Shape) -> Affine:
     """The rule of layers with an operator, a `weight` and a `bias`.
 
     Example:
-        >>> affine_rounding(nn.Linear(3, 2), (3,)).rounding(slices=1).count
+        >>> affine_rounding(nn.Linear(3, 2), (3,)).rounding(entries=3).count
         5
     """
     op = operator_of(m, shape)
     if op is None:
         raise UnprovenError("it has no operator")
     return Affine(op, m.weight.detach(), None if m.bias is None else m.bias.detach())
+
+
+@register_rounding(nn.ConvTranspose1d)
+@register_rounding(nn.ConvTranspose2d)
+def _transposed(m: Any, shape: Shape) -> Affine:
+    op = adjoint_of(m, shape)
+    if op is None:
+        raise UnprovenError("it has no operator")
+    bias = None if m.bias is None else m.bias.detach()
+    return Affine(op, m.weight.detach(), bias, adjoint=True)
 
 
 def exact_rounding(m: nn.Module, shape: Shape) -> Rounding:

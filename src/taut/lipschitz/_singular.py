@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 
 from taut.linalg.spectrum import DENSE_LIMIT, conv_singular_values
 from taut.lipschitz._functions import AFFINE
-from taut.lipschitz._graph import check_model, lipschitz_bound, trace
+from taut.lipschitz._graph import check_model, trace, verifiable_bound
 from taut.lipschitz._registry import is_leaf, is_linear, operator_of, rule_of
 from taut.lipschitz._result import UnprovenError
 
@@ -47,7 +47,7 @@ def singular_values(module: nn.Module, input_shape: tuple[int, ...]) -> Float[Te
         _check_linear(module, "module")
         op = operator_of(module, tuple(input_shape))
         if op is not None:
-            lipschitz_bound(module, tuple(input_shape))  # the shape fits
+            verifiable_bound(module, tuple(input_shape))  # the shape fits
             copies = torch.Size(input_shape).numel() // op.shape[1]
             return conv_singular_values(op).repeat_interleave(copies)
     return torch.linalg.svdvals(_dense(module, tuple(input_shape)))
@@ -61,7 +61,7 @@ def _check_linear(module: nn.Module, name: str) -> None:
 
 
 def _dense(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    lipschitz_bound(model, shape)  # every part has a rule, and the graph is the model
+    verifiable_bound(model, shape)  # every part has a rule, and the graph is the model
     push = _Push(trace(model))
     inputs = torch.Size(shape).numel()
     device = next((p.device for p in model.parameters()), torch.device("cpu"))

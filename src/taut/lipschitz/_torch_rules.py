@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from taut.linalg.bounds import NormBound, conv_norm_bound
+from taut.linalg.bounds import NormBound
 from taut.linalg.operators import ConvOperator, Padding
 from taut.linalg.rounding import up, up_product, up_root
 from taut.lipschitz._functions import selection_gain
-from taut.lipschitz._registry import register, register_linear
+from taut.lipschitz._registry import register, register_adjoint, register_linear
 from taut.lipschitz._result import UnprovenError
 
 Shape = tuple[int, ...]
@@ -60,17 +60,16 @@ def _conv(m: nn.Conv1d | nn.Conv2d | nn.Conv3d, shape: Shape) -> ConvOperator:
     return ConvOperator(m.weight, shape[1:], m.stride, m.dilation, m.groups, padding)
 
 
-@register(nn.ConvTranspose1d, linear=True)
-@register(nn.ConvTranspose2d, linear=True)
-def _transposed(m: nn.ConvTranspose1d | nn.ConvTranspose2d, shape: Shape) -> NormBound:
-    """The adjoint of a convolution from the output to the input: the same norm."""
+@register_adjoint(nn.ConvTranspose1d)
+@register_adjoint(nn.ConvTranspose2d)
+def _transposed(m: nn.ConvTranspose1d | nn.ConvTranspose2d, shape: Shape) -> ConvOperator:
+    """A convolution from the output to the input."""
     pads = _tuple(m.padding, len(shape) - 1)
     taps = m.weight.shape[2:]
     axes = zip(shape[1:], m.stride, pads, m.dilation, taps, m.output_padding, strict=True)
     size = tuple((n - 1) * s - 2 * p + d * (k - 1) + o + 1 for n, s, p, d, k, o in axes)
     padding = Padding("zeros", pads, pads)
-    adjoint = ConvOperator(m.weight, size, m.stride, m.dilation, m.groups, padding)
-    return conv_norm_bound(adjoint)
+    return ConvOperator(m.weight, size, m.stride, m.dilation, m.groups, padding)
 
 
 @register_linear(nn.AvgPool1d)
@@ -287,13 +286,13 @@ def _at_least_one(value: float) -> float:
 
 @register(nn.Softplus)
 def _softplus(m: nn.Softplus, shape: Shape) -> NormBound:
-    # Above the threshold torch returns x: a jump of log(1 + exp(-threshold)) / beta.
-    if m.threshold < 20 or not m.beta > 0:
+    # Above the threshold torch returns x: down by log(1 + exp(-threshold)) / beta at once.
+    if m.threshold != math.inf or not m.beta > 0:
         raise UnprovenError(
-            f"`threshold` must be >= 20 and `beta` > 0; got {m.threshold}, {m.beta}"
+            "`threshold` must be inf, as torch jumps down to x at any other, and `beta` > 0; got "
+            f"{m.threshold}, {m.beta}"
         )
-    jump = math.exp(-m.threshold) / m.beta
-    return NormBound(1.0, f"slope at most 1, without the jump of {jump:.0e} at the threshold")
+    return _slope(1.0)
 
 
 @register(nn.GELU)
