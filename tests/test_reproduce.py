@@ -137,6 +137,9 @@ def test_the_paper_setting_is_the_papers_protocol():
         assert (recipe.augment is not None) == dataset.startswith("cifar10")
         assert DATASETS[dataset].radii == {"large": large, "small": small}
     assert (ATTACKS["pgd"].steps, ATTACKS["pgd"].step_size) == (200, 0.01)
+    short = SETTINGS["short"]
+    rates = [short.recipe("mnist", "small", method, seed=0).lr for method in ("BCOP", "SVCM")]
+    assert rates == [5e-3, 5e-4]  # free between projections, SVCM outgrows the common rate
 
 
 @pytest.fixture(scope="module")

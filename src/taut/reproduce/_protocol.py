@@ -1,7 +1,7 @@
 """The paper's protocol by data set, and how much of it a machine can do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 from taut.data import Augment
@@ -67,6 +67,7 @@ class Setting:
         retract_every: as in a recipe.
         attacked: attack the first so many test images; None is all of them.
         datasets: what it is done on where none is named; None for those of the table.
+        lr_of: peak learning rates of the methods that need another one.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Setting:
     retract_every: int
     attacked: int | None
     datasets: tuple[str, ...] | None = None
+    lr_of: Mapping[str, float] = field(default_factory=dict)
 
     def recipe(
         self,
@@ -113,7 +115,7 @@ class Setting:
             dataset=dataset,
             model=ModelConfig(architecture, data.input_shape, parametrization=method),
             loss=MultiMarginLoss(data.eps_train),
-            lr=self.lr,
+            lr=self.lr_of.get(method, self.lr),
             schedule=self.schedule,
             epochs=self.epochs[architecture] if epochs is None else epochs,
             batch_size=128,
@@ -146,6 +148,9 @@ _ONE_CYCLE = Setting(
     schedule="one-cycle",
     retract_every=16,
     attacked=1000,
+    # Free between two projections: at the common rate its norm grows so far that nothing is left
+    # to certify after the next one.
+    lr_of={"SVCM": 5e-4},
 )
 
 SETTINGS: dict[str, Setting] = {
