@@ -301,6 +301,8 @@ def test_limits_are_for_all_methods_or_for_one():
     assert limits(both, "20") == {"pgd": 20, "boundary": 20}
     assert limits(both, "20", "boundary=300") == {"pgd": 20, "boundary": 300}
     assert limits(["paper", "fgsm"], "fgsm=7")["fgsm"] == 7
+    two = limits(["paper", "pgd"], "pgd-paper=9")
+    assert (two["pgd-paper"], two["pgd"]) == (9, 1000)
     assert limits(["pgd", "pgd"]) == {"pgd": 1000}
 
 

@@ -67,7 +67,8 @@ def plan(
 
     Args:
         methods: names in `METHODS`, "paper" for `PAPER`, "all" for every method.
-        limits: numbers of images: "200" for all methods, "boundary=50" for one. Without it 1000
+        limits: numbers of images: "200" for all methods, "boundary=50" for one, "pgd-paper"
+            being the PGD of "paper". Without it 1000
             for a method named, what the protocol asks for with "paper"; boundary and pointwise
             take 100 at most unless they are named here.
         options: for every method.
@@ -91,11 +92,11 @@ def plan(
     chosen: dict[str, Trial] = {}
     for trial in trials:
         most = trial.limit if general is None else min(general, _FEW.get(trial.method, general))
-        limit = own.get(trial.method, most)
+        limit = own.get(trial.name, most)
         trial = replace(trial, limit=limit, options={**trial.options, **(options or {})})
         trial.build()
         chosen.setdefault(trial.name, trial)
-    if missing := sorted(set(own) - {trial.method for trial in chosen.values()}):
+    if missing := sorted(set(own) - set(chosen)):
         raise ValueError(f"`limit` must name a method that is run; got {', '.join(missing)}.")
     return tuple(chosen.values())
 
