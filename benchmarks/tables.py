@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from benchmarks.attack_tables import ATTACK_TABLES
+from benchmarks.attenuation import attenuation_table, jacobian_table
 from benchmarks.environment import ROOT
 from benchmarks.speed_tables import SPEED_TABLES
 from benchmarks.wasserstein_tables import WASSERSTEIN_TABLES
@@ -114,6 +115,10 @@ def method_table() -> str:
 PAGES = {
     ROOT / "README.md": {"results": results, "methods": method_table},
     ROOT / "docs" / "attacks.md": ATTACK_TABLES,
+    ROOT / "docs" / "attenuation.md": {
+        "attenuation": attenuation_table,
+        "jacobian": jacobian_table,
+    },
     ROOT / "docs" / "reproduce.md": {"reproduced": reproduced},
     ROOT / "docs" / "methods.md": {"anomalies": anomalies},
     ROOT / "docs" / "speed.md": SPEED_TABLES,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import jaxtyping
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -373,6 +374,30 @@ def test_misuse_is_one_sentence(net, options, message, monkeypatch):
 def test_comparisons_need_a_model(tmp_path):
     with pytest.raises(ValueError, match="must hold a model"):
         save_attenuation(tmp_path / "a.png", {"empty": {}})
+
+
+def test_comparisons_show_every_value(tmp_path, monkeypatch):
+    """Columns share their scales, and the scales hold all that is drawn."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    small = {"a": Profile([0.9, 1.0], [0.8, 0.85, 0.9, 0.95, 1.0])}
+    for deep in ([1e-9, 1e-5, 1.0], [0.5, 0.7, 1.0], [0.0, 1e3, 1.0]):
+        jacobian = sorted([*deep, *deep[:2]])
+        columns = {"x": small, "y": {"b": Profile(deep, jacobian), "c": Profile(deep, jacobian)}}
+        save_attenuation(tmp_path / "a.png", columns)
+        upper, lower = figures[-1].axes[:2], figures[-1].axes[2:]
+        assert upper[0].get_ylim() == upper[1].get_ylim()
+        assert lower[0].get_xlim() == lower[1].get_xlim()
+        drawn = 0
+        for row, ends in ((upper, "get_ydata"), (lower, "get_xdata")):
+            for axes in row:
+                low, high = axes.get_ylim() if row is upper else axes.get_xlim()
+                for line in axes.lines:
+                    values = torch.tensor(getattr(line, ends)(), dtype=torch.float64).flatten()
+                    assert (values >= low).all()
+                    assert (values <= high).all()
+                    drawn += len(values)
+        assert drawn >= 2 + 3 * 2 + 3 * 5
 
 
 def test_figures_are_pictures(tmp_path):

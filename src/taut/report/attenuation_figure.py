@@ -1,5 +1,6 @@
 """The picture that sets models side by side: gradient norms by depth, spectra of Jacobians."""
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from taut.report.inspection import Inspection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+_DASH = 4.0
 
 
 @final
@@ -88,29 +91,22 @@ def save_attenuation(
     if not profiles:
         raise ValueError("`columns` must hold a model; got none.")
     names = list(dict.fromkeys(name for named in columns.values() for name in named))
-    log = wide([x for p in profiles for x in (*p.gradient, *p.jacobian)])
-    spectra = any(p.jacobian for p in profiles)
+    norms = [x for one in profiles for x in one.gradient]
+    values = [x for one in profiles for x in one.jacobian]
+    log = wide([*norms, *values])
     with drawing():
-        lower = 0.27 * len(names) + 0.75 if spectra else 0
-        size = (1.6 + 3.3 * len(columns) + (1.2 if len(columns) == 1 else 0), 3.3 + lower)
-        figure = Figure(figsize=size, layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.06, w_pad=0.06)  # pyright: ignore
-        grid = figure.subplots(
-            1 + spectra,
-            len(columns),
-            sharey="row",
-            squeeze=False,
-            height_ratios=(3.3, lower) if spectra else None,
-        )
+        heights = (3.3, 0.27 * len(names) + 0.75) if values else (3.3,)
+        width = 3.3 * len(columns) + (2.8 if len(columns) == 1 else 1.6)
+        figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+        grid = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
         for i, (title, named) in enumerate(columns.items()):
             _draw_gradients(grid[0, i], named, names, log)
+            _finish_gradients(grid[0, i], _limits(norms, log), log, first=i == 0)
             grid[0, i].set_title(title)
-            if spectra:
+            if values:
                 _draw_jacobians(grid[1, i], named, names, log)
-                grid[1, i].sharex(grid[1, 0])
-        if spectra:
-            _label_rows(grid[1, 0], names)
-        grid[0, 0].set_ylabel("gradient norm,\nrelative to the output's")
+                _finish_jacobians(grid[1, i], _limits(values, log), log)
+                _label_rows(grid[1, i], names if i == 0 else [])
         figure.draw_without_rendering()
         _label_curves(grid[0, -1], list(columns.values())[-1], names, log)
         figure.savefig(path)
@@ -125,14 +121,25 @@ def _draw_gradients(
     axes: "Axes", named: Mapping[str, Profile], names: Sequence[str], log: bool
 ) -> None:
     for name, one in named.items():
-        marker = "o" if len(one.gradient) <= 16 else ""
         values = shown(one.gradient, log=log)[::-1]
         way = [i / max(len(values) - 1, 1) for i in range(len(values))]
-        axes.plot(way, values, marker=marker, ms=3.5, color=_colour(name, names), clip_on=False)
-    if log:
-        axes.set_yscale("log")
-    else:
-        axes.set_ylim(0, 1.1 * max(1.0, *(x for one in named.values() for x in one.gradient)))
+        alike = [other for other in named if _alike(named[other].gradient, one.gradient)]
+        marker = "o" if len(values) <= 16 and len(alike) == 1 else ""
+        # Where curves coincide, each shows in turn.
+        turn, others = _DASH * alike.index(name), _DASH * (len(alike) - 1)
+        style = (turn, (_DASH, others)) if others else "-"
+        colour = _colour(name, names)
+        (line,) = axes.plot(way, values, marker=marker, ms=3.5, color=colour, clip_on=False)
+        line.set_linestyle(style)
+        line.set_dash_capstyle("butt")
+
+
+def _finish_gradients(axes: "Axes", limits: tuple[float, float], log: bool, *, first: bool) -> None:
+    axes.set_yscale("log" if log else "linear")
+    axes.set_ylim(limits)
+    if first:
+        axes.set_ylabel("gradient norm,\nrelative to the output's")
+    axes.tick_params(axis="y", labelleft=first)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 1], ["output", "image"])
     axes.set_xlabel("way back, layer by layer", labelpad=-8)
@@ -140,6 +147,22 @@ def _draw_gradients(
     axes.grid(axis="y", color=LINE, linewidth=0.6)
     axes.set_axisbelow(True)
     mark_one(axes)
+
+
+def _alike(a: Sequence[float], b: Sequence[float]) -> bool:
+    """Whether two curves lie on each other."""
+    pairs = zip(a, b, strict=len(a) == len(b))
+    return len(a) == len(b) and all(abs(x - y) <= 0.02 * max(x, y) for x, y in pairs)
+
+
+def _limits(values: Sequence[float], log: bool) -> tuple[float, float]:
+    """Ends of an axis that shows all values, and 1, with room for names."""
+    drawn = [1.0, *(x for x in shown(values, log=log) if math.isfinite(x))]
+    least, most = min(drawn), max(drawn)
+    if not log:
+        return 0.0, 1.1 * most
+    room = (most / least) ** 0.08
+    return least / room, most * room
 
 
 def _label_curves(
@@ -174,13 +197,12 @@ def _draw_jacobians(
         axes.plot([least, most], [place, place], color=colour, linewidth=1.4)
         axes.plot([low, high], [place, place], color=colour, linewidth=5)
         axes.plot(middle, place, "o", ms=6.5, color="white", mec=colour, mew=1.6)
-    if log:
-        axes.set_xscale("log")
-    else:
-        axes.set_xlim(
-            0, 1.1 * max(1.0, *(one.jacobian[-1] for one in named.values() if one.jacobian))
-        )
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def _finish_jacobians(axes: "Axes", limits: tuple[float, float], log: bool) -> None:
+    axes.set_xscale("log" if log else "linear")
+    axes.set_xlim(limits)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     mark_one(axes, vertical=True)
@@ -188,6 +210,7 @@ def _draw_jacobians(
 
 
 def _label_rows(axes: "Axes", names: Sequence[str]) -> None:
+    """Names of the rows; none where the first column has them."""
     axes.set_yticks(range(len(names)), names)
     for label, name in zip(axes.get_yticklabels(), names, strict=True):
         label.set_color(_colour(name, names))
