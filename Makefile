@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PEERS := $(VENV)/.peers
+SITE := $(VENV)/.site
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint docs bench clean
 
 demo: $(READY)
 	$(BIN)/taut demo
@@ -23,6 +24,10 @@ lint: $(READY)
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
+# The pages of docs/ and of the packages as a site in site/; a warning is an error.
+docs: $(SITE)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 bench: $(PEERS)
 	$(BIN)/python -m benchmarks.speed
 
@@ -38,5 +43,9 @@ $(PEERS): $(READY)
 	@$(BIN)/python -m pip install -q -c constraints.txt --group bench
 	@touch $@
 
+$(SITE): $(READY)
+	@$(BIN)/python -m pip install -q -c constraints.txt --group docs
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis

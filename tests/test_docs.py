@@ -1,21 +1,85 @@
 """The documentation says what is so: its code runs, its tables are those of the records."""
 
+import functools
+import inspect
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import tyro
 
+from taut.cli import main
+from taut.cli.app import COMMANDS
 from taut.training import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LANGUAGES = {"python", "json", "sh", "text"}  # the last is what a program prints
+
+
+class Parsed(Exception):
+    """Raised in place of what a command does."""
+
+
+def blocks(page, language):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
+
+
+def parse_only(function, **options):
+    """Parses as `tyro.cli` does, and calls nothing."""
+    if inspect.isfunction(function):
+        function = functools.wraps(function)(lambda *args, **kwargs: None)
+    real_cli(function, **options)
+    raise Parsed
+
+
+real_cli = tyro.cli
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_understood(page, monkeypatch):
+    monkeypatch.setattr(tyro, "cli", parse_only)
+    for line in "".join(blocks(page, "sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["taut"]:
+            with pytest.raises(Parsed):
+                main(words[1:])
+        elif words[:1] == ["make"]:
+            assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text(), line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_of_commands_and_modules_exist(page):
+    text = page.read_text()
+    for name in re.findall(r"`taut ([a-z]+)", text):
+        assert name in COMMANDS
+    for module in re.findall(r"python -m ([\w.]+)", text):
+        path = ROOT.joinpath(*module.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+    for script in re.findall(r"python (\S+\.py)", text):
+        assert (ROOT / script).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_is_left_out(page):
+    opened = re.findall(r"^```(.*)$", page.read_text(), flags=re.MULTILINE)[::2]
+    assert set(opened) <= LANGUAGES, "each block is of a language that a test here looks at"
+
+
+def test_navigation_names_pages():
+    text = (ROOT / "mkdocs.yml").read_text()
+    pages = re.findall(r": ([\w-]+\.md)$", text, flags=re.MULTILINE)
+    assert pages
+    assert all((ROOT / "docs" / page).exists() for page in pages)
+    assert len(pages) == len(set(pages))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace: dict = {"__name__": "docs"}
-    for block in re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL):
+    for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), namespace)
     if page.name == "README.md":
         accuracy = float(capsys.readouterr().out.split("\n")[-2].split()[0])
@@ -24,7 +88,7 @@ def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_recipes_in_json_are_recipes(page):
-    for block in re.findall(r"```json\n(.*?)```", page.read_text(), flags=re.DOTALL):
+    for block in blocks(page, "json"):
         Recipe.from_json(block)
 
 
@@ -42,8 +106,5 @@ def test_tables_are_those_of_the_records(monkeypatch):
         assert updated(page) == page.read_text(), page.name
 
 
-def test_readme_is_short_and_names_real_targets():
-    text, makefile = (ROOT / "README.md").read_text(), (ROOT / "Makefile").read_text()
-    assert len(text.splitlines()) < 120
-    for target in re.findall(r"^make (\w+)", text, flags=re.MULTILINE):
-        assert f"\n{target}:" in makefile
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) < 120
