@@ -186,7 +186,9 @@ def test_modules_of_plain_torch_compute_the_same_without_taut(tmp_path):
         save_file({"x": x}, tmp_path / f"{name}.in")
     run(MODULES, tmp_path, *cases)
     for name, (model, x) in cases.items():
-        assert torch.equal(load_file(tmp_path / f"{name}.out")["y"], model(x))
+        # Another process lays its tensors elsewhere, and kernels choose their order by address.
+        y = load_file(tmp_path / f"{name}.out")["y"]
+        assert torch.allclose(y, model(x), rtol=0, atol=1e-6 if x.dtype == torch.float32 else 1e-14)
 
 
 @pytest.mark.parametrize("name", NETS)
