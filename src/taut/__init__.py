@@ -3,7 +3,7 @@
 from taut import data, deploy, losses, models, nn, theory, wasserstein
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, verify
-from taut.deploy import freeze
+from taut.deploy import convert, freeze
 from taut.lipschitz import lipschitz_bound, singular_values
 from taut.parametrizations import (
     BCOP,
@@ -35,6 +35,7 @@ __all__ = [
     "cached",
     "certified_radius",
     "certify",
+    "convert",
     "data",
     "deploy",
     "freeze",

@@ -85,7 +85,8 @@ class OSSN(AbstractParametrization):
         raw = self.raw_matrix.detach()
         size = (1, self.folded_channels, *torus_of(self, torus))
         self.register_buffer("direction", torch.randn(size, device=raw.device, dtype=raw.dtype))
-        self.register_buffer("slope", torch.zeros_like(as_kernel(self, raw)))
+        shape = as_kernel(self, raw).shape  # as it is laid out there, safetensors refuses it
+        self.register_buffer("slope", torch.zeros(shape, device=raw.device, dtype=raw.dtype))
         self.update_(0)
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
