@@ -611,3 +611,28 @@ def test_smooth_nets_are_certified_in_real_numbers(net, capsys):
     )  # fmt: skip
     assert code == 0
     assert "Arithmetic real" in out
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import torch\nimport nowhere_at_all\n", "line 2: ModuleNotFoundError: No module named"),
+        ("def make():\n    return 1 +\n", "line 2: not Python (invalid syntax)"),
+        ("def make():\n    return open('no such file')\n", "line 2: FileNotFoundError"),
+        ("def make():\n    import json\n    json.loads('{')\n", "line 3: JSONDecodeError"),
+        ("def make():\n    raise SystemExit\n", "line 2: SystemExit"),
+        ("def make(width):\n    return width\n", ": TypeError: make() missing 1 required"),
+        (
+            "def make():\n    raise ValueError('first\\nsecond')\n",
+            "line 2: ValueError: first second",
+        ),
+    ],
+)
+def test_what_fails_in_the_file_of_a_model_is_named_with_its_line(source, words, tmp_path, capsys):
+    file = tmp_path / "broken.py"
+    file.write_text(source)
+    code, out, err = cli(capsys, "--model", f"{file}:make", "--input-shape", "3,4,4")
+    assert (code, out) == (2, "")
+    assert str(file) in err
+    assert words in err
+    assert err.count("\n") == 1

@@ -1,6 +1,7 @@
 """The page of a run: its numbers, its independence from the network, and what it measures."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 
 import taut
-from taut.certification import certify
+from taut.certification import certify, refuted
+from taut.cli.report import fail_if_refuted
 from taut.report import ReportInputs, inspect_layers, measure, write_report
 
 EPS = ("1/20", "0.3")
@@ -75,7 +77,7 @@ def inputs() -> ReportInputs:
         classes=("cat", "<script>alert(1)</script>", 'dog" onload="x'),
         eps=EPS,
         certification=certification,
-        robustness=measure(model, images, labels, EPS, bound=certification.bound, steps=10),
+        robustness=measure(model, images, EPS, certification, steps=10),
         layers=inspect_layers(model, images, labels),
         history=history,
         settings={"learning rate": 0.0123, "name": "<b>"},
@@ -156,17 +158,51 @@ def test_page_without_a_past(inputs, tmp_path):
 
 
 def test_broken_certificate_is_named(inputs, tmp_path):
-    found = vars(inputs.robustness) | {"radius": inputs.robustness.radius + 10}
-    broken = type(inputs.robustness)(**found)
-    assert broken.broken_certificates() == list(range(20))
+    broken = replace(inputs.robustness, refuted=torch.arange(20) == 7)
+    assert broken.broken_certificates() == [7]
+    with pytest.raises(RuntimeError, match="test image 7 \\(1 in all\\)"):
+        fail_if_refuted(broken)
     page = ReportInputs(**{**vars(inputs), "robustness": broken})
     assert "A certificate was broken" in write_report(tmp_path / "r.html", page).read_text()
+
+
+def test_refutations_are_those_of_the_certified_program():
+    """A program that answers otherwise refutes; one that differs in float32 alone does not."""
+    model, images, labels = example()
+    found = certify(model, images, labels)
+    sure = found.radius.argmax().item()
+    other = model(images).argmax(1) != labels[sure]
+    far = images[other.nonzero()[0].item()].expand_as(images)
+    assert not refuted(found, model, images, far).any()  # beyond every radius
+    wide = replace(found, radius=torch.where(found.radius > 0, 100.0, 0.0).double())
+    answers = found.certificate.logits(model, far).argmax(1)
+    expected = (found.radius > 0) & (answers != labels)
+    assert expected.any()
+    assert torch.equal(refuted(wide, model, images, far), expected)
+    assert torch.equal(refuted(wide, model, images[5:9], far[5:9], start=5), expected[5:9])
+    with torch.no_grad():  # what runs in float32 is no matter: the exported weights do
+        broken = nn.Sequential(model, nn.Identity())
+        broken.forward = lambda x: -model(x)
+    assert torch.equal(refuted(wide, broken, images, far), expected)
+    # Where the answer changes at a known distance: beyond the radius by a little only.
+    line = nn.Linear(1, 2, bias=False).double()
+    with torch.no_grad():
+        line.weight.copy_(torch.tensor([[1.0], [-1.0]]))
+    one = torch.ones(1, 1, dtype=torch.float64)
+    proved = certify(line, one, torch.tensor([0]))
+    assert 1 - 1e-9 < proved.radius.item() < 1
+    assert not refuted(proved, line, one, -1e-3 * one).any()
+    just = replace(proved, radius=torch.tensor([1.001]).double())
+    assert refuted(just, line, one, -1e-4 * one).item()
+    with pytest.raises(ValueError, match="`images` and `changed` must be alike"):
+        refuted(found, model, images, far, start=1)
 
 
 def test_attack_is_never_below_the_certificate(inputs):
     found = inputs.robustness
     assert found.broken_certificates() == []
     assert (found.nearest >= found.radius).all()
+    fail_if_refuted(found)
     for eps in EPS:
         assert found.certified(eps) == inputs.certification.certified_accuracy[eps]
         assert found.certified(eps) <= found.attacked[eps] <= found.clean_accuracy

@@ -4,6 +4,7 @@ from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify
 from taut.certification._radius import above, as_rational, certified_radius, logit_margin
+from taut.certification._refuted import refuted
 from taut.certification._verify import Verified, verify
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "l2_distance_upper",
     "logit_margin",
     "prove",
+    "refuted",
     "verify",
 ]

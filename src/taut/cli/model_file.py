@@ -1,6 +1,9 @@
 """A model that a function in a Python file makes, with weights from a safetensors file."""
 
 import importlib.util
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
@@ -30,7 +33,8 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the function is not there, makes no model, or the weights do not fit it.
+        ValueError: if the file or the function fails, naming the line; if the function is not
+            there, makes no model, or the weights do not fit it.
 
     Example:
         >>> load_model("nowhere.py:make", None)
@@ -41,7 +45,8 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
     if not file or not name:
         raise ValueError(f"`model` must be FILE.py:FUNCTION; got {source!r}.")
     make = _function(Path(file), name)
-    model = make()
+    with _told(Path(file)):
+        model = make()
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} in {file} must return a torch.nn.Module; got {type(model)}.")
     if weights is not None:
@@ -54,18 +59,32 @@ def load_model(source: str, weights: Path | None) -> nn.Module:
     return model.eval()
 
 
-def _function(file: Path, name: str):
+def _function(file: Path, name: str) -> Callable[[], object]:
     if not file.is_file():
         raise FileNotFoundError(f"There is no file {file}.")
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise ValueError(f"`model` must name a Python file; got {file}.")
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _told(file):
         spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ValueError(f"{file} is not Python: {error}.") from None
     function = vars(module).get(name)
     if not callable(function):
         raise ValueError(f"{file} has no function {name}.")
     return function
+
+
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
+    """Say in a sentence what went wrong in the user's file, and where: its last line involved."""
+    try:
+        yield
+    except SyntaxError as error:
+        place = f"{error.filename or file}, line {error.lineno}"
+        raise ValueError(f"{place}: not Python ({error.msg}).") from None
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
+        place = f"{file}, line {lines[-1]}" if lines else f"{file}"
+        text = " ".join(str(error).split())
+        raise ValueError(f"{place}: {type(error).__name__}{': ' if text else ''}{text}") from None

@@ -3,7 +3,6 @@
 import json
 import platform
 import shlex
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,8 @@ from taut.training import Run
 def report(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> None:
     """Certify, attack and inspect a run, and write one HTML page about it.
 
-    Writes report.html into the run folder; it needs no network.
+    Writes report.html into the run folder; it needs no network. Fails (exit code 1) if an attack
+    refutes a certificate; the page says so too.
 
     Example: taut report runs/demo --limit 500
 
@@ -28,8 +28,20 @@ def report(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> None
         limit: attack the first so many test images.
         device: auto takes a GPU if there is one.
     """
-    target, _ = make_report(open_run(run, device), limit)
+    target, found = make_report(open_run(run, device), limit)
     print(f"Wrote {target}")
+    fail_if_refuted(found)
+
+
+def fail_if_refuted(found: Robustness) -> None:
+    """Raise where an attack did better than the proof allows."""
+    broken = found.broken_certificates()
+    if broken:
+        raise RuntimeError(
+            f"A certificate is broken: an attack changes the certified answer for test image "
+            f"{broken[0]} ({len(broken)} in all) within its certified radius of "
+            f"{float(found.radius[broken[0]]):.6g}. Please report this as a bug."
+        )
 
 
 def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
@@ -39,9 +51,7 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
     certification = certify(opened.model, opened.images, opened.labels, eps=eps)
     part = opened.head(limit)
     with progress("attacking", len(part[1])) as tell:
-        bound = certification.bound
-        found = measure(opened.model, *part, eps, bound=bound, on_progress=tell)
-    found = replace(found, radius=certification.radius[: len(part[1])])  # of the same arithmetic
+        found = measure(opened.model, part[0], eps, certification, on_progress=tell)
     inputs = ReportInputs(
         title=recipe.name,
         dataset=opened.data.label,

@@ -25,7 +25,7 @@ def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
         >>> from taut.report.robustness import measure
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1])
-        >>> found = measure(model, images, labels, ("0.1",), bound=2.0, steps=10)
+        >>> found = measure(model, images, ("0.1",), taut.certify(model, images, labels), steps=10)
         >>> "attacked" in accuracy_chart(found, ("0.1",))
         True
     """

@@ -6,16 +6,12 @@ from fractions import Fraction
 from typing import final
 
 import torch
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from taut.attacks import attack, smallest_attack
-from taut.certification import above, certified_radius
-from taut.lipschitz import LipschitzBound
+from taut.certification import Certification, above, refuted
 from taut.parametrizations import cached
-
-_ROUNDING = 1e-5
-"""Slack of the logits' float32 rounding when an attack's distance meets a certified radius."""
 
 
 @final
@@ -27,16 +23,17 @@ class Robustness:
         images: in [0, 1].
         labels: true classes.
         predictions: of the images.
-        radius: certified l2 radius, 0 where the prediction is wrong.
+        radius: certified l2 radius, 0 where the certified program is wrong.
         adversarial: the nearest misclassified image found, else the image itself.
         fooled: predictions of `adversarial`.
         nearest: its l2 distance, 0 where the image itself is misclassified, inf if none was found.
         attacked: by eps as given, the share that survived every attack within it.
+        refuted: whether an attack within the radius changed the answer of the certified program.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1])
-        >>> found = measure(model, images, labels, ("0.1",), bound=2.0, steps=10)
+        >>> found = measure(model, images, ("0.1",), taut.certify(model, images, labels), steps=10)
         >>> found.certified("0.1") <= found.attacked["0.1"] <= found.clean_accuracy
         True
     """
@@ -49,6 +46,7 @@ class Robustness:
     fooled: Int[Tensor, " b"]
     nearest: Float64[Tensor, " b"]
     attacked: dict[str, float]
+    refuted: Bool[Tensor, " b"]
 
     @property
     def clean_accuracy(self) -> float:
@@ -60,28 +58,26 @@ class Robustness:
         return above(self.radius, eps).double().mean().item()
 
     def broken_certificates(self) -> list[int]:
-        """Images misclassified nearer than their certified radius; always empty if we are right."""
-        return (self.nearest < self.radius - _ROUNDING).nonzero().flatten().tolist()
+        """Images whose certificate an attack refuted; always empty if we are right."""
+        return self.refuted.nonzero().flatten().tolist()
 
 
 def measure(
     model: nn.Module,
     images: Float[Tensor, "b *shape"],
-    labels: Int[Tensor, " b"],
     eps: Sequence[str],
+    certification: Certification,
     *,
-    bound: float | LipschitzBound,
     steps: int = 50,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Robustness:
-    """Certify and attack the same images: PGD at each eps, and the smallest attack on each image.
+    """Attack certified images: PGD at each eps, and the smallest attack on each image.
 
     Args:
         model: maps images to logits.
-        images: in [0, 1].
-        labels: true classes.
+        images: in [0, 1]: the first of those certified.
         eps: l2 radii as text.
-        bound: proved Lipschitz bound of the model.
+        certification: of the model and the images.
         steps: of PGD.
         on_progress: called with the number of images done.
 
@@ -91,39 +87,45 @@ def measure(
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
         >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1])
-        >>> measure(model, images, labels, (), bound=2.0).nearest.shape
+        >>> measure(model, images, (), taut.certify(model, images, labels)).nearest.shape
         torch.Size([3])
     """
     size = 128
     batches = []
     for start in range(0, len(images), size):
-        part = slice(start, start + size)
-        batches.append(_measure_batch(model, images[part], labels[part], eps, steps))
-        on_progress(min(start + size, len(images)))
-    logits, adversarial, fooled, nearest, survived = map(torch.cat, zip(*batches, strict=True))
-    images, labels = images.cpu(), labels.cpu()
+        part = images[start : start + size]
+        batches.append(_measure_batch(model, part, start, eps, certification, steps))
+        on_progress(start + len(part))
+    names = ("predictions", "adversarial", "fooled", "nearest", "refuted", "survived")
+    found = dict(zip(names, map(torch.cat, zip(*batches, strict=True)), strict=True))
+    shares = found.pop("survived").double().mean(0).tolist()
     return Robustness(
-        images=images,
-        labels=labels,
-        predictions=logits.argmax(1),
-        radius=certified_radius(logits, labels, bound),
-        adversarial=adversarial,
-        fooled=fooled,
-        nearest=nearest,
-        attacked=dict(zip(eps, survived.double().mean(0).tolist(), strict=True)),
+        images=images.cpu(),
+        labels=certification.labels[: len(images)].cpu(),
+        radius=certification.radius[: len(images)].cpu(),
+        attacked=dict(zip(eps, shares, strict=True)),
+        **found,
     )
 
 
 def _measure_batch(
-    model: nn.Module, images: Tensor, labels: Tensor, eps: Sequence[str], steps: int
+    model: nn.Module,
+    images: Tensor,
+    start: int,
+    eps: Sequence[str],
+    certification: Certification,
+    steps: int,
 ) -> tuple[Tensor, ...]:
-    """Logits, nearest adversarial images, their predictions and distances, survival by eps."""
+    """Predictions, nearest adversarial images, theirs, distances, refutations, survival by eps."""
+    labels = certification.labels[start : start + len(images)].to(images.device)
     best = smallest_attack(model, images, labels)
+    wrong = refuted(certification, model, images, best.adversarial, start=start)
     nearest = torch.where(best.success, best.distance, torch.inf)
     adversarial = best.adversarial
     survived = torch.ones(len(images), len(eps), dtype=torch.bool, device=images.device)
     for i, radius in enumerate(eps):
         result = attack(model, images, labels, radius, steps=steps)
+        wrong |= refuted(certification, model, images, result.adversarial, start=start)
         closer = result.success & (result.distance < nearest)
         nearest = torch.where(closer, result.distance, nearest)
         adversarial = torch.where(closer[:, None, None, None], result.adversarial, adversarial)
@@ -132,5 +134,6 @@ def _measure_batch(
     survived &= nearest[:, None] > radii.to(nearest.device)
     with torch.no_grad(), cached():
         fooled = model(adversarial).argmax(1)
-        results = (model(images), adversarial, fooled, nearest, survived)
+        predictions = model(images).argmax(1)
+    results = (predictions, adversarial, fooled, nearest, wrong, survived)
     return tuple(tensor.cpu() for tensor in results)
