@@ -9,7 +9,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
-from taut.certification import Certification
+from taut.training import Evaluation
 from taut.training import Progress as TrainingProgress
 
 Callback = Callable[[TrainingProgress], None]
@@ -73,7 +73,7 @@ def accuracies(clean: float, certified: Mapping[Any, float]) -> str:
 
 
 def _print_epochs() -> Callback:
-    seen: list[Certification] = []
+    seen: list[Evaluation] = []
 
     def update(progress: TrainingProgress) -> None:
         if progress.evaluation is not None and progress.evaluation not in seen[-1:]:

@@ -1,5 +1,6 @@
 """`taut train`."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,17 @@ import tyro
 from taut.cli.progress import accuracies, show_training
 from taut.cli.shared import OptionalFolder
 from taut.recipes import RECIPES
-from taut.training import Device, Recipe, Run, train
+from taut.training import (
+    Device,
+    Launch,
+    OtherProcessFailed,
+    Recipe,
+    Run,
+    TrainingDiverged,
+    TrainingInterrupted,
+    is_first_process,
+    train,
+)
 from taut.training.run import read_recipe
 
 _DESCRIPTION = """Train a recipe into a run folder, or go on with a stopped run.
@@ -18,6 +29,8 @@ _DESCRIPTION = """Train a recipe into a run folder, or go on with a stopped run.
     taut train --resume RUN         go on where RUN stopped, with its own settings
 
 RECIPE is a name or a .json file as in a run folder. Names: {names}.
+
+Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m taut train RECIPE.
 
 Example: taut train mnist-small --data-dir data/mnist --epochs 10 --run runs/short"""
 
@@ -35,6 +48,12 @@ class _New:
     device: Device = "auto"
     """auto takes a GPU if there is one."""
 
+    devices: int = 1
+    """processes on this machine, one a device, that divide each batch; torchrun sets it itself."""
+
+    nodes: int = 1
+    """machines; the same command is started on each."""
+
 
 @dataclass(frozen=True)
 class _Resumed:
@@ -46,6 +65,12 @@ class _Resumed:
 
     device: Device = "auto"
     """auto takes a GPU if there is one."""
+
+    devices: int = 1
+    """processes on this machine, one a device, that divide each batch; torchrun sets it itself."""
+
+    nodes: int = 1
+    """machines; the same command is started on each."""
 
 
 def main(arguments: list[str]) -> None:
@@ -78,15 +103,27 @@ def main(arguments: list[str]) -> None:
         options = tyro.cli(_Resumed, prog="taut train", description=description, args=arguments)
         folder = options.resume
         recipe = Run.open(folder).recipe
-    with show_training(recipe.epochs) as on_progress:
-        run = train(
-            recipe,
-            folder,
-            data_dir=options.data_dir,
-            device=options.device,
-            on_progress=on_progress,
-        )
-    print(_summary(run))
+    _train(recipe, folder, options)
+
+
+def _train(recipe: Recipe, folder: Path, options: _New | _Resumed) -> None:
+    first = is_first_process()
+    try:
+        with show_training(recipe.epochs) if first else nullcontext() as on_progress:
+            run = train(
+                recipe,
+                folder,
+                data_dir=options.data_dir,
+                device=options.device,
+                launch=Launch(options.devices, options.nodes),
+                on_progress=on_progress,
+            )
+    except (TrainingInterrupted, TrainingDiverged, OtherProcessFailed):
+        if first:
+            raise
+        return  # the first process says so, and its exit code is the one that counts
+    if first:
+        print(_summary(run))
 
 
 def find_recipe(name: str) -> Recipe:

@@ -1,8 +1,19 @@
 r"""Named data sets as tensors on the device, and their batches."""
 
-from taut.data.batching import Augment, batches
+from taut.data.batching import Augment, Batches, Share, batches
 from taut.data.catalog import load, names
 from taut.data.holdout import Holdout
-from taut.data.sets import Dataset, Split
+from taut.data.sets import AbstractSplit, Dataset, Split
 
-__all__ = ["Augment", "Dataset", "Holdout", "Split", "batches", "load", "names"]
+__all__ = [
+    "AbstractSplit",
+    "Augment",
+    "Batches",
+    "Dataset",
+    "Holdout",
+    "Share",
+    "Split",
+    "batches",
+    "load",
+    "names",
+]

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from taut.data.seeding import generator
-from taut.data.sets import Split, to_unit_range
+from taut.data.sets import AbstractSplit, to_unit_range
 
 
 @final
@@ -39,7 +39,7 @@ class Augment:
 
 
 def batches(
-    split: Split,
+    split: AbstractSplit,
     batch_size: int,
     *,
     seed: int,
@@ -68,40 +68,126 @@ def batches(
         ValueError: if `batch_size` is below 1 or `start` is not a step of the epoch or its end.
 
     Example:
-        >>> split = Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+        >>> split = taut.data.Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
         >>> [len(labels) for _, labels in batches(split, 2, seed=0, epoch=0)]
         [2, 2, 1]
     """
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; got {batch_size}.")
-    steps = -(-len(split) // batch_size)
-    if not 0 <= start <= steps:
-        raise ValueError(f"`start` must be from 0 to {steps}, the steps an epoch; got {start}.")
-    return _batches(split, batch_size, generator("batches", seed, epoch), augment, start)
+    drawn = Batches(split=split, batch_size=batch_size, seed=seed, augment=augment)
+    return drawn.epoch(epoch, start=start)
 
 
-def _batches(
-    split: Split,
-    batch_size: int,
-    generator: torch.Generator,
-    augment: Augment | None,
-    start: int,
-) -> Iterator[tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
-    # All draws of the epoch are made at once on the CPU and moved once: the same on every device,
-    # and no transfer waits inside the loop.
-    count, device = len(split), split.images.device
-    spread = 1 if augment is None else 2 * augment.crop_padding + 1
-    order = torch.randperm(count, generator=generator).to(device)
-    offsets = torch.randint(spread, (count, 2), generator=generator).to(device)
-    flips = torch.randint(2, (count,), generator=generator).bool().to(device)
-    for begin in range(start * batch_size, count, batch_size):
-        here = slice(begin, begin + batch_size)
-        pixels = split.images[order[here]]
-        if augment is not None and augment.flip:
-            pixels = flip(pixels, flips[here])
-        if augment is not None and augment.crop_padding:
-            pixels = crop(pixels, offsets[here], padding=augment.crop_padding)
-        yield to_unit_range(pixels), split.labels[order[here]]
+@final
+@dataclass(frozen=True)
+class Share:
+    r"""Which part of every batch one of several processes takes.
+
+    Args:
+        rank: number of the process, from 0.
+        world: how many processes there are.
+
+    Raises:
+        ValueError: if `rank` is not one of `world` processes.
+
+    Example:
+        >>> [Share(rank, 2).of(10, 15) for rank in (0, 1)]
+        [slice(10, 12, None), slice(12, 15, None)]
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"`rank` must be from 0 to {self.world - 1}; got {self.rank}.")
+
+    def of(self, begin: int, end: int) -> slice:
+        r"""Its part of a range: no two differ in size by more than one, and some may be empty."""
+        count = end - begin
+        first, after = (begin + rank * count // self.world for rank in (self.rank, self.rank + 1))
+        return slice(first, after)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    r"""The batches of a training run, or one process's share of each of them.
+
+    A batch is a function of `seed`, the epoch and its place in it, and is then divided: however
+    many processes there are, together they see the same images, augmented alike.
+
+    Args:
+        split: where to draw from.
+        batch_size: images a batch, of all processes together.
+        seed: of the run.
+        augment: how to vary the images; None leaves them as they are.
+        share: which part of each batch is wanted.
+
+    Raises:
+        ValueError: if `batch_size` is below 1.
+
+    Example:
+        >>> split = taut.data.Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+        >>> half = Batches(split=split, batch_size=2, seed=0, share=Share(1, 2))
+        >>> half.steps, [len(labels) for _, labels in half.epoch(0)]
+        (3, [1, 1, 1])
+    """
+
+    split: AbstractSplit
+    batch_size: int
+    seed: int
+    augment: Augment | None = None
+    share: Share = Share()
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1; got {self.batch_size}.")
+
+    @property
+    def steps(self) -> int:
+        r"""Batches an epoch."""
+        return -(-len(self.split) // self.batch_size)
+
+    def size(self, step: int) -> int:
+        r"""Images in the whole batch at a step of an epoch, all shares together."""
+        return min(self.batch_size, len(self.split) - step * self.batch_size)
+
+    def epoch(
+        self, epoch: int, *, start: int = 0
+    ) -> Iterator[tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        r"""Float images in [0, 1] and labels of one epoch, as `batches` describes them.
+
+        Args:
+            epoch: its number.
+            start: the first step to yield.
+
+        Raises:
+            ValueError: if `start` is not a step of the epoch or its end.
+        """
+        if not 0 <= start <= self.steps:
+            raise ValueError(
+                f"`start` must be from 0 to {self.steps}, the steps an epoch; got {start}."
+            )
+        return self._epoch(generator("batches", self.seed, epoch), start)
+
+    def _epoch(
+        self, generator: torch.Generator, start: int
+    ) -> Iterator[tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]]:
+        # All draws of the epoch are made at once on the CPU and moved once: the same on every
+        # device and in every process, and no transfer waits inside the loop.
+        count, device, augment = len(self.split), self.split.device, self.augment
+        spread = 1 if augment is None else 2 * augment.crop_padding + 1
+        order = torch.randperm(count, generator=generator)
+        offsets = torch.randint(spread, (count, 2), generator=generator).to(device)
+        flips = torch.randint(2, (count,), generator=generator).bool().to(device)
+        begins = range(start * self.batch_size, count, self.batch_size)
+        parts = [self.share.of(begin, min(begin + self.batch_size, count)) for begin in begins]
+        for here, found in zip(parts, self.split.fetch(order, parts), strict=True):
+            pixels = found.images
+            if augment is not None and augment.flip:
+                pixels = flip(pixels, flips[here])
+            if augment is not None and augment.crop_padding:
+                pixels = crop(pixels, offsets[here], padding=augment.crop_padding)
+            yield to_unit_range(pixels), found.labels
 
 
 def crop(

@@ -1,5 +1,7 @@
 r"""What a data set is here: uint8 images and int64 labels, as two tensors a split."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -8,9 +10,39 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 
+class AbstractSplit(ABC):
+    r"""One part of a data set: uint8 images of one shape, and a label each."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, int, int]:
+        r"""Channels, height and width of one image."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        r"""Where `fetch` puts what it reads."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> "AbstractSplit":
+        r"""The same split, its images to be had on `device`."""
+
+    @abstractmethod
+    def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator["Split"]:
+        r"""The images at `order[part]` for one part after the other, as tensors on the device.
+
+        Args:
+            order: indices of images, on the CPU.
+            parts: slices of it, without steps; empty ones give splits without images.
+        """
+
+
 @final
 @dataclass(frozen=True, eq=False)
-class Split:
+class Split(AbstractSplit):
     r"""Images and labels of one part of a data set, on one device.
 
     Images stay uint8 (a quarter of the memory) and become float32 in [0, 1] batch by batch; there
@@ -46,6 +78,28 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        r"""Channels, height and width of one image."""
+        _, channels, height, width = self.images.shape
+        return channels, height, width
+
+    @property
+    def device(self) -> torch.device:
+        r"""Where the tensors are."""
+        return self.images.device
+
+    def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator["Split"]:
+        r"""The images at `order[part]` for one part after the other.
+
+        Args:
+            order: indices of images.
+            parts: slices of it; empty ones give splits without images.
+        """
+        order = order.to(self.device)
+        for part in parts:
+            yield Split(self.images[order[part]], self.labels[order[part]])
 
     def to(self, device: torch.device | str) -> "Split":
         r"""The same split with both tensors on `device`."""
@@ -109,8 +163,7 @@ class Dataset:
     @property
     def input_shape(self) -> tuple[int, int, int]:
         r"""Channels, height and width of one image."""
-        _, channels, height, width = self.train.images.shape
-        return channels, height, width
+        return self.train.input_shape
 
     def to(self, device: torch.device | str) -> "Dataset":
         r"""The same data set with both splits on `device`."""

@@ -1,13 +1,9 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
-from taut.training.loop import (
-    Device,
-    Progress,
-    TrainingDiverged,
-    TrainingInterrupted,
-    choose_device,
-    train,
-)
+from taut.training.evaluation import Evaluation
+from taut.training.interruption import TrainingInterrupted
+from taut.training.loop import Device, Progress, TrainingDiverged, choose_device, train
+from taut.training.processes import Launch, OtherProcessFailed, is_first_process
 from taut.training.recipe import MultiMarginLoss, OffsetCrossEntropyLoss, Recipe
 from taut.training.run import Run
 from taut.training.schedules import (
@@ -20,8 +16,11 @@ from taut.training.schedules import (
 __all__ = [
     "PAPER_DECAY",
     "Device",
+    "Evaluation",
+    "Launch",
     "MultiMarginLoss",
     "OffsetCrossEntropyLoss",
+    "OtherProcessFailed",
     "Progress",
     "Recipe",
     "Run",
@@ -30,6 +29,7 @@ __all__ = [
     "TrainingInterrupted",
     "choose_device",
     "first_moment_decay",
+    "is_first_process",
     "learning_rate_factor",
     "train",
 ]

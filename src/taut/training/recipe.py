@@ -3,7 +3,7 @@
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, ClassVar, TypeVar, final, get_args
+from typing import Any, ClassVar, Literal, TypeVar, final, get_args
 
 from torch import nn
 
@@ -14,6 +14,8 @@ from taut.models import ModelConfig
 from taut.training.schedules import Schedule
 
 _T = TypeVar("_T")
+
+Precision = Literal["32-true", "bf16-mixed"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Recipe:
         batch_size: images a step.
         retract_every: steps from one :func:`taut.retract_` to the next, which keeps raw tensors
             near-orthonormal; 0 for never.
+        precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
+            are computed in float32 all the same, and results are certified in float32.
         augment: random crops and flips, or None.
         holdout: what to test on, for images by class that come without a test split.
         seed: decides initial weights, order and augmentation.
@@ -91,6 +95,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     retract_every: int = 16
+    precision: Precision = "32-true"
     augment: Augment | None = None
     holdout: Holdout | None = None
     seed: int = 0
@@ -105,9 +110,10 @@ class Recipe:
         for name in ("seed", "retract_every"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` must be at least 0; got {getattr(self, name)}.")
-        if self.schedule not in get_args(Schedule):
-            allowed = ", ".join(get_args(Schedule))
-            raise ValueError(f"`schedule` must be one of {allowed}; got {self.schedule!r}.")
+        for name, choices in (("schedule", Schedule), ("precision", Precision)):
+            if getattr(self, name) not in get_args(choices):
+                allowed = ", ".join(get_args(choices))
+                raise ValueError(f"`{name}` must be one of {allowed}; got {getattr(self, name)!r}.")
         for eps in self.eps:
             _check_eps(eps)
         self.loss.build()  # its own checks

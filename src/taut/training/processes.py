@@ -1,0 +1,181 @@
+"""Several processes that train one model: who they are, and what they agree on."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from taut.data import Share
+
+
+@final
+@dataclass(frozen=True)
+class Launch:
+    """How many processes train, one a device.
+
+    `torchrun` decides it by itself: there, the defaults are as good as its own numbers.
+
+    Args:
+        devices: processes on each machine; all but the first are started from here.
+        nodes: machines; the command is started on each of them.
+
+    Raises:
+        ValueError: if a number is below 1.
+
+    Example:
+        >>> Launch(devices=2).resolve()
+        Launch(devices=2, nodes=1)
+    """
+
+    devices: int = 1
+    nodes: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("devices", "nodes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+
+    def resolve(self) -> "Launch":
+        """These numbers, or those of `torchrun` if it started this process.
+
+        Raises:
+            ValueError: if they contradict those of `torchrun`.
+        """
+        if not torch.distributed.is_torchelastic_launched():
+            return self
+        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        found = Launch(here, everywhere // here)
+        if self not in (Launch(), found):
+            raise ValueError(
+                f"`devices` and `nodes` must be those of torchrun, {here} and {found.nodes}, or be "
+                f"left out; got {self.devices} and {self.nodes}."
+            )
+        return found
+
+
+@final
+class OtherProcessFailed(RuntimeError):
+    """The first process could not do what all wait for, and says why itself."""
+
+
+def is_first_process() -> bool:
+    """Whether this process is the one that writes and speaks, by what its launcher told it.
+
+    Example:
+        >>> is_first_process()
+        True
+    """
+    ranks = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name) or 0) == 0 for name in ranks)
+
+
+@final
+class Processes:
+    """The processes of one training, started where that is still to be done.
+
+    Args:
+        launch: how many.
+        device: "cpu" or "cuda".
+        precision: of the forward pass, as Lightning Fabric names it.
+
+    Raises:
+        ValueError: if the machine has fewer GPUs, or `torchrun` says otherwise.
+    """
+
+    def __init__(self, launch: Launch, device: torch.device, precision: Any) -> None:
+        from lightning_fabric import Fabric
+
+        launch = launch.resolve()
+        if device.type == "cuda" and launch.devices > torch.cuda.device_count():
+            raise ValueError(
+                f"`devices` must be at most {torch.cuda.device_count()}, the GPUs that torch finds;"
+                f" got {launch.devices}."
+            )
+        several = launch.devices * launch.nodes > 1
+        self.fabric = Fabric(
+            accelerator=device.type,
+            strategy="ddp" if several else "auto",
+            devices=launch.devices,
+            num_nodes=launch.nodes,
+            precision=precision,
+        )
+        if several:
+            self.fabric.launch()
+        self.share = Share(self.fabric.global_rank, self.fabric.world_size)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and speaks."""
+        return self.share.rank == 0
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum of everyone's values."""
+        if self.share.world == 1:
+            return values
+        values = values.clone()
+        torch.distributed.all_reduce(values)
+        return values
+
+    def by_first(self, action: Callable[[], object]) -> None:
+        """Lets the first process act while all others wait.
+
+        Args:
+            action: done by the first process alone.
+
+        Raises:
+            OtherProcessFailed: everywhere else, if it failed there.
+        """
+        if self.share.world == 1:
+            action()
+            return
+        failure: Exception | None = None
+        if self.first:
+            try:
+                action()
+            except Exception as error:
+                failure = error
+        failed = self.total(torch.tensor(float(failure is not None), device=self.fabric.device))
+        if failure is not None:
+            raise failure
+        if failed:
+            raise OtherProcessFailed("The first process failed; its message says why.")
+
+    def require_equal(self, what: str, *values: bytes | Tensor) -> None:
+        """Compares values over all processes, bit by bit.
+
+        Args:
+            what: the values, for the message.
+            *values: those of this process.
+
+        Raises:
+            RuntimeError: if two processes differ.
+        """
+        if self.share.world == 1:
+            return
+        digest = hashlib.sha256()
+        for value in values:
+            digest.update(value if isinstance(value, bytes) else _bytes(value))
+        mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).double()
+        mine = mine.to(self.fabric.device)
+        # Equal to the mean of all everywhere, and so equal to each other.
+        differs = (self.total(mine) != self.share.world * mine).any().double()
+        if self.total(differs):
+            raise RuntimeError(f"{what} differ from process to process; the run stops here.")
+
+
+def state_of(model: nn.Module) -> list[Tensor]:
+    """The tensors of a model, in order.
+
+    Example:
+        >>> [t.shape for t in state_of(nn.Linear(2, 1))]
+        [torch.Size([1, 2]), torch.Size([1])]
+    """
+    return list(model.state_dict().values())
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
