@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.attack_tables import ATTACK_TABLES
 from benchmarks.attenuation import attenuation_table, jacobian_table
+from benchmarks.command_line import COMMAND_TABLES
 from benchmarks.environment import ROOT
 from benchmarks.speed_tables import SPEED_TABLES
 from benchmarks.wasserstein_tables import WASSERSTEIN_TABLES
@@ -119,6 +120,7 @@ PAGES = {
         "attenuation": attenuation_table,
         "jacobian": jacobian_table,
     },
+    ROOT / "docs" / "command-line.md": COMMAND_TABLES,
     ROOT / "docs" / "reproduce.md": {"reproduced": reproduced},
     ROOT / "docs" / "methods.md": {"anomalies": anomalies},
     ROOT / "docs" / "speed.md": SPEED_TABLES,

@@ -24,6 +24,7 @@ def converted(text: str) -> str:
     text = _ROLE.sub(r"`\1`", text)
     text = _INLINE.sub(lambda m: rf"\({' '.join(m[1].split())}\)", text)
     text = _DISPLAY.sub(lambda m: f"\n\\[{' '.join(m[1].split())}\\]\n", text)
+    text = _SESSION.sub(lambda m: f"```python\n{m[0].rstrip()}\n```\n", text)
     text = re.sub(r"^Example:", "Examples:", text, flags=re.MULTILINE)
     return _PARAGRAPH.sub(_paragraph, text)
 
@@ -31,6 +32,7 @@ def converted(text: str) -> str:
 _ROLE = re.compile(r":(?:class|func|meth|mod):`~?([^`]+)`")
 _INLINE = re.compile(r":math:`([^`]+)`")
 _DISPLAY = re.compile(r"^ *\.\. math:: *(.*(?:\n[^\n]*\S[^\n]*)*)", re.MULTILINE)
+_SESSION = re.compile(r"^>>> (?:.+\n?)+", re.MULTILINE)  # outside of a section
 _PARAGRAPH = re.compile(rf"^({'|'.join(_PARAGRAPHS)}):[ \n]*(.*(?:\n(?: +\S.*)?)*)", re.MULTILINE)
 
 

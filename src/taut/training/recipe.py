@@ -68,7 +68,7 @@ class Recipe:
         schedule: how the learning rate moves over the run, with one-cycle Adam's beta1 too.
         epochs: passes over the training set.
         batch_size: images a step.
-        retract_every: steps from one :func:`taut.retract_` to the next, which keeps raw tensors
+        retract_every: steps from one `taut.retract_` to the next, which keeps raw tensors
             near-orthonormal; 0 for never.
         precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
             are computed in float32 all the same, and results are certified in float32.
