@@ -19,8 +19,8 @@ test-slow: $(READY)
 	$(PYTEST) -q -m "slow and not gpu"
 
 lint: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks scripts
-	$(BIN)/ruff check src tests benchmarks scripts
+	$(BIN)/ruff format --check src tests benchmarks examples scripts
+	$(BIN)/ruff check src tests benchmarks examples scripts
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 

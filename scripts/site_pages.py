@@ -1,4 +1,4 @@
-"""What the documentation site has beside the pages in docs/: one of each package, and the records.
+"""What the site has beside the pages in docs/: a page of each package, records, examples.
 
 Hooks of mkdocs, named in mkdocs.yml.
 """
@@ -31,7 +31,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Adds the pages of the packages, and the records that pages point to."""
+    """Adds the pages of the packages, and the records and examples that pages point to."""
     style = griffe.load_extensions(str(ROOT / "scripts" / "site_docstrings.py"))
     taut = griffe.load(
         "taut", search_paths=[ROOT / "src"], extensions=style, allow_inspection=False
@@ -40,14 +40,14 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     for name in _packages():
         page = _face(taut) if name == "taut" else _package(taut[name.removeprefix("taut.")])
         files.append(File.generated(config, f"api/{name}.md", content=page))
-    for path in sorted((ROOT / "records").rglob("*.json")):
+    for path in (*(ROOT / "records").rglob("*.json"), *(ROOT / "examples").glob("*.py")):
         uri = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, uri, abs_src_path=str(path)))
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """In the repository records lie beside docs/, on the site within it."""
-    return markdown.replace("](../records/", "](records/")
+    """In the repository records and examples lie beside docs/, on the site within it."""
+    return re.sub(r"\]\(\.\./(records|examples)/", r"](\1/", markdown)
 
 
 def on_page_content(html: str, page: Page, **kwargs: Any) -> str:
