@@ -48,6 +48,11 @@ def fresh(name: str, state: dict[str, Tensor]) -> nn.Sequential:
     return model
 
 
+def same(y: Tensor, expected: Tensor) -> bool:
+    """To rounding: kernels choose the order of their sums by where a tensor lies in memory."""
+    return torch.allclose(y, expected, rtol=0, atol=2e-6)
+
+
 class Training:
     """A model with the optimiser that was made before its first forward."""
 
@@ -134,8 +139,8 @@ def test_after_any_operations_a_fresh_model_of_the_state_does_the_same(name, con
             assert {k: v.shape for k, v in state.items()} == keys, operation
             with torch.no_grad():
                 found, expected = training.model(images()), fresh(name, state)(images())
-            assert torch.equal(found, expected), operation
-            assert torch.equal(training.model.train()(images()), training.model.eval()(images()))
+            assert same(found, expected), operation
+            assert same(training.model.train()(images()), training.model.eval()(images()))
 
 
 @pytest.mark.parametrize("name", METHODS)
