@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,7 +32,11 @@ __all__ = ["Certificate", "graph_sha256", "prove", "weights_sha256"]
 FORMAT = "taut-certificate"
 VERSION = 1
 SPACE = "l2 ball around the tensor given to the model, in the units of that tensor"
-_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_DTYPES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
 @final
@@ -74,6 +78,7 @@ class Certificate:
         In float64 the exported weights run; else the model as it is, computing each weight once.
         """
         like = next(iter(model.parameters()), images)
+        images = images.clone()  # the first layer may write over what it is given
         with torch.no_grad(), cached(), conventional():
             if self.arithmetic == "float64":
                 return self.program.run.run(place(images, like))
@@ -159,9 +164,31 @@ def prove(
     composed = compose(program.layers, program.source, program.output, arithmetic)
     pairwise = None
     if bound.pairwise is not None:
-        pairwise = pairwise_of(program.nodes[-1], program.tensors, composed.features)
+        head = head_of(program.nodes, program.output)
+        pairwise = pairwise_of(head, program.tensors, composed.features)
     sound = LipschitzBound(composed.lipschitz, bound.layers, pairwise)
     return Certificate(arithmetic, shape, program, sound, composed)
+
+
+def head_of(nodes: Sequence[Node], output: str) -> Node:
+    """The matrix whose value a graph returns; other nodes may come after it.
+
+    Raises:
+        ValueError: if it returns the value of anything else.
+
+    Example:
+        >>> head_of(prove(nn.Linear(2, 2), (2,)).program.nodes, "model")["type"]
+        'Linear'
+    """
+    head = next((node for node in nodes if node["name"] == output), None)
+    if (
+        head is None
+        or head["op"] != "affine"
+        or head["operator"]["input_size"]
+        or len(head["shape"][0]) != 1
+    ):
+        raise ValueError("Constants of pairs are of graphs that return a matrix times a vector.")
+    return head
 
 
 def pairwise_of(head: Node, tensors: Mapping[str, Tensor], features: float) -> Tensor:

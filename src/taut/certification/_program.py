@@ -74,7 +74,7 @@ def program_of(
     x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     run.garbage_collect_values = False
     with torch.no_grad():
-        _compare(model(x.to(like)), run.run(place(x, like)))
+        _compare(model(x.clone().to(like)), run.run(place(x, like)))
     wrapped = dict(graph.named_children()).get("model") is model
     export = _Export(graph, run, bound, "model." if wrapped else "")
     for node in graph.graph.nodes:

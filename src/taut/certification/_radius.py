@@ -175,7 +175,7 @@ def as_rational(eps: float | str | Fraction) -> Fraction:
     """
     try:
         # An exponent of many digits would be multiplied out for hours.
-        endless = isinstance(eps, str) and re.search(r"[eE][+-]?\d{5}", eps)
+        endless = isinstance(eps, str) and re.search(r"[eE][+-]?(\d_?){5}", eps)
         value = Fraction(-1) if endless else Fraction(eps)
     except (ValueError, OverflowError, ZeroDivisionError, TypeError):
         value = Fraction(-1)

@@ -50,7 +50,9 @@ def replay(
     """
     values: dict[str, Tensor] = {}
     layers = []
-    for node in graph["nodes"]:
+    for place, node in enumerate(graph["nodes"]):
+        if node["name"] in values or (node["op"] == "placeholder") != (place == 0):
+            raise ValueError(f"`{node['name']}` is there twice, or a second input.")
         if node["op"] == "placeholder":
             values[node["name"]] = torch.zeros(2, *shape, dtype=torch.float64)
         else:

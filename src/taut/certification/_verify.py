@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from taut.certification._arithmetic import ARITHMETICS, Arithmetic, check_arithmetic
 from taut.certification._certificate import (
     FORMAT,
+    SPACE,
     VERSION,
     canonical,
     graph_sha256,
+    head_of,
     prove,
     weights_sha256,
 )
@@ -86,7 +88,9 @@ def verify(
     file = _read(Path(certificate))
     try:
         return _verify(file, weights)
-    except (KeyError, TypeError, IndexError, AttributeError, OverflowError) as error:
+    except UnprovenError:  # a RuntimeError, too
+        raise
+    except (LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{certificate} is damaged: {error!r}.") from error
 
 
@@ -94,6 +98,8 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     arithmetic, shape = file["arithmetic"], tuple(file["input"]["shape"])
     if (file["format"], file["version"]) != (FORMAT, VERSION) or arithmetic not in ARITHMETICS:
         raise ValueError(f"The file is no certificate of version {VERSION}.")
+    if file["input"]["space"] != SPACE:
+        raise ValueError(f"The file must be about the {SPACE}.")
     if graph_sha256(file["graph"]) != file["graph_sha256"]:
         raise ValueError("The graph is not the one that was certified: its hash differs.")
     if isinstance(weights, nn.Module):
@@ -161,6 +167,8 @@ def _recorded(file: dict[str, Any], proven: list[Layer]) -> list[Layer]:
             entries=tuple(row.get("entries", layer.entries)),
         )
         _compare(found, layer)
+        if row["bound"] != found.bound:
+            raise ValueError(f"The row of `{layer.name}` has another bound than its gains.")
         rows.append(found)
     return rows
 
@@ -188,8 +196,8 @@ def _compose(
     if not file["bound"] >= composed.lipschitz:
         raise UnprovenError("The Lipschitz bound is below what the rows come to.")
     if file["pairwise"] is not None:
-        head = tensors[graph["nodes"][-1]["weight"]]
-        proven = pairwise_constants(head, composed.features)
+        head = head_of(graph["nodes"], graph["output"])
+        proven = pairwise_constants(tensors[head["weight"]], composed.features)
         said = torch.tensor(file["pairwise"], dtype=torch.float64)
         if said.shape != proven.shape or not bool((said >= proven).all()):
             raise UnprovenError("A constant of two classes is below what can be proven.")

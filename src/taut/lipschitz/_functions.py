@@ -179,6 +179,13 @@ def _elementwise(call: Call) -> float:
     return call.slopes[0]
 
 
+def _clamp(call: Call) -> float:
+    """Ends that are tensors may spread the signal."""
+    _keeps_batch(call)
+    _constants(call)
+    return up_product(call.slopes[0], _spread(call, call.args[0]))
+
+
 def _dropout(call: Call) -> float:
     _constants(call)
     training = call.kwargs.get("training", call.args[2] if len(call.args) > 2 else True)
@@ -234,7 +241,7 @@ ARITHMETIC: dict[Any, Callable[[Call], float]] = {
     **dict.fromkeys((operator.truediv, torch.div, "div"), _over),
     **dict.fromkeys((operator.neg, operator.pos, torch.neg, "neg"), _elementwise),
     **dict.fromkeys((operator.abs, abs, torch.abs, "abs"), _elementwise),
-    **dict.fromkeys((torch.clamp, "clamp"), _elementwise),
+    **dict.fromkeys((torch.clamp, "clamp"), _clamp),
     **dict.fromkeys((torch.cat, torch.concat, torch.stack), _concatenate),
     **dict.fromkeys((torch.maximum, torch.minimum), _larger),
     **dict.fromkeys((torch.sum, "sum"), _sum),
@@ -264,6 +271,7 @@ _PROOFS: dict[Callable[[Call], float], str] = {
     _times: "largest factor",
     _over: "largest factor",
     _elementwise: "slope at most 1",
+    _clamp: "slope at most 1",
     _concatenate: "root of the sum of squares",
     _larger: "root of the sum of squares",
     _sum: "root of the number of terms",

@@ -121,6 +121,8 @@ def _rounding(
 ) -> Rounding:
     """f(0) is what constants add, but for the ends of a clamp, which are rounded themselves."""
     target = node.target
+    if node.kwargs.get("dtype") is not None:
+        raise UnprovenError("`dtype` makes it round in a precision of its own; leave it out")
     quiet = {n: _zeros(v) if n in signals else v for n, v in values.items()}
     args, kwargs = _fill(node, quiet)
     result = _apply(node, args, kwargs)

@@ -288,8 +288,15 @@ def _statistics(m: Any) -> tuple[Tensor | None, ...]:
     return m.running_mean, m.running_var, m.weight, m.bias
 
 
+def _not_in_place(m: nn.LeakyReLU | nn.Hardtanh) -> None:
+    """What reads the value that it wrote over would not know of the rounding, nor of 0 moved."""
+    if m.inplace:
+        raise UnprovenError("`inplace` must be False for a layer that rounds")
+
+
 @register_rounding(nn.LeakyReLU)
 def _leaky(m: nn.LeakyReLU, shape: Shape) -> Rounding:
+    _not_in_place(m)
     return Rounding(2, max(1.0, abs(m.negative_slope)))  # the slope, the product
 
 
@@ -301,6 +308,7 @@ def _prelu(m: nn.PReLU, shape: Shape) -> Rounding:
 @register_rounding(nn.Hardtanh)
 def _hardtanh(m: nn.Hardtanh, shape: Shape) -> Rounding:
     """The two ends are rounded; 0 goes to the nearer of them if it is not between."""
+    _not_in_place(m)
     end = max(abs(m.min_val), abs(m.max_val))
     return Rounding(1, 1.0, up_product(end, up_root(float(math.prod(shape)))))
 

@@ -1,0 +1,195 @@
+"""Models and files that once got a certificate which was false, each by its property."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import taut
+from taut.certification import certify, prove
+from taut.certification._certificate import canonical, graph_sha256, weights_sha256
+from taut.files import load_tensors, save_tensors
+from taut.lipschitz import UnprovenError
+
+# What the model computes.
+
+
+class TwoHeads(nn.Module):
+    """Returns one head; another one, with rows that are closer, comes after it."""
+
+    def __init__(self, scale=1e-3):
+        super().__init__()
+        self.head, self.auxiliary = nn.Linear(4, 3), nn.Linear(4, 3)
+        self.auxiliary.weight.data *= scale
+
+    def forward(self, x):
+        logits = self.head(x)
+        self.auxiliary(x)
+        return logits
+
+
+def test_pairs_of_logits_are_those_of_the_head_that_is_returned(tmp_path):
+    torch.manual_seed(0)
+    model, x = TwoHeads(), torch.rand(5, 4)
+    labels = model(x).argmax(1)
+    result = certify(model, x, labels)
+    alone = certify(model.head, x, labels)
+    assert torch.equal(result.radius, alone.radius)
+    path, _ = result.save(tmp_path / "c.json")
+    assert taut.verify(path, model).bound == alone.bound.value
+
+
+class Clamp(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("ends", torch.full((1, 9), -5.0))
+
+    def forward(self, x):
+        return torch.clamp(x, min=self.ends)
+
+
+def test_a_clamp_that_spreads_its_input_counts_each_copy():
+    bound = float(taut.lipschitz_bound(Clamp(), (1,)))
+    x = torch.rand(1, 1, dtype=torch.float64)
+    moved = (Clamp()(x + 1) - Clamp()(x)).norm().item()
+    assert moved <= bound < 3 + 1e-9
+
+
+class Sum(nn.Module):
+    def __init__(self, dtype):
+        super().__init__()
+        self.head, self.dtype = nn.Linear(4, 8), dtype
+
+    def forward(self, x):
+        return self.head(x).unflatten(1, (2, 4)).sum(2, dtype=self.dtype)
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32"])
+def test_sums_in_a_precision_of_their_own_have_no_proof_of_rounding(arithmetic):
+    with pytest.raises(UnprovenError, match="dtype"):
+        prove(Sum(torch.float16), (4,), arithmetic=arithmetic)
+    assert prove(Sum(None), (4,), arithmetic=arithmetic).composed.error[0] > 0
+
+
+class Ignored(nn.Module):
+    """An activation in place whose result nobody reads, but whose input is read again."""
+
+    def __init__(self, activation):
+        super().__init__()
+        self.first, self.activation, self.last = nn.Linear(4, 4), activation, nn.Linear(4, 2)
+
+    def forward(self, x):
+        hidden = self.first(x)
+        self.activation(hidden)
+        return self.last(hidden)
+
+
+@pytest.mark.parametrize(
+    "activation", [nn.Hardtanh(1e6, 2e6, inplace=True), nn.LeakyReLU(0.3, inplace=True)]
+)
+def test_rounding_that_later_readers_do_not_see_is_refused(activation):
+    with pytest.raises(UnprovenError, match="`inplace` must be False"):
+        prove(Ignored(activation), (4,))
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32", "real"])
+def test_images_are_certified_as_they_were_given(arithmetic):
+    torch.manual_seed(0)
+    dtype = torch.float32 if arithmetic == "float32" else torch.float64
+    model = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2)).to(dtype)
+    x = torch.randn(3, 4, dtype=dtype)
+    before = x.clone()
+    result = certify(model, x, torch.zeros(3).long(), arithmetic=arithmetic)
+    assert torch.equal(x, before)
+    plain = certify(nn.Sequential(nn.ReLU(), model[1]), before, torch.zeros(3).long())
+    assert result.images_sha256 == plain.images_sha256
+
+
+class Permute(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.register_buffer("order", torch.tensor([2, 0, 3, 1]))
+
+    def forward(self, x):
+        return self.head(x[:, self.order])
+
+
+def test_whole_numbers_in_a_graph_are_saved_and_verified(tmp_path):
+    model = Permute()
+    path, _ = prove(model, (4,)).save(tmp_path / "c.json")
+    assert json.loads(path.read_text())["weights"]["order"] == {"dtype": "I64", "shape": [4]}
+    assert taut.verify(path, model).input_shape == (4,)
+    model.order.copy_(torch.arange(4))
+    with pytest.raises(ValueError, match="weights are not the ones"):
+        taut.verify(path, model)
+
+
+def test_eps_with_an_endless_exponent_is_refused_at_once():
+    for text in ("1e99999", "1e9_9999", "1e-9_9_9_9_9"):
+        with pytest.raises(ValueError, match="`eps`"):
+            taut.certify(nn.Linear(2, 2), torch.rand(1, 2), torch.zeros(1).long(), eps=(text,))
+
+
+# What the file says.
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 5), nn.ReLU(), nn.Linear(5, 5))
+    model[0].weight.data *= 9
+    x = torch.rand(4, 6)
+    result = certify(model, x, model(x).argmax(1), eps=("1/1000",))
+    path, weights = result.save(tmp_path_factory.mktemp("adversary") / "c.json")
+    return json.loads(path.read_text()), load_tensors(weights)[0]
+
+
+def written(folder, content, tensors):
+    """The file with a graph of one's own: both hashes are made to fit."""
+    content["graph_sha256"] = graph_sha256(content["graph"])
+    path, weights = folder / "c.json", folder / "c.safetensors"
+    path.write_text(canonical(content))
+    save_tensors(weights, tensors, {"graph_sha256": content["graph_sha256"]})
+    return path, weights
+
+
+def tiny_pairs(content):
+    content["pairwise"] = [[1e-9 * (i != j) for j in range(5)] for i in range(5)]
+
+
+def another_last(content, tensors):
+    """A matrix with close rows after the one that is returned."""
+    tensors["4.weight"] *= 1e-12
+    content["graph"]["output"] = "_3"
+    tiny_pairs(content)
+
+
+def same_names(content, tensors):
+    """The first of two nodes of one name reads the input, the second one all that follows."""
+    for entry in (*content["graph"]["nodes"], *content["layers"]):
+        entry["name"] = {"_0": "_4"}.get(entry["name"], entry["name"])
+        entry["inputs"] = [{"_0": "_4"}.get(name, name) for name in entry["inputs"]]
+    content["pairwise"] = [[pair / 2 for pair in row] for row in content["pairwise"]]
+
+
+def second_input(content, tensors):
+    nodes = content["graph"]["nodes"]
+    nodes.insert(2, {**nodes[0], "name": "again", "shape": [[6]]})
+
+
+def transposed(content, tensors):
+    """The last matrix read by columns, which are far apart, and its rows nearly equal."""
+    content["graph"]["nodes"][-1]["op"] = "adjoint"
+
+
+@pytest.mark.parametrize("change", [another_last, same_names, second_input, transposed])
+def test_graphs_that_no_model_has_are_refused(change, honest, tmp_path):
+    content = json.loads(json.dumps(honest[0]))
+    tensors = {name: tensor.clone() for name, tensor in honest[1].items()}
+    change(content, tensors)
+    content["weights_sha256"] = weights_sha256(tensors)
+    path, weights = written(tmp_path, content, tensors)
+    with pytest.raises(ValueError, match=r"twice|matrix times a vector"):
+        taut.verify(path, weights)
