@@ -107,7 +107,9 @@ def hold(
     if len(suspect):
         moved = result.adversarial[suspect.to(result.adversarial.device)]
         answers = certified.certificate.logits(model, moved).argmax(1).cpu()
-        for i in suspect[answers != labels[suspect]].tolist():
+        refuted = suspect[answers != labels[suspect]]
+        if len(refuted):
+            i = int(refuted[0])
             raise RuntimeError(
                 f"A certificate is broken: test image {int(index[i])} is misclassified by {method} "
                 f"at a distance of {float(result.distance[i]):.6g}, within its certified radius of "
