@@ -6,6 +6,7 @@ from pathlib import Path
 from taut.benchmark import environment as measured_with
 
 ROOT = Path(__file__).resolve().parent.parent
+_PLACES = ("--data-dir", "--run")
 
 
 def environment() -> dict[str, str | int]:
@@ -17,4 +18,4 @@ def _command() -> str:
     """As typed, but for where the data lie on this machine."""
     words = [f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
     pairs = zip(words, ["", *words], strict=False)
-    return " ".join("DIR" if before == "--data-dir" else word for word, before in pairs)
+    return " ".join("DIR" if before in _PLACES else word for word, before in pairs)

@@ -14,7 +14,7 @@ def aims() -> str:
         (aim["what"], f"{aim['aim']:.3g}", f"{aim['reached']:.3g}")
         for aim in _record().get("aims", ())
     ]
-    return _table(("what", "aim, at most", "reached"), rows)
+    return markdown(("what", "aim, at most", "reached"), rows)
 
 
 def step_times() -> str:
@@ -28,7 +28,7 @@ def step_times() -> str:
             ratio = found["ratio"] if ours else seconds / found["plain"]
             error = f"{found['error']:.1e}" if ours else "-"
             rows.append((net, name, f"{1e3 * seconds:.1f}", f"{ratio:.2f}", error))
-    return _table(header, rows)
+    return markdown(header, rows)
 
 
 def group(name: str) -> Callable[[], str]:
@@ -52,7 +52,7 @@ def group(name: str) -> Callable[[], str]:
             for row in _record().get("rows", {}).get(name, ())
             if row["train"] is not None
         ]
-        return _table(header, rows)
+        return markdown(header, rows)
 
     return table
 
@@ -68,7 +68,7 @@ def ways() -> str:
         )
         for x in _ways().get("bases", ())
     ]
-    return _table(("matrix", "condition", "way", "ms", "farthest from 1"), rows)
+    return markdown(("matrix", "condition", "way", "ms", "farthest from 1"), rows)
 
 
 def dense() -> str:
@@ -76,7 +76,7 @@ def dense() -> str:
         ("x".join(map(str, x["shape"])), x["way"], _number(x["seconds"], 1e3), _number(x["ratio"]))
         for x in _ways().get("dense", ())
     ]
-    return _table(("layer", "way", "ms", "over plain"), rows)
+    return markdown(("layer", "way", "ms", "over plain"), rows)
 
 
 def _ways() -> dict:
@@ -89,14 +89,14 @@ def accuracy() -> str:
         (x["case"], x["contender"], x["raws"], f"{x['error']:.1e}", f"{x['above']:+.1e}")
         for x in _record().get("accuracy", ())
     ]
-    return _table(("case", "contender", "raw tensors", "farthest from 1", "above 1"), rows)
+    return markdown(("case", "contender", "raw tensors", "farthest from 1", "above 1"), rows)
 
 
 def machine() -> str:
     found = _record()["environment"]
     names = ("processor", "threads", "gpu", "torch", "orthogonium", "deel-torchlip", "date")
     rows = [(name, str(found[name])) for name in names if name in found]
-    return _table(("", ""), [*rows, ("command", f"`{found['command']}`")])
+    return markdown(("", ""), [*rows, ("command", f"`{found['command']}`")])
 
 
 def _record() -> dict:
@@ -107,7 +107,7 @@ def _number(value: float | None, scale: float = 1, form: str = ".2f") -> str:
     return "-" if value is None else f"{scale * value:{form}}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     if not rows:
         return _MISSING
     lines = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]

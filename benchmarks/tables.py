@@ -9,6 +9,7 @@ from pathlib import Path
 
 from benchmarks.attack_tables import ATTACK_TABLES
 from benchmarks.attenuation import attenuation_table, jacobian_table
+from benchmarks.certificate_tables import CERTIFICATE_TABLES
 from benchmarks.command_line import COMMAND_TABLES
 from benchmarks.environment import ROOT
 from benchmarks.speed_tables import SPEED_TABLES
@@ -123,6 +124,7 @@ PAGES = {
     ROOT / "docs" / "command-line.md": COMMAND_TABLES,
     ROOT / "docs" / "reproduce.md": {"reproduced": reproduced},
     ROOT / "docs" / "methods.md": {"anomalies": anomalies},
+    ROOT / "docs" / "certificates.md": CERTIFICATE_TABLES,
     ROOT / "docs" / "speed.md": SPEED_TABLES,
     ROOT / "docs" / "weights.md": {"retraction": retraction},
     ROOT / "docs" / "wasserstein.md": WASSERSTEIN_TABLES,
