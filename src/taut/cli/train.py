@@ -54,6 +54,9 @@ class _New:
     nodes: int = 1
     """machines; the same command is started on each."""
 
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """stream images from disk, decoded by so many processes; if not given, all are in memory."""
+
 
 @dataclass(frozen=True)
 class _Resumed:
@@ -71,6 +74,9 @@ class _Resumed:
 
     nodes: int = 1
     """machines; the same command is started on each."""
+
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
+    """stream images from disk, decoded by so many processes; if not given, all are in memory."""
 
 
 def main(arguments: list[str]) -> None:
@@ -115,7 +121,7 @@ def _train(recipe: Recipe, folder: Path, options: _New | _Resumed) -> None:
                 folder,
                 data_dir=options.data_dir,
                 device=options.device,
-                launch=Launch(options.devices, options.nodes),
+                launch=Launch(options.devices, options.nodes, options.workers),
                 on_progress=on_progress,
             )
     except (TrainingInterrupted, TrainingDiverged, OtherProcessFailed):

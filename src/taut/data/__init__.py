@@ -4,6 +4,7 @@ from taut.data.batching import Augment, Batches, Share, batches
 from taut.data.catalog import load, names
 from taut.data.holdout import Holdout
 from taut.data.sets import AbstractSplit, Dataset, Split
+from taut.data.stream import Stream, StreamedDataset, stream
 
 __all__ = [
     "AbstractSplit",
@@ -13,7 +14,10 @@ __all__ = [
     "Holdout",
     "Share",
     "Split",
+    "Stream",
+    "StreamedDataset",
     "batches",
     "load",
     "names",
+    "stream",
 ]

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from taut.data.seeding import generator
 from taut.data.sets import Split
@@ -45,14 +46,26 @@ class Holdout:
             >>> len(train), len(test)
             (7, 3)
         """
-        count = round(len(pool) * self.fraction)
-        if not 0 < count < len(pool):
-            raise ValueError(
-                f"`fraction` must leave images on both sides of {len(pool)}; got {self.fraction}."
-            )
-        order = torch.randperm(len(pool), generator=generator("holdout", self.seed))
-        test, train = order[:count].sort().values, order[count:].sort().values
+        train, test = self.choose(len(pool))
         return (
             Split(pool.images[train], pool.labels[train]),
             Split(pool.images[test], pool.labels[test]),
         )
+
+    def choose(self, total: int) -> tuple[Tensor, Tensor]:
+        r"""Indices of the train and the test images out of so many, each in rising order.
+
+        Raises:
+            ValueError: if one of the two would be empty.
+
+        Example:
+            >>> [len(part) for part in Holdout(0.3).choose(10)]
+            [7, 3]
+        """
+        count = round(total * self.fraction)
+        if not 0 < count < total:
+            raise ValueError(
+                f"`fraction` must leave images on both sides of {total}; got {self.fraction}."
+            )
+        order = torch.randperm(total, generator=generator("holdout", self.seed))
+        return order[count:].sort().values, order[:count].sort().values

@@ -40,6 +40,23 @@ def read(
         ModuleNotFoundError: if the library is not installed.
         ValueError: if the columns or splits are not as above, or an image has another size.
     """
+    parts = open_parts(name, cache_dir)
+    train, test = choose_parts(name, parts, holdout)
+    source = f"{PREFIX}{name}"
+    columns, classes = columns_of(parts["train"], source)
+    pool = _split(train, columns, len(classes), f"{source}: train", on_progress)
+    if holdout is not None:
+        return Dataset(source, name, classes, *holdout.split(pool))
+    held = _split(test, columns, len(classes), f"{source}: test", on_progress)
+    return Dataset(source, name, classes, pool, held)
+
+
+def open_parts(name: str, cache_dir: Path | None) -> Any:
+    r"""The splits of a data set by name, on disk.
+
+    Raises:
+        ModuleNotFoundError: if the library is not installed.
+    """
     try:
         library = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
@@ -47,13 +64,15 @@ def read(
             f"{PREFIX}{name} needs the library `datasets`: pip install 'taut[hub]'."
         ) from error
     where = None if cache_dir is None else str(cache_dir)
-    parts = library.load_dataset(name, cache_dir=where)
-    return _from_parts(name, parts, holdout, on_progress)
+    return library.load_dataset(name, cache_dir=where)
 
 
-def _from_parts(
-    name: str, parts: Any, holdout: Holdout | None, on_progress: Callable[[int], None] | None
-) -> Dataset:
+def choose_parts(name: str, parts: Any, holdout: Holdout | None) -> tuple[Any, Any]:
+    r"""The split to train on and the one to test on; None where some are to be held out.
+
+    Raises:
+        ValueError: if there is no such split, or `holdout` is missing or superfluous.
+    """
     source = f"{PREFIX}{name}"
     chosen = next((part for part in ("test", "validation") if part in parts), None)
     if "train" not in parts or (chosen is None and holdout is None):
@@ -65,14 +84,13 @@ def _from_parts(
         raise ValueError(
             f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
         )
-    image, label = _columns(parts["train"].features, source)
-    classes = tuple(parts["train"].features[label].names)
-    train = _split(parts["train"], (image, label), len(classes), f"{source}: train", on_progress)
-    if holdout is not None:
-        train, test = holdout.split(train)
-    else:
-        test = _split(parts[chosen], (image, label), len(classes), f"{source}: test", on_progress)
-    return Dataset(source, name, classes, train, test)
+    return parts["train"], None if chosen is None else parts[chosen]
+
+
+def columns_of(rows: Any, source: str) -> tuple[tuple[str, str], tuple[str, ...]]:
+    r"""The columns of images and of labels, and the names of the classes."""
+    columns = _columns(rows.features, source)
+    return columns, tuple(rows.features[columns[1]].names)
 
 
 def _columns(features: dict[str, Any], source: str) -> tuple[str, str]:

