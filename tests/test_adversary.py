@@ -7,8 +7,11 @@ import torch
 from torch import nn
 
 import taut
-from taut.certification import certify, prove
+from taut.certification import certify, prove, verifier
 from taut.certification._certificate import canonical, graph_sha256, weights_sha256
+from taut.deploy import export, load
+from taut.deploy.plain import _module, _step
+from taut.deploy.plan import Plan
 from taut.files import load_tensors, save_tensors
 from taut.lipschitz import UnprovenError
 
@@ -143,7 +146,7 @@ def honest(tmp_path_factory):
     x = torch.rand(4, 6)
     result = certify(model, x, model(x).argmax(1), eps=("1/1000",))
     path, weights = result.save(tmp_path_factory.mktemp("adversary") / "c.json")
-    return json.loads(path.read_text()), load_tensors(weights)[0]
+    return json.loads(path.read_text()), load_tensors(weights)[0], x
 
 
 def written(folder, content, tensors):
@@ -193,3 +196,90 @@ def test_graphs_that_no_model_has_are_refused(change, honest, tmp_path):
     path, weights = written(tmp_path, content, tensors)
     with pytest.raises(ValueError, match=r"twice|matrix times a vector"):
         taut.verify(path, weights)
+
+
+def without_rounding(content):
+    for row in content["layers"]:
+        for key in ("absolutes", "constant", "count", "entries"):
+            row.pop(key)
+    content["error"] = [0.0, 0.0]
+
+
+def without_input(content):
+    graph = content["graph"]
+    graph["nodes"].pop(0)
+    content["layers"].pop(0)
+    graph["input"] = graph["nodes"][0]["name"]
+    content["input"]["shape"] = [5]
+
+
+def of_row(key, value):
+    return lambda content: content["layers"][0].__setitem__(key, value)
+
+
+FALSE = {
+    "rows without rounding": without_rounding,
+    "a first layer for an input": without_input,
+    "the bound of a row": of_row("bound", 0.1),
+    "the name of a row": of_row("name", "other"),
+    "the type of a row": of_row("type", "Conv2d"),
+    "what a row reads": of_row("inputs", ["other"]),
+    "another space": lambda content: content["input"].update(space="linf ball"),
+    "another precision": lambda content: content["weights"]["0.bias"].update(dtype="F64"),
+    "another shape": lambda content: content["weights"]["0.bias"].update(shape=[50]),
+    "certified accuracy": lambda content: content["certified_accuracy"].update({"9": 0.25}),
+}
+
+
+@pytest.mark.parametrize("case", FALSE)
+def test_false_claims_are_refused_by_both(case, honest, tmp_path):
+    content, tensors, x = json.loads(json.dumps(honest[0])), *honest[1:]
+    path, weights = written(tmp_path, content, tensors)
+    assert verifier.verify(path, weights, x.numpy())
+    assert taut.verify(path, weights)
+    FALSE[case](content)
+    path, weights = written(tmp_path, content, tensors)
+    with pytest.raises((ValueError, LookupError)):
+        verifier.verify(path, weights, x.numpy())
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        taut.verify(path, weights)
+
+
+@pytest.mark.parametrize("key", ["clean_accuracy", "predictions", "shape"])
+def test_claims_about_images_and_shapes_are_refused(key, honest, tmp_path):
+    content = json.loads(json.dumps(honest[0]))
+    if key == "shape":
+        content["input"]["shape"] = [-1]
+    else:
+        content[key] = 2.0 if key == "clean_accuracy" else [-1] * len(content["labels"])
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        taut.verify(*written(tmp_path, content, honest[1]))
+
+
+def test_verifier_refuses_pairs_below_rows_so_small_that_squares_underflow(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Linear(4, 3).double()
+    model.weight.data *= 1e-170
+    model.bias.data *= 1e-170
+    path, weights = prove(model, (4,)).save(tmp_path / "c.json")
+    assert verifier.verify(path, weights)
+    content = json.loads(path.read_text())
+    content["pairwise"] = [[pair / 2 for pair in row] for row in content["pairwise"]]
+    path.write_text(canonical(content))
+    with pytest.raises(ValueError, match="two classes"):
+        verifier.verify(path, weights)
+
+
+def test_a_plan_says_nothing_that_its_python_file_does_not(tmp_path):
+    model = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Linear(4, 2))
+    exported = tmp_path / "model.safetensors"
+    export(model, exported, (1, 4, 4))
+    tensors, header = load_tensors(exported)
+    content = json.loads(header["plan"])
+    content["steps"][0]["args"]["divisor_override"] = 1000
+    save_tensors(exported, tensors, {**header, "plan": json.dumps(content)})
+    steps = tuple(_step(entry) for entry in content["steps"])
+    with pytest.raises(ValueError, match="cannot be read as a model"):
+        load(exported)
+    with pytest.raises(ValueError, match="other arguments"):
+        _module(Plan(steps, tensors, "input", (1, 4, 4)), exported.name)

@@ -17,12 +17,14 @@ from taut.certification._certificate import (
     SPACE,
     VERSION,
     canonical,
+    describe,
     graph_sha256,
     head_of,
     prove,
     weights_sha256,
 )
 from taut.certification._layers import Layer, compose
+from taut.certification._radius import above
 from taut.certification._replay import replay
 from taut.files import load_tensors
 from taut.lipschitz import UnprovenError, pairwise_constants
@@ -117,6 +119,9 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
         layers = replay(file["graph"], shape, tensors, real=arithmetic == "real")
     recorded = _recorded(file, layers)
     _compose(file, recorded, tensors, arithmetic)
+    if file["weights"] != describe(tensors):
+        raise ValueError("The weights are described as others than they are.")
+    _check_shares(file)
     return Verified(arithmetic, shape, file["bound"])
 
 
@@ -146,6 +151,24 @@ def _tensors(weights: Any, file: dict[str, Any]) -> Mapping[str, Tensor]:
         return tensors
     # A state dict may hold counters too, which no result depends on.
     return {n: t for n, t in weights.items() if n in file["weights"] or t.is_floating_point()}
+
+
+def _check_shares(file: dict[str, Any]) -> None:
+    """Refuse accuracies that are not those of the radii, labels and predictions beside them."""
+    if "radius" not in file:
+        return
+    radius = torch.tensor(file["radius"], dtype=torch.float64)
+    right = [a == b for a, b in zip(file["predictions"], file["labels"], strict=True)]
+    shares = {"clean_accuracy": (file["clean_accuracy"], sum(right))}
+    for eps, said in file["certified_accuracy"].items():
+        shares[f"certified_accuracy at {eps}"] = said, int(above(radius, eps).sum())
+    if len(right) != len(radius) or any(
+        r > 0 and not ok for r, ok in zip(radius, right, strict=False)
+    ):
+        raise ValueError("A radius belongs to no right answer.")
+    for name, (said, count) in shares.items():
+        if said > count / len(right):
+            raise ValueError(f"The {name} is above what the images beside it come to.")
 
 
 def _recorded(file: dict[str, Any], proven: list[Layer]) -> list[Layer]:

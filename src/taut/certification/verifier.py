@@ -20,6 +20,8 @@ FORMATS = {  # unit roundoff, smallest normal number, largest number
     "float64": (Q(1, 2**53), Q(1, 2**1022), Q((2**53 - 1) * 2**971)),
     "float32": (Q(1, 2**24), Q(1, 2**126), Q((2**24 - 1) * 2**104)),
 }
+SPACE = "l2 ball around the tensor given to the model, in the units of that tensor"
+ROUNDING = {"absolutes", "constant", "count", "entries"}  # only real numbers do without
 ONE, PI = 10**60, 3141592653589793238462643383279502884197169399375105820974945
 
 
@@ -51,7 +53,8 @@ def read_weights(path, file):
         spans[name], end = data[end : end + length], end + length
     require(end == len(data), f"{path} holds bytes of no tensor")
     found = sha256(canonical(header) + b"".join(spans[name] for name in sorted(header)))
-    require(found.hexdigest() == file["weights_sha256"], "the weights are others")
+    same = found.hexdigest() == file["weights_sha256"] and header == file["weights"]
+    require(same, "the weights are others")
     found = sha256(canonical(file["graph"]))
     require(found.hexdigest() == file["graph_sha256"] == graph, "the graph is another")
     for name, entry in header.items():
@@ -213,30 +216,42 @@ def verify(certificate, weights_path, images=()):
     """Raise ValueError unless everything holds; return what does, in a sentence."""
     file = json.loads(text := Path(certificate).read_bytes())
     mode, graph, rows = file["arithmetic"], file["graph"], file["layers"]
-    known = (file["format"], file["version"]) == ("taut-certificate", 1)
+    claim = (file["format"], file["version"], file["input"]["space"])
+    known = claim == ("taut-certificate", 1, SPACE)
     require(known and canonical(file) == text.strip(), "no canonical certificate of taut")
+    require(mode == "real" or all(row.keys() >= ROUNDING for row in rows), "a row has no rounding")
     require(mode != "real" or not len(images), "real numbers prove no radius of any program")
     weights, (first, *nodes) = read_weights(weights_path, file), graph["nodes"]
     name, x = first["name"], np.zeros((1, *file["input"]["shape"]))
-    require([graph["input"], graph["output"]] == [name, nodes[-1]["name"]], "no plain sequence")
+    ends = [graph["input"], graph["output"], first["op"]]
+    require(ends == [name, nodes[-1]["name"], "placeholder"], "no plain sequence")
     for node, row in zip(nodes, rows, strict=True):
         known = node["op"] == "affine" or node["type"] in EXACT
         require(known and node["inputs"] == [name], f"{node['name']} is not known in a sequence")
         name, before, x = node["name"], x.shape, run(node, x, weights)
+        said = [row["name"], row["type"], row["inputs"], row["bound"]]
+        same = said == [name, node["type"], node["inputs"], max(row["gains"])]
+        require(same, f"the row of {name} is another")
         check_layer(node, row, weights, before, x.shape)
     before, slope, d, limit = compose(rows, *FORMATS["float64" if mode == "real" else mode])
     require(Q(file["bound"]) >= slope, "the Lipschitz bound is below the product")
     w = weights[nodes[-1]["weight"]] if file["pairwise"] else np.zeros((0, 0))
     for row, v in zip(file["pairwise"] or (), w, strict=True):
         factor = before * (1 + gamma(w.shape[1] + 8))
-        pairs = zip(row, np.linalg.norm(w - v, axis=1), strict=True)
-        proven = w.ndim == 2 and all(Q(p) >= Q(n) * factor for p, n in pairs)
+        top = np.abs(w - v).max(1)  # so that no square that matters underflows
+        norms = np.linalg.norm((w - v) / (top + (top == 0))[:, None], axis=1)
+        pairs = zip(row, top, norms, strict=True)
+        proven = w.ndim == 2 and all(Q(p) >= Q(t) * Q(n) * factor for p, t, n in pairs)
         require(proven, "a constant of two classes is not proven")
     if mode != "real":
         pairs = zip(file["error"], d, strict=True)
         require(all(Q(e) >= root(2) * p for e, p in pairs), "the error is not proven")
         require(0 < Q(file["norm_limit"]) <= limit, "the norm limit is not proven")
     if len(images):
+        shares = file["certified_accuracy"].items()
+        count = [sum(Q(r) > Q(eps) for r in file["radius"]) for eps, _ in shares]
+        proven = all(said <= n / len(images) for (_, said), n in zip(shares, count, strict=True))
+        require(proven, "a certified accuracy is above the radii")
         check_points(file, nodes, weights, images, compose(rows, *FORMATS["float64"])[2])
     return f"Lipschitz bound {file['bound']}, radii of {len(images)} images, arithmetic {mode}"
 

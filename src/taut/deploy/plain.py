@@ -52,6 +52,14 @@ def pad_to_multiple(x, rows, columns):
     return F.pad(x, (0, -x.shape[3] % columns, 0, -x.shape[2] % rows))
 ''',
 }
+_ARGUMENTS: dict[str, set[str]] = {
+    "AdaptiveAvgPool2d": {"output_size"}, "AvgPool2d": {"kernel_size", "stride"},
+    "GroupSort": {"group_size"}, "InvertibleDownsample2d": {"factor"},
+    "MaxPool2d": {"kernel_size", "stride"}, "PadToMultiple2d": {"multiple"},
+    "Scale": {"factor"}, "ZeroPad2d": {"padding"},
+}  # fmt: skip
+"""Of what is written as a function: all that its text says."""
+
 _DEFAULTS = {
     "dilation": (1, 1), "eps": 1e-5, "groups": 1, "padding": (0, 0), "padding_mode": "zeros",
     "stride": (1, 1),
@@ -186,6 +194,8 @@ def _call(step: Step) -> str:
     if step.tensors:
         return f"self.{step.name}({step.inputs[0]})"
     x, args = ", ".join(step.inputs), step.args
+    if args.keys() != _ARGUMENTS.get(step.kind, set()):
+        raise ValueError(f"`{step.name}` ({step.kind}) has other arguments than are written")
     return {
         "Add": lambda: " + ".join(step.inputs),
         "Scale": lambda: f"{args['factor']!r} * {x}",
