@@ -51,6 +51,15 @@ def test_command_prints_the_interval_and_writes_a_page(folder, tmp_path, capsys)
     assert "{{" not in text
 
 
+def test_a_long_path_leaves_room_for_the_chart(file, tmp_path, capsys):
+    deep = tmp_path / ("a" * 120) / ("b" * 120)
+    deep.mkdir(parents=True)
+    moved = file.rename(deep / "p.npz")
+    page = tmp_path / "page.html"
+    assert run(capsys, moved, moved, "--steps", 0, "--out", page)[0] == 0
+    assert page.read_text().count("<svg") == 2
+
+
 def test_vectors_have_a_page_without_pictures(file, tmp_path, capsys):
     page = tmp_path / "page.html"
     code, out, _ = run(capsys, file, file, "--steps", 0, "--out", page)

@@ -19,6 +19,7 @@ from taut.report._svg import ATTACKED, CERTIFIED, canvas, drawing, inline
 from taut.report.thumbnails import data_uri
 from taut.wasserstein import W1Estimate, W1Progress
 
+_LONGEST = 28  # letters of a name in a legend
 SHOWN = 8
 """Samples shown of each side, at either end of the critic's scores."""
 
@@ -102,12 +103,17 @@ def score_chart(found: W1Estimate, names: tuple[str, str]) -> Markup:
     with drawing():
         figure, axes = canvas("score over proved bound", "held-out points")
         for side, name, colour in zip(sides, names, (CERTIFIED, ATTACKED), strict=True):
-            axes.hist(side, bins=40, range=span, color=colour, alpha=0.55, label=name)
+            axes.hist(side, bins=40, range=span, color=colour, alpha=0.55, label=_brief(name))
             axes.axvline(float(side.mean()), color=colour)
         axes.legend(frameon=False)
     means = [float(side.mean()) for side in sides]
     text = f"Histograms of scores; the means are {means[0]:.4g} and {means[1]:.4g}."
     return inline(figure, text, "scores")
+
+
+def _brief(name: str) -> str:
+    """The end of a long path, which tells it from others, so that the chart keeps its room."""
+    return name if len(name) <= _LONGEST else "…" + name[1 - _LONGEST :]
 
 
 def convergence_chart(history: Sequence[W1Progress]) -> Markup:
