@@ -283,3 +283,18 @@ def test_a_plan_says_nothing_that_its_python_file_does_not(tmp_path):
         load(exported)
     with pytest.raises(ValueError, match="other arguments"):
         _module(Plan(steps, tensors, "input", (1, 4, 4)), exported.name)
+
+
+def test_a_roll_along_the_batch_is_refused():
+    """Batches of 1, 2, 3 or 6 samples do not show it."""
+
+    class Rolled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(x.roll(6, 0))
+
+    with pytest.raises(NotImplementedError, match="roll"):
+        taut.lipschitz_bound(Rolled().eval(), (4,))

@@ -31,13 +31,16 @@ QUERIES = {"size", "dim", "numel", "ndimension", getattr, len}
 
 SELECTIONS = {
     operator.getitem, torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze,
-    torch.unsqueeze, torch.chunk, torch.split, torch.unbind, torch.flip, torch.roll, torch.movedim,
+    torch.unsqueeze, torch.chunk, torch.split, torch.unbind, torch.flip, torch.movedim,
     torch.narrow, torch.tile, F.pad, F.pixel_shuffle, F.pixel_unshuffle, F.unfold,
     "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "chunk", "split",
-    "unbind", "flip", "roll", "movedim", "narrow", "unflatten", "contiguous", "expand", "repeat",
+    "unbind", "flip", "movedim", "narrow", "unflatten", "contiguous", "expand", "repeat",
     "clone", "unfold", "mT",
 }  # fmt: skip
-"""What copies entries to places that do not depend on the values."""
+"""What copies entries to places that do not depend on the values.
+
+Rolling is none of them: along the batch it mixes samples, but for batches whose size divides it.
+"""
 
 AS_MODULES: dict[Any, type[nn.Module]] = {
     F.relu: nn.ReLU, torch.relu: nn.ReLU, "relu": nn.ReLU, F.relu6: nn.ReLU6,
