@@ -14,7 +14,7 @@ def attacked() -> str:
     rows = [_HEAD, "|" + "---|" * (_HEAD.count("|") - 1)]
     for run in json.loads(path.read_text())["runs"]:
         name = f"`{run['recipe']['name']}`, seed {run['recipe']['seed']}"
-        best = [{**line, "name": "strongest of these"} for line in run["strongest"][-1:]]
+        best = [{**line, "name": f"strongest of {len(line['of'])}"} for line in run["strongest"]]
         for line in (*run["attacks"], *best):
             for eps, share in line["attacked"].items():
                 numbers = (f"{line['clean']:.2f}", eps, f"{line['certified'][eps]:.2f}")
