@@ -390,15 +390,14 @@ def check_norms_against_dense():
         size = op.shape[1]
         dense = op(torch.eye(size).double().reshape(size, -1, *op.input_size)).reshape(size, -1)
         norm, moduli = (torch.linalg.matrix_norm(m, 2).item() for m in (dense, dense.abs()))
-        try:
-            kernel, torus = verifier.on_torus(plain_op, op.kernel.numpy(), op.output_size)
-        except ValueError:
-            continue
+        kernel, torus = verifier.on_torus(plain_op, op.kernel.numpy(), op.output_size)
         assert not proves(kernel, torus, norm * (1 - 1e-9))
         assert not proves(kernel, torus, 1e100, moduli * (1 - 1e-9)) or moduli == 0
         loose = abs(op.kernel).sum().item()
         top = math.sqrt(max(np.linalg.eigvalsh(g).max() for g in verifier.grams(kernel, torus)))
         assert proves(kernel, torus, max(top, norm) * (1 + 1e-7), 2 * loose)
+        assert top >= norm * (1 - 1e-12)
+        assert top <= norm * (1 + 1e-9) or plain_op["padding"] == "zeros"
 
 
 def check_frequencies():
@@ -616,6 +615,20 @@ def jumped(content):
     nodes[4]["inputs"] = content["layers"][3]["inputs"] = nodes[2]["inputs"]
 
 
+def said_worst(key):
+    """A row that leaves a number of its rounding out, in a file that claims little."""
+
+    def change(content):
+        del content["layers"][0][key]
+        content.update(error=[1.0, 1.0], norm_limit=1.0)
+
+    return change
+
+
+def boasted(content):
+    content["certified_accuracy"] = {"1": 1.0}
+
+
 NO_POINTS = ("pairwise of fewer classes", "input size, rehashed")
 FORGED = {
     "output": forgery("output", files.rehashed(unplugged)),
@@ -627,6 +640,11 @@ FORGED = {
         "images of real numbers", files.set_to("arithmetic", "real"), "orthogonal"
     ),
     "no last row": forgery("no last row", lambda c: c["layers"].pop(), "orthogonal", points=False),
+    "share": forgery("share", boasted, "orthogonal"),
+    **{
+        f"no {key}": forgery(f"no {key}", said_worst(key), points=False)
+        for key in ("absolutes", "constant", "count")
+    },
     **{case: forgery(case) for case in (*files.TAMPERED, *files.POINTS)},
     **{case: forgery(case, points=False) for case in NO_POINTS},
 }
@@ -843,7 +861,11 @@ MUTANTS = {
     check_norms_against_dense: [
         (V, "prove_norms", "np.abs(kernel).sum((2, 3))", "kernel.sum((2, 3))"),
         (V, "prove_norms", "moduli <= (", "True or moduli <= ("),
-        (V, "on_torus", "transpose(0, 1, 3, 5, 2, 4)", "transpose(0, 1, 2, 4, 3, 5)"),
+        (V, "on_torus", "np.moveaxis(k, 2, -1)", "k"),
+        (V, "on_torus", "[1] * (2 - len(torus)) + torus", "torus"),
+        (V, "on_torus", "[1] * (2 - len(torus)) + torus", "torus + [1] * (2 - len(torus))"),
+        (V, "on_torus", "k[..., i::s]", "k[..., i:]"),
+        (V, "on_torus", "for i in range(s)], 1)", "for i in range(1)], 1)"),
         (V, "below", "low.conj().swapaxes(1, 2)", "low"),
     ],
     check_coarse_grids: [
@@ -859,25 +881,23 @@ MUTANTS = {
         (V, "below", "axis=(1, 2)).max()", "axis=(1, 2)).max() * 0"),
     ],
     check_torus: [
-        (V, "on_torus", "zeros * max(p)", "0"),
-        (V, "on_torus", "-(-size[0] // s)", "size[0] // s"),
-        (V, "on_torus", "-(-size[1] // t)", "size[1] // t"),
+        (V, "on_torus", "zeros * max(sides)", "0"),
+        (V, "on_torus", "-(-(n + e + zeros * max(sides)) // max(s, 1))", "(n + e + 1) // s"),
         (V, "on_torus", 'op["groups"] == 1', "True"),
-        (V, "on_torus", 'op["dilation"] == [1, 1]', "True"),
+        (V, "on_torus", "gap == 1", "True"),
         (V, "on_torus", 'op["padding"] == "circular"', "True"),
-        (V, "on_torus", "min(s, t) > 0", "True"),
-        (V, "on_torus", "size == [s * torus[0], t * torus[1]]", "True"),
-        (V, "on_torus", "out[0] <= torus[0]", "True"),
-        (V, "on_torus", "out[1] <= torus[1]", "True"),
+        (V, "on_torus", "once and s > 0", "once"),
+        (V, "on_torus", "n + e == s * torus[-1]", "True"),
+        (V, "on_torus", "count <= torus[-1]", "True"),
         (V, "on_torus", "n + e + zeros", "n + zeros"),
     ],
     check_layers_run: [
         (V, "run", 'op["extend"]', "(0, 0)"),
         (V, "run", '"wrap" if op["padding"] == "circular" else "constant"', '"constant"'),
         (V, "run", '"wrap" if op["padding"] == "circular" else "constant"', '"wrap"'),
-        (V, "run", "bias[:, None, None]", "0 * bias[:, None, None]"),
+        (V, "run", "+ bias.reshape(", "+ 0 * bias.reshape("),
         (V, "run", "x @ w.T + bias", "x @ w.T"),
-        (V, "run", "[1, 4, 5], [1, 2, 3]", "[1, 5, 4], [1, 2, 3]"),
+        (V, "run", "[1, *range(2 + d, 2 + 2 * d)]", "[1, *range(1 + 2 * d, 1 + d, -1)]"),
     ],
     check_rows_of_the_verifier: [
         (V, "compose", "gamma(n, u) * a + eta * read * wrote", "gamma(n, u) * a"),
@@ -896,7 +916,8 @@ MUTANTS = {
         (V, "compose", "g * r[1] + c]", "g * r[1]]"),
         (V, "compose", " + gamma(n, u) * c + lost", " + lost"),
         (V, "compose", "gamma(n, u) * c + lost", "gamma(n, u) * c"),
-        (V, "compose", "slope * g", "slope"),
+        (V, "compose", "[g * r[0], ", "[r[0], "),
+        (V, "compose", "before, r, d[1] = r[0], [", "before, r, d[1] = before, ["),
         (V, "compose", "type(n) is int and ", ""),
         (V, "compose", "min(n, c, a, g) >= 0", "True"),
     ],
@@ -925,7 +946,8 @@ MUTANTS = {
             'entry.pop("data_offsets")',
         ),
         (V, "read_weights", "end == len(data)", "True"),
-        (V, "read_weights", 'found.hexdigest() == file["weights_sha256"]', "True"),
+        (V, "read_weights", "[found.hexdigest(), header] == ", "[1, header] == [1, 0] or "),
+        (V, "read_weights", "[found.hexdigest(), header]", '[file["weights_sha256"], header]'),
         (V, "read_weights", '== graph, "the', ', "the'),
     ],
 }
@@ -934,7 +956,7 @@ for _case, _mutants in {
         (
             V,
             "read_weights",
-            'found.hexdigest() == file["graph_sha256"] == graph',
+            'found == file["graph_sha256"] == graph',
             'file["graph_sha256"]',
         )
     ],
@@ -943,16 +965,16 @@ for _case, _mutants in {
         (V, "check_layer", "proven = not w.any() or", "proven = True or"),
     ],
     "gain of an activation": [(V, "check_layer", 'row["gains"][0] >= 1', "True")],
-    "moduli": [(V, "check_layer", 'row.get("absolutes", [1e300])[0]', "1e300")],
+    "moduli": [(V, "check_layer", 'row["absolutes"][0]', "1e300")],
     "count": [
         (V, "check_layer", ">= math.prod(w.shape[1:]) + 2", ">= 0"),
         (V, "check_layer", "math.prod(w.shape[1:]) + 2", "w.shape[0]"),
     ],
     "bias norm": [
-        (V, "check_layer", 'Q(row.get("constant", 1e300)) ** 2 >= square', "True"),
+        (V, "check_layer", 'Q(row["constant"]) ** 2 >= square', "True"),
         (V, "check_layer", "Q(sizes[1], len(bias))", "1"),
     ],
-    "sizes": [(V, "check_layer", 'row.get("entries", sizes) == sizes', "True")],
+    "sizes": [(V, "check_layer", '[*row.setdefault("entries", sizes)] == sizes', "True")],
     "input size, rehashed": [
         (V, "check_layer", 'node["operator"]["input_size"] in ([], [*before[2:]])', "True"),
     ],
@@ -985,6 +1007,7 @@ for _case, _mutants in {
     "jump": [(V, "verify", ' and node["inputs"] == [name]', "")],
     "images of real numbers": [(V, "verify", 'mode != "real" or not len(images)', "True")],
     "radius": [(V, "verify", "if len(images):", "if False:")],
+    "share": [(V, "verify", "said <= share", "True")],
 }.items():
     MUTANTS[FORGED[_case]] = _mutants
 
@@ -999,6 +1022,9 @@ VALUES = {
         (verifier.EXACT, "ReLU", lambda x, inplace: x),
         (verifier.EXACT, "PadToMultiple2d", lambda x, multiple: x),
     ],
+    FORGED["no count"]: [(verifier.WORST, "count", 20)],
+    FORGED["no constant"]: [(verifier.WORST, "constant", 10.0)],
+    FORGED["no absolutes"]: [(verifier.WORST, "absolutes", [10.0])],
     check_executed_radii: [(vars(_radius), "_CONFIRM", 2.0)],
 }
 """Tables and constants with another value."""

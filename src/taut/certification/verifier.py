@@ -1,10 +1,8 @@
 """Checks a certificate of taut with numpy and the standard library alone; nothing of taut runs.
 
-    python verifier.py certificate.json certificate.safetensors [points.npz]
-
-It accepts only what it proves itself: layers from the weights, radii from the array `images` of
-points.npz. Trusted are IEEE 754 sums, products and roots of numpy in float64, in any order, and
-Python's integers. For plain sequences of layers only.
+Run: python verifier.py certificate.json certificate.safetensors [points.npz]
+It accepts what it proves itself, for plain sequences: layers from weights, radii from the `images`
+in points.npz. Trusted: numpy's IEEE 754 sums, products, roots, in any order; Python's integers.
 """
 
 import json
@@ -21,7 +19,8 @@ FORMATS = {  # unit roundoff, smallest normal number, largest number
     "float32": (Q(1, 2**24), Q(1, 2**126), Q((2**24 - 1) * 2**104)),
 }
 SPACE = "l2 ball around the tensor given to the model, in the units of that tensor"
-ROUNDING = {"absolutes", "constant", "count", "entries"}  # only real numbers do without
+CLAIM = ("taut-certificate", 1, SPACE)
+WORST = {"absolutes": [1e300], "constant": 1e300, "count": 2**60}  # of a row that says nothing
 ONE, PI = 10**60, 3141592653589793238462643383279502884197169399375105820974945
 
 
@@ -53,10 +52,10 @@ def read_weights(path, file):
         spans[name], end = data[end : end + length], end + length
     require(end == len(data), f"{path} holds bytes of no tensor")
     found = sha256(canonical(header) + b"".join(spans[name] for name in sorted(header)))
-    same = found.hexdigest() == file["weights_sha256"] and header == file["weights"]
+    same = [found.hexdigest(), header] == [file["weights_sha256"], file["weights"]]
     require(same, "the weights are others")
-    found = sha256(canonical(file["graph"]))
-    require(found.hexdigest() == file["graph_sha256"] == graph, "the graph is another")
+    found = sha256(canonical(file["graph"])).hexdigest()
+    require(found == file["graph_sha256"] == graph, "the graph is another")
     for name, entry in header.items():
         values = np.frombuffer(spans[name], f"<f{int(entry['dtype'][1:]) // 8}")
         require(np.isfinite(values).all(), f"{name} holds NaN or Inf")
@@ -64,8 +63,7 @@ def read_weights(path, file):
     return spans
 
 
-def twiddle(j, n):
-    """exp(2 pi i j / n), wrong by at most 2^-52: Taylor's sums in integers."""
+def twiddle(j, n):  # exp(2 pi i j / n), wrong by at most 2^-52: Taylor's sums in integers
     parts, term, i = [0] * 4, ONE, 0
     while term:
         parts[i % 4], i = parts[i % 4] + term, i + 1
@@ -73,8 +71,7 @@ def twiddle(j, n):
     return complex((parts[0] - parts[2]) / ONE, (parts[1] - parts[3]) / ONE)
 
 
-def grams(kernel, grid):
-    """Gram matrices of the symbol at the frequencies of a grid; the other half is conjugate."""
+def grams(kernel, grid):  # of the symbol at frequencies of a grid; the other half is conjugate
     roots = [np.array([twiddle(j, n) for j in range(n)]) for n in grid]
     axes = zip(roots, grid, kernel.shape[2:], strict=True)
     first, second = (z[np.outer(range(n), range(k)) % n] for z, n, k in axes)
@@ -84,20 +81,17 @@ def grams(kernel, grid):
 
 
 def prove_norms(kernel, torus, bound, moduli_bound):
-    """Whether the norm of a stride-1 kernel on a torus, and that of its moduli, are within bounds.
-
-    Computed Gram matrices G are wrong by at most e in norm. Their defect from a multiple of 1, a
-    trigonometric polynomial of degree < k, is at most 1/cos(pi/8) an axis larger anywhere than on a
-    grid of 8 k points (M. Riesz). Else t - G = L L* + R shows G <= t + |R|, whoever found L. The
-    norm of moduli is at most that of their sum a over the taps, by Collatz and Wielandt.
-    """
+    # Whether the norm of a stride-1 kernel on a torus, and that of its moduli, are within bounds.
+    # Computed Gram matrices G are wrong by at most e in norm. Their defect from a multiple of 1, a
+    # trigonometric polynomial of degree < k, is at most 1/cos(pi/8) an axis larger anywhere than on
+    # a grid of 8 k points (M. Riesz). Else t - G = L L* + R shows G <= t + |R|, whoever found L.
+    # The norm of moduli is at most that of their sum a over the taps (Collatz and Wielandt).
     scale = 2.0 ** math.frexp(np.abs(kernel).max())[1]
     kernel, square = kernel / scale, (Q(bound) / Q(scale)) ** 2
     kernel = kernel if len(kernel) <= kernel.shape[1] else kernel.swapaxes(0, 1)
     a, v, n = np.abs(kernel).sum((2, 3)), np.ones(kernel.shape[1]), len(kernel)
     for _ in range(60):
-        v = a.T @ (a @ v)
-        v = np.maximum(v / max(v.max(), 2.0**-500), 2.0**-20)
+        v = np.maximum((z := a.T @ (a @ v)) / max(z.max(), 2.0**-500), 2.0**-20)
     count = 2 * math.prod(kernel.shape[2:]) + sum(a.shape) + 1
     moduli = Q((a.T @ (a @ v) / v).max()) * (1 + gamma(count)) + Q(1, 2**800)
     require(moduli <= (Q(moduli_bound) / Q(scale)) ** 2, "a norm of moduli is not proven")
@@ -138,60 +132,56 @@ def run(node, x, weights):
     bias = weights[node["bias"]] if node["bias"] else np.zeros(len(w))
     if not op["input_size"]:
         return x @ w.T + bias
-    x = np.pad(x, [(0, 0), (0, 0), *((0, n) for n in op["extend"])])
+    x, d = np.pad(x, [(0, 0), (0, 0), *((0, n) for n in op["extend"])]), len(op["stride"])
     sides = [(0, 0), (0, 0), *zip(op["left"], op["right"], strict=True)]
     x = np.pad(x, sides, "wrap" if op["padding"] == "circular" else "constant")
-    x = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3))
-    x = x[:, :, :: op["stride"][0], :: op["stride"][1]]
-    return np.moveaxis(np.tensordot(x, w, ([1, 4, 5], [1, 2, 3])), -1, 1) + bias[:, None, None]
+    x = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3)[:d])
+    x = x[:, :, *(slice(None, None, s) for s in op["stride"])]
+    x = np.tensordot(x, w, ([1, *range(2 + d, 2 + 2 * d)], [1, *range(2, 2 + d)]))
+    return np.moveaxis(x, -1, 1) + bias.reshape(-1, *[1] * d)
 
 
 def on_torus(op, w, out):  # the kernel on the unshuffled input, a torus with each output once
-    if not op["input_size"]:
-        return w[:, :, None, None], [1, 1]
-    zeros, (s, t) = op["padding"] == "zeros", op["stride"]
-    sizes = zip(op["input_size"], op["extend"], op["left"], op["right"], strict=True)
-    size = [n + e + zeros * max(p) for n, e, *p in sizes]
-    torus = [-(-size[0] // s), -(-size[1] // t)]
-    once = size == [s * torus[0], t * torus[1]] and out[0] <= torus[0] and out[1] <= torus[1]
-    known = zeros or (op["padding"] == "circular" and once)
-    known = known and op["groups"] == 1 and op["dilation"] == [1, 1] and min(s, t) > 0
-    require(known, "a convolution of a kind not known here")
-    k = np.pad(w, [(0, 0), (0, 0), (0, -w.shape[2] % s), (0, -w.shape[3] % t)])
-    k = k.reshape(*k.shape[:2], k.shape[2] // s, s, k.shape[3] // t, t).transpose(0, 1, 3, 5, 2, 4)
-    return k.reshape(len(k), -1, *k.shape[4:]), torus
+    zeros, k, torus = op["padding"] == "zeros", w.reshape(*w.shape, *[1] * (4 - w.ndim)), []
+    known = (zeros or op["padding"] == "circular") and op["groups"] == 1
+    axes = [op[key] for key in ("input_size", "extend", "left", "right", "stride", "dilation")]
+    for n, e, *sides, s, gap, count in zip(*axes, out[: w.ndim - 2], strict=True):
+        torus.append(-(-(n + e + zeros * max(sides)) // max(s, 1)))
+        once = zeros or (n + e == s * torus[-1] and count <= torus[-1])
+        require(known and once and s > 0 and gap == 1, "a convolution of a kind not known here")
+        k = np.pad(np.moveaxis(k, 2, -1), [(0, 0)] * 3 + [(0, -k.shape[2] % s)])
+        k = np.concatenate([k[..., i::s] for i in range(s)], 1)
+    return k, [1] * (2 - len(torus)) + torus
 
 
 def check_layer(node, row, weights, before, after):
     name, sizes = node["name"], [math.prod(before[1:]), math.prod(after[1:])]
-    require(row.get("entries", sizes) == sizes, f"{name} has other sizes")
+    require([*row.setdefault("entries", sizes)] == sizes, f"{name} has other sizes")
     if node["op"] != "affine":
         return require(row["gains"][0] >= 1, f"{name} has a norm of 1")
     w, bias = weights[node["weight"]], weights[node["bias"]] if node["bias"] else np.zeros(1)
     square = sum(Q(b) ** 2 for b in bias) * Q(sizes[1], len(bias))
-    enough = row.get("count", math.inf) >= math.prod(w.shape[1:]) + 2
-    enough = enough and Q(row.get("constant", 1e300)) ** 2 >= square
+    enough = row["count"] >= math.prod(w.shape[1:]) + 2 and Q(row["constant"]) ** 2 >= square
     require(enough, f"the rounding of {name} is not proven")
     require(node["operator"]["input_size"] in ([], [*before[2:]]), f"{name} has other sizes")
-    bounds = row["gains"][0], row.get("absolutes", [1e300])[0]
+    bounds = row["gains"][0], row["absolutes"][0]
     proven = not w.any() or prove_norms(*on_torus(node["operator"], w, after[2:]), *bounds)
     require(proven, f"the norm of {name} is not proven")
 
 
 def compose(rows, u, eta, largest):  # exact: slope before and after the last row, error, limit
-    before, slope, r, d, limit = Q(1), Q(1), [Q(1), Q(0)], [Q(0), Q(0)], largest / 4
+    before, r, d, limit = Q(1), [Q(1), Q(0)], [Q(0), Q(0)], largest / 4
     for row in rows:
-        n, c, g = row.get("count", 0), Q(row.get("constant", 0)), Q(row["gains"][0])
-        a, (read, wrote) = Q(row.get("absolutes", [0])[0]), map(root, row.get("entries", (1, 1)))
+        n, c, g, a = row["count"], *map(Q, (row["constant"], row["gains"][0], row["absolutes"][0]))
+        read, wrote = map(root, row["entries"])
         require(type(n) is int and min(n, c, a, g) >= 0, "a row holds a number below 0")
         k = gamma(n, u) * a + eta * read * wrote if n else 0
         lost = a * eta * read + 10 * n * eta * wrote if n else 0
         most, base = max(g, a), c + lost + max(g, a) * (r[1] + d[1])
         limit = min(limit, (largest / 4 - base) / (most * (r[0] + d[0]) or 1))
         d = [(g + k) * e + k * s for e, s in zip(d, r, strict=True)]
-        r, d[1] = [g * r[0], g * r[1] + c], d[1] + gamma(n, u) * c + lost
-        before, slope = slope, slope * g
-    return before, slope, d, limit
+        before, r, d[1] = r[0], [g * r[0], g * r[1] + c], d[1] + gamma(n, u) * c + lost
+    return before, r[0], d, limit
 
 
 def check_points(file, nodes, weights, images, own):  # m - E_here - E(|x|) > (L + a) r for each
@@ -212,14 +202,11 @@ def check_points(file, nodes, weights, images, own):  # m - E_here - E(|x|) > (L
         require(safe or r == 0, f"a radius of {radius} is not proven")
 
 
-def verify(certificate, weights_path, images=()):
-    """Raise ValueError unless everything holds; return what does, in a sentence."""
+def verify(certificate, weights_path, images=()):  # what holds, in a sentence; else ValueError
     file = json.loads(text := Path(certificate).read_bytes())
-    mode, graph, rows = file["arithmetic"], file["graph"], file["layers"]
-    claim = (file["format"], file["version"], file["input"]["space"])
-    known = claim == ("taut-certificate", 1, SPACE)
+    mode, graph, rows = file["arithmetic"], file["graph"], [WORST | row for row in file["layers"]]
+    known = (file["format"], file["version"], file["input"]["space"]) == CLAIM
     require(known and canonical(file) == text.strip(), "no canonical certificate of taut")
-    require(mode == "real" or all(row.keys() >= ROUNDING for row in rows), "a row has no rounding")
     require(mode != "real" or not len(images), "real numbers prove no radius of any program")
     weights, (first, *nodes) = read_weights(weights_path, file), graph["nodes"]
     name, x = first["name"], np.zeros((1, *file["input"]["shape"]))
@@ -229,9 +216,8 @@ def verify(certificate, weights_path, images=()):
         known = node["op"] == "affine" or node["type"] in EXACT
         require(known and node["inputs"] == [name], f"{node['name']} is not known in a sequence")
         name, before, x = node["name"], x.shape, run(node, x, weights)
-        said = [row["name"], row["type"], row["inputs"], row["bound"]]
-        same = said == [name, node["type"], node["inputs"], max(row["gains"])]
-        require(same, f"the row of {name} is another")
+        true = row | {key: node[key] for key in ("name", "type", "inputs")}
+        require(row == true | {"bound": max(row["gains"])}, f"the row of {name} is another")
         check_layer(node, row, weights, before, x.shape)
     before, slope, d, limit = compose(rows, *FORMATS["float64" if mode == "real" else mode])
     require(Q(file["bound"]) >= slope, "the Lipschitz bound is below the product")
@@ -248,17 +234,16 @@ def verify(certificate, weights_path, images=()):
         require(all(Q(e) >= root(2) * p for e, p in pairs), "the error is not proven")
         require(0 < Q(file["norm_limit"]) <= limit, "the norm limit is not proven")
     if len(images):
-        shares = file["certified_accuracy"].items()
-        count = [sum(Q(r) > Q(eps) for r in file["radius"]) for eps, _ in shares]
-        proven = all(said <= n / len(images) for (_, said), n in zip(shares, count, strict=True))
-        require(proven, "a certified accuracy is above the radii")
+        for eps, said in file["certified_accuracy"].items():
+            share = sum(Q(r) > Q(eps) for r in file["radius"]) / len(images)
+            require(said <= share, "a certified accuracy is above the radii")
         check_points(file, nodes, weights, images, compose(rows, *FORMATS["float64"])[2])
     return f"Lipschitz bound {file['bound']}, radii of {len(images)} images, arithmetic {mode}"
 
 
 if __name__ == "__main__":
     try:
-        given = [np.load(path)["images"] for path in sys.argv[3:]]
-        sys.stdout.write(f"Proven: {verify(*sys.argv[1:3], *given)}.\n")
+        held = verify(*sys.argv[1:3], *(np.load(path)["images"] for path in sys.argv[3:]))
+        sys.stdout.write(f"Proven: {held}.\n")
     except (ValueError, TypeError, LookupError, ArithmeticError, OSError) as error:
         sys.exit(f"Refused: {error!r}.")
