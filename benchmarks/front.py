@@ -15,6 +15,7 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -35,6 +36,7 @@ from taut.training.run import finished, prepare
 DATASETS = ("mnist", "fashion-mnist")
 EPS = ("0.3", "0.5", "1", "1.58")
 MEASURED = "measured.json"
+SETTINGS = ("epochs", "lr", "retract_every", "offset", "temperature")
 RECORDS = ROOT / "records"
 
 
@@ -63,7 +65,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     for seed, offset, temperature in product(args.seeds, args.offsets, args.temperatures):
         loss = OffsetCrossEntropyLoss(offset, temperature)
-        _train(recipe(args.architecture, args.dataset, loss, args.epochs, seed), args.data_dir)
+        plan = recipe(args.architecture, args.dataset, loss, args.epochs, seed)
+        plan = replace(plan, lr=args.lr, retract_every=args.retract_every)
+        _train(plan, args.data_dir)
     if args.out is not None:
         write_record(args.out, args.architecture, args.dataset)
     if args.figure is not None:
@@ -86,7 +90,8 @@ def recipe(
 
 
 def _train(recipe: Recipe, data_dir: Path | None) -> None:
-    folder = ROOT / "runs" / f"{recipe.name}-e{recipe.epochs}-s{recipe.seed}"
+    settings = f"e{recipe.epochs}-lr{recipe.lr:g}-r{recipe.retract_every}-s{recipe.seed}"
+    folder = ROOT / "runs" / f"{recipe.name}-{settings}"
     run = prepare(recipe, folder, data_dir)
     if not (folder / ENVIRONMENT).exists():
         write_atomically(folder / ENVIRONMENT, json.dumps(environment()).encode())
@@ -101,27 +106,22 @@ def _train(recipe: Recipe, data_dir: Path | None) -> None:
 
 def write_record(path: Path, architecture: str, dataset: str) -> None:
     """Certify what is finished of one architecture and data set, and write it."""
-    groups: dict[tuple[int, float, float], list[dict]] = defaultdict(list)
+    groups: dict[tuple[float, ...], list[dict]] = defaultdict(list)
     for run in _finished_runs(architecture, dataset):
-        loss = run.recipe.loss
+        plan, loss = run.recipe, run.recipe.loss
         assert isinstance(loss, OffsetCrossEntropyLoss)
-        groups[run.recipe.epochs, loss.offset, loss.temperature].append(_measured(run))
+        key = plan.epochs, plan.lr, plan.retract_every, loss.offset, loss.temperature
+        groups[key].append(_measured(run))
     if not groups:
         raise SystemExit(f"No finished run of {architecture} on {dataset} in {ROOT / 'runs'}.")
     points = [
-        {
-            "epochs": epochs,
-            "offset": offset,
-            "temperature": temperature,
-            "summary": summary(runs),
-            "runs": runs,
-        }
-        for (epochs, offset, temperature), runs in sorted(groups.items())
+        dict(zip(SETTINGS, key, strict=True)) | {"summary": summary(runs), "runs": runs}
+        for key, runs in sorted(groups.items())
     ]
     about = {"environment": environment(), "architecture": architecture, "dataset": dataset}
     write_atomically(path, (json.dumps(about | {"points": points}, indent=1) + "\n").encode())
     for point in points:
-        print(*(point[key] for key in ("epochs", "offset", "temperature")), point["summary"])
+        print(*(point[key] for key in SETTINGS), point["summary"])
 
 
 def _finished_runs(architecture: str, dataset: str) -> Iterator[Run]:
@@ -244,6 +244,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=get_args(Architecture), default="small")
     parser.add_argument("--dataset", choices=DATASETS, default="mnist")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
+    parser.add_argument("--retract-every", type=int, default=Recipe.retract_every)
     parser.add_argument("--offsets", type=float, nargs="+", default=[])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
