@@ -18,7 +18,7 @@ import torch
 import taut
 from benchmarks.environment import environment
 from taut.attacks import (
-    AbstractSmallestAttack,
+    ATTACKS,
     Attacked,
     Target,
     Trial,
@@ -30,7 +30,7 @@ from taut.certification import Certification, above
 from taut.files import write_atomically
 from taut.training import Run
 
-METHODS = ("paper", "pgd", "ddn", "deepfool", "autoattack")
+METHODS = ("paper", "pgd", "ddn", "deepfool", "carlini-wagner", "autoattack")
 
 
 def main() -> None:
@@ -65,12 +65,9 @@ def measured(run: Run, trials: tuple[Trial, ...], eps: tuple[str, ...]) -> dict:
 
 
 def attacked(run: Run, trial: Trial, target: Target, eps: tuple[str, ...]) -> dict[str, Attacked]:
-    """What one attack came to by eps; a search for the nearest error runs once for all."""
-    path, start, found = run.path / "attacks.json", time.monotonic(), {}
-    once = isinstance(trial.build(), AbstractSmallestAttack)
-    for text in (None,) if once else eps:
-        result = run_trial(trial, target, text, path)
-        found |= dict.fromkeys(eps, result) if text is None else {text: result}
+    """What one attack came to by eps."""
+    start = time.monotonic()
+    found = {text: run_trial(trial, target, text, run.path / ATTACKS) for text in eps}
     print(f"{run.path.name} {trial.name}: {time.monotonic() - start:.0f} s", flush=True)
     return found
 

@@ -28,8 +28,7 @@ from benchmarks.environment import ROOT, environment
 from taut.files import write_atomically
 from taut.models import ModelConfig
 from taut.models.config import Architecture
-from taut.reproduce.table1 import TABLE1
-from taut.reproduce.table2 import TABLE2
+from taut.reproduce import TABLES
 from taut.training import OffsetCrossEntropyLoss, Recipe, Run, TrainingDiverged, train
 from taut.training.run import finished, prepare
 
@@ -50,7 +49,8 @@ class Published(NamedTuple):
 
 def published() -> list[Published]:
     """The paper's systems by tables 1 and 2, and the best published ones we know of."""
-    rows = {(row.dataset, row.system): row for row in (*TABLE1.rows, *TABLE2.rows)}
+    tables = TABLES["table1"], TABLES["table2"]
+    rows = {(row.dataset, row.system): row for table in tables for row in table.rows}
     names = ("BCOP Small", "BCOP Large", "RKO Large", "FC-3")
     found = [(name, rows["mnist", name].published) for name in names]
     return [

@@ -3,7 +3,6 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,6 +25,7 @@ from taut.attacks import (
     trials,
     write_attacks,
 )
+from taut.certification import Certificate
 from taut.lipschitz import LipschitzBound
 
 DOUBLE = torch.float64
@@ -103,7 +103,7 @@ def test_honest_certificates_hold():
     for method in ("pgd", "fgsm"):
         found = attack(aim.model, aim.images, aim.certified.labels, 0.5, method)
         assert found.success.any()
-        assert not hold(found, aim.model, aim.certified, method=method).any()
+        assert not hold(found, aim.model, aim.images, aim.certified, method=method).any()
 
 
 def test_a_broken_certificate_is_named_with_image_attack_distance_and_radius():
@@ -114,44 +114,55 @@ def test_a_broken_certificate_is_named_with_image_attack_distance_and_radius():
     i = inside[0]
     words = (
         rf"test image {i} is misclassified by ddn at a distance of {float(found.distance[i]):.6g}, "
-        rf"within its certified radius of {float(aim.certified.radius[i]):.6g}"
+        rf"within its certified radius of {float(aim.certified.radius[i]):.6g} "
+        rf"\({len(inside)} in all\)"
     )
     with pytest.raises(RuntimeError, match=words):
-        hold(found, aim.model, aim.certified, method="ddn")
+        hold(found, aim.model, aim.images, aim.certified, method="ddn")
     part = AttackResult(found.adversarial[i:], found.success[i:], found.distance[i:])
     with pytest.raises(RuntimeError, match=f"test image {i} "):
-        hold(part, aim.model, aim.certified, places=range(i, len(found.success)))
+        hold(part, aim.model, aim.images[i:], aim.certified, places=range(i, len(found.success)))
 
 
-def test_what_the_certified_program_withstands_is_float32_only():
+def test_what_the_certified_program_withstands_is_float32_only(monkeypatch):
     """The model that ran gives way; the certificate's own logits do not."""
     aim = target(falsify=1.5)
     found = smallest_attack(aim.model, aim.images, aim.certified.labels)
     steady = nn.functional.one_hot(aim.certified.labels, 3).double()
     inside = found.distance < aim.certified.radius
-    stub = SimpleNamespace(
-        radius=aim.certified.radius,
-        labels=aim.certified.labels,
-        certificate=SimpleNamespace(logits=lambda model, x: steady[inside], content=dict),
-    )
-    assert torch.equal(hold(found, aim.model, stub), inside)
+    assert inside.any()
+    monkeypatch.setattr(Certificate, "logits", lambda self, model, x: steady[inside])
+    assert torch.equal(hold(found, aim.model, aim.images, aim.certified), inside)
 
 
-def test_a_success_at_exactly_the_radius_counts_and_one_beyond_does_not():
-    """Of a wrong answer at distance r the certificate speaks up to r, rounded against us."""
-    model, moved = linear(), torch.full((1, 3, 2, 2), 0.5)
-    stub = SimpleNamespace(
-        radius=torch.tensor([0.25]).double(),
-        labels=torch.tensor([0]),
-        certificate=SimpleNamespace(logits=lambda m, x: torch.tensor([[0.0, 1.0]]), content=dict),
-    )
-    for distance, broken in ((0.25 * (1 - 1e-12), True), (0.25 * (1 + 1e-12), False)):
-        found = AttackResult(moved, torch.tensor([True]), torch.tensor([distance], dtype=DOUBLE))
+def test_what_only_the_certified_program_errs_on_breaks_a_certificate(monkeypatch):
+    """The model that ran withstands; what counts is the program that the certificate is of."""
+    aim = target()
+    labels = aim.certified.labels
+    other = nn.functional.one_hot((labels + 1) % 3, 3).double()
+    monkeypatch.setattr(Certificate, "logits", lambda self, model, x: other[: len(x)])
+    unmoved = AttackResult(aim.images, labels < 0, torch.zeros(len(labels)).double())
+    with pytest.raises(RuntimeError, match=r"test image 0 .*\(10 in all\)"):
+        hold(unmoved, aim.model, aim.images, aim.certified)
+
+
+def test_a_success_at_the_radius_counts_and_one_beyond_does_not():
+    """The distance is taken of the images, exactly but for one rounding up."""
+    aim = target(1)
+    moved = aim.images.double()
+    moved[0, 0, 0, 0] += 0.25
+    wrong = (aim.model(moved.float()).argmax(1) + 1) % 3
+    for radius, broken in ((0.25 * (1 + 1e-12), True), (0.25 * (1 - 1e-12), False)):
+        certified = replace(
+            aim.certified, radius=torch.tensor([radius], dtype=DOUBLE), labels=wrong
+        )
+        # A distance that the attack got wrong makes no difference.
+        found = AttackResult(moved, torch.tensor([True]), torch.tensor([9.0], dtype=DOUBLE))
         if broken:
             with pytest.raises(RuntimeError, match="A certificate is broken"):
-                hold(found, model, stub)
+                hold(found, aim.model, aim.images.double(), certified)
         else:
-            assert not hold(found, model, stub).any()
+            assert not hold(found, aim.model, aim.images.double(), certified).any()
 
 
 def test_images_without_a_radius_break_nothing():
@@ -160,19 +171,20 @@ def test_images_without_a_radius_break_nothing():
     certified = taut.certify(aim.model, aim.images, wrong)
     found = attack(aim.model, aim.images, wrong, 0.1)
     assert found.success.all()
-    assert not hold(found, aim.model, certified).any()
+    assert not hold(found, aim.model, aim.images, certified).any()
 
 
 def test_another_number_of_images_is_refused():
     aim = target()
-    with pytest.raises(ValueError, match="of the 10 certified images; got 1"):
-        hold(result([True], [0.1]), aim.model, aim.certified)
+    found = attack(aim.model, aim.images[:1], aim.certified.labels[:1], 0.1, "fgsm")
+    with pytest.raises(ValueError, match="and 10 certified ones; got"):
+        hold(found, aim.model, aim.images[:1], aim.certified)
 
 
 def test_a_file_gives_back_what_was_written(tmp_path):
     aim, path = target(), tmp_path / "attacks.json"
     first = run_trial(Trial("fgsm", "fgsm"), aim, "0.3", path)
-    second = run_trial(Trial("ddn", "ddn", {"steps": 20}), aim, None, path)
+    second = run_trial(Trial("ddn", "ddn", {"steps": 20}), aim, "0.3", path)
     for kept, made in zip(read_attacks(path), (first, second), strict=True):
         for name, value in vars(made).items():
             other = getattr(kept, name)
@@ -262,13 +274,16 @@ def test_other_weights_or_images_are_attacked_afresh(tmp_path, counted):
 
 def test_a_broken_certificate_is_not_kept_as_a_result(tmp_path):
     with pytest.raises(RuntimeError, match="misclassified by nearest at a distance"):
-        run_trial(Trial("nearest", "ddn"), target(falsify=1.5), None, tmp_path / "attacks.json")
+        run_trial(Trial("nearest", "ddn"), target(falsify=1.5), "0.1", tmp_path / "attacks.json")
     assert not (tmp_path / "attacks.json").exists()
 
 
-def test_a_radius_is_asked_for_where_one_is_needed(tmp_path):
-    with pytest.raises(ValueError, match="`eps` must be given for pgd; got None"):
-        run_trial(Trial("pgd", "pgd"), target(), None, tmp_path / "attacks.json")
+def test_a_search_for_the_nearest_error_runs_once_for_all_eps(tmp_path, monkeypatch):
+    aim, trial, path = target(), Trial("ddn", "ddn", {"steps": 5}), tmp_path / "attacks.json"
+    first = run_trial(trial, aim, "0.3", path)
+    assert first.eps is None
+    monkeypatch.setattr(trials, "smallest_attack", None)
+    assert torch.equal(run_trial(trial, aim, "0.1", path).distance, first.distance)
 
 
 def test_a_generator_is_refused_for_it_cannot_be_kept(tmp_path):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import taut
 from taut.attacks import DDN, FGSM, PGD, attack, hold, smallest_attack
-from taut.certification import Certificate, l2_distance_upper, prove
+from taut.certification import Certificate, Certification, l2_distance_upper, prove
 from taut.lipschitz import LipschitzBound
 from taut.losses import multi_margin
 
@@ -58,10 +58,7 @@ def trained(make, steps, images, labels):
 
 @dataclass
 class Case:
-    """Images that a trained net gets right, with the certificate of the net.
-
-    As `taut.attacks.hold` asks of what is certified: `radius`, `labels`, `certificate`.
-    """
+    """Images that a trained net gets right, with the certificate of the net."""
 
     model: nn.Module
     certificate: Certificate
@@ -72,6 +69,11 @@ class Case:
     def radius(self) -> Tensor:
         logits = self.certificate.logits(self.model, self.images)
         return self.certificate.radius(logits, self.labels, self.images)
+
+    def certification(self, factor: float = 1.0) -> Certification:
+        """Of these images, with radii times a factor."""
+        made = taut.certify(self.model, self.images, self.labels)
+        return replace(made, certificate=self.certificate, radius=factor * self.radius)
 
     def broken(self, moved: Tensor) -> Tensor:
         """Whether the certified program answers otherwise, all images at once or one by one."""
@@ -165,10 +167,10 @@ def test_no_search_for_the_nearest_breaks_a_certificate(cases, name, method):
     case = cases[name, "float64"]
     result = smallest_attack(case.model, case.images, case.labels, method, **NEAREST[method])
     assert result.success.any()
-    assert not hold(result, case.model, case, method=method).any()
-    closer = replace(result, distance=result.distance / 20)
+    given = (result, case.model, case.images)
+    assert not hold(*given, case.certification(), method=method).any()
     with pytest.raises(RuntimeError, match=f"test image . is misclassified by {method} at"):
-        hold(closer, case.model, case, method=method)
+        hold(*given, case.certification(factor=20), method=method)
 
 
 @every_net
@@ -179,7 +181,7 @@ def test_autoattack_breaks_no_point_within_its_radius(cases, name):
         given = (one.model, one.images, one.labels, float(one.radius))
         result = attack(*given, "autoattack", steps=4, queries=20)
         assert not one.broken(result.adversarial).any()
-        assert not hold(result, one.model, one).any()
+        assert not hold(result, one.model, one.images, one.certification()).any()
 
 
 BEYOND = {"pgd": {"steps": 40}, "autoattack": {"steps": 20, "queries": 1}}

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import taut
-from taut.certification import certify, refuted
+from taut.certification import certify
 from taut.cli.report import fail_if_refuted
 from taut.report import ReportInputs, inspect_layers, measure, write_report
 
@@ -173,17 +173,22 @@ def test_refutations_are_those_of_the_certified_program():
     sure = found.radius.argmax().item()
     other = model(images).argmax(1) != labels[sure]
     far = images[other.nonzero()[0].item()].expand_as(images)
-    assert not refuted(found, model, images, far).any()  # beyond every radius
+    assert not found.refuted(model, images, far).any()  # beyond every radius
     wide = replace(found, radius=torch.where(found.radius > 0, 100.0, 0.0).double())
     answers = found.certificate.logits(model, far).argmax(1)
     expected = (found.radius > 0) & (answers != labels)
     assert expected.any()
-    assert torch.equal(refuted(wide, model, images, far), expected)
-    assert torch.equal(refuted(wide, model, images[5:9], far[5:9], start=5), expected[5:9])
+    assert torch.equal(wide.refuted(model, images, far), expected)
+    part = wide.refuted(model, images[5:9], far[5:9], places=range(5, 9))
+    assert torch.equal(part, expected[5:9])
+    order = [9, 2, 5]
+    assert torch.equal(
+        wide.refuted(model, images[order], far[order], places=order), expected[order]
+    )
     with torch.no_grad():  # what runs in float32 is no matter: the exported weights do
         broken = nn.Sequential(model, nn.Identity())
         broken.forward = lambda x: -model(x)
-    assert torch.equal(refuted(wide, broken, images, far), expected)
+    assert torch.equal(wide.refuted(broken, images, far), expected)
     # Where the answer changes at a known distance: beyond the radius by a little only.
     line = nn.Linear(1, 2, bias=False).double()
     with torch.no_grad():
@@ -191,11 +196,11 @@ def test_refutations_are_those_of_the_certified_program():
     one = torch.ones(1, 1, dtype=torch.float64)
     proved = certify(line, one, torch.tensor([0]))
     assert 1 - 1e-9 < proved.radius.item() < 1
-    assert not refuted(proved, line, one, -1e-3 * one).any()
+    assert not proved.refuted(line, one, -1e-3 * one).any()
     just = replace(proved, radius=torch.tensor([1.001]).double())
-    assert refuted(just, line, one, -1e-4 * one).item()
+    assert just.refuted(line, one, -1e-4 * one).item()
     with pytest.raises(ValueError, match="`images` and `changed` must be alike"):
-        refuted(found, model, images, far, start=1)
+        found.refuted(model, images, far, places=range(1, len(images)))
 
 
 def test_attack_is_never_below_the_certificate(inputs):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from taut.attacks import trials
 from taut.cli import reproduce as command
 from taut.cli.app import main
 from taut.files import load_tensors, save_tensors
@@ -33,8 +34,8 @@ from taut.reproduce import (
     measured,
     take,
 )
-from taut.reproduce._attacks import ATTACKS
 from taut.reproduce._table import ours, quoted
+from taut.reproduce._work import PROTOCOL
 from taut.training import Run
 from taut.training.run import finished
 
@@ -136,7 +137,7 @@ def test_the_paper_setting_is_the_papers_protocol():
         assert set(recipe.eps) == {large, small}
         assert (recipe.augment is not None) == dataset.startswith("cifar10")
         assert DATASETS[dataset].radii == {"large": large, "small": small}
-    assert (ATTACKS["pgd"].steps, ATTACKS["pgd"].step_size) == (200, 0.01)
+    assert PROTOCOL["pgd"].options == {"steps": 200, "step_size": 0.01}
     short = SETTINGS["short"]
     rates = [short.recipe("mnist", "small", method, seed=0).lr for method in ("BCOP", "SVCM")]
     assert rates == [5e-3, 5e-4]  # free between projections, SVCM outgrows the common rate
@@ -244,7 +245,7 @@ def attacked_plan(out):
 def test_attacks_are_kept_one_by_one_and_not_repeated(out, tmp_path, monkeypatch):
     plan = attacked_plan(shutil.copytree(out, tmp_path / "out"))
     (trial,) = check(plan)
-    run, attack, calls = Run.open(trial.folder), _work.attack, []
+    run, attack, calls = Run.open(trial.folder), trials.attack, []
 
     def counted(model, images, labels, eps, method):
         calls.append(type(method).__name__)
@@ -252,7 +253,7 @@ def test_attacks_are_kept_one_by_one_and_not_repeated(out, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return attack(model, images, labels, eps, method)
 
-    monkeypatch.setattr(_work, "attack", counted)
+    monkeypatch.setattr(trials, "attack", counted)
     options = {"device": torch.device("cpu"), "bar": no_bar}
     with pytest.raises(KeyboardInterrupt):
         take(run, trial.measures, **options)
@@ -275,11 +276,17 @@ def test_attacks_are_kept_one_by_one_and_not_repeated(out, tmp_path, monkeypatch
 def test_a_broken_certificate_fails(out, tmp_path, monkeypatch):
     plan = attacked_plan(shutil.copytree(out, tmp_path / "out"))
     (trial,) = check(plan)
-    Result = namedtuple("Result", "success")
-    all_broken = Result(torch.ones(16, dtype=torch.bool))
-    monkeypatch.setattr(_work, "attack", lambda *_: all_broken)
-    with pytest.raises(RuntimeError, match=r"test image \d+ .* at eps 0.3, .*\(PGD at 0.3"):
+    true = _work.certify
+
+    def boast(*args, **options):
+        found = true(*args, **options)
+        found.radius[found.predictions == found.labels] = 1.0
+        return found
+
+    monkeypatch.setattr(_work, "certify", boast)
+    with pytest.raises(RuntimeError, match=r"test image \d+ is misclassified by pgd-paper at a"):
         take(Run.open(trial.folder), trial.measures, device=torch.device("cpu"), bar=no_bar)
+    assert "PGD at 0.3, first 16" not in measured(Run.open(trial.folder))
 
 
 def test_mean_deviation_and_difference():

@@ -7,7 +7,7 @@ every method, keeps its result inside the eps ball and the pixel box, and judges
 from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._driver import METHODS, AttackResult, attack, make_method, smallest_attack
 from taut.attacks._hold import Certified, hold
-from taut.attacks.attacked import Attacked, read_attacks, write_attacks
+from taut.attacks.attacked import ATTACKS, Attacked, read_attacks, write_attacks
 from taut.attacks.autoattack import AutoAttack
 from taut.attacks.boundary import BoundaryAttack
 from taut.attacks.carlini_wagner import CarliniWagner
@@ -20,6 +20,7 @@ from taut.attacks.strongest import Outcome, Strongest, strongest
 from taut.attacks.trials import PAPER, Target, Trial, plan, run_trial
 
 __all__ = [
+    "ATTACKS",
     "DDN",
     "FGSM",
     "METHODS",

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from taut.attacks._driver import AttackResult
@@ -19,10 +18,6 @@ class Proof(Protocol):
         >>> isinstance(prove(nn.Linear(2, 2), (2,)), Proof)
         True
     """
-
-    def logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Run the certified program."""
-        ...
 
     def content(self) -> dict[str, Any]:
         """Return what its file holds; the hash of the weights among it."""
@@ -53,10 +48,28 @@ class Certified(Protocol):
         """What is proven of the model."""
         ...
 
+    def within(
+        self, images: Tensor, changed: Tensor, *, places: Sequence[int] | None = None
+    ) -> Tensor:
+        """Say which changed images lie within the radius of theirs."""
+        ...
+
+    def refuted(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        changed: Tensor,
+        *,
+        places: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Say for which of them the certified program answers otherwise."""
+        ...
+
 
 def hold(
     result: AttackResult,
     model: nn.Module,
+    images: Float[Tensor, "b *shape"],
     certified: Certified,
     *,
     method: str = "the attack",
@@ -64,17 +77,18 @@ def hold(
 ) -> Bool[Tensor, " b"]:
     r"""Hold an attack against the certificate of the same images, and fail if it is broken.
 
-    Broken it is where a misclassified image lies within its certified radius, and the program that
-    the certificate speaks of, which in float64 arithmetic is the run of the exported weights in
-    float64, misclassifies it as well. The attack was made on the model as it runs: where that
-    alone gives way, nothing is said against the certificate.
+    Broken it is where an image that the attack came to lies within the certified radius, and the
+    program that the certificate speaks of misclassifies it: `certified.refuted` decides. In float64
+    arithmetic that program is the run of the exported weights in float64. The attack was made on
+    the model as it runs: where that alone gives way, nothing is said against the certificate.
 
     Args:
         result: of the attack.
         model: that was attacked.
+        images: that were attacked.
         certified: the result of `taut.certify`.
         method: name of the attack, for the message.
-        places: which of the certified images were attacked; None for all of them.
+        places: which of the certified images they are; None for all of them.
 
     Returns:
         Which images are misclassified within their certified radius, but by the model as it runs
@@ -89,31 +103,17 @@ def hold(
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
         >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1])
         >>> result = taut.attack(model, images, labels, eps=0.3)
-        >>> hold(result, model, taut.certify(model, images, labels)).any()
+        >>> hold(result, model, images, taut.certify(model, images, labels)).any()
         tensor(False)
     """
-    chosen = range(len(certified.radius)) if places is None else places
-    if len(chosen) != len(result.success):
-        raise ValueError(
-            f"`result` must be of the {len(chosen)} certified images; got {len(result.success)}."
+    refuted = certified.refuted(model, images, result.adversarial, places=places)
+    if refuted.any():
+        i = int(refuted.nonzero()[0])
+        place = i if places is None else places[i]
+        raise RuntimeError(
+            f"A certificate is broken: test image {place} is misclassified by {method} at a "
+            f"distance of {float(result.distance[i]):.6g}, within its certified radius of "
+            f"{float(certified.radius[place]):.6g} ({int(refuted.sum())} in all). Please report "
+            "this as a bug."
         )
-    index = torch.tensor(list(chosen), dtype=torch.long)
-    radius, labels = certified.radius.cpu()[index], certified.labels.cpu()[index]
-    # Rounded up: the sum of n squares in float64, in any order, and its root.
-    up = 1 + (result.adversarial[:1].numel() + 8) * 2.0**-52
-    within = (radius > 0) & (result.distance.cpu() * up <= radius)
-    suspect = (result.success.cpu() & within).nonzero().flatten()
-    only = torch.zeros(len(radius), dtype=torch.bool)
-    if len(suspect):
-        moved = result.adversarial[suspect.to(result.adversarial.device)]
-        answers = certified.certificate.logits(model, moved).argmax(1).cpu()
-        refuted = suspect[answers != labels[suspect]]
-        if len(refuted):
-            i = int(refuted[0])
-            raise RuntimeError(
-                f"A certificate is broken: test image {int(index[i])} is misclassified by {method} "
-                f"at a distance of {float(result.distance[i]):.6g}, within its certified radius of "
-                f"{float(radius[i]):.6g}. Please report this as a bug."
-            )
-        only[suspect] = True
-    return only
+    return result.success.cpu() & certified.within(images, result.adversarial, places=places)

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from taut.files import write_atomically
 
+ATTACKS = "attacks.json"
+"""The file of a run folder that attacks are kept in."""
+
 FORMAT = "taut-attacks"
 VERSION = 1
 

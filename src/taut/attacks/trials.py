@@ -48,6 +48,10 @@ class Trial:
         """Return the method with its options."""
         return make_method(self.method, self.options)
 
+    def size(self, images: Sequence[object] | Tensor) -> int:
+        """Number of images attacked, of those there are."""
+        return len(images) if self.limit is None else min(self.limit, len(images))
+
 
 PAPER = (
     Trial("pgd-paper", "pgd", {"steps": 200, "step_size": 0.01}),
@@ -155,7 +159,7 @@ class Target:
 def run_trial(
     trial: Trial,
     target: Target,
-    eps: str | None,
+    eps: str,
     path: Path,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Attacked:
@@ -164,7 +168,7 @@ def run_trial(
     Args:
         trial: the attack.
         target: what is attacked; enough of its images are certified.
-        eps: l2 radius as text; None for the smallest distance.
+        eps: l2 radius as text; a search for the nearest error is the same one for all of them.
         path: of the file; attacks on other weights are taken out of it.
         on_progress: called with the number of images done.
 
@@ -173,7 +177,7 @@ def run_trial(
 
     Raises:
         RuntimeError: if a certificate is broken; see `hold`.
-        ValueError: as `attack` does, or if the file is damaged.
+        ValueError: as `attack` does, or if a generator is asked for or the file is damaged.
 
     Example:
         >>> import tempfile
@@ -183,8 +187,7 @@ def run_trial(
         ...     len(run_trial(Trial("fgsm", "fgsm"), target, "0.1", Path(folder, "attacks.json")))
         2
     """
-    count = min(trial.limit or len(target.images), len(target.images))
-    method = trial.build()
+    count, method = trial.size(target.images), trial.build()
     options = {f.name: getattr(method, f.name) for f in fields(method) if f.name != "generator"}
     if trial.options.get("generator") is not None:
         raise ValueError("`generator` cannot be kept in a file; leave it out.")
@@ -192,7 +195,7 @@ def run_trial(
     kept = Attacked(
         method=trial.method,
         options=options,
-        eps=eps,
+        eps=None if isinstance(method, AbstractSmallestAttack) else eps,
         weights_sha256=target.weights_sha256,
         images_sha256=target.images_sha256(0),
         success=none,
@@ -204,28 +207,24 @@ def run_trial(
             kept = other
     on_progress(min(len(kept), count))
     while len(kept) < count:
-        kept = _extend(kept, method, target, min(len(kept) + BATCH, count), trial.name)
+        kept = _extend(kept, trial, eps, target, min(len(kept) + BATCH, count))
         _keep(kept, path)
         on_progress(len(kept))
     ends = {n: getattr(kept, n)[:count] for n in ("success", "distance", "float32_only")}
     return replace(kept, images_sha256=target.images_sha256(count), **ends)
 
 
-def _extend(
-    kept: Attacked, method: AbstractAttack, target: Target, stop: int, name: str
-) -> Attacked:
+def _extend(kept: Attacked, trial: Trial, eps: str, target: Target, stop: int) -> Attacked:
     """Attack the next images, and hold what is found against the certificate."""
-    start = len(kept)
+    start, method = len(kept), trial.build()
     images = target.images[start:stop]
     labels = target.certified.labels[start:stop].to(images.device)
-    if kept.eps is not None:
-        result = attack(target.model, images, labels, kept.eps, method)
-    else:
-        if not isinstance(method, AbstractSmallestAttack):
-            raise ValueError(f"`eps` must be given for {kept.method}; got None.")
+    if isinstance(method, AbstractSmallestAttack):
         result = smallest_attack(target.model, images, labels, method)
+    else:
+        result = attack(target.model, images, labels, eps, method)
     places = range(start, stop)
-    only = hold(result, target.model, target.certified, method=name, places=places)
+    only = hold(result, target.model, images, target.certified, method=trial.name, places=places)
     return replace(
         kept,
         images_sha256=target.images_sha256(stop),

@@ -4,7 +4,6 @@ from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify
 from taut.certification._radius import above, as_rational, certified_radius, logit_margin
-from taut.certification._refuted import refuted
 from taut.certification._verify import Verified, verify
 
 __all__ = [
@@ -20,6 +19,5 @@ __all__ = [
     "l2_distance_upper",
     "logit_margin",
     "prove",
-    "refuted",
     "verify",
 ]

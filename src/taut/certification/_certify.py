@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from taut.certification._arithmetic import Arithmetic
+from taut.certification._arithmetic import Arithmetic, l2_distance_upper
 from taut.certification._certificate import Certificate, canonical, prove, raw_bytes, save
 from taut.certification._radius import above, as_rational, logit_margin
 from taut.lipschitz import LipschitzBound
@@ -68,6 +69,77 @@ class Certification:
     def arithmetic(self) -> Arithmetic:
         """What the radii hold for: the program in float64 or float32, or real numbers only."""
         return self.certificate.arithmetic
+
+    def within(
+        self,
+        images: Float[Tensor, "b ..."],
+        changed: Float[Tensor, "b ..."],
+        *,
+        places: Sequence[int] | None = None,
+    ) -> Bool[Tensor, " b"]:
+        """Which changed images lie within the certified radius of theirs, and so are spoken of.
+
+        Distances are rounded up, so that one within the radius is.
+
+        Args:
+            images: certified ones.
+            changed: a changed version of each.
+            places: which of the certified images they are; None for all of them, in order.
+
+        Returns:
+            On the CPU.
+
+        Raises:
+            ValueError: if there are not as many images as changed ones, or as places.
+        """
+        chosen = torch.arange(len(self.radius)) if places is None else torch.as_tensor(places)
+        if len(chosen) != len(images) or images.shape != changed.shape:
+            raise ValueError(
+                f"`images` and `changed` must be alike, and {len(chosen)} certified ones; got "
+                f"{tuple(images.shape)} and {tuple(changed.shape)}."
+            )
+        radius = self.radius.cpu()[chosen]
+        return (radius > 0) & (l2_distance_upper(images, changed).cpu() <= radius)
+
+    def refuted(
+        self,
+        model: nn.Module,
+        images: Float[Tensor, "b ..."],
+        changed: Float[Tensor, "b ..."],
+        *,
+        places: Sequence[int] | None = None,
+    ) -> Bool[Tensor, " b"]:
+        """Which changed images are counterexamples: within the radius, with another answer.
+
+        What counts is the answer of the certified program: in float64 arithmetic the float64 run of
+        the exported weights, whatever the model itself answers in its own precision.
+
+        Args:
+            model: that was certified.
+            images: certified ones.
+            changed: a changed version of each.
+            places: which of the certified images they are; None for all of them, in order.
+
+        Returns:
+            On the CPU; always all False if we are right.
+
+        Raises:
+            ValueError: if there are not as many images as changed ones, or as places.
+
+        Example:
+            >>> model, images = nn.Linear(3, 2), torch.rand(4, 3)
+            >>> found = certify(model, images, torch.zeros(4).long())
+            >>> found.refuted(model, images, images + 0.01).any()
+            tensor(False)
+        """
+        found = self.within(images, changed, places=places)
+        hits = found.nonzero().flatten()
+        if len(hits):
+            labels = self.labels.cpu()
+            labels = labels if places is None else labels[torch.as_tensor(places)]
+            moved = changed[hits.to(changed.device)]
+            found[hits] = self.certificate.logits(model, moved).argmax(1).cpu() != labels[hits]
+        return found
 
     def content(self) -> dict[str, Any]:
         """What the file holds, as plain values: the certificate of the model, and each image."""

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from taut.attacks import (
-    AbstractSmallestAttack,
+    ATTACKS,
     Attacked,
     Target,
     Trial,
@@ -40,8 +40,6 @@ Method = Literal[
     "all",
 ]
 _Limit = Annotated[tuple[str, ...], tyro.conf.arg(metavar="N|METHOD=N ...", help_behavior_hint="")]
-
-FILE = "attacks.json"
 
 
 def attack(
@@ -77,13 +75,13 @@ def attack(
     trials = plan(method, limit, options)
     opened = open_run(run, device)
     radii = check_eps(eps, opened.run)
-    count = max(min(trial.limit or len(opened.labels), len(opened.labels)) for trial in trials)
+    count = max(trial.size(opened.labels) for trial in trials)
     proved = certify(opened.model, *opened.head(count), eps=radii)
     target = Target(opened.model, opened.images, proved)
     try:
         results = {trial.name: _run(trial, target, radii, opened) for trial in trials}
     except KeyboardInterrupt:
-        kept = opened.run.path / FILE
+        kept = opened.run.path / ATTACKS
         raise KeyboardInterrupt(
             f"interrupted; the batches done are kept in {kept}, and the same command goes on."
         ) from None
@@ -95,15 +93,11 @@ def attack(
 
 
 def _run(trial: Trial, target: Target, radii: Sequence[str], opened: Opened) -> dict[str, Attacked]:
-    """Attack at each eps, or once where the smallest distance tells of all of them."""
-    once = isinstance(trial.build(), AbstractSmallestAttack)
-    count = min(trial.limit or len(target.images), len(target.images))
-    found, path = {}, opened.run.path / FILE
-    for eps in (None,) if once else radii:
-        name = trial.name if eps is None else f"{trial.name} {eps}"
-        with progress(name, count) as tell:
-            attacked = run_trial(trial, target, eps, path, tell)
-        found |= dict.fromkeys(radii, attacked) if eps is None else {eps: attacked}
+    """What one attack came to, by eps."""
+    found: dict[str, Attacked] = {}
+    for eps in radii:
+        with progress(f"{trial.name} {eps}", trial.size(target.images)) as tell:
+            found[eps] = run_trial(trial, target, eps, opened.run.path / ATTACKS, tell)
     return found
 
 

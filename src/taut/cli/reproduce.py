@@ -95,7 +95,13 @@ def reproduce(
 def complete(trial: Trial, device: Device) -> None:
     """Train what is missing of a run, and measure what is missing of it."""
     with show_training(trial.recipe.epochs) as on_progress:
-        run = trained(trial, device=device, on_progress=on_progress)
+        run = trained(
+            trial.recipe,
+            trial.folder,
+            data_dir=trial.data_dir,
+            device=device,
+            on_progress=on_progress,
+        )
     take(run, trial.measures, device=choose_device(device), bar=progress)
 
 

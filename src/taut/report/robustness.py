@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from taut.attacks import attack, smallest_attack
-from taut.certification import Certification, above, refuted
+from taut.certification import Certification, above
 from taut.parametrizations import cached
 
 
@@ -117,15 +117,16 @@ def _measure_batch(
     steps: int,
 ) -> tuple[Tensor, ...]:
     """Predictions, nearest adversarial images, theirs, distances, refutations, survival by eps."""
+    places = range(start, start + len(images))
     labels = certification.labels[start : start + len(images)].to(images.device)
     best = smallest_attack(model, images, labels)
-    wrong = refuted(certification, model, images, best.adversarial, start=start)
+    wrong = certification.refuted(model, images, best.adversarial, places=places)
     nearest = torch.where(best.success, best.distance, torch.inf)
     adversarial = best.adversarial
     survived = torch.ones(len(images), len(eps), dtype=torch.bool, device=images.device)
     for i, radius in enumerate(eps):
         result = attack(model, images, labels, radius, steps=steps)
-        wrong |= refuted(certification, model, images, result.adversarial, start=start)
+        wrong |= certification.refuted(model, images, result.adversarial, places=places)
         closer = result.success & (result.distance < nearest)
         nearest = torch.where(closer, result.distance, nearest)
         adversarial = torch.where(closer[:, None, None, None], result.adversarial, adversarial)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import final
 
-from taut.reproduce._measured import measured
 from taut.reproduce._plan import Plan, Planned, has_something_left
 from taut.reproduce._protocol import DATASETS
 from taut.reproduce._table import Measure, Published
+from taut.reproduce._work import measured
 from taut.training import Run
 from taut.training.run import RECIPE, finished
 

@@ -9,10 +9,9 @@ from typing import final
 
 from taut.data import load
 from taut.models import ModelConfig, build
-from taut.reproduce._attacks import check_attacks
-from taut.reproduce._measured import missing
 from taut.reproduce._protocol import DATASETS, Setting
 from taut.reproduce._table import Measure, Row, Table
+from taut.reproduce._work import check_attacks, missing
 from taut.training import Recipe, Run
 from taut.training.run import RECIPE, finished, refuse_other_recipe
 

@@ -4,7 +4,7 @@ from taut.reproduce._table import PAPER, Column, Table, ours
 
 _SOURCE = f"{PAPER}, table 1"
 
-TABLE1 = Table(
+TABLE = Table(
     name="table1",
     title="Clean and certified accuracy by parametrization",
     radius="large",

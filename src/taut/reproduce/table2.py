@@ -4,7 +4,7 @@ from taut.reproduce._table import PAPER, Column, Table, ours, quoted
 
 _SOURCE, _TABLE1 = f"{PAPER}, table 2", f"{PAPER}, table 1"
 
-TABLE2 = Table(
+TABLE = Table(
     name="table2",
     title="Clean and certified accuracy beside other provable systems",
     radius="large",

@@ -5,7 +5,7 @@ from taut.reproduce._table import PAPER, Column, Table, ours, quoted
 _SOURCE = f"{PAPER}, table 3"
 _HUNDRED = 100
 
-TABLE3 = Table(
+TABLE = Table(
     name="table3",
     title="Accuracy after attacks",
     radius="large",

@@ -4,7 +4,7 @@ from taut.reproduce._table import PAPER, Column, Table, ours
 
 _SOURCE = f"{PAPER}, table 7"
 
-TABLE7 = Table(
+TABLE = Table(
     name="table7",
     title="Clean and certified accuracy of frozen kernels and of a looser bound",
     radius="large",

@@ -4,7 +4,7 @@ from taut.reproduce._table import PAPER, Column, Table, ours
 
 _SOURCE = f"{PAPER}, table 8"
 
-TABLE8 = Table(
+TABLE = Table(
     name="table8",
     title="Clean and certified accuracy at the smaller radius",
     radius="small",

@@ -4,7 +4,7 @@ from taut.reproduce._table import PAPER, Column, Table, ours, quoted
 
 _SOURCE = f"{PAPER}, table 9"
 
-TABLE9 = Table(
+TABLE = Table(
     name="table9",
     title="Clean accuracy, certified accuracy, and accuracy after attacks",
     radius="large",
