@@ -35,6 +35,7 @@ SESSION = (
     "taut wasserstein fashion-mnist-subset fashion-mnist-subset --samples 200 --steps 50",
     "taut bench --layers 16x16x3@8b4 --methods plain taut --repeats 3",
     "taut reproduce table1 --setting quick --only small BCOP",
+    "taut reproduce table4 --setting quick --only MaxMin",
     "taut train mnist-smal",
     "taut demo --limit 100",
 )

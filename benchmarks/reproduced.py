@@ -8,7 +8,8 @@ Runs are shared with `taut reproduce --out` of the same folder; what is finished
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +17,27 @@ import torch
 
 from benchmarks.classify import ENVIRONMENT
 from benchmarks.environment import ROOT, environment
-from taut.cli.reproduce import complete
+from taut.cli.reproduce import complete, complete_table4
 from taut.files import write_atomically
 from taut.reproduce import (
+    CRITIC_SETTINGS,
     SETTINGS,
+    TABLE4,
     TABLES,
     Comparison,
+    CriticPlan,
     Line,
     Plan,
     Trial,
     check,
     compare,
+    critic_page,
+    fits,
+    make_critic_plan,
     make_plan,
     markdown,
     measured,
+    page_of,
 )
 from taut.training import Run
 from taut.training.run import prepare
@@ -38,6 +46,9 @@ from taut.training.run import prepare
 def main() -> None:
     args = _arguments()
     torch.set_num_threads(args.threads)
+    if args.table == TABLE4:
+        _table4(args)
+        return
     setting = SETTINGS[args.setting]
     changes = {"seeds": tuple(args.seeds or setting.seeds), "attacked": args.attacked}
     plan = make_plan(
@@ -49,11 +60,34 @@ def main() -> None:
         data_dir=args.data_dir,
     )
     comparison = done(plan)
-    print(markdown(comparison))
-    if args.record is not None:
-        args.record.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(record(comparison), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(args.record, text.encode())
+    print(markdown(page_of(comparison)))
+    _write(args.record, record(comparison))
+
+
+def _table4(args: argparse.Namespace) -> None:
+    if args.epochs is not None or args.attacked is not None:
+        raise SystemExit("table4 has neither --epochs nor --attacked")
+    setting = CRITIC_SETTINGS[args.setting]
+    plan = make_critic_plan(
+        replace(
+            setting,
+            seeds=tuple(args.seeds or setting.seeds),
+            steps=setting.steps if args.steps is None else args.steps,
+        ),
+        args.out or ROOT / "runs" / f"reproduce-{args.setting}",
+        only=args.only,
+        data_dir=args.data_dir,
+    )
+    complete_table4(plan, "auto")
+    print(markdown(critic_page(plan)))
+    _write(args.record, critic_record(plan))
+
+
+def _write(path: Path | None, found: dict[str, Any]) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        write_atomically(path, text.encode())
 
 
 def done(plan: Plan) -> Comparison:
@@ -86,6 +120,24 @@ def record(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def critic_record(plan: CriticPlan) -> dict[str, Any]:
+    """Table 4: the lines of the page, and every training that they rest on."""
+    page = critic_page(plan)
+    rows = product(plan.pairs, plan.critics)
+    return {
+        "environment": environment(),
+        "table": page.name,
+        "title": page.title,
+        "setting": asdict(plan.setting),
+        "lines": [_line(line) for line in page.lines],
+        "trainings": [
+            {"pair": pair, "critic": critic, **asdict(fit)}
+            for pair, critic in rows
+            for fit in fits(plan, pair, critic)
+        ],
+    }
+
+
 def _line(line: Line) -> dict[str, Any]:
     return {
         "system": line.system,
@@ -112,11 +164,12 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("table", choices=TABLES)
+    parser.add_argument("table", choices=(*TABLES, TABLE4))
     parser.add_argument("--setting", choices=SETTINGS, default="short")
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--seeds", type=int, nargs="+")
     parser.add_argument("--epochs", type=int)
+    parser.add_argument("--steps", type=int, help="of a critic of table4")
     parser.add_argument("--attacked", type=int)
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--out", type=Path, help="the folder of the runs, as of `taut reproduce`")

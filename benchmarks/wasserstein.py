@@ -1,19 +1,21 @@
-"""Measure taut.wasserstein on distances that are known, on images, and critics side by side.
+"""Measure taut.wasserstein on distances that are known, on images, and as a generator learns.
 
 python -m benchmarks.wasserstein known --out records/wasserstein/known.json
 python -m benchmarks.wasserstein images --data-dir DIR --out records/wasserstein/images.json
-python -m benchmarks.wasserstein table4 --data-dir DIR --out records/wasserstein/table4.json
-python -m benchmarks.wasserstein wgan --data-dir DIR --out records/wasserstein/wgan.json
+python -m benchmarks.wasserstein wgan --data-dir DIR --out records/wasserstein/wgan.json \
+    --figure docs/figures/wgan.png
 
-DIR holds mnist/ and fashion-mnist/ with the original files.
+DIR holds mnist/ and fashion-mnist/ with the original files. Table 4: `benchmarks.reproduced`.
 """
 
 import argparse
+import io
 import json
 import math
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.environment import environment
-from taut.data import load
+from taut.data import Split, load
 from taut.files import write_atomically
 from taut.wasserstein import (
     WGAN,
@@ -32,9 +34,11 @@ from taut.wasserstein import (
     heuristics,
     train_wgan,
 )
-from taut.wasserstein.comparison import compare, paper_critics
+from taut.wasserstein.wgan import GRIDS, Row
 
 SEED = 0
+GENERATOR = WGAN(shape=(1, 28, 28), width=16, steps=2000, every=50, seed=SEED)
+MEASURED_AT = (50, 100, 200, 400, 800, 1400, 2000)
 
 
 def main() -> None:
@@ -42,10 +46,12 @@ def main() -> None:
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--data-dir", type=Path, help="the folder with mnist/ and fashion-mnist/")
     parser.add_argument("--out", type=Path, help="the record; left out: only print")
+    parser.add_argument("--figure", type=Path, help="of the part wgan; left out: none")
     given = parser.parse_args()
     torch.set_num_threads(1)
     record = {"environment": environment(), "seed": SEED, "rows": []}
-    for row in PARTS[given.part](given.data_dir):
+    parts = PARTS | {"wgan": partial(wgan, figure=given.figure)}
+    for row in parts[given.part](given.data_dir):
         print(json.dumps(row), flush=True)
         record["rows"].append(row)
         if given.out is not None:
@@ -108,46 +114,71 @@ def images(data_dir: Path | None) -> Iterator[dict[str, Any]]:
         yield {"case": name, "claimed": claim.claimed, "bound": bound, "proved": claim.proved}
 
 
-def table4(data_dir: Path | None) -> Iterator[dict[str, Any]]:
-    """The paper's critics on two pairs; Adam and a cosine, and a narrower critic."""
-    settings = Settings(steps=150, batch_size=64, checks=3, seed=SEED)
-    mnist, fashion = (pictures(data_dir, name, 1500) for name in ("mnist", "fashion-mnist"))
-    with tempfile.TemporaryDirectory() as folder:
-        made = generated(fashion, "WGAN-GP", folder, steps=200).sample(1500)
-    pairs = {
-        "mnist, fashion-mnist": (mnist, fashion),
-        "fashion-mnist, WGAN-GP": (fashion, made),
-    }
-    for name, (p, q) in pairs.items():
-        for critic, maker in paper_critics((1, 28, 28), width=8).items():
-            rates = (1e-1, 1e-2, 1e-3)
-            (row,) = compare(p, q, {critic: maker}, rates=rates, seeds=3, settings=settings)
-            yield {"case": name, **vars(row), "mean": row.mean, "std": row.std}
+def wgan(data_dir: Path | None, figure: Path | None = None) -> Iterator[dict[str, Any]]:
+    """A generator against an orthogonal critic, with its distance to the test images as it learns.
 
-
-def wgan(data_dir: Path | None) -> Iterator[dict[str, Any]]:
-    """A generator against an orthogonal critic, with the interval as it learns."""
-    fashion = pictures(data_dir, "fashion-mnist", 6000)
+    The last row is of test images against other test images: no generator comes closer.
+    """
+    real = pictures(data_dir, "fashion-mnist", 60_000)
+    test = split(data_dir, "fashion-mnist", "test").float_images()
     settings = Settings(steps=100, checks=2, batch_size=128, seed=SEED)
+    rows: list[dict[str, Any]] = []
+    grids: dict[int, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
-        for steps in (1, 100, 400):
-            run = generated(fashion[:5000], "BCOP", f"{folder}/{steps}", steps=steps)
-            found = estimate(fashion[5000:], run.sample(1000), settings=settings)
-            yield {"case": "fashion-mnist, BCOP", "steps": steps, **summary(found)}
+
+        def measure(step: int, history: Row) -> None:
+            if step not in MEASURED_AT:
+                return
+            found = estimate(test[:2000], WGANRun.open(folder).sample(2000), settings=settings)
+            rows.append({"case": "fashion-mnist, BCOP", "steps": step, **summary(found)})
+            print(json.dumps(rows[-1]), flush=True)
+            grids[step] = Path(folder, GRIDS, f"{step:06}.png").read_bytes()
+
+        train_wgan(GENERATOR, real, folder, on_progress=measure)
+    yield from rows
+    found = estimate(test[:2000], test[2000:4000], settings=settings)
+    rows.append({"case": "test images against others", "steps": None, **summary(found)})
+    yield rows[-1]
+    if figure is not None:
+        write_atomically(figure, drawn(rows, grids))
 
 
-def generated(real: Tensor, critic: str, folder: str, *, steps: int) -> WGANRun:
-    config = WGAN(
-        shape=(1, 28, 28), critic=critic, steps=steps, every=steps, critic_width=8, width=16,
-        lr=1e-3, seed=SEED,
-    )  # fmt: skip
-    return train_wgan(config, real, folder)
+def drawn(rows: list[dict[str, Any]], grids: dict[int, bytes]) -> bytes:
+    """The interval over the steps, and samples at two of them, as a PNG."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    *learning, floor = rows
+    steps = [row["steps"] for row in learning]
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained", dpi=110)
+    axes = figure.subplots(1, 3)
+    low, high = zip(*(row["interval"] for row in learning), strict=True)
+    axes[0].fill_between(steps, low, high, color="#0b6e63", alpha=0.2, label="95 % interval")
+    for side in ("lower", "upper"):
+        values = [row[side] for row in learning]
+        axes[0].plot(steps, values, marker="o", markersize=3, color="#0b6e63")
+    label = "upper side, real against real"
+    axes[0].axhline(floor["upper"], color="#b4470f", linestyle="--", linewidth=1, label=label)
+    axes[0].set(xscale="log", xlabel="steps of the generator", ylabel="W1 to test images")
+    axes[0].legend(frameon=False, fontsize=8)
+    for place, step in zip(axes[1:], (MEASURED_AT[1], MEASURED_AT[-1]), strict=True):
+        place.imshow(Image.open(io.BytesIO(grids[step])), cmap="gray")
+        place.set_title(f"after {step:,} steps", fontsize=10)
+        place.axis("off")
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
 
 
 def pictures(data_dir: Path | None, name: str, count: int) -> Tensor:
+    return split(data_dir, name, "train").take(count).float_images()
+
+
+def split(data_dir: Path | None, name: str, part: str) -> Split:
     if data_dir is None:
         raise SystemExit("--data-dir must be the folder with mnist/ and fashion-mnist/")
-    return load(name, data_dir / name).train.take(count).float_images()
+    data = load(name, data_dir / name)
+    return data.train if part == "train" else data.test
 
 
 def summary(found: W1Estimate) -> dict[str, Any]:
@@ -165,7 +196,7 @@ def summary(found: W1Estimate) -> dict[str, Any]:
     }
 
 
-PARTS = {"known": known, "images": images, "table4": table4, "wgan": wgan}
+PARTS = {"known": known, "images": images, "wgan": wgan}
 
 
 if __name__ == "__main__":

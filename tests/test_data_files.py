@@ -348,3 +348,59 @@ def test_archive_links_and_devices_are_refused(kind, tmp_path):
         tar.addfile(entry)
     with pytest.raises(ValueError, match=r"refused.*not a file or a folder"):
         load("cifar100", tmp_path)
+
+
+def stl10_files(train=3, test=2):
+    """Bytes by file name, and images and labels by split, as the original stores them."""
+    files, truth = {}, {}
+    for part, n in (("train", train), ("test", test)):
+        images, labels = random_arrays(n, (3, 96, 96), 10, seed=n)
+        stored = bytearray()
+        for image in images:
+            for channel in image:
+                for column in range(96):
+                    stored += channel[:, column].tobytes()
+        files[f"{part}_X.bin"] = bytes(stored)
+        files[f"{part}_y.bin"] = (labels + 1).astype(np.uint8).tobytes()
+        truth[part] = images, labels
+    return files, truth
+
+
+@pytest.mark.parametrize("place", ["folder", "parent", "archive in folder", "archive"])
+def test_stl10_reads_back_column_by_column_and_counts_from_0(place, tmp_path):
+    files, truth = stl10_files()
+    if "archive" in place:
+        archive = tmp_path / "stl10_binary.tar.gz"
+        write_tar(archive, {f"stl10_binary/{n}": d for n, d in files.items()})
+        where = archive if place == "archive" else tmp_path
+    else:
+        folder = tmp_path / "stl10_binary"
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        where = folder if place == "folder" else tmp_path
+    data = load("stl10", where)
+    assert (data.input_shape, len(data.classes)) == ((3, 96, 96), 10)
+    assert_holds(data.train, truth["train"])
+    assert_holds(data.test, truth["test"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("train_X.bin", b"\x00" * 27649, "train_X.bin: must be whole images of 27648 bytes"),
+        ("train_X.bin", b"", "train: 0 images but 3 labels"),
+        ("test_y.bin", b"\x01", "test: 2 images but 1 labels"),
+        ("test_y.bin", b"\x01\x00", "labels must be from 0 to 9; got -1"),
+        ("test_y.bin", b"\x01\x0b", "labels must be from 0 to 9; got 10"),
+        ("test_y.bin", None, "test_y.bin not found in .* Download stl10_binary.tar.gz from https"),
+    ],
+)
+def test_broken_stl10_names_the_fault(name, content, message, tmp_path):
+    files = {n: d for n, d in (stl10_files()[0] | {name: content}).items() if d is not None}
+    for file, data in files.items():
+        (tmp_path / file).write_bytes(data)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        load("stl10", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"stl10_binary.tar.gz not found in"):
+        load("stl10", tmp_path / "nowhere")

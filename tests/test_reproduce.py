@@ -32,6 +32,7 @@ from taut.reproduce import (
     make_plan,
     markdown,
     measured,
+    page_of,
     take,
 )
 from taut.reproduce._table import ours, quoted
@@ -300,13 +301,13 @@ def test_mean_deviation_and_difference():
     assert cells(replace(line, ours=()))[2::2] == ("–", "–")
 
 
-def page_of(tmp_path, table, *only):
+def paged(tmp_path, table, *only):
     plan = make_plan(TABLES[table], SETTINGS["paper"], tmp_path, only=only)
-    return plan, markdown(compare(plan))
+    return plan, markdown(page_of(compare(plan)))
 
 
 def test_the_jpeg_copy_is_no_cifar10(tmp_path):
-    plan, page = page_of(tmp_path, "table9", "cifar10-jpeg75")
+    plan, page = paged(tmp_path, "table9", "cifar10-jpeg75")
     assert "## CIFAR-10 (JPEG q75)" in page
     assert "72.41 †" in page
     assert all(line.difference is None for line in compare(plan).lines)
@@ -316,19 +317,19 @@ def test_the_jpeg_copy_is_no_cifar10(tmp_path):
 
 
 def test_extensions_have_no_published_values(tmp_path):
-    plan, page = page_of(tmp_path, "table9", "fashion-mnist", "bcop")
+    plan, page = paged(tmp_path, "table9", "fashion-mnist", "bcop")
     assert [line.published for line in compare(plan).lines] == [None] * 4
     assert "QW" not in page
     assert "Fashion-MNIST: an extension, by the protocol of MNIST." in page
-    _, page = page_of(tmp_path, "table3", "mnist")
+    _, page = paged(tmp_path, "table3", "mnist")
     assert "MNIST: an extension, by the protocol of MNIST." in page
     assert "boundary at 1.58, first 100" in page
 
 
 def test_only_keeps_what_it_names(tmp_path):
-    plan, page = page_of(tmp_path, "table9", "MNIST", "large")
+    plan, page = paged(tmp_path, "table9", "MNIST", "large")
     assert [planned.row.system for planned in plan.rows] == ["BCOP Large"]
-    plan, page = page_of(tmp_path, "table9", "mnist")
+    plan, page = paged(tmp_path, "table9", "mnist")
     assert [p.row.system for p in plan.rows] == ["BCOP Large", "FC-3", "QW-3", "QW-4"]
     assert "difference" in page
 
@@ -346,7 +347,7 @@ def refused(tmp_path, monkeypatch, capsys):
 
 
 def test_what_cannot_be_done_is_one_sentence(refused, tmp_path):
-    assert "one of table1, table2, table3, table7, table8, table9" in refused("table4")
+    assert "one of table1, table2, table3, table4, table7, table8, table9" in refused("table5")
     assert "BCOP; got 'glue'" in refused("table1", "--only", "mnist", "glue")
     assert "must leave a row" in refused("table9", "--only", "large", "orthogonal")
     only = ("--only", "mnist", "small", "bcop")

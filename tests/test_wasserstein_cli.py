@@ -7,7 +7,7 @@ from PIL import Image
 
 from taut.cli import main
 from taut.wasserstein import WGAN, train_wgan
-from taut.wasserstein.comparison import compare, paper_critics
+from taut.wasserstein.comparison import Contest, at_best_rate, paper_critics
 from taut.wasserstein.critics import dense
 from taut.wasserstein.settings import Settings
 from taut.wasserstein.sources import read_source
@@ -103,14 +103,22 @@ def test_wrong_words_are_refused_in_a_sentence(file, tmp_path, capsys):
 
 def test_each_critic_is_measured_at_its_best_rate():
     x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-    makers = {"narrow": lambda: dense((2,), width=2, depth=1)}
-    settings = Settings(steps=10, checks=1, batch_size=16)
-    (row,) = compare(x, x + 3, makers, rates=(1e-9, 1e-1), seeds=2, settings=settings)
-    assert (row.name, row.rate, len(row.lower)) == ("narrow", 1e-1, 2)
-    assert max(row.lower) <= 3 * 2**0.5 + 1e-6
-    assert min(row.lower) < row.mean < max(row.lower)
+    contest = Contest.between(x, x + 3)
+    calls = []
+
+    def one(rate, seed):
+        calls.append((rate, seed))
+        settings = Settings(steps=10, checks=1, batch_size=16, lr=rate, seed=seed)
+        return contest.fit(lambda: dense((2,), width=2, depth=1), settings)
+
+    first, second = at_best_rate(one, rates=(1e-9, 1e-1), seeds=(0, 1))
+    assert calls == [(1e-9, 0), (1e-1, 0), (1e-1, 1)]
+    assert (first.rate, first.seed, second.rate, second.seed) == (1e-1, 0, 1e-1, 1)
+    assert first.lower != second.lower
     with pytest.raises(ValueError, match="`rates` and `seeds` must not be empty"):
-        compare(x, x, makers, rates=(), settings=settings)
+        at_best_rate(one, rates=(), seeds=(0,))
+    with pytest.raises(ValueError, match=r"`p` and `q` must have points of one shape; got \(2,\)"):
+        Contest.between(x, torch.zeros(8, 3))
     assert list(paper_critics((1, 8, 8), width=2)) == [
         f"{method}, {kind}" for kind in ("MaxMin", "ReLU") for method in ("OSSN", "RKO", "BCOP")
     ]

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from taut.data import cifar, embedded, hub, idx, images, npz
+from taut.data import cifar, embedded, hub, idx, images, npz, stl10
 from taut.data.checked import missing
 from taut.data.holdout import Holdout
 from taut.data.sets import Dataset
@@ -15,6 +15,7 @@ _READERS: dict[str, Callable[[Path], Dataset]] = {
     "fashion-mnist": idx.fashion_mnist,
     "cifar10": cifar.cifar10,
     "cifar100": cifar.cifar100,
+    "stl10": stl10.stl10,
     "npz": npz.read,
 }
 _JPEG75 = "cifar10-jpeg75"

@@ -120,7 +120,7 @@ def make_plan(
             measures = tuple(Measure(column.kind, eps, column.first) for column in table.columns)
             return Planned(row, dataset, measures, ())
         measures = tuple(setting.measure(column, eps) for column in table.columns)
-        where = _data_dir(dataset, data_dir, alone=len(datasets) == 1)
+        where = data_folder(dataset, data_dir, alone=len(datasets) == 1)
         recipes = [
             setting.recipe(dataset, row.architecture, row.method, seed=seed, epochs=epochs)
             for seed in setting.seeds
@@ -181,7 +181,7 @@ def _source(trial: Trial) -> Path | None:
     return trial.data_dir
 
 
-def _data_dir(dataset: str, data_dir: Path | None, *, alone: bool) -> Path | None:
+def data_folder(dataset: str, data_dir: Path | None, *, alone: bool) -> Path | None:
     if data_dir is None or dataset == "fashion-mnist-subset":
         return None
     folder = data_dir / dataset

@@ -2,13 +2,15 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler
 
 from taut.lipschitz import LipschitzBound, lipschitz_bound
 from taut.parametrizations import cached, projected, retract_, update_
@@ -74,16 +76,47 @@ def measured(critic: nn.Module, shape: tuple[int, ...]) -> Measured:
     return Measured(twin, bound)
 
 
+Descent = Callable[[Iterable[nn.Parameter], Settings], tuple[Optimizer, LRScheduler]]
+"""The optimiser of parameters, and how its learning rate goes on, step by step."""
+
+
+def adam(parameters: Iterable[nn.Parameter], settings: Settings) -> tuple[Optimizer, LRScheduler]:
+    """Adam, its rate falling to 0 along half a cosine.
+
+    Example:
+        >>> type(adam([nn.Parameter(torch.zeros(1))], Settings())[0]).__name__
+        'Adam'
+    """
+    optimiser = torch.optim.Adam(parameters, lr=settings.lr)
+    return optimiser, CosineAnnealingLR(optimiser, max(settings.steps, 1))
+
+
+def rmsprop(
+    parameters: Iterable[nn.Parameter], settings: Settings
+) -> tuple[Optimizer, LRScheduler]:
+    """RMSprop at a constant rate, as the founding paper trains critics.
+
+    Example:
+        >>> optimiser, schedule = rmsprop([nn.Parameter(torch.zeros(1))], Settings(lr=0.5))
+        >>> optimiser.step(), schedule.step(), schedule.get_last_lr()
+        (None, None, [0.5])
+    """
+    optimiser = torch.optim.RMSprop(parameters, lr=settings.lr)
+    return optimiser, ConstantLR(optimiser, factor=1.0)
+
+
 class Discipline(NamedTuple):
-    """What a training does against steep critics, beyond what their layers guarantee.
+    """How a training descends, and what it does against steep critics beyond what layers guarantee.
 
     Attributes:
         penalty: of a critic on a batch of either side, added to the loss.
         after: what is done to the critic after a step, of that number from 1.
+        descent: makes the optimiser.
     """
 
     penalty: Callable[[nn.Module, Tensor, Tensor], Tensor | float]
     after: Callable[[nn.Module, int], None]
+    descent: Descent = adam
 
 
 def after_step(critic: nn.Module, step: int) -> None:
@@ -109,7 +142,7 @@ def train(
     check: Callable[[int, nn.Module], float | None],
     discipline: Discipline = BY_DESIGN,
 ) -> nn.Module:
-    """Maximise the dual value by Adam; the weights of the best check are kept.
+    """Maximise the dual value; the weights of the best check are kept.
 
     Args:
         critic: trained in place.
@@ -117,7 +150,7 @@ def train(
         q: to score low.
         settings: of training.
         check: measures the critic after so many steps; None ends the training.
-        discipline: against steep critics.
+        discipline: how it descends, and against steep critics.
 
     Returns:
         The critic.
@@ -125,8 +158,7 @@ def train(
     Raises:
         RuntimeError: if a score is not finite.
     """
-    optimiser = torch.optim.Adam(critic.parameters(), lr=settings.lr)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(settings.steps, 1))
+    optimiser, schedule = discipline.descent(critic.parameters(), settings)
     every = -(-settings.steps // settings.checks)
     best, kept = -1.0, critic.state_dict()
     for step, (x, y) in enumerate(_pairs(critic, p, q, settings)):

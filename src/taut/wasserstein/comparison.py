@@ -1,54 +1,59 @@
 """Critics side by side on one pair of samples: the founding paper's table 4, for any data."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import product
-from statistics import fmean, stdev
 from typing import final
 
 import torch
 from torch import nn
 
 from taut.wasserstein import critics
-from taut.wasserstein._fit import Measured, measured, train
+from taut.wasserstein._fit import BY_DESIGN, Discipline, after_step, measured, rmsprop, train
 from taut.wasserstein._samples import Points, Samples, read
 from taut.wasserstein.settings import Settings
 
+__all__ = [
+    "ACTIVATIONS",
+    "BY_DESIGN",
+    "BY_PAPER",
+    "METHODS",
+    "Contest",
+    "Fit",
+    "at_best_rate",
+    "paper_critics",
+]
+
 METHODS = ("OSSN", "RKO", "BCOP")
 ACTIVATIONS = ("MaxMin", "ReLU")
+BY_PAPER = Discipline(lambda *_: 0.0, after_step, rmsprop)
+"""What the layers' methods ask for, and the founding paper's optimiser."""
 
 
 @final
 @dataclass(frozen=True)
-class Compared:
-    """What one critic came to, at its best learning rate.
+class Fit:
+    """What one training of a critic came to.
 
     Attributes:
-        name: of the critic.
-        rate: the learning rate that was best on validation points, with the first seed.
-        lower: lower bounds on held-out points, one a seed.
-        bounds: proved Lipschitz bounds, one a seed.
+        rate: its learning rate.
+        seed: of weights and order.
+        validation: its lower bound on validation points.
+        claimed: its dual value on held-out points; a lower bound only if its Lipschitz bound is 1.
+        bound: its proved Lipschitz bound.
+        lower: its lower bound on held-out points: the dual value over the proved bound, at least 0.
 
     Example:
-        >>> Compared("BCOP, MaxMin", 0.01, (4.0, 5.0), (1.0, 1.0)).mean
-        4.5
+        >>> Fit(0.01, 0, 4.0, 6.0, 2.0, 3.0).lower
+        3.0
     """
 
-    name: str
     rate: float
-    lower: tuple[float, ...]
-    bounds: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Of the lower bounds."""
-        return fmean(self.lower)
-
-    @property
-    def std(self) -> float | None:
-        """Of the lower bounds, where there are several seeds."""
-        return stdev(self.lower) if len(self.lower) > 1 else None
+    seed: int
+    validation: float
+    claimed: float
+    bound: float
+    lower: float
 
 
 def paper_critics(
@@ -74,97 +79,129 @@ def paper_critics(
     return {f"{method}, {kind}": maker(method, kind) for kind, method in pairs}
 
 
-def compare(
-    p: Samples,
-    q: Samples,
-    makers: Mapping[str, Callable[[], nn.Module]],
-    *,
-    rates: Sequence[float],
-    seeds: int = 3,
-    settings: Settings = Settings(),  # noqa: B008 (frozen)
-) -> list[Compared]:
-    """Train each critic on the same points and measure it on the same held-out points.
+@final
+@dataclass(frozen=True)
+class Contest:
+    """Two samples, cut once: every critic is trained on the same points and measured on the same.
 
-    The learning rate of each is chosen on validation points, with the first seed; the other seeds
-    take it. The cut of the points is that of `settings.seed` throughout.
-
-    Args:
+    Attributes:
         p: points to score high.
         q: points to score low.
-        makers: by name, what builds a critic from torch's global random generator.
-        rates: learning rates to try.
-        seeds: trainings of each critic at its best rate.
-        settings: of training; `lr` is not read.
-
-    Returns:
-        One row a critic, in the order given.
-
-    Raises:
-        ValueError: if the samples do not fit, or `rates` or `seeds` is empty.
 
     Example:
         >>> x = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
-        >>> makers = {"dense": lambda: critics.dense((2,), width=4)}
-        >>> rows = compare(x, x + 3, makers, rates=(0.1,), seeds=1, settings=Settings(steps=2))
-        >>> rows[0].mean <= 3 * 2**0.5
+        >>> contest = Contest.between(x, x + 3)
+        >>> settings = Settings(steps=2, lr=0.1)
+        >>> contest.fit(lambda: critics.dense((2,), width=4), settings).lower <= 3 * 2**0.5
         True
     """
-    if not rates or seeds < 1:
-        raise ValueError(f"`rates` and `seeds` must not be empty; got {rates} and {seeds}.")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        first, second = (
-            read(
-                name,
-                side,
-                held_out=settings.held_out,
-                count=settings.samples,
-                seed=settings.seed,
-                device=None,
+
+    p: Points
+    q: Points
+
+    @classmethod
+    def between(
+        cls,
+        p: Samples,
+        q: Samples,
+        *,
+        settings: Settings = Settings(),  # noqa: B008 (frozen)
+        device: torch.device | str | None = None,
+    ) -> "Contest":
+        """Cut two samples.
+
+        Args:
+            p: points to score high.
+            q: points to score low.
+            settings: `held_out`, `samples` and `seed` decide the cut.
+            device: where to; None leaves tensors where they are.
+
+        Raises:
+            ValueError: if a sample is too small, not finite, or not of the other's shape.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            first, second = (
+                read(
+                    name,
+                    side,
+                    held_out=settings.held_out,
+                    count=settings.samples,
+                    seed=settings.seed,
+                    device=device,
+                )
+                for name, side in (("p", p), ("q", q))
             )
-            for name, side in (("p", p), ("q", q))
-        )
-    return [
-        _compared(
-            name, maker, (first, second), rates, [settings.seed + i for i in range(seeds)], settings
-        )
-        for name, maker in makers.items()
-    ]
+        shapes = [tuple(side.everything.shape[1:]) for side in (first, second)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"`p` and `q` must have points of one shape; got {shapes[0]} and {shapes[1]}."
+            )
+        return cls(first, second)
 
+    def fit(
+        self,
+        maker: Callable[[], nn.Module],
+        settings: Settings,
+        *,
+        discipline: Discipline = BY_DESIGN,
+        on_step: Callable[[int], None] = lambda step: None,
+    ) -> Fit:
+        """Train one critic; the weights of its best check count.
 
-def _compared(
-    name: str,
-    maker: Callable[[], nn.Module],
-    sides: tuple[Points, Points],
-    rates: Sequence[float],
-    seeds: Sequence[int],
-    settings: Settings,
-) -> Compared:
-    p, q = sides
-    best, rate, kept = -math.inf, rates[0], None
-    for candidate in rates:
-        found = _trained(maker, sides, replace(settings, lr=candidate, seed=seeds[0]))
-        value = found.lower(p.validation, q.validation)
-        if value > best:
-            best, rate, kept = value, candidate, found
-    assert kept is not None
-    others = [_trained(maker, sides, replace(settings, lr=rate, seed=seed)) for seed in seeds[1:]]
-    results = [kept, *others]
-    lower = tuple(found.lower(p.held_out, q.held_out) for found in results)
-    return Compared(name, rate, lower, tuple(float(found.bound) for found in results))
+        Args:
+            maker: builds the critic from torch's global random generator.
+            settings: of training, with rate and seed.
+            discipline: how it descends, and against steep critics.
+            on_step: called at each check.
 
-
-def _trained(
-    maker: Callable[[], nn.Module], sides: tuple[Points, Points], settings: Settings
-) -> Measured:
-    p, q = sides
-    shape = tuple(p.training.shape[1:])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        critic = maker().to(p.training.device)
+        Returns:
+            What it came to.
+        """
+        p, q = self.p, self.q
+        shape = tuple(p.everything.shape[1:])
 
         def check(step: int, critic: nn.Module) -> float:
+            on_step(step)
             return measured(critic, shape).lower(p.validation, q.validation)
 
-        train(critic, p, q, settings, check)
-    return measured(critic, shape)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            critic = maker().to(p.everything.device)
+            train(critic, p, q, settings, check, discipline)
+        found = measured(critic, shape)
+        return Fit(
+            rate=settings.lr,
+            seed=settings.seed,
+            validation=found.lower(p.validation, q.validation),
+            claimed=float(found.scores(p.held_out).mean() - found.scores(q.held_out).mean()),
+            bound=float(found.bound),
+            lower=found.lower(p.held_out, q.held_out),
+        )
+
+
+def at_best_rate(
+    one: Callable[[float, int], Fit], *, rates: Sequence[float], seeds: Sequence[int]
+) -> list[Fit]:
+    """Sweep the learning rate with the first seed; the others take the best on validation points.
+
+    Args:
+        one: does one training, of a rate and a seed.
+        rates: to try.
+        seeds: trainings at the best rate.
+
+    Returns:
+        One training a seed.
+
+    Raises:
+        ValueError: if `rates` or `seeds` is empty.
+
+    Example:
+        >>> one = lambda rate, seed: Fit(rate, seed, -abs(rate - 0.1), 0.0, 1.0, 0.0)
+        >>> [(fit.rate, fit.seed) for fit in at_best_rate(one, rates=(1.0, 0.1), seeds=(5, 6))]
+        [(0.1, 5), (0.1, 6)]
+    """
+    if not rates or not seeds:
+        raise ValueError(f"`rates` and `seeds` must not be empty; got {rates} and {seeds}.")
+    best = max((one(rate, seeds[0]) for rate in rates), key=lambda fit: fit.validation)
+    return [best, *(one(best.rate, seed) for seed in seeds[1:])]

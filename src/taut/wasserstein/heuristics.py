@@ -146,13 +146,29 @@ def penalised(
     """
     if not penalty > 0:
         raise ValueError(f"`penalty` must be a positive number; got {penalty}.")
-    places = torch.Generator().manual_seed(settings.seed)
+    return _claim(p, q, critic, settings, under_penalty(penalty, settings.seed))
+
+
+def under_penalty(weight: float, seed: int) -> Discipline:
+    """The discipline of WGAN-GP: nothing but the gradient penalty.
+
+    Args:
+        weight: of the penalty.
+        seed: of the places between batches where it is taken.
+
+    Example:
+        >>> x, flat = torch.zeros(3, 2), nn.Linear(2, 1)
+        >>> _ = flat.weight.data.zero_()
+        >>> under_penalty(10.0, 0).penalty(flat, x, x + 1).item()
+        10.0
+    """
+    places = torch.Generator().manual_seed(seed)
 
     def penalise(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         drawn = torch.rand(len(x), generator=places).to(x)
-        return penalty * gradient_penalty(model, x, y, drawn)
+        return weight * gradient_penalty(model, x, y, drawn)
 
-    return _claim(p, q, critic, settings, Discipline(penalise, lambda model, step: None))
+    return Discipline(penalise, lambda model, step: None)
 
 
 def clipped(
