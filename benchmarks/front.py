@@ -30,6 +30,7 @@ from taut.models import ModelConfig
 from taut.models.config import Architecture
 from taut.reproduce import TABLES
 from taut.training import OffsetCrossEntropyLoss, Recipe, Run, TrainingDiverged, train
+from taut.training.recipe import Precision
 from taut.training.run import finished, prepare
 
 DATASETS = ("mnist", "fashion-mnist")
@@ -66,7 +67,8 @@ def main() -> None:
     for seed, offset, temperature in product(args.seeds, args.offsets, args.temperatures):
         loss = OffsetCrossEntropyLoss(offset, temperature)
         plan = recipe(args.architecture, args.dataset, loss, args.epochs, seed)
-        plan = replace(plan, lr=args.lr, retract_every=args.retract_every)
+        changes = {name: getattr(args, name) for name in ("lr", "retract_every", "precision")}
+        plan = replace(plan, **changes)
         _train(plan, args.data_dir)
     if args.out is not None:
         write_record(args.out, args.architecture, args.dataset)
@@ -246,6 +248,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
     parser.add_argument("--retract-every", type=int, default=Recipe.retract_every)
+    parser.add_argument("--precision", choices=get_args(Precision), default=Recipe.precision)
     parser.add_argument("--offsets", type=float, nargs="+", default=[])
     parser.add_argument("--temperatures", type=float, nargs="+", default=[])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
