@@ -8,9 +8,14 @@ is torch.nn as it comes. Images are those of the embedded set, folded without lo
 """
 
 import argparse
+import itertools
 import json
+import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -35,15 +40,15 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     settings = {name: getattr(args, name) for name in _SETTINGS}
     rows = []
-    for depth in args.depths:
-        for method in names():
-            start = time.monotonic()
-            rows += measured(method, depth, args)
-            seconds = time.monotonic() - start
-            print(f"{depth:3} {method:10} {seconds:6.1f} s", *_brief(rows[-2:]), flush=True)
-            if args.out is not None:
-                record = {"environment": environment(), "settings": settings, "rows": rows}
-                write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
+    measured_with = environment()
+    for seed, depth, method in itertools.product(args.seeds, args.depths, names()):
+        start = time.monotonic()
+        rows += measured(method, depth, seed, args)
+        seconds = time.monotonic() - start
+        print(f"{seed} {depth:3} {method:10} {seconds:6.1f} s", *_brief(rows[-2:]), flush=True)
+        if args.out is not None:
+            record = {"environment": measured_with, "settings": settings, "rows": rows}
+            write_atomically(args.out, (json.dumps(record, indent=1) + "\n").encode())
 
 
 def names() -> list[str]:
@@ -51,17 +56,18 @@ def names() -> list[str]:
     return [*(name for name, cls in methods().items() if not cls.matrices_only), PLAIN]
 
 
-def measured(method: str, depth: int, args: argparse.Namespace) -> list[dict]:
+def measured(method: str, depth: int, seed: int, args: argparse.Namespace) -> list[dict]:
     """A net as it is drawn, and the same net after training."""
-    torch.manual_seed(args.seed)
+    torch.manual_seed(seed)
     net = build(method, depth, args.channels)
     data = taut.data.load("fashion-mnist-subset")
     test = data.test
     images, labels = folded(test.float_images()[: args.images], args.channels), test.labels
-    rows = [{"method": method, "depth": depth, "steps": 0, **inspected(net, images)}]
-    loss = train(net, data, args)
+    of = {"method": method, "depth": depth, "seed": seed}
+    rows = [{**of, "steps": 0, **inspected(net, images)}]
+    loss = train(net, data, seed, args)
     after = projected(net).eval()
-    row = {"method": method, "depth": depth, "steps": args.steps, **inspected(after, images)}
+    row = {**of, "steps": args.steps, **inspected(after, images)}
     with torch.no_grad(), taut.cached():
         right = after(images).argmax(1) == labels[: args.images]
     return [*rows, {**row, "loss": loss, "accuracy": float(100 * right.double().mean())}]
@@ -101,7 +107,7 @@ def folded(images: Tensor, channels: int) -> Tensor:
     return F.pad(images, (0, 0, 0, 0, 0, channels - images.shape[1]))
 
 
-def train(net: nn.Module, data: taut.data.Dataset, args: argparse.Namespace) -> float:
+def train(net: nn.Module, data: taut.data.Dataset, seed: int, args: argparse.Namespace) -> float:
     """Some steps of Adam; the mean loss of the last quarter."""
     loss = taut.losses.OffsetCrossEntropy(offset=0.7, temperature=0.25)
     optimiser = torch.optim.Adam(net.parameters(), lr=args.lr)
@@ -110,7 +116,7 @@ def train(net: nn.Module, data: taut.data.Dataset, args: argparse.Namespace) -> 
     epoch = 0
     while len(losses) < args.steps:
         for images, labels in taut.data.batches(
-            data.train, args.batch_size, seed=args.seed, epoch=epoch
+            data.train, args.batch_size, seed=seed, epoch=epoch
         ):
             optimiser.zero_grad()
             value = loss(net(folded(images, args.channels)), labels)
@@ -143,43 +149,84 @@ def inspected(net: nn.Module, images: Tensor) -> dict:
 def draw(rows: list[dict]) -> None:
     for steps in sorted({row["steps"] for row in rows}):
         columns: dict[str, dict[str, Profile]] = {}
-        for row in rows:
-            if row["steps"] == steps:
-                named = columns.setdefault(f"{row['depth']} convolutions", {})
-                named[row["method"]] = Profile([*row["gradient"], 1.0], row["jacobian"])
+        for net, seeds in nets(rows).items():
+            if net.steps == steps:
+                gradient = map(typical, zip(*(row["gradient"] for row in seeds), strict=True))
+                named = columns.setdefault(f"{net.depth} convolutions", {})
+                named[net.method] = Profile([*gradient, 1.0], jacobian(seeds))
         name = f"attenuation-{steps}-steps.png" if steps else "attenuation.png"
         FIGURES.mkdir(exist_ok=True)
         print(save_attenuation(FIGURES / name, columns))
 
 
+class Net(NamedTuple):
+    """What a net is, but for its seed."""
+
+    method: str
+    depth: int
+    steps: int
+
+
+def nets(rows: list[dict]) -> dict[Net, list[dict]]:
+    """The rows of each net, one a seed."""
+    found: dict[Net, list[dict]] = {}
+    for row in rows:
+        found.setdefault(Net(row["method"], row["depth"], row["steps"]), []).append(row)
+    return found
+
+
+def typical(values: Iterable[float]) -> float:
+    """Geometric mean: seeds differ by factors."""
+    values = list(values)
+    return math.exp(fmean(map(math.log, values))) if min(values) > 0 else 0.0
+
+
+def jacobian(seeds: list[dict]) -> list[float]:
+    """Ends over all seeds; quartiles and median of a typical one."""
+    least, low, middle, high, most = zip(*(row["jacobian"] for row in seeds), strict=True)
+    return [min(least), typical(low), typical(middle), typical(high), max(most)]
+
+
 def attenuation_table() -> str:
     """Ratio of the gradient norms at the first and the last layer, fresh and after training."""
-    rows = json.loads(RECORD.read_text())["rows"]
-    depths = sorted({row["depth"] for row in rows})
-    steps = sorted({row["steps"] for row in rows})
+    found = nets(json.loads(RECORD.read_text())["rows"])
+    depths = sorted({net.depth for net in found})
+    steps = sorted({net.steps for net in found})
     when = ["fresh" if not n else f"after {n} steps" for n in steps]
     heads = [f"{depth} layers, {text}" for text in when for depth in depths]
     lines = [f"| method | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
-    for method in dict.fromkeys(row["method"] for row in rows):
-        found = {(r["steps"], r["depth"]): r["ratio"] for r in rows if r["method"] == method}
-        cells = [number(found[n, depth]) for n in steps for depth in depths]
+    for method in dict.fromkeys(net.method for net in found):
+        chosen = [found[Net(method, depth, n)] for n in steps for depth in depths]
+        cells = [number(typical(row["ratio"] for row in seeds)) for seeds in chosen]
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", _farthest(found)]) + "\n"
+
+
+def _farthest(found: dict[Net, list[dict]]) -> str:
+    """How far the ratios of BCOP are from 1 at most."""
+    ratios = [row["ratio"] for net, rows in found.items() if net.method == "BCOP" for row in rows]
+    worst = max(abs(ratio - 1) for ratio in ratios)
+    return (
+        f"Geometric means; seeds: {max(map(len, found.values()))}. The ratio of BCOP is within "
+        f"{worst:.1e} of 1 at every depth and seed, fresh and trained."
+    )
 
 
 def jacobian_table() -> str:
     """The deepest nets: Jacobian, proved bound, and what training came to."""
-    rows = json.loads(RECORD.read_text())["rows"]
-    deepest = max(row["depth"] for row in rows)
+    found = nets(json.loads(RECORD.read_text())["rows"])
+    deepest = max(net.depth for net in found)
     heads = "method", "steps", "smallest", "median", "largest", "proved bound", "accuracy in %"
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for row in rows:
-        if row["depth"] != deepest:
+    for net, seeds in found.items():
+        if net.depth != deepest:
             continue
-        least, _, middle, _, most = map(number, row["jacobian"])
-        accuracy = f"{row['accuracy']:.1f}" if "accuracy" in row else ""
-        cells = row["method"], str(row["steps"]), least, middle, most, number(row["bound"])
-        lines.append(f"| {' | '.join(cells)} | {accuracy} |")
+        least, _, middle, _, most = map(number, jacobian(seeds))
+        bound = number(max(row["bound"] for row in seeds))
+        right = [row["accuracy"] for row in seeds if "accuracy" in row]
+        accuracy = f"{fmean(right):.1f}" if right else ""
+        cells = net.method, str(net.steps), least, middle, most, bound, accuracy
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -191,7 +238,7 @@ def _brief(rows: list[dict]) -> list[str]:
     return [f"{row['ratio']:.3g} bound {row['bound']:.3g}" for row in rows]
 
 
-_SETTINGS = ("depths", "channels", "steps", "batch_size", "images", "lr", "seed")
+_SETTINGS = ("depths", "channels", "steps", "batch_size", "images", "lr", "seeds")
 
 
 def _arguments() -> argparse.Namespace:
@@ -202,7 +249,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--images", type=int, default=256, help="test images for the accuracy")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="the record; left out: only print")
     parser.add_argument("--draw", action="store_true", help="only draw the figures of the record")
