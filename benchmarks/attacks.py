@@ -108,21 +108,14 @@ def combined(
     chosen = {name: r for name, r in found.items() if len(r[eps[0]]) >= count}
     attacked = {}
     for text in eps:
-        heads = {name: Head(results[text], count) for name, results in chosen.items()}
-        attacked[text] = 100 * strongest(heads, text).accuracy
+        results = {name: by_eps[text] for name, by_eps in chosen.items()}
+        attacked[text] = 100 * strongest(results, text, first=count).accuracy
     return {
         "images": count,
         "of": list(chosen),
         **shares(certified, eps, count),
         "attacked": attacked,
     }
-
-
-class Head:
-    """The first results of an attack."""
-
-    def __init__(self, attacked: Attacked, count: int) -> None:
-        self.success, self.distance = attacked.success[:count], attacked.distance[:count]
 
 
 def shares(certified: Certification, eps: tuple[str, ...], count: int) -> dict:

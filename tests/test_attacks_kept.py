@@ -90,6 +90,15 @@ def test_strongest_is_the_best_of_a_slow_loop():
         assert found.accuracy <= min(found.accuracies.values())
 
 
+def test_the_first_images_are_those_of_shorter_results():
+    few, many = result([False, True], [0.0, 0.3]), result([True, False, True], [0.2, 0.0, 0.1])
+    found = strongest({"few": few, "many": many}, first=2)
+    assert found.method == ("many", "few")
+    assert found.accuracies == {"few": 0.5, "many": 0.5}
+    with pytest.raises(ValueError, match="few of 2, many of 3"):
+        strongest({"few": few, "many": many}, first=3)
+
+
 @pytest.mark.parametrize(
     "results", [{}, {"a": result([True], [0.1]), "b": result([True] * 2, [0.1] * 2)}]
 )

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from fractions import Fraction
 from html.parser import HTMLParser
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 import taut
+from taut.attacks import Attacked
 from taut.certification import certify
 from taut.cli.report import fail_if_refuted
-from taut.report import ReportInputs, inspect_layers, measure, write_report
+from taut.report import ReportInputs, attack_lines, inspect_layers, measure, write_report
 
 EPS = ("1/20", "0.3")
 VOID = {"meta", "img", "br", "path", "rect", "use"}
@@ -78,6 +80,7 @@ def inputs() -> ReportInputs:
         eps=EPS,
         certification=certification,
         robustness=measure(model, images, EPS, certification, steps=10),
+        attacks=[],
         layers=inspect_layers(model, images, labels),
         history=history,
         settings={"learning rate": 0.0123, "name": "<b>"},
@@ -238,3 +241,48 @@ def test_inspection_matches_the_dense_jacobian():
             dense = torch.linalg.svdvals(jacobian)
             torch.testing.assert_close(layer.spectrum, dense, rtol=0, atol=1e-9)
             assert sum(layer.histogram()) == len(dense)
+
+
+def kept(method, eps, success, distance, **options):
+    return Attacked(
+        method=method,
+        options=options,
+        eps=eps,
+        weights_sha256="",
+        images_sha256="",
+        success=torch.tensor(success),
+        distance=torch.tensor(distance, dtype=torch.float64),
+        float32_only=torch.zeros(len(success), dtype=torch.bool),
+    )
+
+
+def test_kept_attacks_are_shown_with_the_strongest_of_them(inputs, tmp_path):
+    """By hand: at 1/20 and 0.3 a search for the nearest counts, PGD at the eps that it had."""
+    attacks = [
+        kept("ddn", None, [True, True, False, True], [0.0, 0.04, 0.9, 0.2], steps=7, seed=3),
+        kept("pgd", "0.30", [True, False, True, False], [0.0, 0.3, 0.3, 0.3], step_size=None),
+        kept("fgsm", "0.3", [True, True], [0.0, 0.3]),
+    ]
+    lines = attack_lines(attacks, inputs.certification, EPS)
+    assert [(line.name, line.options, line.images, dict(line.attacked)) for line in lines] == [
+        ("ddn", "steps 7", 4, {"1/20": 0.5, "0.3": 0.25}),
+        ("pgd", "", 4, {"0.3": 0.5}),
+        ("strongest of 2", "", 4, {"1/20": 0.5, "0.3": 0.0}),
+        ("fgsm", "", 2, {"0.3": 0.0}),
+        ("strongest of 3", "", 2, {"1/20": 0.0, "0.3": 0.0}),
+    ]
+    radius = inputs.certification.radius[:4]
+    assert lines[0].certified == {
+        eps: sum(r > Fraction(eps) for r in map(Fraction, radius.tolist())) / 4 for eps in EPS
+    }
+    page = ReportInputs(**{**vars(inputs), "attacks": lines})
+    parsed = Page(write_report(tmp_path / "r.html", page).read_text(encoding="utf-8"))
+    assert parsed.faults == []
+    share = f"{100 * lines[0].certified['1/20']:.1f}"
+    assert f"ddnsteps 74{share}50.0" in parsed.text.split("Attack by attack")[1]
+    assert "strongest of 3" in parsed.text
+    assert "not run" in parsed.text
+
+
+def test_a_run_without_kept_attacks_says_nothing_of_them(page):
+    assert "Attack by attack" not in page

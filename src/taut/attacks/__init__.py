@@ -17,7 +17,7 @@ from taut.attacks.fgsm import FGSM
 from taut.attacks.pgd import PGD
 from taut.attacks.pointwise import PointwiseAttack
 from taut.attacks.strongest import Outcome, Strongest, strongest
-from taut.attacks.trials import PAPER, Target, Trial, plan, run_trial
+from taut.attacks.trials import PAPER, Target, Trial, kept_attacks, plan, run_trial
 
 __all__ = [
     "ATTACKS",
@@ -42,6 +42,7 @@ __all__ = [
     "Trial",
     "attack",
     "hold",
+    "kept_attacks",
     "make_method",
     "plan",
     "read_attacks",

@@ -63,13 +63,17 @@ class Strongest:
 
 
 def strongest(
-    results: Mapping[str, Outcome], eps: int | float | str | Fraction | None = None
+    results: Mapping[str, Outcome],
+    eps: int | float | str | Fraction | None = None,
+    *,
+    first: int | None = None,
 ) -> Strongest:
     """Take, for each image, the attack that misclassified it at the smallest distance.
 
     Args:
         results: of attacks on the same images, by name.
         eps: count what lies within this l2 radius alone; None counts every success.
+        first: look at the first so many images alone, which each result must be of.
 
     Raises:
         ValueError: if there is no result, or they are of different numbers of images.
@@ -84,13 +88,13 @@ def strongest(
         >>> found.accuracy <= min(found.accuracies.values())
         True
     """
-    counts = {name: len(result.success) for name, result in results.items()}
+    counts = {name: len(result.success[:first]) for name, result in results.items()}
     if len(set(counts.values())) != 1:
         raise ValueError(
             "`results` must be of one or more attacks on the same images; got "
             f"{', '.join(f'{name} of {count}' for name, count in counts.items()) or 'none'}."
         )
-    reached = torch.stack([_reached(result, eps) for result in results.values()])
+    reached = torch.stack([_reached(result, eps)[:first] for result in results.values()])
     distance, best = reached.min(0)
     success, names = distance < torch.inf, list(results)
     return Strongest(

@@ -156,6 +156,26 @@ class Target:
         return hashlib.sha256(self.images[:count].cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
+def kept_attacks(target: Target, path: Path) -> list[Attacked]:
+    """The attacks in a file that were on this model and these images.
+
+    Args:
+        target: what is attacked.
+        path: of the file; it need not exist.
+
+    Raises:
+        ValueError: if the file is damaged; the message names it.
+
+    Example:
+        >>> model, images = nn.Linear(2, 2), torch.eye(2)
+        >>> target = Target(model, images, taut.certify(model, images, torch.tensor([0, 1])))
+        >>> kept_attacks(target, Path("runs/nowhere/attacks.json"))
+        []
+    """
+    found = read_attacks(path, target.weights_sha256)
+    return [a for a in found if a.images_sha256 == target.images_sha256(len(a))]
+
+
 def run_trial(
     trial: Trial,
     target: Target,
@@ -202,8 +222,8 @@ def run_trial(
         distance=none.double(),
         float32_only=none,
     )
-    for other in read_attacks(path, target.weights_sha256):
-        if kept.same_attack(other) and other.images_sha256 == target.images_sha256(len(other)):
+    for other in kept_attacks(target, path):
+        if kept.same_attack(other):
             kept = other
     on_progress(min(len(kept), count))
     while len(kept) < count:

@@ -8,17 +8,26 @@ from pathlib import Path
 import torch
 
 import taut
+from taut.attacks import ATTACKS, Target, kept_attacks
 from taut.certification import certify
 from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, progress
 from taut.recipes import RECIPES
-from taut.report import ReportInputs, Robustness, inspect_layers, measure, write_report
+from taut.report import (
+    ReportInputs,
+    Robustness,
+    attack_lines,
+    inspect_layers,
+    measure,
+    write_report,
+)
 from taut.training import Run
 
 
 def report(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> None:
     """Certify, attack and inspect a run, and write one HTML page about it.
 
-    Writes report.html into the run folder; it needs no network. Fails (exit code 1) if an attack
+    Writes report.html into the run folder; it needs no network, and shows what `taut attack` has
+    kept there, too. Fails (exit code 1) if an attack
     refutes a certificate; the page says so too.
 
     Example: taut report runs/demo --limit 500
@@ -50,6 +59,7 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
     eps = check_eps((), run)
     certification = certify(opened.model, opened.images, opened.labels, eps=eps)
     part = opened.head(limit)
+    target = Target(opened.model, opened.images, certification)
     with progress("attacking", len(part[1])) as tell:
         found = measure(opened.model, part[0], eps, certification, on_progress=tell)
     inputs = ReportInputs(
@@ -59,6 +69,7 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
         eps=eps,
         certification=certification,
         robustness=found,
+        attacks=attack_lines(kept_attacks(target, run.path / ATTACKS), certification, eps),
         layers=inspect_layers(opened.model, *part),
         history=run.history(),
         settings=_settings(run),

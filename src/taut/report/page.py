@@ -13,6 +13,7 @@ from torch import Tensor
 
 from taut.certification import Certification
 from taut.files import write_atomically
+from taut.report.attacked import AttackLine
 from taut.report.charts import accuracy_chart, gradient_chart, history_chart, loss_chart
 from taut.report.inspection import LayerInspection
 from taut.report.robustness import Robustness
@@ -34,6 +35,7 @@ class ReportInputs:
         eps: l2 radii as text.
         certification: of the test set.
         robustness: of the test images that were attacked.
+        attacks: kept beside the run, as `attack_lines` tells of them; may be empty.
         layers: as inspected.
         history: one row an epoch with `epoch`, `train_loss`, `clean_accuracy` and
             `certified_accuracy_EPS` for each eps; empty for a model without a past.
@@ -48,6 +50,7 @@ class ReportInputs:
     eps: Sequence[str]
     certification: Certification
     robustness: Robustness
+    attacks: Sequence[AttackLine]
     layers: Sequence[LayerInspection]
     history: Sequence[Mapping[str, int | float]]
     settings: Mapping[str, object]
