@@ -2,6 +2,7 @@
 
 import copy
 import io
+import itertools
 import re
 import subprocess
 import sys
@@ -133,16 +134,45 @@ def test_whole_model(size):
 
 @pytest.mark.parametrize("architecture", ["small", "large", "fc3"])
 def test_layers_in_float32(architecture):
-    """Layer by layer: over four dense layers the rounding of the original adds up."""
+    """With gradients, where layers may go by factors: over many of them that rounding adds up."""
     model = taut.models.build(taut.models.ModelConfig(architecture))
     frozen, x = taut.freeze(model), torch.rand(4, 1, 28, 28)
+    for name, layer in model.named_children():
+        y, pad = layer(x), dict(frozen.named_children()).get(f"{name}_pad", nn.Identity())
+        found = frozen.get_submodule(name)(pad(x))
+        assert found.dtype == y.dtype
+        assert distance(found, y) < 1e-6
+        x = y.detach()
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("architecture", ["small", "large", "fc3"])
+def test_whole_models_without_gradients_are_the_original_bit_for_bit(architecture, training):
+    model = taut.models.build(taut.models.ModelConfig(architecture)).train(training)
+    frozen, x = taut.freeze(model), torch.rand(5, 1, 28, 28)
     with torch.no_grad():
-        for name, layer in model.named_children():
-            y, pad = layer(x), dict(frozen.named_children()).get(f"{name}_pad", nn.Identity())
-            found = frozen.get_submodule(name)(pad(x))
-            assert found.dtype == y.dtype
-            assert distance(found, y) < 1e-6
-            x = y
+        assert torch.equal(frozen(x), model(x))
+
+
+@pytest.mark.parametrize("name", sorted(methods()))
+def test_layers_without_gradients_are_the_original_bit_for_bit(name):
+    method, options = methods()[name], ("circular", "zeros")
+    layers: list[tuple[nn.Module, Tensor]] = [
+        (taut.nn.Linear(*sizes, parametrization=method), torch.randn(5, sizes[0]))
+        for sizes in ((64, 64), (10, 128), (128, 10))
+    ]
+    if not method.matrices_only:
+        layers += [
+            (
+                taut.nn.Conv2d(8, c, k, s, padding_mode=mode, parametrization=method),
+                torch.randn(2, 8, 9, 8),
+            )
+            for c, k, s, mode in itertools.product((6, 12), (1, 2, 3, 4), (1, 2), options)
+            if k % s == 0
+        ]
+    with torch.no_grad():
+        for layer, x in layers:
+            assert torch.equal(taut.freeze(layer)(x), layer(x)), layer
 
 
 def test_original_is_left_as_it_was():

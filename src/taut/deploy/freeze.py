@@ -35,9 +35,11 @@ def freeze(model: nn.Module) -> nn.Module:
     Elsewhere the two come as one `Sequential(pad, conv)`. An even kernel with circular padding gets
     a first row or column of zeros instead, which centres it.
 
-    Guarantee: the same linear maps, weights bit for bit those of `layer.weight`; outputs differ by
-        the rounding of another order of operations only, and :func:`taut.lipschitz_bound` proves
-        the same. Inputs must be as large as a circular padding, which torch wraps round once.
+    Guarantee: weights bit for bit those of `layer.weight`, and the same operations in the same
+        order as the original without gradients (`torch.no_grad()`). With gradients the original may
+        take factors of a weight instead: outputs then differ by rounding.
+        :func:`taut.lipschitz_bound` proves the same. Inputs must be as large as a circular padding,
+        which torch wraps round once.
     Cost: one read of each weight, and a copy of the rest.
 
     Args:

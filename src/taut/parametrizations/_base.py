@@ -264,7 +264,8 @@ def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
 def read_weight(parametrization: AbstractParametrization) -> Tensor:
     """The weight of a parametrization, out of the cache where :func:`cached` allows it.
 
-    Computed in the precision of the raw tensors, under autocast too.
+    Computed in the precision of the raw tensors, under autocast too. Without gradients it comes
+    contiguous: kernels sum in another order for other strides.
 
     Example:
         >>> read_weight(taut.Orthogonal(2, 3)).shape
@@ -273,16 +274,25 @@ def read_weight(parametrization: AbstractParametrization) -> Tensor:
     tensors = (*parametrization.parameters(), *parametrization.buffers())
     with torch.autocast(tensors[0].device.type, enabled=False):
         if not keeps_weight(parametrization):
-            return parametrization.weight()
+            weight = parametrization.weight()
+            return weight if torch.is_grad_enabled() else _contiguous(weight)
         state = (torch.is_inference_mode_enabled(), *map(_identity, tensors))
         kept = _local.weights.get(parametrization)
         if kept is None or kept.state != state or kept.made != _identity(kept.weight):
-            weight = parametrization.weight().contiguous()
+            weight = _contiguous(parametrization.weight())
             # Kept alive, so that no new tensor comes to lie at the address of an old one.
             alive = tuple(tensor.detach() for tensor in tensors)
             kept = _Kept(state, weight, _identity(weight), alive)
             _local.weights[parametrization] = kept
         return kept.weight
+
+
+def _contiguous(weight: Tensor) -> Tensor:
+    """With the strides of a new tensor of its shape, also along axes of length 1."""
+    strides = torch.empty(weight.shape, device="meta").stride()
+    if weight.stride() == strides:
+        return weight
+    return weight.clone(memory_format=torch.contiguous_format)
 
 
 class _Kept(NamedTuple):
@@ -305,13 +315,16 @@ def transformed(
 ) -> Tensor | None:
     """:meth:`AbstractParametrization.transform`, unless the weight itself has to be used.
 
-    It has under autocast, which rounds it to a dtype of its own at the last moment; where
+    It has without gradients, so that what is evaluated is what :func:`taut.freeze` ships, bit for
+    bit; under autocast, which rounds it to a dtype of its own at the last moment; where
     :func:`cached` keeps it; and in the transforms of `torch.func`.
 
     Example:
         >>> transformed(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4), None)  # a small kernel
     """
-    if torch.is_autocast_enabled(x.device.type) or keeps_weight(parametrization):
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return None
+    if keeps_weight(parametrization):
         return None
     if not torch.compiler.is_compiling() and peek_interpreter_stack() is not None:
         return None
