@@ -5,8 +5,6 @@ import json
 import re
 import subprocess
 import sys
-import zipfile
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -155,11 +153,20 @@ def in_onnxruntime(path: Path, x: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
 
 
+_WRITTEN: list[Path] = []
+
+
+def program_files(factory: pytest.TempPathFactory) -> Path:
+    """Once in a session: the import of torch.export takes longer than its work."""
+    if not _WRITTEN:
+        _WRITTEN.append(factory.mktemp("programs"))
+        run(PROGRAMS, _WRITTEN[0])
+    return _WRITTEN[0]
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("programs")
-    run(PROGRAMS, folder)
-    return folder
+    return program_files(tmp_path_factory)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -255,209 +262,6 @@ def test_bound_is_proven_from_the_file(suffix, tmp_path, programs):
     exported = load(path)
     expected = float(taut.lipschitz_bound(model, shape))
     assert float(taut.lipschitz_bound(*exported)) == pytest.approx(expected, rel=1e-12)
-
-
-# What was changed in a file is seen: either it is refused, or the model that is read computes what
-# the file computes.
-
-
-def onnx_file(name: str, folder: Path) -> tuple[onnx.ModelProto, Path]:
-    path = folder / "model.onnx"
-    export(frozen(name), path, NETS[name][1])
-    return onnx.load(path), path
-
-
-@pytest.mark.parametrize("name", ["paper", "sorting", "plain"])
-def test_every_changed_number_of_an_onnx_graph_is_noticed(name, tmp_path):
-    """One attribute or index constant after the other is changed by one."""
-    original, path = onnx_file(name, tmp_path)
-    shape, refused, read = NETS[name][1], 0, 0
-    for change in changes(original):
-        model = onnx.ModelProto.FromString(original.SerializeToString())
-        change(model)
-        path.write_bytes(model.SerializeToString())
-        try:
-            found = load(path).model(inputs(shape))
-        except ValueError:
-            refused += 1
-            continue
-        read += 1
-        assert torch.allclose(found, in_onnxruntime(path, inputs(shape)), rtol=1e-5, atol=1e-5)
-    assert refused > 10
-    assert read < refused
-
-
-def changes(model: onnx.ModelProto):
-    for i, node in enumerate(model.graph.node):
-        for j, attribute in enumerate(node.attribute):
-            if attribute.type == onnx.AttributeProto.INT:
-                yield partial(_bump_attribute, i, j, None)
-            yield from (partial(_bump_attribute, i, j, k) for k in range(len(attribute.ints)))
-        if len(node.input) == 2 and node.op_type in ("Max", "Min", "Concat"):
-            yield lambda m, i=i: m.graph.node[i].input.reverse()
-        if node.op_type in OTHER:
-            yield lambda m, i=i, o=OTHER[node.op_type]: setattr(m.graph.node[i], "op_type", o)
-    for i, tensor in enumerate(model.graph.initializer):
-        if tensor.data_type == onnx.TensorProto.INT64:
-            size = onnx.numpy_helper.to_array(tensor).size
-            yield from (partial(_bump_constant, i, k) for k in range(min(4, size)))
-
-
-OTHER = {"Max": "Min", "Min": "Max", "Relu": "Sigmoid"}
-
-
-def _bump_attribute(i: int, j: int, k: int | None, m: onnx.ModelProto) -> None:
-    attribute = m.graph.node[i].attribute[j]
-    if k is None:
-        attribute.i += 1
-    else:
-        attribute.ints[k] += 1
-
-
-def _bump_constant(i: int, k: int, m: onnx.ModelProto) -> None:
-    old = m.graph.initializer[i]
-    values = onnx.numpy_helper.to_array(old).copy()
-    values.flat[k] += 1 if values.flat[k] < 2**62 else -1
-    old.CopyFrom(onnx.numpy_helper.from_array(values, old.name))
-
-
-def _functions(m):
-    m.functions.append(onnx.helper.make_function("x", "F", ["a"], ["a"], [], []))
-
-
-def _second_output(m):
-    m.graph.output.append(m.graph.output[0])
-
-
-def _external(m):
-    m.graph.initializer[0].data_location = onnx.TensorProto.EXTERNAL
-
-
-def _leave_out(m):
-    del m.graph.node[-1]
-
-
-def _other_domain(m):
-    m.graph.node[0].domain = "com.microsoft"
-
-
-def _other_version(m):
-    m.opset_import[0].version = 9
-
-
-def _wrong_bias(m):
-    tensor = next(t for t in m.graph.initializer if t.name.endswith("bias"))
-    tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros(1, np.float32), tensor.name))
-
-
-def _epsilon(m):
-    m.graph.node[0].attribute.append(onnx.helper.make_attribute("secret", 3))
-
-
-ONNX_DAMAGE = {
-    "functions": (_functions, "neither functions"),
-    "two outputs": (_second_output, "one output"),
-    "numbers elsewhere": (_external, "lies in another file"),
-    "a missing layer": (_leave_out, "no value of the graph"),
-    "another domain": (_other_domain, "operator without a reader"),
-    "another version": (_other_version, "operators must be of ONNX"),
-    "a bias of one number": (_wrong_bias, "one entry for each output"),
-    "an unknown attribute": (_epsilon, "has the attribute secret"),
-}
-
-
-@pytest.mark.parametrize("case", ONNX_DAMAGE)
-def test_strange_onnx_files_are_refused_by_name(case, tmp_path):
-    model, path = onnx_file("paper", tmp_path)
-    damage, message = ONNX_DAMAGE[case]
-    damage(model)
-    path.write_bytes(model.SerializeToString())
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])
-def test_damaged_files_are_named(suffix, tmp_path, programs):
-    path = tmp_path / f"model{suffix}"
-    if suffix == ".pt2":
-        path.write_bytes((programs / "paper.pt2").read_bytes())
-    else:
-        export(frozen("paper"), path, NETS["paper"][1])
-    whole = path.read_bytes()
-    for content in (b"", whole[: len(whole) // 2], b"\x80\x05" + whole[:100], whole[50:]):
-        path.write_bytes(content)
-        with pytest.raises(ValueError, match=re.escape(str(path))):
-            load(path)
-
-
-def changed_program(source: Path, target: Path, member: str, change) -> None:
-    """The archive with the JSON of one member changed."""
-    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name.endswith(member):
-                values = json.loads(content)
-                change(values)
-                content = json.dumps(values).encode()
-            new.writestr(name, content)
-
-
-def _as_pickle(config):
-    next(iter(config["config"].values()))["use_pickle"] = True
-
-
-def _strided(config):
-    next(iter(config["config"].values()))["tensor_meta"]["strides"].reverse()
-
-
-def _larger(config):
-    next(iter(config["config"].values()))["tensor_meta"]["sizes"][0]["as_int"] = 17
-
-
-def _version(model):
-    model["schema_version"]["major"] = 1
-
-
-def _operator(model):
-    nodes = model["graph_module"]["graph"]["nodes"]
-    next(n for n in nodes if "maximum" in n["target"])["target"] = "torch.ops.aten.fmax.default"
-
-
-def _argument(model):
-    node = model["graph_module"]["graph"]["nodes"][-1]
-    node["inputs"].append({"name": "other", "arg": {"as_int": 2}, "kind": 1})
-
-
-PROGRAM_DAMAGE = {
-    "a pickle": ("model_weights_config.json", _as_pickle, "no plain tensor of the file"),
-    "strides": ("model_weights_config.json", _strided, "not in their order"),
-    "a size": ("model_weights_config.json", _larger, "not as many numbers"),
-    "a version": ("model.json", _version, "of the format"),
-    "an operator": ("model.json", _operator, "operator without a reader"),
-    "an argument": ("model.json", _argument, "other arguments"),
-}
-
-
-@pytest.mark.parametrize("case", PROGRAM_DAMAGE)
-def test_strange_programs_are_refused_by_name(case, tmp_path, programs):
-    member, change, message = PROGRAM_DAMAGE[case]
-    changed_program(programs / "paper.pt2", tmp_path / "model.pt2", member, change)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        load(tmp_path / "model.pt2")
-    assert "model.pt2" in str(caught.value)
-
-
-def test_a_changed_module_is_refused_and_never_run(tmp_path):
-    path = tmp_path / "model.safetensors"
-    export(frozen("paper"), path, NETS["paper"][1])
-    module = tmp_path / "model.py"
-    module.write_text(module.read_text() + "\nraise SystemExit\n")
-    with pytest.raises(ValueError, match=r"model\.py is not the module .*: it was changed"):
-        load(path)
-    module.unlink()
-    with pytest.raises(FileNotFoundError, match=r"no file .*model\.py"):
-        load(path)
 
 
 @pytest.mark.parametrize(

@@ -48,15 +48,16 @@ def _words(error: Exception) -> str:
 
 
 def _read(model: Any, onnx: Any, input_shape: tuple[int, ...] | None) -> Plan:
-    versions = {entry.domain: entry.version for entry in model.opset_import}
-    if set(versions) != {""} or versions[""] not in _OPSETS:
+    versions = _by_name(model.opset_import, "domain", "set of operators")
+    if set(versions) != {""} or versions[""].version not in _OPSETS:
         raise ValueError(f"its operators must be of ONNX {_OPSETS[0]} to {_OPSETS[-1]}")
     graph = model.graph
     if model.functions or graph.sparse_initializer or len(graph.input) != 1:
         raise ValueError("it must have one input, and neither functions nor sparse tensors")
     if len(graph.output) != 1:
         raise ValueError("it must have one output")
-    constants = {t.name: _constant(t, onnx) for t in graph.initializer}
+    tensors = _by_name(graph.initializer, "name", "constant")
+    constants = {name: _constant(tensor, onnx) for name, tensor in tensors.items()}
     source = graph.input[0]
     if source.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise ValueError("its input must be float32")
@@ -66,17 +67,29 @@ def _read(model: Any, onnx: Any, input_shape: tuple[int, ...] | None) -> Plan:
     return reader.reading.plan(graph.output[0].name, reader.input_shape)
 
 
+def _by_name(entries: Any, key: str, what: str) -> dict[str, Any]:
+    """Entries by their names; of two with one name others may take the first, or the last."""
+    found: dict[str, Any] = {}
+    for entry in entries:
+        fields = {field.name: value for field, value in entry.ListFields()}
+        if found.setdefault(fields.get(key, ""), entry) is not entry:
+            raise ValueError(f"the {what} `{fields.get(key, '')}` is there twice")
+    return found
+
+
 def _constant(tensor: Any, onnx: Any) -> np.ndarray:
     if tensor.data_location != onnx.TensorProto.DEFAULT or tensor.external_data:
         raise ValueError(f"`{tensor.name}` lies in another file")
+    if sum(field.name.endswith("_data") for field, _ in tensor.ListFields()) > 1:
+        raise ValueError(f"`{tensor.name}` has its numbers twice")
     return onnx.numpy_helper.to_array(tensor)
 
 
 def _shape(model: Any, source: Any, given: tuple[int, ...] | None) -> tuple[int, ...]:
     said = [d.dim_value or None for d in source.type.tensor_type.shape.dim][1:]
-    props = {entry.key: entry.value for entry in model.metadata_props}
+    props = _by_name(model.metadata_props, "key", "property")
     if given is None and "input_shape" in props:
-        given = tuple(map(int, props["input_shape"].split(",")))
+        given = tuple(map(int, props["input_shape"].value.split(",")))
     shape = tuple(said) if given is None else given
     fits = len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
     if not fits or not all(isinstance(n, int) and n > 0 for n in shape):
@@ -98,14 +111,15 @@ class _Reader:
 
     def add(self, node: Any, onnx: Any) -> None:
         """Read one node."""
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         where = f"`{node.name or node.output[0]}` ({node.op_type})"
-        if node.op_type not in _READ or node.domain not in ("", "ai.onnx"):
+        if node.op_type not in _READ or node.domain not in ("", "ai.onnx") or node.overload:
             raise ValueError(f"{where} is an operator without a reader")
         defaults, read = _READ[node.op_type]
-        unknown = sorted(set(attributes) - set(defaults))
+        found = _by_name(node.attribute, "name", f"attribute of {where}")
+        unknown = sorted(set(found) - set(defaults))
         if unknown:
             raise ValueError(f"{where} has the attribute {unknown[0]}")
+        attributes = {name: onnx.helper.get_attribute_value(a) for name, a in found.items()}
         # The places of what was sorted are unknown values: nothing can read them.
         if (any(node.output[1:]) and node.op_type != "TopK") or not node.output[0]:
             raise ValueError(f"{where} has more than one output")
@@ -113,6 +127,8 @@ class _Reader:
             raise ValueError(f"{where} leaves out an input or writes over a constant")
         try:
             read(self, node.output[0], list(node.input), {**defaults, **attributes})
+            for name in filter(None, node.output[1:]):
+                self.reading.hide(name)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from None
 
@@ -292,7 +308,7 @@ def _pool(kind: str) -> Callable[..., None]:
 
 def _scale(r: _Reader, y: str, inputs: list[str], options: Options) -> None:
     x, name = inputs if inputs[1] in r.constants else inputs[::-1]
-    if r.tensor(name).numel() != 1:
+    if r.tensor(name).numel() != 1 or r.tensor(name).dim() > 1:  # else it would add axes
         raise ValueError("it must multiply by one number")
     r.reading.step(y, "Scale", [x], {"factor": r.tensor(name).item()})
 

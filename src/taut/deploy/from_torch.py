@@ -3,7 +3,7 @@
 import json
 import math
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, final
 
@@ -20,6 +20,8 @@ _END = (1 << 31) - 1
 _DTYPES = {7: torch.float32, 8: torch.float64}
 _SHAPE = "extra/input_shape"  # where the file leaves sizes open
 _SCHEMA = 8  # major version of the JSON
+_LEGACY = "data/weights/model.pt"
+_POSITIONAL = 1  # kind of an argument
 
 
 def plan_of_program(path: Path, input_shape: tuple[int, ...] | None = None) -> Plan:
@@ -37,8 +39,10 @@ def plan_of_program(path: Path, input_shape: tuple[int, ...] | None = None) -> P
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            files = {name.partition("/")[2]: name for name in archive.namelist()}
-            model = json.loads(_content(archive, files, "models/model.json"))
+            files = _files(archive)
+            model = json.loads(
+                _content(archive, files, "models/model.json"), object_pairs_hook=_once
+            )
             if model["schema_version"]["major"] != _SCHEMA:
                 raise ValueError(f"it is of version {model['schema_version']} of the format")
             if input_shape is None and _SHAPE in files:
@@ -54,6 +58,25 @@ def plan_of_program(path: Path, input_shape: tuple[int, ...] | None = None) -> P
         raise ValueError(f"{path} cannot be read as a model: {reason}.") from None
 
 
+def _files(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Names in the archive by names in its folder; of what is there twice others take another."""
+    files = _once((name.partition("/")[2], name) for name in archive.namelist())
+    if len({name.partition("/")[0] for name in files.values()}) != 1:
+        raise ValueError("it must hold one folder")
+    if _LEGACY in files:
+        raise ValueError(f"it holds {_LEGACY}, which torch would take for its weights")
+    return files
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"it holds {name} twice")
+        found[name] = value
+    return found
+
+
 def _content(archive: zipfile.ZipFile, files: Mapping[str, str], name: str) -> bytes:
     if name not in files:
         raise ValueError(f"it holds no {name}")
@@ -63,10 +86,12 @@ def _content(archive: zipfile.ZipFile, files: Mapping[str, str], name: str) -> b
 
 
 def _weights(archive: zipfile.ZipFile, files: Mapping[str, str]) -> dict[str, Tensor]:
-    tensors = {}
+    tensors, numbers = {}, {}
     content = _content(archive, files, "data/weights/model_weights_config.json")
-    for name, entry in json.loads(content)["config"].items():
+    for name, entry in json.loads(content, object_pairs_hook=_once)["config"].items():
         meta = entry["tensor_meta"]
+        if not entry["use_pickle"] and numbers.setdefault(entry["path_name"], meta) != meta:
+            raise ValueError(f"the numbers of {name} are also those of another shape")
         if entry["use_pickle"] or meta["dtype"] not in _DTYPES:
             continue  # of a step that needs it, it is missed by name
         shape = [size["as_int"] for size in meta["sizes"]]
@@ -83,28 +108,39 @@ def _weights(archive: zipfile.ZipFile, files: Mapping[str, str]) -> dict[str, Te
 
 
 def _plan(module: Mapping[str, Any], tensors: dict[str, Tensor], given: Any) -> Plan:
-    graph, signature = module["graph"], module["signature"]
-    sources, held = [], {}
+    graph = module["graph"]
+    source, result, held = _ends(graph, module["signature"])
+    used = {tensors[name].dtype for name in held.values() if name in tensors}
+    if len(used) > 1:
+        raise ValueError("its tensors must be of one precision")
+    shape = _shape(graph["tensor_values"][source], given)
+    reader = _Reader(source, held, tensors)
+    for node in graph["nodes"]:
+        reader.add(node)
+    return reader.reading.plan(result, shape)
+
+
+def _ends(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[str, str, dict]:
+    """Names of the input and of the output, and of the tensors by their names in the graph."""
+    inputs, held = [], {}
     for spec in signature["input_specs"]:
         ((kind, content),) = spec.items()
         name = content["arg"].get("name") or content["arg"]["as_tensor"]["name"]
-        if kind == "user_input":
-            sources.append(name)
-        elif kind in ("parameter", "buffer"):
+        inputs.append(name)
+        if kind == "parameter" or (kind == "buffer" and content["persistent"]):
             held[name] = content[f"{kind}_name"]
-        else:
+        elif kind != "user_input":
             raise ValueError(f"it has an input of the kind {kind}")
+    sources = [name for name in inputs if name not in held]
     ((kind, content),) = (item for spec in signature["output_specs"] for item in spec.items())
     if kind != "user_output" or len(sources) != 1:
         raise ValueError("it must have one input and one output, and write to no buffer")
-    used = {tensors[held[name]].dtype for name in held if held[name] in tensors}
-    if len(used) > 1:
-        raise ValueError("its tensors must be of one precision")
-    shape = _shape(graph["tensor_values"][sources[0]], given)
-    reader = _Reader(sources[0], held, tensors)
-    for node in graph["nodes"]:
-        reader.add(node)
-    return reader.reading.plan(content["arg"]["as_tensor"]["name"], shape)
+    result = content["arg"]["as_tensor"]["name"]
+    # torch runs from the ends that the graph has, and takes its weights by their places.
+    for ends, said in ((graph["inputs"], inputs), (graph["outputs"], [result])):
+        if [end["as_tensor"]["name"] for end in ends] != said or len(set(said)) != len(said):
+            raise ValueError("its graph has other inputs or outputs than its signature")
+    return sources[0], result, held
 
 
 def _shape(value: Mapping[str, Any], given: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -127,15 +163,19 @@ class _Reader:
         target = node["target"].removeprefix("torch.ops.")
         if target not in _READ:
             raise ValueError(f"`{node['name']}` ({target}) is an operator without a reader")
-        values = {entry["name"]: self._value(entry["arg"]) for entry in node["inputs"]}
+        values = _once((entry["name"], self._value(entry["arg"])) for entry in node["inputs"])
         defaults, read = _READ[target]
         missing = [k for k, v in defaults.items() if v is ... and k not in values]
         unknown = sorted(set(values) - set(defaults))
-        if unknown or missing:
+        # Without a name in the call: torch puts them side by side, whatever was left out between.
+        placed = {entry["name"] for entry in node["inputs"] if entry["kind"] == _POSITIONAL}
+        if unknown or missing or placed != set(list(defaults)[: len(placed)]):
             raise ValueError(f"`{node['name']}` ({target}) has other arguments than were expected")
-        outputs = [out["as_tensor"]["name"] for out in node["outputs"]]
+        output, *others = (out["as_tensor"]["name"] for out in node["outputs"])
         try:
-            read(self, outputs[0], {**defaults, **values})
+            read(self, output, {**defaults, **values})
+            for other in others:
+                self.reading.hide(other)
         except ValueError as error:
             raise ValueError(f"`{node['name']}` ({target}): {error}") from None
 
@@ -273,6 +313,7 @@ def _scale(r: _Reader, y: str, v: Values) -> None:
     r.reading.step(y, "Scale", [v["self"]], {"factor": float(v["other"])})
 
 
+# The arguments of each operator in its own order, with their defaults.
 _READ: dict[str, tuple[Values, Callable[..., None]]] = {
     "aten.adaptive_avg_pool2d.default": ({"self": ..., "output_size": ...}, _global),
     "aten.add.Tensor": ({"self": ..., "other": ..., "alpha": 1}, _add),

@@ -11,7 +11,7 @@ from taut.files import load_tensors, save_tensors, write_atomically
 
 __all__ = ["plan_of_tensors", "save_plain"]
 
-_HEAD = '''"""A model in plain torch, written by taut; its tensors are in {tensors} beside it."""
+_HEAD = '''"""A model in plain torch, written by taut; its tensors are in the file beside it."""
 
 from pathlib import Path
 
@@ -87,14 +87,15 @@ def save_plain(plan: Plan, path: Path) -> list[Path]:
     text = json.dumps(_content(plan), sort_keys=True)
     save_tensors(path, plan.tensors, {"format": "pt", "plan": text})
     module = path.with_suffix(".py")
-    write_atomically(module, _module(plan, path.name).encode())
+    write_atomically(module, _module(plan).encode())
     return [path, module]
 
 
 def plan_of_tensors(path: Path, input_shape: tuple[int, ...] | None = None) -> Plan:
-    """Read the plan in the header and the tensors; the module beside them must be theirs.
+    """Read the plan in the header and the tensors; a module beside them must be theirs.
 
-    The Python file is compared with the text that the plan gives, letter by letter, and never run.
+    The plan alone is enough to prove. The Python file, where there is one, is compared with the
+    text that the plan gives, letter by letter, and never run.
 
     Args:
         path: of the safetensors file.
@@ -113,14 +114,12 @@ def plan_of_tensors(path: Path, input_shape: tuple[int, ...] | None = None) -> P
         used = {name for step in steps for name in step.tensors.values()}
         if used != set(tensors) or any(not t.is_floating_point() for t in tensors.values()):
             raise ValueError("its tensors are not those of its layers")
-        written = _module(plan, path.name)
+        written = _module(plan)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} cannot be read as a model: {reason}.") from None
     module = path.with_suffix(".py")
-    if not module.is_file():
-        raise FileNotFoundError(f"There is no file {module}, which belongs to {path}.")
-    if module.read_bytes() != written.encode():
+    if module.exists() and module.read_bytes() != written.encode():
         raise ValueError(f"{module} is not the module that belongs to {path}: it was changed.")
     return plan
 
@@ -141,7 +140,7 @@ def _step(entry: dict[str, Any]) -> Step:
     return Step(entry["name"], entry["kind"], tuple(entry["inputs"]), args, entry["tensors"])
 
 
-def _module(plan: Plan, tensors: str) -> str:
+def _module(plan: Plan) -> str:
     """The Python file; it is made of known words and of numbers only."""
     PlainModel(plan)  # refuses what is no model
     kinds = {step.kind for step in plan.steps}
@@ -158,8 +157,7 @@ def _module(plan: Plan, tensors: str) -> str:
     lines += [f"        {step.name} = {_call(step)}" for step in plan.steps]
     lines += [f"        return {plan.steps[-1].name}", ""]
     tail = _TAIL.replace("{shared}", _shared(plan))
-    head = _HEAD.replace("{tensors}", tensors)
-    return "\n".join([head, *functions, "\n".join(lines)]) + tail
+    return "\n".join([_HEAD, *functions, "\n".join(lines)]) + tail
 
 
 def _shape(plan: Plan) -> str:

@@ -95,6 +95,10 @@ class Reading:
         """Another part of a layer: of a value, with what it depends on."""
         self._set(value, (which, self.values.get(x), *details))
 
+    def hide(self, value: str) -> None:
+        """A value that nothing may read, such as the places of what was sorted."""
+        self._set(value, ("value",))
+
     def downsample(self, value: str, x: str, factor: int, channels: int | None = None) -> None:
         """Pixels into channels; of so many, where the file says so in figures."""
         exactly = None if channels is None else range(channels, channels + 1)
