@@ -1,6 +1,8 @@
 """Measure taut.wasserstein on distances that are known, on images, and as a generator learns.
 
 python -m benchmarks.wasserstein known --out records/wasserstein/known.json
+python -m benchmarks.wasserstein many --out records/wasserstein/many.json
+python -m benchmarks.wasserstein coverage --out records/wasserstein/coverage.json
 python -m benchmarks.wasserstein images --data-dir DIR --out records/wasserstein/images.json
 python -m benchmarks.wasserstein wgan --data-dir DIR --out records/wasserstein/wgan.json \
     --figure docs/figures/wgan.png
@@ -96,6 +98,39 @@ def cases(d: int, count: int) -> dict[str, tuple[Tensor, Tensor, float]]:
         "point to Gaussian (cone)": (torch.zeros_like(x), normal(), cone),
         "identical Gaussians": (normal(), normal(), 0.0),
     }
+
+
+def many(data_dir: Path | None) -> Iterator[dict[str, Any]]:
+    """What more points bring in 3072 dimensions, where the direction of a shift is hard to find."""
+    for count in (6000,):
+        p, q, truth = cases(3072, count)["Gaussians of equal covariance"]
+        start = time.monotonic()
+        found = estimate(p, q, settings=Settings(steps=0, seed=SEED))
+        seconds = round(time.monotonic() - start, 1)
+        name = f"Gaussians of equal covariance, {count:,} points"
+        row = {"case": name, "dimension": 3072, "truth": truth, **summary(found)}
+        yield {**row, "seconds": seconds}
+
+
+def coverage(data_dir: Path | None) -> Iterator[dict[str, Any]]:
+    """How often the interval leaves the truth out, over repeats; 5 % are allowed, 2.5 % a side."""
+    repeats, count = 200, 120
+    for d, shift in ((1, 0.0), (1, 1.0), (2, 0.0), (16, 0.0)):
+        intervals = []
+        for repeat in range(repeats):
+            random = torch.Generator().manual_seed(SEED + repeat)
+            p, q = torch.randn(2, count, d, generator=random, dtype=torch.float64)
+            q[:, 0] += shift
+            found = estimate(p, q, settings=Settings(steps=0, seed=SEED + repeat))
+            intervals.append(found.interval)
+        yield {
+            "case": "identical Gaussians" if shift == 0 else "Gaussians 1 apart",
+            "dimension": d,
+            "points": (count, count),
+            "repeats": repeats,
+            "above the truth": sum(low > shift for low, _ in intervals),
+            "below the truth": sum(high < shift for _, high in intervals),
+        }
 
 
 def images(data_dir: Path | None) -> Iterator[dict[str, Any]]:
@@ -196,7 +231,7 @@ def summary(found: W1Estimate) -> dict[str, Any]:
     }
 
 
-PARTS = {"known": known, "images": images, "wgan": wgan}
+PARTS = {"known": known, "many": many, "coverage": coverage, "images": images, "wgan": wgan}
 
 
 if __name__ == "__main__":

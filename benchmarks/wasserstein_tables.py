@@ -11,7 +11,7 @@ from taut.reproduce import BOUND, CLAIMED, LOWER
 def known() -> str:
     head = "| case | dimension | truth | lower | share | upper | interval | critic |"
     lines = []
-    for row in _rows("known"):
+    for row in (*_rows("known"), *_rows("many")):
         low, high = row["interval"]
         share = f"{100 * row['lower'] / row['truth']:.1f} %" if row["truth"] else "–"
         numbers = (f"{row[name]:.4g}" for name in ("truth", "lower"))
@@ -19,6 +19,12 @@ def known() -> str:
         cells = (row["case"], str(row["dimension"]), *numbers, share, f"{row['upper']:.4g}")
         lines.append(_line(*cells, interval, row["chosen"]))
     return _table(head, lines)
+
+
+def coverage() -> str:
+    head = "| case | dimension | repeats | interval above the truth | below it |"
+    keys = ("case", "dimension", "repeats", "above the truth", "below the truth")
+    return _table(head, [_line(*(str(row[key]) for key in keys)) for row in _rows("coverage")])
 
 
 def images() -> str:
@@ -81,4 +87,10 @@ def _table(head: str, lines: list[str]) -> str:
     return "\n".join((head, "|" + "---|" * (head.count("|") - 1), *lines)) + "\n"
 
 
-WASSERSTEIN_TABLES = {"known": known, "images": images, "table4": table4, "wgan": wgan}
+WASSERSTEIN_TABLES = {
+    "known": known,
+    "coverage": coverage,
+    "images": images,
+    "table4": table4,
+    "wgan": wgan,
+}

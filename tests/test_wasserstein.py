@@ -113,6 +113,20 @@ def test_identical_distributions_may_be_at_distance_0(d):
     assert found.interval[0] == 0
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_interval_leaves_the_truth_out_no_more_often_than_stated(shift):
+    repeats, above, below = 200, 0, 0
+    for seed in range(repeats):
+        p, q = gaussian(80, 1, 2 * seed), gaussian(80, 1, 2 * seed + 1) + shift
+        low, high = estimate(p, q, settings=Settings(steps=0, seed=seed)).interval
+        above, below = above + (low > shift), below + (high < shift)
+    # 2.5 % a side are allowed: 5 of 200, and 13 or more have a chance of 1 in 600.
+    assert above <= 12
+    assert below <= 12
+    assert shift == 0 or above + below > 0  # an interval that never fails says too little
+
+
 def test_nothing_cancels_far_from_the_origin():
     p = 1e7 + gaussian(40, 3)
     q = p.clone()

@@ -88,15 +88,30 @@ def test_wrong_words_are_refused_in_a_sentence(file, tmp_path, capsys):
     code, _, err = run(capsys, file, "nothing")
     assert code == 2
     assert "nothing must be a folder of images or of a generator, an npz file, or a data set" in err
+    for words, message in (
+        (("--samples", 3), "`samples` must be at least 4; got 3."),
+        (("--out", tmp_path), f"`out` must be a file in a folder that exists; got {tmp_path}."),
+        (("--out", tmp_path / "no" / "page.html"), "`out` must be a file in a folder that exists"),
+    ):
+        code, out, err = run(capsys, file, file, *words)
+        assert (code, out) == (2, "")
+        assert message in err
+        assert err.count("\n") == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=r"must hold images \(.png, .jpg, .jpeg\); there is none"):
         read_source(tmp_path / "empty")
     np.savez(tmp_path / "b.npz", a=np.zeros(4), b=np.zeros(4))
-    with pytest.raises(ValueError, match=r"must hold one array, or one named x or x_train, of"):
+    with pytest.raises(ValueError, match=r"must hold points in one array, or in x or x_train, of"):
         read_source(tmp_path / "b.npz")
+    np.savez(tmp_path / "d.npz", np.float64(3.0))
+    with pytest.raises(ValueError, match=r"it holds arr_0 \(float64 of shape \(\)\)"):
+        read_source(tmp_path / "d.npz")
     (tmp_path / "c.npz").write_text("")
-    with pytest.raises(ValueError, match="is not an npz file of plain arrays"):
+    with pytest.raises(ValueError, match="is not an npz file of plain arrays: it is no zip arch"):
         read_source(tmp_path / "c.npz")
+    np.savez(tmp_path / "e.npz", np.array([{}]))
+    with pytest.raises(ValueError, match=r"is not an npz file of plain arrays: Object arrays"):
+        read_source(tmp_path / "e.npz")
     with pytest.raises(ValueError, match="`count` must be at least 1; got 0"):
         read_source(file, count=0)
 

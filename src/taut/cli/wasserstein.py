@@ -11,7 +11,7 @@ from taut.cli.report import versions
 from taut.cli.shared import Device, OptionalFolder, progress
 from taut.report.distance import DistanceInputs, write_distance_report
 from taut.training import choose_device
-from taut.wasserstein import Settings, W1Progress, estimate
+from taut.wasserstein import FEWEST, Settings, W1Progress, estimate
 from taut.wasserstein.sources import read_source
 
 First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="P")]
@@ -45,6 +45,7 @@ def wasserstein(
         out: the page.
         device: auto takes a GPU if there is one.
     """
+    _check(samples, out)
     first = read_source(p, data_dir=data_dir, count=samples, seed=seed)
     second = read_source(q, data_dir=data_dir, count=samples, seed=seed + 1)
     pixels = first.pixels and second.pixels
@@ -73,3 +74,11 @@ def wasserstein(
         versions=versions(),
     )
     print(f"Wrote {write_distance_report(out, inputs)}")
+
+
+def _check(samples: int, out: Path) -> None:
+    """Refuse before hours of work what would only fail at its end."""
+    if samples < FEWEST:
+        raise ValueError(f"`samples` must be at least {FEWEST}; got {samples}.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"`out` must be a file in a folder that exists; got {out}.")

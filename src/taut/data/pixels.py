@@ -33,13 +33,15 @@ def decode(data: bytes, source: object) -> np.ndarray:
         >>> decode(file.getvalue(), "here").tolist()
         [[[1, 1]], [[2, 2]], [[3, 3]]]
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     broken = (OSError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             image.load()
             return to_array(image, source)
+    except UnidentifiedImageError:  # which would name the bytes in memory
+        raise ValueError(f"{source}: not a whole JPEG or PNG image: it begins like none.") from None
     except broken as error:
         raise ValueError(f"{source}: not a whole JPEG or PNG image: {error}.") from error
 

@@ -94,13 +94,15 @@ def _npz(path: Path) -> Tensor:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as content:
             arrays = dict(content)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not an npz file of plain arrays: {error}.") from None
+        # Of another file numpy says how to load it unsafely.
+        reason = str(error).rstrip(".") if zipfile.is_zipfile(path) else "it is no zip archive"
+        raise ValueError(f"{path} is not an npz file of plain arrays: {reason}.") from None
     chosen = [arrays[name] for name in ("x", "x_train") if name in arrays]
     chosen = chosen or list(arrays.values()) if len(arrays) == 1 or chosen else []
-    if not chosen or chosen[0].dtype.kind not in "fu":
-        held = ", ".join(f"{name} ({array.dtype})" for name, array in arrays.items())
+    if not chosen or chosen[0].dtype.kind not in "fu" or not chosen[0].ndim:
+        held = ", ".join(f"{n} ({a.dtype} of shape {a.shape})" for n, a in arrays.items())
         raise ValueError(
-            f"{path} must hold one array, or one named x or x_train, of floats or of uint8; "
+            f"{path} must hold points in one array, or in x or x_train, of floats or of uint8; "
             f"it holds {held or 'none'}."
         )
     points = torch.from_numpy(chosen[0])
