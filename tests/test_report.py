@@ -271,6 +271,7 @@ def test_kept_attacks_are_shown_with_the_strongest_of_them(inputs, tmp_path):
         ("fgsm", "", 2, {"0.3": 0.0}),
         ("strongest of 3", "", 2, {"1/20": 0.0, "0.3": 0.0}),
     ]
+    assert [line.combined for line in lines] == [False, False, True, False, True]
     radius = inputs.certification.radius[:4]
     assert lines[0].certified == {
         eps: sum(r > Fraction(eps) for r in map(Fraction, radius.tolist())) / 4 for eps in EPS

@@ -401,3 +401,24 @@ def test_a_record_says_what_the_page_says(out, tmp_path, monkeypatch):
     for line in compare(plan).lines:
         system, measure, *values = cells(line)
         assert f"| {system} | {line.dataset} | {measure} | {' | '.join(values)} |" in shown
+
+
+@pytest.fixture(scope="module")
+def every_table(tmp_path_factory):
+    return tmp_path_factory.mktemp("reproduce") / "all"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("table", TABLES)
+def test_every_cell_of_every_table_is_done_again_and_then_left_alone(table, every_table, capsys):
+    """Large and FC-3, all methods and all attacks, in the quick setting."""
+    arguments = ["reproduce", table, "--setting", "quick", "--out", str(every_table)]
+    assert main(arguments) == 0
+    plan = make_plan(TABLES[table], SETTINGS["quick"], every_table)
+    lines = compare(plan).lines
+    assert len(lines) == len(plan.rows) * len(TABLES[table].columns)
+    assert all(len(line.ours) == 1 and 0 <= line.ours[0] <= 100 for line in lines)
+    before = states(every_table)
+    assert main(arguments) == 0
+    assert states(every_table) == before
+    assert (every_table / f"{table}.md").read_text() == markdown(compare(plan))

@@ -32,6 +32,44 @@ class AbstractAttack(ABC):
         """Return candidates within `radius` of `images`."""
 
 
+def check_counts(**counts: int) -> None:
+    """Refuse options that count something, and with which nothing would happen.
+
+    Args:
+        **counts: by the name of the option.
+
+    Raises:
+        ValueError: if one is below 1.
+
+    Example:
+        >>> check_counts(steps=0)
+        Traceback (most recent call last):
+        ValueError: `steps` must be at least 1; got steps=0.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"`{name}` must be at least 1; got {name}={count}.")
+
+
+def check_sizes(**sizes: float) -> None:
+    """Refuse options that measure something and are not above 0.
+
+    Args:
+        **sizes: by the name of the option.
+
+    Raises:
+        ValueError: if one is not positive, or no number.
+
+    Example:
+        >>> check_sizes(step_size=0.0)
+        Traceback (most recent call last):
+        ValueError: `step_size` must be positive; got step_size=0.0.
+    """
+    for name, size in sizes.items():
+        if not size > 0:
+            raise ValueError(f"`{name}` must be positive; got {name}={size}.")
+
+
 class AbstractSmallestAttack(AbstractAttack):
     """A search for the misclassified image nearest to each image.
 

@@ -20,7 +20,7 @@ def run_foolbox(
     objective: Objective,
     images: Float[Tensor, "b *shape"],
     labels: Int[Tensor, " b"],
-    seed: int,
+    seed: int = 0,
     **starts: Tensor,
 ) -> Float[Tensor, "b *shape"]:
     """Run a minimising attack of foolbox and walk back from what it finds to the boundary.
@@ -39,7 +39,7 @@ def run_foolbox(
         >>> images = torch.full((1, 1, 2, 2), 0.5)
         >>> labels = model(images).argmax(1)
         >>> deepfool = library("foolbox").attacks.L2DeepFoolAttack(steps=5)
-        >>> run_foolbox(deepfool, Objective(model), images, labels, 0).shape
+        >>> run_foolbox(deepfool, Objective(model), images, labels).shape
         torch.Size([1, 1, 2, 2])
     """
     with isolated(seed):
@@ -47,6 +47,39 @@ def run_foolbox(
         model = library("foolbox").PyTorchModel(module, bounds=(0, 1), device=images.device)
         found = method.run(model, images, labels, **starts).detach()
     return halve(objective, images, labels, found)
+
+
+def run_from(
+    method: Any,
+    objective: Objective,
+    images: Float[Tensor, "b *shape"],
+    labels: Int[Tensor, " b"],
+    seed: int,
+    starts: tuple[Float[Tensor, "b *shape"], Bool[Tensor, " b"]],
+) -> Float[Tensor, "b *shape"]:
+    """Run an attack of foolbox that needs a misclassified point to start from.
+
+    Args:
+        method: such as `foolbox.attacks.BoundaryAttack()`.
+        objective: the model.
+        images: classified as `labels`, in [0, 1].
+        labels: true classes.
+        seed: of what the attack draws.
+        starts: a point for each image, and whether it is misclassified; where it is not, it stays.
+
+    Example:
+        >>> from torch import nn
+        >>> objective = Objective(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
+        >>> images, none = torch.rand(3, 1, 2, 2), torch.zeros(3, dtype=torch.bool)
+        >>> walk = library("foolbox").attacks.BoundaryAttack(steps=1)
+        >>> torch.equal(run_from(walk, objective, images, none.long(), 0, (images, none)), images)
+        True
+    """
+    points, found = starts
+    if found.any():
+        given = (objective, images[found], labels[found], seed)
+        points[found] = run_foolbox(method, *given, starting_points=points[found])
+    return points
 
 
 def starting_points(

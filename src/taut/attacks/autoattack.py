@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractAttack
+from taut.attacks._base import AbstractAttack, check_counts
 from taut.attacks._foreign import Logits, isolated, library, require
 from taut.attacks._geometry import clip
 from taut.attacks._objective import Objective
@@ -55,9 +55,7 @@ class AutoAttack(AbstractAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        for name, number in (("steps", self.steps), ("queries", self.queries)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {name}={number}.")
+        check_counts(steps=self.steps, queries=self.queries)
         require("torchattacks")
 
     def perturb(

@@ -6,8 +6,8 @@ from typing import final
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractSmallestAttack
-from taut.attacks._foolbox import run_foolbox, starting_points
+from taut.attacks._base import AbstractSmallestAttack, check_counts
+from taut.attacks._foolbox import run_from, starting_points
 from taut.attacks._foreign import library, require
 from taut.attacks._objective import Objective
 
@@ -47,8 +47,7 @@ class BoundaryAttack(AbstractSmallestAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got steps={self.steps}.")
+        check_counts(steps=self.steps)
         require("foolbox")
 
     def perturb(
@@ -59,9 +58,6 @@ class BoundaryAttack(AbstractSmallestAttack):
         radius: Float64[Tensor, " b"],
     ) -> Float[Tensor, "b *shape"]:
         """Return the nearest point of the walk; the image itself where no start was found."""
-        points, found = starting_points(objective, images, labels, self.seed)
-        if found.any():
-            method = library("foolbox").attacks.BoundaryAttack(steps=self.steps)
-            given = (objective, images[found], labels[found], self.seed)
-            points[found] = run_foolbox(method, *given, starting_points=points[found])
-        return points
+        method = library("foolbox").attacks.BoundaryAttack(steps=self.steps)
+        starts = starting_points(objective, images, labels, self.seed)
+        return run_from(method, objective, images, labels, self.seed, starts)

@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractSmallestAttack
+from taut.attacks._base import AbstractSmallestAttack, check_counts, check_sizes
 from taut.attacks._foolbox import run_foolbox
 from taut.attacks._foreign import library, require
 from taut.attacks._objective import Objective
@@ -49,12 +49,8 @@ class CarliniWagner(AbstractSmallestAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        for name, count in (("steps", self.steps), ("searches", self.searches)):
-            if count < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {name}={count}.")
-        for name, number in (("step_size", self.step_size), ("initial_const", self.initial_const)):
-            if not number > 0:
-                raise ValueError(f"`{name}` must be positive; got {name}={number}.")
+        check_counts(steps=self.steps, searches=self.searches)
+        check_sizes(step_size=self.step_size, initial_const=self.initial_const)
         require("foolbox")
 
     def perturb(
@@ -71,4 +67,4 @@ class CarliniWagner(AbstractSmallestAttack):
             stepsize=self.step_size,
             initial_const=self.initial_const,
         )
-        return run_foolbox(method, objective, images, labels, 0)
+        return run_foolbox(method, objective, images, labels)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractSmallestAttack
+from taut.attacks._base import AbstractSmallestAttack, check_counts
 from taut.attacks._geometry import clip, directions, distances, norms, per_image
 from taut.attacks._objective import Objective
 from taut.attacks._segment import halve
@@ -50,8 +50,7 @@ class DDN(AbstractSmallestAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got steps={self.steps}.")
+        check_counts(steps=self.steps)
         if not 0 < self.gamma < 1:
             raise ValueError(f"`gamma` must lie between 0 and 1; got gamma={self.gamma}.")
 

@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractSmallestAttack
+from taut.attacks._base import AbstractSmallestAttack, check_counts
 from taut.attacks._foolbox import run_foolbox
 from taut.attacks._foreign import library, require
 from taut.attacks._objective import Objective
@@ -43,8 +43,7 @@ class DeepFool(AbstractSmallestAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got steps={self.steps}.")
+        check_counts(steps=self.steps)
         if not self.overshoot >= 0:
             raise ValueError(f"`overshoot` must not be negative; got overshoot={self.overshoot}.")
         require("foolbox")
@@ -60,4 +59,4 @@ class DeepFool(AbstractSmallestAttack):
         method = library("foolbox").attacks.L2DeepFoolAttack(
             steps=self.steps, overshoot=self.overshoot
         )
-        return run_foolbox(method, objective, images, labels, 0)
+        return run_foolbox(method, objective, images, labels)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractAttack
+from taut.attacks._base import AbstractAttack, check_counts, check_sizes
 from taut.attacks._geometry import clip, directions, per_image
 from taut.attacks._objective import Objective
 
@@ -50,11 +50,9 @@ class PGD(AbstractAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        for name, number in (("steps", self.steps), ("restarts", self.restarts)):
-            if number < 1:
-                raise ValueError(f"`{name}` must be at least 1; got {name}={number}.")
-        if self.step_size is not None and not self.step_size > 0:
-            raise ValueError(f"`step_size` must be positive; got step_size={self.step_size}.")
+        check_counts(steps=self.steps, restarts=self.restarts)
+        if self.step_size is not None:
+            check_sizes(step_size=self.step_size)
 
     def perturb(
         self,

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
 
-from taut.attacks._base import AbstractSmallestAttack
-from taut.attacks._foolbox import run_foolbox, starting_points
+from taut.attacks._base import AbstractSmallestAttack, check_counts
+from taut.attacks._foolbox import run_foolbox, run_from, starting_points
 from taut.attacks._foreign import library, require
 from taut.attacks._geometry import per_image
 from taut.attacks._objective import Objective
@@ -47,8 +47,7 @@ class PointwiseAttack(AbstractSmallestAttack):
 
     def __post_init__(self) -> None:
         """Refuse numbers with which nothing would happen."""
-        if self.steps < 1:
-            raise ValueError(f"`steps` must be at least 1; got steps={self.steps}.")
+        check_counts(steps=self.steps)
         require("foolbox")
 
     def perturb(
@@ -64,10 +63,6 @@ class PointwiseAttack(AbstractSmallestAttack):
         others, found = starting_points(objective, images, labels, self.seed)
         with torch.no_grad():
             salted = objective.margin(points, labels) > 0
-        points = torch.where(per_image(salted, images), points, others)
-        found = found | salted
-        if found.any():
-            method = library("foolbox").attacks.PointwiseAttack()
-            given = (objective, images[found], labels[found], self.seed)
-            points[found] = run_foolbox(method, *given, starting_points=points[found])
-        return points
+        starts = torch.where(per_image(salted, images), points, others), found | salted
+        method = library("foolbox").attacks.PointwiseAttack()
+        return run_from(method, objective, images, labels, self.seed, starts)

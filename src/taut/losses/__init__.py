@@ -3,8 +3,7 @@
 Each is a function and a module.
 """
 
-from taut.losses.hkr import HingeKR, hinge_kr
-from taut.losses.hkr_multiclass import HingeKRMulticlass, hinge_kr_multiclass
+from taut.losses.hkr import HingeKR, HingeKRMulticlass, hinge_kr, hinge_kr_multiclass
 from taut.losses.kr import KR, kr
 from taut.losses.multi_margin import MultiMargin, multi_margin
 from taut.losses.offset_cross_entropy import OffsetCrossEntropy, offset_cross_entropy

@@ -15,12 +15,13 @@ class AttackLine:
     """One attack, or the best of several on each image, beside the proof of the same images.
 
     Attributes:
-        name: of the method.
+        name: of the method, or how many the best is of.
         options: all that are set, as text.
         images: how many of the first test images.
         certified: share proved correct, by eps.
         attacked: share left correct, by eps; an eps that it was not run at is not there.
         float32_only: images that only the run in float32 lost, within their certified radius.
+        combined: whether it is the best of several.
 
     Example:
         >>> AttackLine("fgsm", "", 8, {"0.3": 0.5}, {"0.3": 0.75}, 0).attacked["0.3"]
@@ -33,6 +34,7 @@ class AttackLine:
     certified: Mapping[str, float]
     attacked: Mapping[str, float]
     float32_only: int
+    combined: bool = False
 
 
 def attack_lines(
@@ -72,7 +74,7 @@ def attack_lines(
         if len(able) > 1:
             shares = _strongest(list(able.values()), count, eps)
             name = f"strongest of {len(able)}"
-            lines.append(AttackLine(name, "", count, certified, shares, 0))
+            lines.append(AttackLine(name, "", count, certified, shares, 0, combined=True))
     return lines
 
 
