@@ -8,7 +8,7 @@ from torch import nn
 
 import taut
 from taut.certification import certify, prove, verifier
-from taut.certification._certificate import canonical, graph_sha256, weights_sha256
+from taut.certification._certificate import canonical, describe, graph_sha256, weights_sha256
 from taut.deploy import export, load
 from taut.deploy.plain import _module, _step
 from taut.deploy.plan import Plan
@@ -228,6 +228,7 @@ FALSE = {
     "another precision": lambda content: content["weights"]["0.bias"].update(dtype="F64"),
     "another shape": lambda content: content["weights"]["0.bias"].update(shape=[50]),
     "certified accuracy": lambda content: content["certified_accuracy"].update({"9": 0.25}),
+    "certified accuracy below 0": lambda content: content["certified_accuracy"].update({"-1": 1.0}),
 }
 
 
@@ -242,6 +243,92 @@ def test_false_claims_are_refused_by_both(case, honest, tmp_path):
     with pytest.raises((ValueError, LookupError)):
         verifier.verify(path, weights, x.numpy())
     with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        taut.verify(path, weights)
+
+
+def pairs_of_an_activation(content, tensors):
+    """An activation comes last and names a matrix whose rows are equal: a radius of 1000."""
+    nodes, rows = content["graph"]["nodes"], content["layers"]
+    nodes.append({**nodes[2], "name": "end", "inputs": [nodes[-1]["name"]], "weight": "equal"})
+    rows.append({**rows[1], "name": "end", "inputs": nodes[-1]["inputs"]})
+    content["graph"]["output"], tensors["equal"] = "end", torch.zeros(5, 5)
+    content["pairwise"], content["radius"] = [[0.0] * 5] * 5, [1e3] * 4
+
+
+def adjoint_by_the_name_of_relu(content, tensors):
+    """What the graph calls the adjoint of an operator is no activation, whatever its type."""
+    first = content["graph"]["nodes"][1]
+    content["graph"]["nodes"][2].update(op="adjoint", weight=first["weight"], bias=None)
+    content["graph"]["nodes"][2]["operator"] = first["operator"]
+
+
+def one_row_with_five_biases(content, tensors):
+    """Each of five outputs is the product with that row: root 5 of its norm."""
+    tensors["0.weight"] = tensors["0.weight"][:1].contiguous()
+    content["layers"][0]["gains"] = [1.01 * tensors["0.weight"].norm().item()]
+    content["layers"][0]["bound"] = content["layers"][0]["gains"][0]
+
+
+def bias_without_a_name(content, tensors):
+    tensors[""] = torch.full((5,), 1e5)
+    content["graph"]["nodes"][-1]["bias"] = ""
+    content["layers"][-1]["constant"] = 0.0
+
+
+def of_node(index, key, value):
+    return lambda content, tensors: content["graph"]["nodes"][index].__setitem__(key, value)
+
+
+def of_operator(key, value):
+    """Of the first matrix, and of one that is 0, whose norm needs no proof."""
+
+    def change(content, tensors):
+        for node in content["graph"]["nodes"][1::2]:
+            node["operator"][key] = value
+        tensors["2.weight"] *= 0
+
+    return change
+
+
+GRAPHS = {
+    "pairs of an activation": pairs_of_an_activation,
+    "an adjoint by the name of ReLU": adjoint_by_the_name_of_relu,
+    "one row with five biases": one_row_with_five_biases,
+    "a bias without a name": bias_without_a_name,
+    "a matrix with groups": of_operator("groups", 5),
+    "a padding that nobody knows": of_operator("padding", "mirror"),
+    "another shape": of_node(2, "shape", [[7]]),
+    "a second input": of_node(2, "op", "placeholder"),
+    "a function": of_node(2, "op", "call_function"),
+}
+
+
+@pytest.mark.parametrize("case", GRAPHS)
+def test_graphs_that_say_something_else_are_refused_by_both(case, honest, tmp_path):
+    content, x = json.loads(json.dumps(honest[0])), honest[2]
+    tensors = {name: tensor.clone() for name, tensor in honest[1].items()}
+    GRAPHS[case](content, tensors)
+    tensors = dict(sorted(tensors.items()))
+    content.update(weights=describe(tensors), weights_sha256=weights_sha256(tensors))
+    path, weights = written(tmp_path, content, tensors)
+    images = x.numpy() if case == "pairs of an activation" else ()
+    with pytest.raises((ValueError, LookupError)):
+        verifier.verify(path, weights, images)
+    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+        taut.verify(path, weights)
+
+
+def test_a_float32_run_of_float64_weights_is_refused_by_both(tmp_path):
+    """It would be the run of other weights, which are rounded."""
+    path, weights = prove(nn.Linear(3, 2), (3,), arithmetic="float32").save(tmp_path / "c.json")
+    assert verifier.verify(path, weights)
+    tensors = {name: tensor.double() for name, tensor in load_tensors(weights)[0].items()}
+    content = json.loads(path.read_text())
+    content.update(weights=describe(tensors), weights_sha256=weights_sha256(tensors))
+    path, weights = written(tmp_path, content, tensors)
+    with pytest.raises(LookupError):
+        verifier.verify(path, weights)
+    with pytest.raises(ValueError, match="must be float32"):
         taut.verify(path, weights)
 
 

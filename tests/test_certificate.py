@@ -199,6 +199,11 @@ TAMPERED = {
     "no activation, rehashed": rehashed(
         lambda c: c["graph"]["nodes"][2].__setitem__("type", "Tanh")
     ),
+    "an adjoint, rehashed": rehashed(lambda c: c["graph"]["nodes"][2].__setitem__("op", "adjoint")),
+    "shape, rehashed": rehashed(lambda c: c["graph"]["nodes"][2].__setitem__("shape", [[1]])),
+    "padding of a matrix, rehashed": rehashed(
+        lambda c: operator_of(c, 2).__setitem__("padding", "mirror")
+    ),
     "a row less": lambda c: c["layers"].pop(3),
     "missing key": lambda c: c.pop("layers"),
     "wrong type": set_to("layers", 3),

@@ -499,11 +499,28 @@ def check_layers_run():
     }  # fmt: skip
     node = {"op": "affine", "operator": operator, "weight": "w", "bias": None}
     expected = nn.functional.conv2d(nn.functional.pad(x, (1, 2, 0, 1)), w, stride=(2, 1))
-    found = verifier.run(node, x.numpy(), {"w": w.numpy()})
+    found = verifier.run(node, x.numpy(), {"w": w.numpy(), None: np.zeros(1)})
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-14)
     pad = {"op": "call_module", "type": "PadToMultiple2d", "args": {"multiple": [3, 4]}}
     expected = taut.nn.PadToMultiple2d((3, 4))(x)
     np.testing.assert_array_equal(verifier.run(pad, x.numpy(), {}), expected.numpy())
+
+
+def check_biases_of_the_verifier():
+    """None is no bias; any name is one; and a bias makes no outputs of its own."""
+    operator = {key: [] for key in ("input_size", "extend", "left", "right", "stride", "dilation")}
+    node = {
+        "name": "fc", "op": "affine", "weight": "w", "bias": "", "shape": [[2]],
+        "operator": operator | {"padding": "zeros", "groups": 1},
+    }  # fmt: skip
+    row = {"gains": [3.0], "absolutes": [3.0], "count": 8, "constant": 0.0}
+    weights = {"w": np.eye(2, 6), "": np.ones(2), None: np.zeros(1)}
+    verifier.check_layer(node | {"bias": None}, dict(row), weights, (1, 6), (1, 2))
+    with pytest.raises(ValueError, match="rounding"):
+        verifier.check_layer(node, dict(row), weights, (1, 6), (1, 2))
+    weights["w"] = np.ones((1, 6))
+    with pytest.raises(ValueError, match="sizes"):
+        verifier.check_layer(node, row | {"constant": 3.0}, weights, (1, 6), (1, 2))
 
 
 # Rules of rounding.
@@ -629,6 +646,22 @@ def boasted(content):
     content["certified_accuracy"] = {"1": 1.0}
 
 
+def nothing(content):
+    content.update(certified_accuracy={"-1": 1.0}, radius=[0.0] * len(content["radius"]))
+
+
+def ended(content):
+    """An activation at the end that names a matrix; hashes fit."""
+    nodes, rows = content["graph"]["nodes"], content["layers"]
+    end = {"name": "end", "inputs": [nodes[-1]["name"]]}
+    nodes.append({**nodes[2], **end, "shape": nodes[-1]["shape"], "weight": nodes[-1]["weight"]})
+    rows.append({**rows[1], **end, "entries": [5, 5]})
+    content["graph"]["output"] = "end"
+    content.update(radius=[0.0] * len(content["radius"]), certified_accuracy={})
+    content["error"] = [2 * error for error in content["error"]]
+    content["pairwise"] = [[2 * pair for pair in pairs] for pairs in content["pairwise"]]
+
+
 NO_POINTS = ("pairwise of fewer classes", "input size, rehashed")
 FORGED = {
     "output": forgery("output", files.rehashed(unplugged)),
@@ -641,6 +674,8 @@ FORGED = {
     ),
     "no last row": forgery("no last row", lambda c: c["layers"].pop(), "orthogonal", points=False),
     "share": forgery("share", boasted, "orthogonal"),
+    "share below 0": forgery("share below 0", nothing, "orthogonal"),
+    "pairs of an activation": forgery("pairs of an activation", files.rehashed(ended)),
     **{
         f"no {key}": forgery(f"no {key}", said_worst(key), points=False)
         for key in ("absolutes", "constant", "count")
@@ -896,7 +931,6 @@ MUTANTS = {
         (V, "run", '"wrap" if op["padding"] == "circular" else "constant"', '"constant"'),
         (V, "run", '"wrap" if op["padding"] == "circular" else "constant"', '"wrap"'),
         (V, "run", "+ bias.reshape(", "+ 0 * bias.reshape("),
-        (V, "run", "x @ w.T + bias", "x @ w.T"),
         (V, "run", "[1, *range(2 + d, 2 + 2 * d)]", "[1, *range(1 + 2 * d, 1 + d, -1)]"),
     ],
     check_rows_of_the_verifier: [
@@ -931,12 +965,16 @@ MUTANTS = {
         (V, "check_points", '[two * Q(file["bound"])]', '[Q(file["bound"])]'),
         (V, "check_points", 'file["pairwise"][label] if', 'file["pairwise"][-1] if'),
         (V, "check_points", "if j != label", "if True"),
-        (V, "check_points", 'safe and norm + r <= Q(file["norm_limit"])', "safe"),
+        (V, "check_points", "norm + r <= limit and ", ""),
         (V, "check_points", "norm + r <= ", "norm <= "),
         (V, "check_points", "hexdigest() == name", "hexdigest()"),
         (V, "check_points", '[*x.shape] == file["input"]["shape"]', "True"),
         (V, "check_points", "safe or r == 0", "safe"),
         (V, "check_points", "strict=True)\n    for x", "strict=False)\n    for x"),
+    ],
+    check_biases_of_the_verifier: [
+        (V, "check_layer", " and after[1] == len(w)", ""),
+        (V, "check_layer", 'weights[node["bias"]]', 'weights[node["bias"] or None]'),
     ],
     check_weight_files: [
         (
@@ -975,9 +1013,20 @@ for _case, _mutants in {
         (V, "check_layer", "Q(sizes[1], len(bias))", "1"),
     ],
     "sizes": [(V, "check_layer", '[*row.setdefault("entries", sizes)] == sizes', "True")],
+    "shape, rehashed": [(V, "check_layer", 'node["shape"] == [[*after[1:]]]', "True")],
     "input size, rehashed": [
-        (V, "check_layer", 'node["operator"]["input_size"] in ([], [*before[2:]])', "True"),
+        (V, "check_layer", 'node["operator"]["input_size"] == [*before[2:]]', "True"),
     ],
+    "padding of a matrix, rehashed": [(V, "on_torus", "require(known", "require(True")],
+    "an adjoint, rehashed": [
+        (
+            V,
+            "verify",
+            '.get(node["op"])',
+            '["call_module" if node["op"] == "adjoint" else "affine"]',
+        ),
+    ],
+    "pairs of an activation": [(V, "verify", 'nodes[-1]["op"] == "affine" and', "")],
     "Lipschitz bound": [(V, "verify", 'Q(file["bound"]) >= slope', "True")],
     "error": [
         (V, "verify", "Q(e) >= root(2) * p", "Q(e) >= p"),
@@ -986,7 +1035,7 @@ for _case, _mutants in {
     "norm limit": [(V, "verify", "<= limit", "")],
     "norm limit below 0": [(V, "verify", '0 < Q(file["norm_limit"])', 'Q(file["norm_limit"])')],
     "pairwise": [
-        (V, "verify", "all(Q(p) >= Q(t) * Q(n) * factor for p, t, n in pairs)", "True"),
+        (V, "verify", "proven = all(Q(p) >= Q(t)", "proven = True or all(Q(p) >= Q(t)"),
         (V, "verify", "before * (1 + gamma", "Q(1, 2) * (1 + gamma"),
     ],
     "pairwise of fewer classes": [
@@ -1008,6 +1057,7 @@ for _case, _mutants in {
     "images of real numbers": [(V, "verify", 'mode != "real" or not len(images)', "True")],
     "radius": [(V, "verify", "if len(images):", "if False:")],
     "share": [(V, "verify", "said <= share", "True")],
+    "share below 0": [(V, "verify", "Q(r) > Q(eps) >= 0", "Q(r) > Q(eps)")],
 }.items():
     MUTANTS[FORGED[_case]] = _mutants
 
@@ -1062,7 +1112,7 @@ EQUIVALENT = [
     # A root that is too large is one that is not too small.
     (V, "root", "n * ONE**2 - 1", "n * ONE**2"),
     # What is not in the table cannot be looked up.
-    (V, "verify", 'node["op"] == "affine" or node["type"] in EXACT', "True"),
+    (V, "verify", 'node["type"] in EXACT}', "True}"),
     # NaN and Inf are no fractions, which every number becomes.
     (V, "read_weights", "np.isfinite(values).all()", "True"),
     # The operator's norm times the divisor is at least that of a sum of inputs, each once.

@@ -100,7 +100,8 @@ class Affine:
         if self.bias is None:
             return y
         spatial = len(self.op.input_size)
-        return y + self.bias.to(y).reshape(-1, *[1] * spatial)
+        bias = self.bias.to(y).reshape(-1).expand(y.shape[-1 - spatial])  # never more channels
+        return y + bias.reshape(-1, *[1] * spatial)
 
     def rounding(self, entries: int) -> Rounding:
         """The rounding on an input of so many entries, which may be several slices.
