@@ -176,6 +176,10 @@ def test_tables_fit_a_terminal_of_80_columns(base, capsys, monkeypatch):
         (("--model", "BASE/net.py:Net"), "`--model` needs `--input-shape`"),
         (("--model", "nowhere.py:Net", "--input-shape", "1,8,8"), "no file nowhere.py"),
         (
+            ("--model", "BASE/net.py:Net", "--input-shape", "3,8,8"),
+            "`--input-shape` must fit the model; with 3,8,8",
+        ),
+        (
             ("--model", "BASE/net.py:Net", "--input-shape", "1,9,9", "--data", "BASE/data.npz"),
             "`--input-shape` must be that of the images.*they are 1,8,8",
         ),

@@ -1,5 +1,6 @@
 """`taut inspect`."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated
 
 import torch
 import tyro
-from torch import Tensor
+from torch import Tensor, nn
 
 from taut.cli.model_file import load_model, parse_shape
 from taut.cli.shared import Device, check_limit, open_run, show_table
@@ -120,10 +121,20 @@ def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: tor
     model = load_model(plain.model, plain.weights).to(device)
     images, labels = _inputs(plain.data, shape, limit)
     labels = None if labels is None else labels.to(device)
+    _check_fits(model, images[:1].to(device), plain.input_shape)
     found = inspect_model(model, images.to(device), labels)
     _show(f"{plain.model}, {len(images):,} {'test images' if plain.data else 'of noise'}", found)
     if output is not None:
         _say_wrote(save_inspection(output, found))
+
+
+def _check_fits(model: nn.Module, image: Tensor, shape: str) -> None:
+    """Refuse a shape that the model does not take; the caller's model stays as it is."""
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model).eval()(image)
+    except RuntimeError as error:
+        raise ValueError(f"`--input-shape` must fit the model; with {shape}: {error}") from None
 
 
 def _inputs(data: Path | None, shape: tuple[int, ...], limit: int) -> tuple[Tensor, Tensor | None]:
