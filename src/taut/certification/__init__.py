@@ -2,7 +2,7 @@
 
 from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper
 from taut.certification._certificate import Certificate, prove
-from taut.certification._certify import Certification, certify
+from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._radius import above, as_rational, certified_radius, logit_margin
 from taut.certification._verify import Verified, verify
 
@@ -16,6 +16,7 @@ __all__ = [
     "as_rational",
     "certified_radius",
     "certify",
+    "certify_batches",
     "l2_distance_upper",
     "logit_margin",
     "prove",

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -21,7 +21,7 @@ from taut.lipschitz import LipschitzBound
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Certification", "certify"]
+__all__ = ["Certification", "certify", "certify_batches"]
 
 _BATCH = 256
 Eps = float | str | Fraction
@@ -230,16 +230,52 @@ def certify(
         >>> certify(nn.Linear(3, 2), torch.rand(4, 3), torch.zeros(4).long()).radius.shape
         torch.Size([4])
     """
-    for value in eps:
-        as_rational(value)
     shape = tuple(images.shape[1:]) if input_shape is None else tuple(input_shape)
     like = next(iter(model.parameters()), images)
     _check(images, labels, shape, like)
-    certificate = prove(model, shape, arithmetic=arithmetic)
-    batches = images.split(_BATCH)
-    logits = torch.cat([certificate.logits(model, batch).cpu() for batch in batches])
-    labels = labels.cpu()
-    radius = certificate.radius(logits, labels, images)
+    batches = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
+    return certify_batches(model, batches, shape, eps, arithmetic=arithmetic)
+
+
+def certify_batches(
+    model: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    input_shape: tuple[int, ...],
+    eps: Sequence[Eps],
+    *,
+    arithmetic: str = "float64",
+) -> Certification:
+    r"""What :func:`certify` finds, from one batch of images after the other.
+
+    Args:
+        model: from images to logits.
+        batches: images and labels; only one batch at a time is in memory.
+        input_shape: shape of one image.
+        eps: as of `certify`.
+        arithmetic: as of `certify`.
+
+    Raises:
+        UnprovenError: as `certify` does.
+        ValueError: if images, labels, eps or shapes are wrong, or there is no batch.
+
+    Example:
+        >>> batches = [(torch.rand(2, 3), torch.zeros(2).long()) for _ in range(3)]
+        >>> len(certify_batches(nn.Linear(3, 2), batches, (3,), (0.5,)).radius)
+        6
+    """
+    for value in eps:
+        as_rational(value)
+    certificate = prove(model, input_shape, arithmetic=arithmetic)
+    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    hashes: list[str] = []
+    for images, labels in batches:
+        _check(images, labels, input_shape, next(iter(model.parameters()), images))
+        logits, labels = certificate.logits(model, images).cpu(), labels.cpu()
+        found.append((logits, labels, certificate.radius(logits, labels, images)))
+        hashes += [hashlib.sha256(raw_bytes(x)).hexdigest() for x in images.cpu()]
+    if not found:
+        raise ValueError("`batches` must hold at least one image; got none.")
+    logits, labels, radius = (torch.cat(parts) for parts in zip(*found, strict=True))
     return Certification(
         clean_accuracy=_share(logits.argmax(1) == labels),
         certified_accuracy={value: _share(above(radius, value)) for value in eps},
@@ -247,7 +283,7 @@ def certify(
         margin=logit_margin(logits, labels),
         predictions=logits.argmax(1),
         labels=labels,
-        images_sha256=tuple(hashlib.sha256(raw_bytes(x)).hexdigest() for x in images.cpu()),
+        images_sha256=tuple(hashes),
         certificate=certificate,
     )
 

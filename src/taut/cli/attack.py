@@ -75,9 +75,10 @@ def attack(
     trials = plan(method, limit, options)
     opened = open_run(run, device)
     radii = check_eps(eps, opened.run)
-    count = max(trial.size(opened.labels) for trial in trials)
-    proved = certify(opened.model, *opened.head(count), eps=radii)
-    target = Target(opened.model, opened.images, proved)
+    everything = range(len(opened.test))
+    images, labels = opened.head(max(trial.size(everything) for trial in trials))
+    proved = certify(opened.model, images, labels, eps=radii)
+    target = Target(opened.model, images, proved)
     try:
         results = {trial.name: _run(trial, target, radii, opened) for trial in trials}
     except KeyboardInterrupt:

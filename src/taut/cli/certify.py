@@ -89,7 +89,7 @@ def certify(
         raise ValueError("A run folder has its own model and data; leave out the options of files.")
     opened = open_run(run, device)
     target, found = save_certificate(opened, eps, arithmetic)
-    _show(opened.title(len(opened.labels)), found)
+    _show(opened.title(), found)
     print(f"\n{_bound(found.certificate)}\n\nWrote {target}")
 
 
@@ -98,9 +98,7 @@ def save_certificate(
 ) -> tuple[Path, Certification]:
     """Certify the whole test set and write the certificate into the run folder."""
     radii = check_eps(eps, opened.run)
-    found = certify_model(
-        opened.model, opened.images, opened.labels, eps=radii, arithmetic=arithmetic
-    )
+    found = opened.certify(radii, arithmetic)
     target, _ = found.save(opened.run.path / "certificate.json")
     return target, found
 

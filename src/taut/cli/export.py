@@ -3,7 +3,6 @@
 from typing import Literal
 
 from taut import deploy
-from taut.certification import certify as certify_model
 from taut.cli.shared import Device, OptionalFolder, RunFolder, open_run, percent, show_table
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
@@ -40,16 +39,12 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"model{SUFFIXES[to]}"
     exported = deploy.export(frozen, target, shape)
-    found = certify_model(
-        exported.model.to(opened.images.device),
-        opened.images,
-        opened.labels,
-        eps=opened.run.recipe.eps,
-    )
+    model = exported.model.to(opened.test.device)
+    found = opened.certify(opened.run.recipe.eps, model=model)
     certificate, _ = found.save(folder / "certificate.json")
     clean = percent(found.clean_accuracy)
     rows = [(str(eps), clean, percent(share)) for eps, share in found.certified_accuracy.items()]
-    show_table(opened.title(len(opened.labels)), ("eps", "clean", "certified"), rows)
+    show_table(opened.title(), ("eps", "clean", "certified"), rows)
     print(
         f"\nLipschitz bound in l2: {float(found.bound):.9g}\n\nWrote {target}\nWrote {certificate}"
     )

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 
 import taut
-from taut.attacks import ATTACKS, Target, kept_attacks
-from taut.certification import certify
+from taut.attacks import ATTACKS, Target, kept_attacks, read_attacks
 from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, progress
 from taut.recipes import RECIPES
 from taut.report import (
@@ -57,9 +56,10 @@ def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
     """Measure and write; returns the page and what was measured on the attacked images."""
     run, recipe = opened.run, opened.run.recipe
     eps = check_eps((), run)
-    certification = certify(opened.model, opened.images, opened.labels, eps=eps)
-    part = opened.head(limit)
-    target = Target(opened.model, opened.images, certification)
+    certification = opened.certify(eps)
+    part, kept = opened.head(limit), read_attacks(run.path / ATTACKS)
+    held, _ = opened.head(max([limit, *map(len, kept)]))  # as many as were ever attacked
+    target = Target(opened.model, held, certification)
     with progress("attacking", len(part[1])) as tell:
         found = measure(opened.model, part[0], eps, certification, on_progress=tell)
     inputs = ReportInputs(

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import tyro
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from torch import Tensor, nn
 
-from taut.data import Dataset
+from taut.certification import Arithmetic, Certification, certify_batches
+from taut.data import AbstractSplit, Dataset, StreamedDataset
 from taut.training import Device, Run, choose_device
 
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
@@ -22,23 +24,40 @@ OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behav
 Eps = Annotated[tuple[str, ...], tyro.conf.arg(metavar="EPS ...", help_behavior_hint="")]
 
 
+_BATCH = 256
+
+
 @dataclass(frozen=True)
 class Opened:
-    """A run with its model and its test images on one device."""
+    """A run with its model and its test images on one device, or on their way to it."""
 
     run: Run
     model: nn.Module
-    data: Dataset
-    images: Tensor
-    labels: Tensor
+    data: Dataset | StreamedDataset
+    test: AbstractSplit
 
     def head(self, limit: int) -> tuple[Tensor, Tensor]:
         """Return the first `limit` test images and their labels."""
         check_limit(limit)
-        return self.images[:limit], self.labels[:limit]
+        (found,) = self.test.fetch(torch.arange(len(self.test)), [slice(0, limit)])
+        return found.float_images(), found.labels
 
-    def title(self, count: int) -> str:
+    def certify(
+        self,
+        eps: Sequence[str],
+        arithmetic: Arithmetic = "float64",
+        model: nn.Module | None = None,
+    ) -> Certification:
+        """Certify the run's model, or another one, on the whole test set, batch by batch."""
+        order = torch.arange(len(self.test))
+        parts = [slice(start, start + _BATCH) for start in range(0, len(order), _BATCH)]
+        batches = ((p.float_images(), p.labels) for p in self.test.fetch(order, parts))
+        model, shape = model or self.model, self.data.input_shape
+        return certify_batches(model, batches, shape, eps, arithmetic=arithmetic)
+
+    def title(self, count: int | None = None) -> str:
         """What numbers on `count` test images are about; says so if training is not finished."""
+        count = len(self.test) if count is None else count
         title = f"{self.data.label}, {count:,} test images"
         done, epochs = len(self.run.history()), self.run.recipe.epochs
         return title if done >= epochs else f"{title}, after {done} of {epochs} epochs"
@@ -51,13 +70,14 @@ def check_limit(limit: int) -> None:
 
 
 def open_run(folder: Path, device: Device) -> Opened:
-    """Load what a run folder holds, on a GPU if there is one and `device` is "auto"."""
+    """Load what a run folder holds, on a GPU if there is one and `device` is "auto".
+
+    Images that training streamed from disk are streamed again.
+    """
     run = Run.open(folder)
     chosen = choose_device(device)
-    model = run.model(chosen)
-    data = run.dataset()
-    test = data.test.to(chosen)
-    return Opened(run, model, data, test.float_images(), test.labels)
+    model, data = run.model(chosen), run.data()
+    return Opened(run, model, data, data.test.to(chosen))
 
 
 def check_eps(eps: tuple[str, ...], run: Run) -> tuple[str, ...]:

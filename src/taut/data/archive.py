@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-_BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+BROKEN = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 class Member(NamedTuple):
@@ -57,7 +57,7 @@ def _in_tar(archive: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
     try:
         with tarfile.open(archive) as tar:
             for entry in tar:
-                parts = _safe_parts(entry, archive)
+                parts = safe_parts(entry, archive)
                 if entry.isdir():
                     yield Member(parts, None)
                 elif wanted(parts[-1]):
@@ -67,12 +67,24 @@ def _in_tar(archive: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
             # The checksum of a compressed archive comes last, behind the padding.
             while tar.fileobj is not None and tar.fileobj.read(1 << 16):
                 pass
-    except _BROKEN as error:
+    except BROKEN as error:
         raise ValueError(f"{archive}: not a whole tar archive: {error}.") from error
 
 
-def _safe_parts(entry: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:
-    # Nothing is written to disk, but such an entry shows that the archive is not what it says.
+def safe_parts(entry: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:
+    r"""The parts of the path of an entry.
+
+    Nothing is written to disk, but an entry that leads elsewhere shows that the archive is not what
+    it says.
+
+    Raises:
+        ValueError: if it leads out of the archive, or is neither a file nor a folder.
+
+    Example:
+        >>> entry = tarfile.TarInfo("./cat/1.png")
+        >>> safe_parts(entry, Path("a.tar"))
+        ('cat', '1.png')
+    """
     parts = tuple(part for part in entry.name.split("/") if part not in ("", "."))
     if entry.name.startswith("/") or ".." in parts or "\\" in entry.name:
         raise ValueError(f"{archive}: refused, its entry {entry.name!r} leads out of the archive.")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from taut.data import cifar, embedded, hub, idx, images, npz, stl10
-from taut.data.checked import missing
+from taut.data.checked import checked_shape, missing
 from taut.data.holdout import Holdout
 from taut.data.sets import Dataset
 
@@ -37,6 +37,7 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     *,
     holdout: Holdout | None = None,
+    shape: tuple[int, int, int] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:
     r"""The data set called `name`, on the CPU.
@@ -47,6 +48,8 @@ def load(
             embedded subset; for a data set of the hub where to keep its files, if wanted.
         holdout: which images to test on, for images by class or from the hub that come without a
             test split.
+        shape: channels, height and width to bring images by class or from the hub to: scaled until
+            they cover it and cropped around the middle; without it, all must be of one size.
         on_progress: called with the number of images decoded so far, where there are single
             images to decode; all else is read at once.
 
@@ -54,8 +57,8 @@ def load(
         Its train and test splits.
 
     Raises:
-        ValueError: if the name is unknown, `data_dir` or `holdout` is missing or superfluous, or a
-            file is malformed.
+        ValueError: if the name is unknown, `data_dir`, `holdout` or `shape` is missing or
+            superfluous, or a file is malformed.
         FileNotFoundError: if a file is missing; says which, where and how to get it.
         ModuleNotFoundError: if the hub is asked for without the extra `hub`.
 
@@ -67,11 +70,17 @@ def load(
     path = None if data_dir is None else Path(data_dir).expanduser()
     if name.startswith(hub.PREFIX) and len(name) > len(hub.PREFIX):
         bare = name.removeprefix(hub.PREFIX)
-        return hub.read(bare, cache_dir=path, holdout=holdout, on_progress=on_progress)
+        return hub.read(
+            bare,
+            cache_dir=path,
+            holdout=holdout,
+            shape=checked_shape(shape),
+            on_progress=on_progress,
+        )
     if name not in names():
         raise ValueError(f"`name` must be one of {', '.join(names())}; got {name!r}.")
-    if holdout is not None and name != _FOLDER:
-        raise ValueError(f"`holdout` must be None for {name}, it has a test split; got {holdout}.")
+    if name != _FOLDER:
+        _refuse(name, holdout, shape)
     if name == embedded.NAME:
         if path is not None:
             raise ValueError(f"`data_dir` must be None for {name}, it is built in; got {path}.")
@@ -81,7 +90,16 @@ def load(
     if not path.exists() and name in (_FOLDER, "npz"):
         raise missing(f"`data_dir` of {name}", path, "Give the folder or the file itself.")
     if name == _FOLDER:
-        return images.folder(path, holdout=holdout, on_progress=on_progress)
+        shape = checked_shape(shape)
+        return images.folder(path, holdout=holdout, shape=shape, on_progress=on_progress)
     if name == _JPEG75:
         return images.cifar10_jpeg75(path, on_progress=on_progress)
     return _READERS[name](path)
+
+
+def _refuse(name: str, holdout: Holdout | None, shape: tuple[int, int, int] | None) -> None:
+    """Refuse what only images by class can be asked for."""
+    if shape is not None:
+        raise ValueError(f"`shape` must be None for {name}, its images have one; got {shape}.")
+    if holdout is not None:
+        raise ValueError(f"`holdout` must be None for {name}, it has a test split; got {holdout}.")

@@ -47,3 +47,18 @@ def missing(what: str, where: Path, how: str) -> FileNotFoundError:
         FileNotFoundError: data.bin not found in here. Get it from example.org.
     """
     return FileNotFoundError(f"{what} not found in {where}. {how}")
+
+
+def checked_shape(shape: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+    r"""The shape that images are to be brought to, as it was given.
+
+    Raises:
+        ValueError: if it is not 1 or 3 channels, and a positive height and width.
+
+    Example:
+        >>> checked_shape((3, 64, 64))
+        (3, 64, 64)
+    """
+    if shape is None or (len(shape) == 3 and shape[0] in (1, 3) and min(shape) > 0):
+        return shape
+    raise ValueError(f"`shape` must be 1 or 3 channels, a height and a width; got {shape}.")

@@ -2,6 +2,7 @@ r"""Image classification data sets of the Hugging Face hub."""
 
 import importlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from taut.data.checked import checked_split
 from taut.data.holdout import Holdout
-from taut.data.pixels import stack, to_array
+from taut.data.pixels import Shape, stack, to_array
 from taut.data.sets import Dataset, Split
 
 PREFIX = "hub:"
@@ -20,6 +21,7 @@ def read(
     *,
     cache_dir: Path | None,
     holdout: Holdout | None,
+    shape: Shape | None = None,
     on_progress: Callable[[int], None] | None,
 ) -> Dataset:
     r"""The data set `name` of the hub, through the library `datasets`.
@@ -31,6 +33,7 @@ def read(
         name: for example "mnist" or "user/name", or the path of a local folder it can read.
         cache_dir: where `datasets` keeps its files; None for its own choice.
         holdout: which images to test on where there is no test split.
+        shape: to bring all images to; see :func:`taut.data.load`.
         on_progress: called with the number of images decoded so far.
 
     Returns:
@@ -44,11 +47,11 @@ def read(
     train, test = choose_parts(name, parts, holdout)
     source = f"{PREFIX}{name}"
     columns, classes = columns_of(parts["train"], source)
-    pool = _split(train, columns, len(classes), f"{source}: train", on_progress)
+    read = partial(_split, columns=columns, classes=len(classes), shape=shape, tell=on_progress)
+    pool = read(train, source=f"{source}: train")
     if holdout is not None:
         return Dataset(source, name, classes, *holdout.split(pool))
-    held = _split(test, columns, len(classes), f"{source}: test", on_progress)
-    return Dataset(source, name, classes, pool, held)
+    return Dataset(source, name, classes, pool, read(test, source=f"{source}: test"))
 
 
 def open_parts(name: str, cache_dir: Path | None) -> Any:
@@ -108,19 +111,21 @@ def _columns(features: dict[str, Any], source: str) -> tuple[str, str]:
 
 def _split(
     rows: Any,
+    *,
+    source: str,
     columns: tuple[str, str],
     classes: int,
-    source: str,
-    on_progress: Callable[[int], None] | None,
+    shape: Shape | None,
+    tell: Callable[[int], None] | None,
 ) -> Split:
     image, label = columns
     pixels: list[np.ndarray] = []
     labels: list[int] = []
     for row in rows:
-        pixels.append(to_array(row[image], f"{source}: image {len(pixels)}"))
+        pixels.append(to_array(row[image], f"{source}: image {len(pixels)}", shape))
         labels.append(row[label])
-        if on_progress is not None:
-            on_progress(len(pixels))
+        if tell is not None:
+            tell(len(pixels))
     if not pixels:
         raise ValueError(f"{source}: has no image.")
     stacked = stack(pixels, [f"{source}: image {at}" for at in range(len(pixels))])

@@ -1,7 +1,7 @@
 r"""Images sorted into one folder a class, on disk or in a tar archive."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from taut.data.archive import members
 from taut.data.checked import checked_split, missing
 from taut.data.cifar_classes import CIFAR10
 from taut.data.holdout import Holdout
-from taut.data.pixels import decode, stack
+from taut.data.pixels import Shape, decode, stack
 from taut.data.sets import Dataset
 
 HOW = "Expected {train,test}/<class>/*.jpg or *.png, in a folder or a tar archive."
@@ -31,7 +31,11 @@ class _Picture(NamedTuple):
 
 
 def folder(
-    path: Path, *, holdout: Holdout | None, on_progress: Callable[[int], None] | None
+    path: Path,
+    *,
+    holdout: Holdout | None,
+    shape: Shape | None = None,
+    on_progress: Callable[[int], None] | None,
 ) -> Dataset:
     r"""Images of the classes that the folders are named after, in sorted order of the names.
 
@@ -42,6 +46,7 @@ def folder(
         path: a folder `{train,test}/<class>/`, a folder `<class>/`, or a tar archive of one, or
             the folder that holds that archive.
         holdout: which images to test on where there are no folders `train` and `test`.
+        shape: to bring all images to; see :func:`taut.data.load`.
         on_progress: called with the number of images decoded so far.
 
     Returns:
@@ -53,7 +58,7 @@ def folder(
         FileNotFoundError: if there is no image.
     """
     source = locate(path, HOW)
-    arrays = _read(source, HOW, on_progress)
+    arrays = _read(source, HOW, shape, on_progress)
     classes = tuple(str(name) for name in arrays["classes"])
     splits = {
         part: checked_split(arrays[f"x_{part}"], arrays[f"y_{part}"], len(classes), source)
@@ -89,7 +94,7 @@ def cifar10_jpeg75(path: Path, *, on_progress: Callable[[int], None] | None) -> 
         FileNotFoundError: if there is nothing at `path`.
     """
     source = locate(path, _JPEG75_HOW)
-    arrays = _read(source, _JPEG75_HOW, on_progress)
+    arrays = _read(source, _JPEG75_HOW, None, on_progress)
     if tuple(arrays["classes"]) != CIFAR10 or "x_all" in arrays:
         raise ValueError(f"{source}: must have train/ and test/ with the ten classes of CIFAR-10.")
     shape = arrays["x_train"].shape[1:]
@@ -114,12 +119,16 @@ def locate(path: Path, how: str) -> Path:
     return archives[0]
 
 
-def _read(source: Path, how: str, on_progress: Callable[[int], None] | None) -> _Arrays:
+_Tell = Callable[[int], None] | None
+
+
+def _read(source: Path, how: str, shape: Shape | None, on_progress: _Tell) -> _Arrays:
     found = [source] if source.is_file() else source.rglob("*")
     name = cache.key(sorted(file for file in found if file == source or is_image(file.name)))
+    name += "" if shape is None else "-" + "x".join(map(str, shape))
     arrays = cache.fetch(name)
     if arrays is None:
-        arrays = _decode_all(source, how, on_progress)
+        arrays = _decode_all(source, how, shape, on_progress)
         cache.store(name, arrays)
     return arrays
 
@@ -135,7 +144,7 @@ def is_image(name: str) -> bool:
     return not name.startswith(".") and name.lower().endswith((".jpg", ".jpeg", ".png"))
 
 
-def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | None) -> _Arrays:
+def _decode_all(source: Path, how: str, shape: Shape | None, on_progress: _Tell) -> _Arrays:
     pictures: list[_Picture] = []
     folders: list[tuple[str, ...]] = []
     roots: set[tuple[str, ...]] = set()
@@ -146,7 +155,7 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
         if len(parts) < 2:
             raise ValueError(f"{source}: {'/'.join(parts)} must lie in the folder of its class.")
         part = parts[-3] if parts[:-2] and parts[-3] in SPLITS else "all"
-        pixels = decode(data, f"{source}: {'/'.join(parts)}")
+        pixels = decode(data, f"{source}: {'/'.join(parts)}", shape)
         pictures.append(_Picture(part, parts[-2], parts[-1], pixels))
         roots.add(parts[:-2])
         if on_progress is not None:
@@ -154,11 +163,26 @@ def _decode_all(source: Path, how: str, on_progress: Callable[[int], None] | Non
     if not pictures:
         raise missing("An image", source, how)
     check_roots(roots, source)
-    # An empty folder among those of the classes is a class without images, and refused as such.
+    classes = class_names({picture.label for picture in pictures}, folders, roots)
+    return _to_arrays(pictures, classes, source)
+
+
+def class_names(
+    labels: set[str], folders: Iterable[tuple[str, ...]], roots: set[tuple[str, ...]]
+) -> tuple[str, ...]:
+    r"""The classes in order: also those of empty folders, which are refused for want of images.
+
+    Args:
+        labels: the folders that hold an image.
+        folders: the parts of the path of each folder.
+        roots: where the folders of the classes lie.
+
+    Example:
+        >>> class_names({"b"}, [("train",), ("train", "a"), ("train", ".git")], {("train",)})
+        ('a', 'b')
+    """
     empty = {name for *root, name in filter(None, folders) if tuple(root) in roots}
-    known = {picture.label for picture in pictures}
-    known |= {name for name in empty if not name.startswith((".", "__"))}
-    return _to_arrays(pictures, tuple(sorted(known)), source)
+    return tuple(sorted(labels | {name for name in empty if not name.startswith((".", "__"))}))
 
 
 def check_roots(roots: set[tuple[str, ...]], source: Path) -> None:

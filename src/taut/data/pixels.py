@@ -11,14 +11,16 @@ if TYPE_CHECKING:
 
 _GREY = ("1", "L")
 _COLOUR = ("RGB", "P", "CMYK", "YCbCr")
+Shape = tuple[int, int, int]
 
 
-def decode(data: bytes, source: object) -> np.ndarray:
+def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarray:
     r"""The pixels of a JPEG or PNG file, (c, h, w) with one channel if grey and three if not.
 
     Args:
         data: the file's bytes.
         source: its name, for the message.
+        shape: to bring it to, as `to_array` does.
 
     Returns:
         uint8 pixels.
@@ -39,19 +41,21 @@ def decode(data: bytes, source: object) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
             image.load()
-            return to_array(image, source)
+            return to_array(image, source, shape)
     except UnidentifiedImageError:  # which would name the bytes in memory
         raise ValueError(f"{source}: not a whole JPEG or PNG image: it begins like none.") from None
     except broken as error:
         raise ValueError(f"{source}: not a whole JPEG or PNG image: {error}.") from error
 
 
-def to_array(image: "Image", source: object) -> np.ndarray:
+def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.ndarray:
     r"""The pixels of a PIL image, (c, h, w) with one channel if grey and three if not.
 
     Args:
         image: the picture.
         source: its name, for the message.
+        shape: to bring it to: scaled (bicubic) until it covers height and width, cropped around the
+            middle, and of that many channels, 1 (grey) or 3.
 
     Returns:
         uint8 pixels.
@@ -63,15 +67,21 @@ def to_array(image: "Image", source: object) -> np.ndarray:
         >>> from PIL import Image
         >>> to_array(Image.new("L", (2, 1), 7), "here").tolist()
         [[[7, 7]]]
+        >>> to_array(Image.new("L", (20, 10), 7), "here", (3, 1, 2)).tolist()
+        [[[7, 7]], [[7, 7]], [[7, 7]]]
     """
     if image.mode not in _GREY + _COLOUR or "transparency" in image.info:
         raise ValueError(
             f"{source}: must be grey or colour, 8 bits a channel, without transparency; "
             f"got mode {image.mode}."
         )
-    if image.mode in _GREY:
-        return np.asarray(image.convert("L"))[None]
-    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+    grey = image.mode in _GREY if shape is None else shape[0] == 1
+    image = image.convert("L" if grey else "RGB")
+    if shape is not None and image.size != shape[:0:-1]:
+        from PIL import ImageOps
+
+        image = ImageOps.fit(image, shape[:0:-1])
+    return np.asarray(image)[None] if grey else np.asarray(image).transpose(2, 0, 1)
 
 
 def stack(images: list[np.ndarray], sources: list[str]) -> np.ndarray:

@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from taut.data import hub, images
-from taut.data.checked import missing
+from taut.data.checked import checked_shape, missing
 from taut.data.holdout import Holdout
-from taut.data.pixels import decode, to_array
+from taut.data.listing import listed
+from taut.data.pixels import Shape, decode, to_array
 from taut.data.sets import AbstractSplit, Split
 
 _CPU = torch.device("cpu")
@@ -120,7 +121,12 @@ class StreamedDataset:
 
 
 def stream(
-    name: str, data_dir: Path | None, *, workers: int, holdout: Holdout | None = None
+    name: str,
+    data_dir: Path | None,
+    *,
+    workers: int,
+    holdout: Holdout | None = None,
+    shape: Shape | None = None,
 ) -> StreamedDataset:
     r"""The data set called `name`, its images left on disk until a batch needs them.
 
@@ -128,9 +134,11 @@ def stream(
 
     Args:
         name: "folder", or "hub:NAME" of a data set of the hub.
-        data_dir: the folder; for the hub where to keep its files, if wanted.
+        data_dir: the folder, which may hold plain tar archives in the place of folders, or one such
+            archive; for the hub where to keep its files, if wanted.
         workers: processes that decode; 0 decodes in the process that trains.
         holdout: which images to test on, for data that come without a test split.
+        shape: to bring all images to; see :func:`taut.data.load`.
 
     Returns:
         Its train and test splits.
@@ -146,27 +154,37 @@ def stream(
     """
     if workers < 0:
         raise ValueError(f"`workers` must be at least 0; got {workers}.")
+    shape = checked_shape(shape)
     if name.startswith(hub.PREFIX):
-        return _hub(name.removeprefix(hub.PREFIX), data_dir, workers, holdout)
+        return _hub(name.removeprefix(hub.PREFIX), data_dir, holdout, (workers, shape))
     if name != "folder":
         raise ValueError(
             f"`name` must be folder or {hub.PREFIX}NAME to be streamed from disk; got {name!r}."
         )
-    if data_dir is None or not data_dir.is_dir():
-        raise ValueError(f"`data_dir` must be a folder to be streamed from; got {data_dir}.")
-    return _folder(data_dir.expanduser(), workers, holdout)
+    data_dir = None if data_dir is None else data_dir.expanduser()
+    if data_dir is None or not data_dir.exists():
+        raise ValueError(
+            f"`data_dir` must be a folder or tar archive to be streamed from; got {data_dir}."
+        )
+    return _folder(data_dir, holdout, (workers, shape))
 
 
-def _folder(path: Path, workers: int, holdout: Holdout | None) -> StreamedDataset:
-    found = sorted(file for file in path.rglob("*") if images.is_image(file.name))
+_How = tuple[int, Shape | None]  # workers, and the shape to bring images to
+
+
+def _folder(path: Path, holdout: Holdout | None, how: _How) -> StreamedDataset:
+    found, folders = [], []
+    for parts, place in listed(path):
+        (folders if place is None else found).append((parts, place))
     if not found:
         raise missing("An image", path, images.HOW)
-    places = [file.relative_to(path).parts for file in found]
+    places = [parts for parts, _ in found]
     short = next((place for place in places if len(place) < 2), None)
     if short is not None:
         raise ValueError(f"{path}: {'/'.join(short)} must lie in the folder of its class.")
-    images.check_roots({place[:-2] for place in places}, path)
-    classes = tuple(sorted({place[-2] for place in places}))
+    roots = {place[:-2] for place in places}
+    images.check_roots(roots, path)
+    classes = images.class_names({p[-2] for p in places}, (parts for parts, _ in folders), roots)
     of_part: dict[str, list[int]] = {}
     for at, place in enumerate(places):
         part = place[-3] if place[:-2] and place[-3] in images.SPLITS else "all"
@@ -177,11 +195,11 @@ def _folder(path: Path, workers: int, holdout: Holdout | None) -> StreamedDatase
         turns = images.in_turns(named, classes, path, part)
         ordered[part] = (_indices([at[i] for _, i in turns]), _indices([n for n, _ in turns]))
     parts = _held_out(ordered, holdout, str(path))
-    train, test = _streams(_Files(tuple(found)), parts, workers)
+    train, test = _streams(_Files([place for _, place in found], how[1]), parts, how)
     return StreamedDataset("folder", path.resolve().name, classes, train, test)
 
 
-def _hub(name: str, cache_dir: Path | None, workers: int, holdout: Holdout | None) -> Any:
+def _hub(name: str, cache_dir: Path | None, holdout: Holdout | None, how: _How) -> Any:
     source = f"{hub.PREFIX}{name}"
     found = hub.open_parts(name, cache_dir)
     rows = hub.choose_parts(name, found, holdout)
@@ -195,7 +213,7 @@ def _hub(name: str, cache_dir: Path | None, workers: int, holdout: Holdout | Non
             raise ValueError(f"{source}: {part}: labels must be from 0 to {len(classes) - 1}.")
         everything = (torch.arange(len(labels)), labels)
         parts = [everything] if holdout is None else _held_out({"all": everything}, holdout, source)
-        splits += _streams(_Rows(its, image, f"{source}: {part}"), parts, workers)
+        splits += _streams(_Rows(its, image, f"{source}: {part}", how[1]), parts, how)
     return StreamedDataset(source, name, classes, *splits)
 
 
@@ -219,10 +237,12 @@ def _held_out(found: dict[str, _Part], holdout: Holdout | None, source: str) -> 
     return [(which[part], labels[part]) for part in holdout.choose(len(labels))]
 
 
-def _streams(pictures: Pictures, parts: list[_Part], workers: int) -> list[Stream]:
-    first, _ = pictures(int(parts[0][0][0]))
-    channels, height, width = first.shape
-    shape = (channels, height, width)
+def _streams(pictures: Pictures, parts: list[_Part], how: _How) -> list[Stream]:
+    workers, shape = how
+    if shape is None:
+        first, _ = pictures(int(parts[0][0][0]))
+        channels, height, width = first.shape
+        shape = (channels, height, width)
     return [Stream(pictures, which, labels, shape, workers) for which, labels in parts]
 
 
@@ -232,11 +252,12 @@ def _indices(values: list[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Files:
-    files: tuple[Path, ...]
+    places: list[Any]
+    shape: Shape | None
 
     def __call__(self, at: int) -> tuple[np.ndarray, str]:
-        file = self.files[at]
-        return decode(file.read_bytes(), file), str(file)
+        place = self.places[at]
+        return decode(place.read(), place, self.shape), str(place)
 
 
 @dataclass(frozen=True)
@@ -244,10 +265,11 @@ class _Rows:
     rows: Any
     image: str
     source: str
+    shape: Shape | None
 
     def __call__(self, at: int) -> tuple[np.ndarray, str]:
         name = f"{self.source}: image {at}"
-        return to_array(self.rows[at][self.image], name), name
+        return to_array(self.rows[at][self.image], name, self.shape), name
 
 
 @dataclass(frozen=True)

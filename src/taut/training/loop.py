@@ -14,7 +14,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
-from taut.data import Batches, Dataset, StreamedDataset, stream
+from taut.data import Batches, Dataset, StreamedDataset
 from taut.models import build
 from taut.parametrizations import projected, retract_, update_
 from taut.training.checkpoint import load_checkpoint, save_checkpoint
@@ -120,13 +120,14 @@ def train(
     folder, processes = Path(run_dir), Processes(launch, choose_device(device), recipe.precision)
     if data_dir is None and (folder / RECIPE).is_file():
         data_dir = Run.open(folder).data_dir
-    run = Run(folder, recipe, None if data_dir is None else Path(data_dir))
-    data = _read(run, launch.workers)
+    data_dir = None if data_dir is None else Path(data_dir)
+    run = Run(folder, recipe, data_dir, launch.workers)
+    data = run.data()
     _check_fit(recipe, data)
     chosen = processes.fabric.device
     random = torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else [])
     with ExitStack() as held, random, interrupt_flag() as interrupted:
-        processes.by_first(lambda: prepare(recipe, folder, run.data_dir))
+        processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
         processes.by_first(lambda: held.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
         _Trainer(run, data, processes).train(interrupted, on_progress or (lambda _: None))
@@ -329,13 +330,6 @@ class _Trainer:
         now = time.monotonic()
         self.position.seconds += now - self.clock
         self.clock = now
-
-
-def _read(run: Run, workers: int | None) -> Dataset | StreamedDataset:
-    if workers is None:
-        return run.dataset()
-    recipe = run.recipe
-    return stream(recipe.dataset, run.data_dir, workers=workers, holdout=recipe.holdout)
 
 
 def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:

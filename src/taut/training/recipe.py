@@ -74,6 +74,8 @@ class Recipe:
             are computed in float32 all the same, and results are certified in float32.
         augment: random crops and flips, or None.
         holdout: what to test on, for images by class that come without a test split.
+        resize: whether to bring images by class to the model's shape, scaled until they cover it
+            and cropped around the middle; if not, all must have it.
         seed: decides initial weights, order and augmentation.
         eps: l2 radii, each a number or a fraction as text, at which test images are certified.
 
@@ -98,6 +100,7 @@ class Recipe:
     precision: Precision = "32-true"
     augment: Augment | None = None
     holdout: Holdout | None = None
+    resize: bool = False
     seed: int = 0
     eps: tuple[str, ...] = ("0.3", "1.58")
 
@@ -117,6 +120,11 @@ class Recipe:
         for eps in self.eps:
             _check_eps(eps)
         self.loss.build()  # its own checks
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """What images are brought to; None where they have their shape."""
+        return self.model.input_shape if self.resize else None
 
     def to_json(self) -> str:
         """The recipe as indented JSON that `from_json` reads back."""

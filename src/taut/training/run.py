@@ -13,7 +13,7 @@ from typing import final
 import torch
 from torch import nn
 
-from taut.data import Dataset, load
+from taut.data import Dataset, StreamedDataset, load, stream
 from taut.files import load_tensors, locked, remove_leftovers, write_atomically
 from taut.models import build
 from taut.training.recipe import Recipe
@@ -40,6 +40,7 @@ class Run:
         path: the folder.
         recipe: the settings it was trained with.
         data_dir: where its data set was read from; None for an embedded one.
+        workers: processes that decoded its images as they were needed; None if all were in memory.
 
     Example:
         >>> Run.open("no-such-run")
@@ -50,6 +51,7 @@ class Run:
     path: Path
     recipe: Recipe
     data_dir: Path | None
+    workers: int | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> "Run":
@@ -70,15 +72,18 @@ class Run:
             raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE}.")
         recipe = read_recipe(folder / RECIPE)
         try:
-            data_dir = json.loads((folder / ORIGIN).read_text())["data_dir"]
-            data_dir = None if data_dir is None else Path(data_dir)
+            origin = json.loads((folder / ORIGIN).read_text())
+            data_dir = None if origin["data_dir"] is None else Path(origin["data_dir"])
+            workers = origin.get("workers")
+            if workers is not None and not (type(workers) is int and workers >= 0):
+                raise ValueError(f"workers={workers!r}")
         except FileNotFoundError:
-            data_dir = None
-        except (ValueError, KeyError, TypeError) as error:
+            data_dir = workers = None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{folder / ORIGIN} is damaged and cannot be read ({error})."
             ) from None
-        return cls(folder, recipe, data_dir)
+        return cls(folder, recipe, data_dir, workers)
 
     def model(self, device: torch.device | str = "cpu") -> nn.Sequential:
         """The trained model in eval mode.
@@ -119,8 +124,21 @@ class Run:
             return build(self.recipe.model).to(device).eval()
 
     def dataset(self) -> Dataset:
-        """The data set it was trained on, from the same place."""
-        return load(self.recipe.dataset, self.data_dir, holdout=self.recipe.holdout)
+        """The data set it was trained on, from the same place, in memory."""
+        name, shape = self.recipe.dataset, self.recipe.image_shape
+        return load(name, self.data_dir, holdout=self.recipe.holdout, shape=shape)
+
+    def data(self) -> Dataset | StreamedDataset:
+        """The same, streamed from disk if the run streams it."""
+        if self.workers is None:
+            return self.dataset()
+        return stream(
+            self.recipe.dataset,
+            self.data_dir,
+            workers=self.workers,
+            holdout=self.recipe.holdout,
+            shape=self.recipe.image_shape,
+        )
 
     def history(self) -> list[Row]:
         """One row an epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
@@ -163,13 +181,14 @@ def read_recipe(path: Path) -> Recipe:
         raise ValueError(f"{path} holds no recipe: {error}") from None
 
 
-def prepare(recipe: Recipe, folder: Path, data_dir: Path | None) -> Run:
+def prepare(recipe: Recipe, folder: Path, data_dir: Path | None, workers: int | None = None) -> Run:
     """Makes a run folder, or opens the one of the same recipe.
 
     Args:
         recipe: the settings.
         folder: where to; made if it is not there.
         data_dir: where the data set is read from.
+        workers: processes that decode images as they are needed; None if all are in memory.
 
     Returns:
         The run.
@@ -190,7 +209,7 @@ def prepare(recipe: Recipe, folder: Path, data_dir: Path | None) -> Run:
         raise ValueError(f"{folder} is neither a run folder nor empty; choose another one.")
     folder.mkdir(parents=True, exist_ok=True)
     absolute = None if data_dir is None else str(data_dir.expanduser().absolute())
-    origin = {"data_dir": absolute, "torch": torch.__version__}
+    origin = {"data_dir": absolute, "torch": torch.__version__, "workers": workers}
     with alone(folder):
         write_atomically(folder / ORIGIN, (json.dumps(origin, indent=2) + "\n").encode())
         # The recipe last: it is what makes the folder a run.
