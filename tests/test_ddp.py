@@ -21,7 +21,8 @@ from taut.cli.app import main
 from taut.data import Augment, Batches, Share, Split, batches
 from taut.models import ModelConfig
 from taut.parametrizations import methods
-from taut.training import Launch, Recipe, Run, TrainingInterrupted, train
+from taut.training import Launch, Recipe, Run, TrainingInterrupted, is_first_process, train
+from taut.training.processes import Processes
 
 TINY = Recipe(
     name="tiny",
@@ -258,3 +259,50 @@ def test_torchrun_is_not_contradicted(monkeypatch):
 def test_shares_of_no_process_are_refused():
     with pytest.raises(ValueError, match="`rank` must be from 0 to 1; got 2"):
         Share(2, 2)
+
+
+SLURM = {
+    "SLURM_JOB_NAME": "train",
+    "SLURM_NTASKS": "16",
+    "SLURM_NTASKS_PER_NODE": "8",
+    "SLURM_NNODES": "2",
+    "SLURM_NODELIST": "node[1-2]",
+    "SLURM_PROCID": "9",
+    "SLURM_LOCALID": "1",
+    "SLURM_NODEID": "1",
+    "SLURM_JOB_ID": "7",
+}
+
+
+@pytest.fixture
+def slurm(monkeypatch):
+    """What `srun` tells the second process of the second machine; nothing is connected."""
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda fabric: None)
+
+
+@pytest.mark.parametrize("launch", [(8, 2), (1, 1)])
+def test_slurm_says_which_process_this_is(launch, slurm):
+    from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+    found = Processes(Launch(*launch), torch.device("cpu"), "32-true")
+    strategy = found.fabric.strategy
+    assert isinstance(strategy.cluster_environment, SLURMEnvironment)
+    assert (found.share.rank, found.share.world) == (9, 16)
+    assert (found.fabric.local_rank, found.fabric.node_rank) == (1, 1)
+    assert not found.first
+    assert not is_first_process()
+    assert strategy.cluster_environment.main_address == "node1"
+    assert strategy.cluster_environment.creates_processes_externally
+
+
+@pytest.mark.parametrize("launch", [(1, 2), (8, 1), (4, 4)])
+def test_numbers_that_contradict_slurm_are_refused(launch, slurm):
+    with pytest.raises(ValueError, match="must be those of Slurm, 8 and 2, or be left out"):
+        Launch(*launch).resolve()
+
+
+def test_a_shell_within_a_slurm_job_is_a_process_of_its_own(slurm, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
+    assert Launch(2).resolve() == Launch(2)

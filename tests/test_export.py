@@ -246,6 +246,17 @@ def test_sizes_may_stay_open(tmp_path, programs):
             load(file, (2, 16, 12))
 
 
+def test_what_a_file_of_open_sizes_is_certified_for_is_said(tmp_path, capsys):
+    path = tmp_path / "any.onnx"
+    export(pooled(), path, (1, 8, 8), any_size=True)
+    for options, size in (((), "1,8,8"), (("--input-shape", "1,16,12"), "1,16,12")):
+        code, out, err = taut_command(capsys, "certify", path, *options)
+        assert code == 0, err
+        assert f"this holds for {size} alone" in out
+    export(pooled(), path, (1, 8, 8))
+    assert "alone" not in taut_command(capsys, "certify", path)[1]
+
+
 def test_double_precision_is_refused_by_onnx(tmp_path):
     model = frozen("bare").double()
     with pytest.raises(ValueError, match="ONNX files hold float32"):

@@ -72,3 +72,34 @@ def test_parametrized_layers_are_not_shrunk():
     model = nn.Sequential(taut.nn.Conv2d(3, 8, 3))
     with pytest.raises(ValueError, match=r"`0` \(Conv2d\) computes its weight; call taut.freeze"):
         shrink_(model, (3, 6, 6))
+
+
+WEIGHTS = {
+    "zero": lambda: torch.zeros(4, 4),
+    "of rank 1": lambda: torch.full((4, 4), (1 + 3e-6) / 4),
+    "badly conditioned": lambda: torch.diag(torch.tensor([1 + 1e-6, 1e-12, 0.0, 1.0])),
+    "with subnormal numbers": lambda: torch.diag(torch.tensor([1 + 2e-7, 1e-40, 1e-45, 1.0])),
+    "far above 1": lambda: (1 + 9.9e-5) * torch.eye(4),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_shrunk_matrices_of_any_condition_have_a_norm_of_at_most_1(name, dtype):
+    layer = nn.Linear(4, 4, bias=False, dtype=dtype)
+    with torch.no_grad():
+        layer.weight.copy_(WEIGHTS[name]())
+    bound = float(taut.lipschitz_bound(shrink_(layer, (4,)), (4,)))
+    norm = torch.linalg.matrix_norm(layer.weight.detach().double(), 2).item()
+    assert norm - 1e-15 <= bound <= 1
+    assert name == "zero" or norm > 1 - 1e-6
+
+
+@pytest.mark.parametrize("mode", ["circular", "zeros"])
+@pytest.mark.parametrize(("kernel_size", "stride"), [(2, 2), (4, 2), (6, 3)])
+def test_shrunk_strided_kernels_have_a_norm_of_at_most_1(kernel_size, stride, mode):
+    layer = taut.nn.Conv2d(3, 8, kernel_size, stride, padding_mode=mode, bias=False)
+    frozen = shrink_(taut.freeze(nn.Sequential(layer)), (3, 7, 8))
+    dense = dense_operator(copy.deepcopy(frozen).double(), (3, 7, 8))
+    assert torch.linalg.matrix_norm(dense, 2) <= 1 + 1e-15
+    assert float(taut.lipschitz_bound(frozen, (3, 7, 8))) <= 1

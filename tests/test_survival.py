@@ -12,6 +12,7 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,14 @@ from safetensors.torch import load_file
 
 import taut
 from taut.cli import main
-from taut.files import load_tensors, locked, remove_leftovers, save_tensors, write_atomically
+from taut.files import (
+    _take,
+    load_tensors,
+    locked,
+    remove_leftovers,
+    save_tensors,
+    write_atomically,
+)
 from taut.models import ModelConfig
 from taut.training import Recipe, Run, train
 from taut.training.run import alone
@@ -279,6 +287,23 @@ def test_a_lock_ends_with_its_block(tmp_path):
         raise KeyError
     with alone(tmp_path), pytest.raises(BlockingIOError), locked(tmp_path / ".lock"):
         pass
+
+
+def test_the_lock_of_windows_is_asked_for_there(tmp_path, monkeypatch):
+    """By a fake of its module, which refuses as it does."""
+    asked = []
+
+    def locking(handle, mode, count):
+        asked.append((handle, mode, count))
+        if len(asked) > 1:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK="at once"))
+    monkeypatch.setattr("taut.files.os", SimpleNamespace(name="nt"))
+    _take(5, tmp_path)
+    assert asked == [(5, "at once", 1)]
+    with pytest.raises(BlockingIOError, match="another process holds it"):
+        _take(5, tmp_path)
 
 
 def test_reading_a_run_needs_no_lock(run):

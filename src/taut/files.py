@@ -71,8 +71,8 @@ def remove_leftovers(path: Path) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Inside, no other process that asks for the same lock gets it.
 
-    The lock is the kernel's (`flock`): it ends with its process, however that ends. The file stays,
-    empty. Where the system has no such locks, nothing is held.
+    The lock is the kernel's (`flock`; on Windows `msvcrt.locking`): it ends with its process,
+    however that ends. The file stays, empty.
 
     Args:
         path: of the lock file; its folder exists.
@@ -87,17 +87,26 @@ def locked(path: Path) -> Iterator[None]:
         Traceback (most recent call last):
         BlockingIOError: ...
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take(handle, path)
         yield
     finally:
         os.close(handle)
+
+
+def _take(handle: int, path: Path) -> None:
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return
+    import msvcrt
+
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
+    except PermissionError as error:
+        raise BlockingIOError(error.errno, "another process holds it", str(path)) from None
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

@@ -21,6 +21,7 @@ from taut.certification import certify as certify_model
 from taut.cli.model_file import load_model, parse_shape
 from taut.cli.shared import Device, Eps, Opened, check_eps, open_run, percent, show_table
 from taut.data import load
+from taut.deploy import PlainModel
 from taut.deploy import load as load_exported
 from taut.training import choose_device
 
@@ -129,6 +130,9 @@ def _certify_file(
         _show(f"{plain.data.name}, {len(test.labels):,} test images", found)
         print()
     print(_bound(certificate))
+    if isinstance(model, PlainModel) and model.any_size:
+        size = ",".join(map(str, shape))
+        print(f"\nThe file takes other sizes, too: this holds for {size} alone (--input-shape).")
     if plain.output is not None:
         target, _ = found.save(plain.output)
         print(f"\nWrote {target}")

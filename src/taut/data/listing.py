@@ -91,7 +91,7 @@ def _in_archive(path: Path, above: Parts) -> Iterator[Listed]:
     try:
         with tarfile.open(path, "r:") as tar:
             for entry in tar:
-                tar.members = []  # else it keeps them all
+                tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # else it keeps all
                 parts = safe_parts(entry, path)
                 end = max(end, entry.offset_data + (entry.size if entry.isreg() else 0))
                 if entry.isdir():

@@ -77,10 +77,10 @@ def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.n
         )
     grey = image.mode in _GREY if shape is None else shape[0] == 1
     image = image.convert("L" if grey else "RGB")
-    if shape is not None and image.size != shape[:0:-1]:
+    if shape is not None and image.size != (shape[2], shape[1]):
         from PIL import ImageOps
 
-        image = ImageOps.fit(image, shape[:0:-1])
+        image = ImageOps.fit(image, (shape[2], shape[1]))
     return np.asarray(image)[None] if grey else np.asarray(image).transpose(2, 0, 1)
 
 

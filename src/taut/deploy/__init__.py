@@ -3,6 +3,17 @@
 from taut.deploy.convert import Change, Converted, convert
 from taut.deploy.export import Exported, export, load
 from taut.deploy.freeze import freeze
+from taut.deploy.plan import PlainModel
 from taut.deploy.shrink import shrink_
 
-__all__ = ["Change", "Converted", "Exported", "convert", "export", "freeze", "load", "shrink_"]
+__all__ = [
+    "Change",
+    "Converted",
+    "Exported",
+    "PlainModel",
+    "convert",
+    "export",
+    "freeze",
+    "load",
+    "shrink_",
+]

@@ -61,10 +61,11 @@ def _read(model: Any, onnx: Any, input_shape: tuple[int, ...] | None) -> Plan:
     source = graph.input[0]
     if source.type.tensor_type.elem_type != onnx.TensorProto.FLOAT:
         raise ValueError("its input must be float32")
-    reader = _Reader(source.name, constants, _shape(model, source, input_shape))
+    said = [d.dim_value or None for d in source.type.tensor_type.shape.dim][1:]
+    reader = _Reader(source.name, constants, _shape(model, said, input_shape))
     for node in graph.node:
         reader.add(node, onnx)
-    return reader.reading.plan(graph.output[0].name, reader.input_shape)
+    return reader.reading.plan(graph.output[0].name, reader.input_shape, None in said)
 
 
 def _by_name(entries: Any, key: str, what: str) -> dict[str, Any]:
@@ -85,8 +86,7 @@ def _constant(tensor: Any, onnx: Any) -> np.ndarray:
     return onnx.numpy_helper.to_array(tensor)
 
 
-def _shape(model: Any, source: Any, given: tuple[int, ...] | None) -> tuple[int, ...]:
-    said = [d.dim_value or None for d in source.type.tensor_type.shape.dim][1:]
+def _shape(model: Any, said: list[int | None], given: tuple[int, ...] | None) -> tuple[int, ...]:
     props = _by_name(model.metadata_props, "key", "property")
     if given is None and "input_shape" in props:
         given = tuple(map(int, props["input_shape"].value.split(",")))

@@ -113,11 +113,12 @@ def _plan(module: Mapping[str, Any], tensors: dict[str, Tensor], given: Any) -> 
     used = {tensors[name].dtype for name in held.values() if name in tensors}
     if len(used) > 1:
         raise ValueError("its tensors must be of one precision")
-    shape = _shape(graph["tensor_values"][source], given)
+    said = [size.get("as_int") for size in graph["tensor_values"][source]["sizes"]][1:]
+    shape = _shape(said, given)
     reader = _Reader(source, held, tensors)
     for node in graph["nodes"]:
         reader.add(node)
-    return reader.reading.plan(result, shape)
+    return reader.reading.plan(result, shape, None in said)
 
 
 def _ends(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[str, str, dict]:
@@ -143,13 +144,12 @@ def _ends(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[str, 
     return sources[0], result, held
 
 
-def _shape(value: Mapping[str, Any], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    said = [size.get("as_int") for size in value["sizes"]][1:]
+def _shape(said: list[int | None], given: tuple[int, ...] | None) -> tuple[int, ...]:
     shape = tuple(said) if given is None else given
     fits = len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
     if not fits or not all(isinstance(n, int) and n > 0 for n in shape):
         raise ValueError(f"`input_shape` must be of the form {said}; got {given}")
-    return tuple(shape)
+    return tuple(int(n) for n in shape if n)
 
 
 @final

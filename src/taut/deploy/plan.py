@@ -52,6 +52,7 @@ class Plan:
         tensors: by name.
         source: name of the input.
         input_shape: of one input.
+        any_size: whether the file leaves rows and columns of the input open.
 
     Example:
         >>> Plan((Step("a", "ReLU", ("x",)),), {}, "x", (3,)).steps[-1].name
@@ -62,6 +63,7 @@ class Plan:
     tensors: Mapping[str, Tensor]
     source: str
     input_shape: Shape
+    any_size: bool = False
 
 
 def step_name(kind: str, tensors: Mapping[str, str], earlier: Sequence[Step]) -> str:
@@ -106,7 +108,7 @@ class PlainModel(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.steps, self.source = plan.steps, plan.source
+        self.steps, self.source, self.any_size = plan.steps, plan.source, plan.any_size
         self.shapes = {plan.source: plan.input_shape}
         parameters = {n: nn.Parameter(t, requires_grad=False) for n, t in plan.tensors.items()}
         dtype = next((t.dtype for t in plan.tensors.values()), torch.float32)

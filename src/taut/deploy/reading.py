@@ -65,8 +65,8 @@ class Reading:
         what = "no value of the graph" if found is None else f"a {found[0]} of no known layer"
         raise ValueError(f"`{value}` is {what}")
 
-    def plan(self, value: str, input_shape: tuple[int, ...]) -> Plan:
-        """The whole, which returns `value`.
+    def plan(self, value: str, input_shape: tuple[int, ...], any_size: bool) -> Plan:
+        """The whole, which returns `value`; `any_size` if the file leaves sizes open.
 
         Raises:
             ValueError: if that is not what the last step makes.
@@ -75,7 +75,7 @@ class Reading:
             raise ValueError("the output is not what the last layer computes")
         used = {name for step in self.steps for name in step.tensors.values()}
         tensors = {name: tensor for name, tensor in self.tensors.items() if name in used}
-        return Plan(tuple(self.steps), tensors, "input", input_shape)
+        return Plan(tuple(self.steps), tensors, "input", input_shape, any_size)
 
     def same(self, value: str, other: str) -> None:
         """Another name of a value."""

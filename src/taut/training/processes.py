@@ -17,7 +17,8 @@ from taut.data import Share
 class Launch:
     """How many processes train, one a device.
 
-    `torchrun` decides it by itself: there, the defaults are as good as its own numbers.
+    `torchrun` and Slurm's `srun` decide it themselves: there, the defaults are as good as their own
+    numbers.
 
     Args:
         devices: processes on each machine; all but the first are started from here.
@@ -45,21 +46,34 @@ class Launch:
             raise ValueError(f"`workers` must be at least 0; got {self.workers}.")
 
     def resolve(self) -> "Launch":
-        """These numbers, or those of `torchrun` if it started this process.
+        """These numbers, or those of `torchrun` or Slurm if it started this process.
 
         Raises:
-            ValueError: if they contradict those of `torchrun`.
+            ValueError: if they contradict those of the starter.
         """
-        if not torch.distributed.is_torchelastic_launched():
+        starter, here, everywhere = _started()
+        if not starter:
             return self
-        here, everywhere = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
         found = Launch(here, everywhere // here, self.workers)
         if (self.devices, self.nodes) not in ((1, 1), (found.devices, found.nodes)):
             raise ValueError(
-                f"`devices` and `nodes` must be those of torchrun, {here} and {found.nodes}, or be "
-                f"left out; got {self.devices} and {self.nodes}."
+                f"`devices` and `nodes` must be those of {starter}, {here} and {found.nodes}, or "
+                f"be left out; got {self.devices} and {self.nodes}."
             )
         return found
+
+
+def _started() -> tuple[str, int, int]:
+    """What started this process, how many of them on this machine, and how many in all."""
+    if torch.distributed.is_torchelastic_launched():
+        return "torchrun", int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    everywhere = int(os.environ.get("SLURM_NTASKS") or 1)
+    if everywhere > 1:
+        from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+        if SLURMEnvironment.detect():  # and not in a shell of the job
+            return "Slurm", everywhere // int(os.environ.get("SLURM_NNODES") or 1), everywhere
+    return "", 1, 1
 
 
 @final
@@ -88,7 +102,7 @@ class Processes:
         precision: of the forward pass, as Lightning Fabric names it.
 
     Raises:
-        ValueError: if the machine has fewer GPUs, or `torchrun` says otherwise.
+        ValueError: if the machine has fewer GPUs, or `torchrun` or Slurm says otherwise.
     """
 
     def __init__(self, launch: Launch, device: torch.device, precision: Any) -> None:
