@@ -13,7 +13,7 @@ from taut.deploy import export, load
 from taut.deploy.plain import _module, _step
 from taut.deploy.plan import Plan
 from taut.files import load_tensors, save_tensors
-from taut.lipschitz import UnprovenError
+from taut.lipschitz import NormBound, Rounding, UnprovenError, register, register_rounding
 
 # What the model computes.
 
@@ -133,6 +133,27 @@ def test_eps_with_an_endless_exponent_is_refused_at_once():
     for text in ("1e99999", "1e9_9999", "1e-9_9_9_9_9"):
         with pytest.raises(ValueError, match="`eps`"):
             taut.certify(nn.Linear(2, 2), torch.rand(1, 2), torch.zeros(1).long(), eps=(text,))
+
+
+class ReLU(nn.Module):
+    """Not what its name says."""
+
+    def forward(self, x):
+        return 5 * torch.relu(x)
+
+
+def test_a_class_with_a_name_of_torch_is_not_taken_for_it(tmp_path):
+    register(ReLU)(lambda module, shape: NormBound(5.0, "a factor"))
+    register_rounding(ReLU)(lambda module, shape: Rounding(1, 5.0))
+    model = nn.Sequential(nn.Linear(4, 4), ReLU(), nn.Linear(4, 3))
+    path, weights = prove(model, (4,)).save(tmp_path / "c.json")
+    assert taut.verify(path, model)
+    content = json.loads(path.read_text())
+    content["layers"][1].update(gains=[1.0], bound=1.0)  # true of torch's
+    path.write_text(canonical(content))
+    for check in (verifier.verify, taut.verify):
+        with pytest.raises((ValueError, LookupError)):
+            check(path, weights)
 
 
 # What the file says.
@@ -369,7 +390,7 @@ def test_a_plan_says_nothing_that_its_python_file_does_not(tmp_path):
     with pytest.raises(ValueError, match="cannot be read as a model"):
         load(exported)
     with pytest.raises(ValueError, match="other arguments"):
-        _module(Plan(steps, tensors, "input", (1, 4, 4)), exported.name)
+        _module(Plan(steps, tensors, "input", (1, 4, 4)))
 
 
 def test_a_roll_along_the_batch_is_refused():

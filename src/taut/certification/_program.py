@@ -158,7 +158,7 @@ class _Export:
 
     def _describe_module(self, n: fx.Node, node: Node) -> None:
         module, rule = self.run.submodules[str(n.target)], self.run.rules[n.name]
-        node["type"] = type(module).__name__
+        node["type"] = _kind(module)
         name = f"{n.target}.".removeprefix(self.prefix)
         if isinstance(rule, Affine):
             node["op"] = "adjoint" if rule.adjoint else "affine"
@@ -176,8 +176,9 @@ class _Export:
         read = sum(_size(self.run.env[i]) for i in inputs)
         written = _size(self.run.env[n])
         if n.op == "call_module":
-            kind = type(self.run.submodules[str(n.target)]).__name__
-            row = next(r for r in self.proven if (r.name, r.type) == (str(n.target), kind))
+            module = self.run.submodules[str(n.target)]
+            proven = (str(n.target), type(module).__name__)
+            kind, row = _kind(module), next(r for r in self.proven if (r.name, r.type) == proven)
             combine, gains, proof = "sum", (row.bound,), row.proof
             rounding = self.run.rules[n.name]
             if isinstance(rounding, Affine):
@@ -223,6 +224,13 @@ def plain_operator(layer: Affine) -> Node:
         "right": list(pad.right),
         "extend": list(pad.extend),
     }
+
+
+def _kind(module: nn.Module) -> str:
+    """Name of the type; a class from elsewhere never goes by a name of torch or taut."""
+    kind = type(module)
+    known = kind.__module__.partition(".")[0] in ("torch", "taut")
+    return kind.__name__ if known else f"custom.{kind.__name__}"
 
 
 def _arguments(module: nn.Module) -> Node:
