@@ -81,7 +81,8 @@ def reproduced() -> str:
     parts = []
     for path in sorted((ROOT / "records" / "tables").glob("*.json")):
         record = json.loads(path.read_text())
-        about = f"`{record['table']}`, {record['title'].lower()}; `records/tables/{path.name}`:"
+        title = record["title"][0].lower() + record["title"][1:]
+        about = f"`{record['table']}`, {title}; `records/tables/{path.name}`:"
         rows = ["| system | data | measure | ours | published | difference |", "|" + "---|" * 6]
         for line in record["lines"]:
             ours = "quoted" if line["quoted"] else spread(line)

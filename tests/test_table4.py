@@ -218,6 +218,8 @@ def test_two_data_sets_need_no_generator_and_images_are_resized(tmp_path):
     page = markdown(critic_page(plan))
     assert "| 9.91 † | – |" in page
     assert "STL-10 (64 x 64)" in page
+    assert max(map(len, critic_page(plan).caption.splitlines())) <= 110
+    assert critic_page(plan).caption.split() == critic_page(plan).heading.split()
     both = make_critic_plan(CRITIC_SETTINGS["short"], tmp_path, only=("mnist-fashion-mnist",))
     assert PAIRS[both.pairs[0]].datasets == ("mnist", "fashion-mnist")
     assert "samples of a generator" not in markdown(critic_page(both))

@@ -4,6 +4,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, final
 
 from taut.files import write_atomically
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 HEADS = ("system", "measure", "ours", "published", "difference")
 _QUOTED, _NOTHING = "quoted only", "–"
+_CAPTION = 110  # letters across a figure
 _COLOURS = ("#0b6e63", "#b4470f", "#3b5fa0", "#a58a12", "#8a5a9e", "#4f8f3a")
 
 
@@ -48,6 +50,11 @@ class Page:
     def heading(self) -> str:
         """Two lines."""
         return f"{self.name}: {self.title}\n{self.setting}"
+
+    @property
+    def caption(self) -> str:
+        """The heading in lines that a figure has room for."""
+        return "\n".join(fill(line, _CAPTION) for line in self.heading.splitlines())
 
 
 def cells(line: Line) -> tuple[str, ...]:
@@ -133,7 +140,7 @@ def draw(page: Page) -> bytes:
     for axes, (dataset, lines) in zip(panels, groups.items(), strict=True):
         _panel(axes, dataset, lines, page.columns)
     panels[-1].set_xlabel(f"{page.axis}; filled: ours, with standard deviation; hollow: published")
-    figure.suptitle(page.heading, x=0.01, ha="left", fontsize=10)
+    figure.suptitle(page.caption, x=0.01, ha="left", fontsize=10)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return file.getvalue()
