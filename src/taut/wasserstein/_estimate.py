@@ -16,7 +16,7 @@ from taut.wasserstein import closed_form, critics
 from taut.wasserstein._confidence import mean_slack, transport_slack
 from taut.wasserstein._fit import Measured, dual_over_bound, measured, train
 from taut.wasserstein._plan import BYTES_PER_PAIR, Plan, improved, optimal, staircase
-from taut.wasserstein._samples import Points, Samples, read
+from taut.wasserstein._samples import Points, Samples, read_both
 from taut.wasserstein.settings import Settings
 
 _BLOCK = 1000
@@ -152,18 +152,8 @@ def estimate(
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(settings.seed)
-        first, second = (
-            read(
-                name,
-                samples,
-                held_out=settings.held_out,
-                count=settings.samples,
-                seed=settings.seed,
-                device=device,
-            )
-            for name, samples in (("p", p), ("q", q))
-        )
-        return _Estimation(first, second, settings, on_progress).run(critic)
+        sides = read_both(p, q, settings, device)
+        return _Estimation(*sides, settings, on_progress).run(critic)
 
 
 @final
@@ -175,16 +165,6 @@ class _Estimation:
     ) -> None:
         self.p, self.q, self.settings, self.tell = p, q, settings, tell
         self.shape = tuple(p.everything.shape[1:])
-        if self.shape != tuple(q.everything.shape[1:]):
-            raise ValueError(
-                "`p` and `q` must have points of one shape; "
-                f"got {self.shape} and {tuple(q.everything.shape[1:])}."
-            )
-        if p.everything.device != q.everything.device:
-            raise ValueError(
-                "`p` and `q` must be on one device; "
-                f"got {p.everything.device} and {q.everything.device}."
-            )
         self.flat = tuple(side.everything.flatten(1).double() for side in (p, q))
         self._check_domain()
         self.generator = torch.Generator().manual_seed(settings.seed)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taut.data import Dataset, Split
+from taut.wasserstein.settings import Settings
 
 FEWEST = 4
 """Points that a sample must have: two to train on, two to measure with."""
@@ -68,38 +69,30 @@ class Points:
 
 
 def read(
-    name: str,
-    samples: Samples,
-    *,
-    held_out: float,
-    count: int,
-    seed: int,
-    device: torch.device | str | None,
+    name: str, samples: Samples, settings: Settings, device: torch.device | str | None
 ) -> Points:
     """The points of one side, checked, shuffled and cut into parts.
 
     Args:
         name: of the argument, for messages.
         samples: as the user gave them.
-        held_out: share of the points that is held out.
-        count: points to draw from a sampler for each part, and at most from anything iterable.
-        seed: of the order: the same for both sides, so that points given in pairs stay in pairs.
+        settings: `held_out`, `samples` (of a sampler for each part) and `seed` decide the cut.
         device: where to put them; None leaves them where they are.
 
     Raises:
         ValueError: if there are too few points, or one is not finite.
 
     Example:
-        >>> x = torch.arange(8.0)[:, None]
-        >>> options = {"count": 8, "seed": 0, "device": None}
-        >>> points = read("p", x, held_out=0.5, **options)
+        >>> points = read("p", torch.arange(8.0)[:, None], Settings(held_out=0.5), None)
         >>> len(points.training), len(points.validation), len(points.held_out)
         (3, 1, 4)
     """
+    seed, count, held_out = settings.seed, settings.samples, settings.held_out
     if callable(samples) and not isinstance(samples, Indexed | Tensor | Dataset | Split):
         first, second, third = (_checked(name, samples(count)).to(device) for _ in range(3))
         return Points(first, second, third, third, samples)
     points = _checked(name, _gathered(name, samples, count, seed)).to(device)
+    # In the same order for both sides, so that points given in pairs stay in pairs.
     order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
     shuffled = points[order.to(points.device)]
     measured = round(held_out * len(points))
@@ -109,6 +102,37 @@ def read(
         return Points(rest, rest, rest, points, None)
     chosen = max(1, len(rest) // 4)
     return Points(rest[chosen:], rest[:chosen], shuffled[:measured], points, None)
+
+
+def read_both(
+    p: Samples, q: Samples, settings: Settings, device: torch.device | str | None = None
+) -> tuple[Points, Points]:
+    """The points of both sides, cut alike.
+
+    Args:
+        p: points to score high.
+        q: points to score low.
+        settings: `held_out`, `samples` and `seed` decide the cut.
+        device: where to put them; None leaves them where they are.
+
+    Raises:
+        ValueError: as `read`; or if the points of the two differ in shape or device.
+
+    Example:
+        >>> x = torch.arange(8.0)[:, None]
+        >>> [len(side.everything) for side in read_both(x, x[:5], Settings())]
+        [8, 5]
+    """
+    first, second = (read(name, side, settings, device) for name, side in (("p", p), ("q", q)))
+    shapes = [tuple(side.everything.shape[1:]) for side in (first, second)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"`p` and `q` must have points of one shape; got {shapes[0]} and {shapes[1]}."
+        )
+    devices = [side.everything.device for side in (first, second)]
+    if devices[0] != devices[1]:
+        raise ValueError(f"`p` and `q` must be on one device; got {devices[0]} and {devices[1]}.")
+    return first, second
 
 
 def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:

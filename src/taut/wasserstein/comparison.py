@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from taut.wasserstein import critics
-from taut.wasserstein._fit import BY_DESIGN, Discipline, after_step, measured, rmsprop, train
-from taut.wasserstein._samples import Points, Samples, read
+from taut.wasserstein._fit import BY_DESIGN, Discipline, measured, rmsprop, train
+from taut.wasserstein._samples import Points, Samples, read_both
 from taut.wasserstein.settings import Settings
 
 __all__ = [
@@ -26,7 +26,7 @@ __all__ = [
 
 METHODS = ("OSSN", "RKO", "BCOP")
 ACTIVATIONS = ("MaxMin", "ReLU")
-BY_PAPER = Discipline(lambda *_: 0.0, after_step, rmsprop)
+BY_PAPER = BY_DESIGN._replace(descent=rmsprop)
 """What the layers' methods ask for, and the founding paper's optimiser."""
 
 
@@ -117,27 +117,11 @@ class Contest:
             device: where to; None leaves tensors where they are.
 
         Raises:
-            ValueError: if a sample is too small, not finite, or not of the other's shape.
+            ValueError: if a sample is too small or not finite, or the two differ in shape.
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            first, second = (
-                read(
-                    name,
-                    side,
-                    held_out=settings.held_out,
-                    count=settings.samples,
-                    seed=settings.seed,
-                    device=device,
-                )
-                for name, side in (("p", p), ("q", q))
-            )
-        shapes = [tuple(side.everything.shape[1:]) for side in (first, second)]
-        if shapes[0] != shapes[1]:
-            raise ValueError(
-                f"`p` and `q` must have points of one shape; got {shapes[0]} and {shapes[1]}."
-            )
-        return cls(first, second)
+            return cls(*read_both(p, q, settings, device))
 
     def fit(
         self,

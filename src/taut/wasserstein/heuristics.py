@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from taut.lipschitz import LipschitzBound
 from taut.wasserstein._fit import Discipline, measured, train
-from taut.wasserstein._samples import Points, Samples, read
+from taut.wasserstein._samples import Samples, read_both
 from taut.wasserstein.settings import Settings
 
 
@@ -212,11 +212,8 @@ def _claim(
 ) -> Claim:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
-        first, second = (_read(name, side, settings) for name, side in (("p", p), ("q", q)))
+        first, second = read_both(p, q, settings)
         shape = tuple(first.held_out.shape[1:])
-        if shape != tuple(second.held_out.shape[1:]):
-            got = f"{shape} and {tuple(second.held_out.shape[1:])}"
-            raise ValueError(f"`p` and `q` must have points of one shape; got {got}.")
         model = unconstrained(shape) if critic is None else copy.deepcopy(critic)
         measured(model, shape)
         # No check chooses weights: the last ones are what the method hands over.
@@ -225,14 +222,3 @@ def _claim(
     x, y = found.scores(first.held_out), found.scores(second.held_out)
     proved = found.lower(first.held_out, second.held_out)
     return Claim(float(x.mean() - y.mean()), proved, found.bound, model.eval())
-
-
-def _read(name: str, samples: Samples, settings: Settings) -> Points:
-    return read(
-        name,
-        samples,
-        held_out=settings.held_out,
-        count=settings.samples,
-        seed=settings.seed,
-        device=None,
-    )
