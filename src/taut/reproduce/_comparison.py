@@ -47,7 +47,8 @@ def compare(plan: Plan) -> Comparison:
 
 def _lines(planned: Planned) -> list[Line]:
     row, data = planned.row, DATASETS[planned.dataset]
-    values = _values([Run.open(t.folder) for t in planned.trials if (t.folder / RECIPE).is_file()])
+    runs = [Run.open(t.folder) for t in planned.trials if (t.folder / RECIPE).is_file()]
+    values = [measured(run) for run in runs if finished(run)]
     published: Sequence[Published | None] = row.published or [None] * len(planned.measures)
     quoted = row.method is None
     return [
@@ -62,7 +63,3 @@ def _lines(planned: Planned) -> list[Line]:
         )
         for measure, value in zip(planned.measures, published, strict=True)
     ]
-
-
-def _values(runs: Sequence[Run]) -> list[dict[str, float]]:
-    return [measured(run) for run in runs if finished(run)]

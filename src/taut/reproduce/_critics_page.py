@@ -28,12 +28,7 @@ def critic_page(plan: CriticPlan) -> Page:
         >>> [line.published.mean for line in critic_page(plan).lines]
         [5.34, 4.39]
     """
-    lines = tuple(
-        line
-        for pair in plan.pairs
-        for critic in plan.critics
-        for line in _lines(plan, pair, critic)
-    )
+    lines = tuple(line for row in plan.rows for line in _lines(plan, *row))
     setting = plan.setting
     rates = ", ".join(f"{rate:g}" for rate in setting.rates)
     seeds = ", ".join(map(str, setting.seeds))
@@ -59,9 +54,8 @@ def trained_rows(plan: CriticPlan) -> tuple[int, int]:
     Args:
         plan: of table 4.
     """
-    rows = [(pair, critic) for pair in plan.pairs for critic in plan.critics]
     wanted = len(plan.setting.seeds)
-    return sum(len(fits(plan, *row)) == wanted for row in rows), len(rows)
+    return sum(len(fits(plan, *row)) == wanted for row in plan.rows), len(plan.rows)
 
 
 def _lines(plan: CriticPlan, pair: str, critic: str) -> list[Line]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, final
 
@@ -36,6 +37,11 @@ class CriticPlan:
     critics: tuple[str, ...]
     out: Path
     data_dir: Path | None
+
+    @property
+    def rows(self) -> tuple[tuple[str, str], ...]:
+        """Pair and critic of each row, in the order of the table."""
+        return tuple(product(self.pairs, self.critics))
 
     def source(self, dataset: str) -> Path | None:
         """Where a data set lies."""
@@ -128,7 +134,7 @@ def rows_left(plan: CriticPlan) -> list[tuple[str, str]]:
         FileNotFoundError: if the data are not there.
     """
     wanted = len(plan.setting.seeds)
-    rows = [(p, c) for p in plan.pairs for c in plan.critics if len(fits(plan, p, c)) < wanted]
+    rows = [row for row in plan.rows if len(fits(plan, *row)) < wanted]
     for dataset in dict.fromkeys(name for pair, _ in rows for name in PAIRS[pair].datasets):
         load(dataset, plan.source(dataset))
     return rows

@@ -1,7 +1,6 @@
 """Trains the critics of table 4, as far as that is missing."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -16,6 +15,7 @@ from taut.reproduce._critics_plan import (
     rows_left,
     settings_of,
 )
+from taut.reproduce._work import Bar
 from taut.reproduce.table4 import PAIRS, CriticSetting, Pair
 from taut.wasserstein import WGAN, Settings, train_wgan
 from taut.wasserstein.comparison import (
@@ -32,8 +32,6 @@ from taut.wasserstein.wgan import WGAN_GP
 _PENALTY = 10.0
 _CUT = 0  # the seed of which points are taken and how they are cut, whatever the trainings' seeds
 _DESCENTS = {"Adam": BY_DESIGN, "RMSprop": BY_PAPER}
-
-Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
 
 def complete_critics(

@@ -41,7 +41,14 @@ class Trial:
 @final
 @dataclass(frozen=True)
 class Planned:
-    """A row of a table on a data set, with the runs that do it again: none if it is quoted."""
+    """A row of a table on a data set, with the runs that do it again.
+
+    Args:
+        row: of the table.
+        dataset: a name that `taut.data.load` knows.
+        measures: one a column.
+        trials: one a seed; none if the row is quoted.
+    """
 
     row: Row
     dataset: str
@@ -182,6 +189,17 @@ def _source(trial: Trial) -> Path | None:
 
 
 def data_folder(dataset: str, data_dir: Path | None, *, alone: bool) -> Path | None:
+    """Where a data set lies; None for an embedded one, or where nothing was said.
+
+    Args:
+        dataset: a name that `taut.data.load` knows.
+        data_dir: a folder with one folder a data set, called by its name; or that of the only one.
+        alone: whether no other data set is needed.
+
+    Example:
+        >>> data_folder("no-such-set", Path("data"), alone=False).as_posix()
+        'data/no-such-set'
+    """
     if data_dir is None or dataset == "fashion-mnist-subset":
         return None
     folder = data_dir / dataset

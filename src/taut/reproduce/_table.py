@@ -15,7 +15,7 @@ _SYSTEM_NAMES = {"small": "Small", "large": "Large", "fc3": "FC-3"}
 @final
 @dataclass(frozen=True)
 class Published:
-    """A value in percent as it was published.
+    """A value as it was published: an accuracy in percent, or a lower bound of W1.
 
     Args:
         mean: over seeds where there are several.

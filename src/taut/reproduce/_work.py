@@ -25,6 +25,7 @@ PROTOCOL = {trial.method: trial for trial in PAPER}
 """The attacks of the paper's tables, by kind of column."""
 
 Bar = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
+"""Shows how far something is: from a label and a total to a function of what is done."""
 
 
 def check_attacks(kinds: Iterable[Kind]) -> None:
