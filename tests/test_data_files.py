@@ -325,12 +325,15 @@ def test_truncated_cifar_archive_is_refused_by_name(cut, tmp_path):
         load("cifar10", tmp_path)
 
 
-def test_two_files_of_one_name_in_an_archive_are_refused(tmp_path):
-    folder, archive, files, _ = cifar_files("cifar100", "binary")
-    both = {f"{where}/{name}": data for name, data in files.items() for where in (folder, "other")}
+@pytest.mark.parametrize("name", ["cifar100", "stl10"])
+def test_two_files_of_one_name_in_an_archive_are_refused(name, tmp_path):
+    _, archive, files, _ = cifar_files("cifar100", "binary")
+    if name == "stl10":
+        archive, (files, _) = "stl10_binary.tar.gz", stl10_files()
+    both = {f"{where}/{file}": data for file, data in files.items() for where in ("one", "other")}
     write_tar(tmp_path / archive, both)
     with pytest.raises(ValueError, match="two files are called"):
-        load("cifar100", tmp_path)
+        load(name, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["../train.bin", "/etc/train.bin", "a/../../train.bin", "..\\x"])

@@ -3,7 +3,7 @@ r"""The files of a folder or a tar archive, read in memory: nothing is ever extr
 import lzma
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,6 +69,36 @@ def _in_tar(archive: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
                 pass
     except BROKEN as error:
         raise ValueError(f"{archive}: not a whole tar archive: {error}.") from error
+
+
+def files_called(archive: Path, names: Collection[str]) -> dict[str, bytes]:
+    r"""The files of an archive that have one of these names, wherever in it they lie.
+
+    Args:
+        archive: a tar archive.
+        names: without folders.
+
+    Returns:
+        What they hold, by name, as far as they are there.
+
+    Raises:
+        ValueError: as `members`, and if two files have one name.
+
+    Example:
+        >>> import tempfile
+        >>> archive = Path(tempfile.mkdtemp(), "a.tar")
+        >>> with tarfile.open(archive, "w") as tar:
+        ...     tar.add(__file__, "folder/a.py")
+        >>> list(files_called(archive, ["a.py", "b.py"]))
+        ['a.py']
+    """
+    files: dict[str, bytes] = {}
+    for member in members(archive, lambda name: name in names):
+        if member.data is not None:
+            if member.parts[-1] in files:
+                raise ValueError(f"{archive}: two files are called {member.parts[-1]}.")
+            files[member.parts[-1]] = member.data
+    return files
 
 
 def safe_parts(entry: tarfile.TarInfo, archive: Path) -> tuple[str, ...]:

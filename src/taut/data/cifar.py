@@ -9,7 +9,7 @@ from typing import final
 import numpy as np
 import torch
 
-from taut.data.archive import members
+from taut.data.archive import files_called
 from taut.data.checked import checked_split, missing
 from taut.data.cifar_classes import CIFAR10, CIFAR100
 from taut.data.inert_pickle import read_inert_pickle
@@ -71,20 +71,10 @@ def _open(path: Path, layouts: tuple[_Layout, ...]) -> tuple[_Layout, dict[str, 
     for layout in layouts:
         archive = path if path.is_file() else path / layout.archive
         if archive.is_file():
-            files = _from_archive(archive, (*layout.train, *layout.test))
+            files = files_called(archive, (*layout.train, *layout.test))
             if files:
                 return layout, files, archive
     raise missing(" or ".join(layout.archive for layout in layouts), path, _how(layouts))
-
-
-def _from_archive(archive: Path, names: tuple[str, ...]) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
-    for member in members(archive, lambda name: name in names):
-        if member.data is not None:
-            if member.parts[-1] in files:
-                raise ValueError(f"{archive}: two files are called {member.parts[-1]}.")
-            files[member.parts[-1]] = member.data
-    return files
 
 
 def _how(layouts: tuple[_Layout, ...]) -> str:

@@ -69,3 +69,28 @@ class Holdout:
             )
         order = torch.randperm(total, generator=generator("holdout", self.seed))
         return order[count:].sort().values, order[:count].sort().values
+
+
+def check_holdout(holdout: Holdout | None, source: object, *, has_test: bool) -> None:
+    r"""Refuse to hold images out of data with a test split, and data that have neither.
+
+    Args:
+        holdout: as it was given.
+        source: the data, for the message.
+        has_test: whether they come with a test split.
+
+    Raises:
+        ValueError: if `holdout` is superfluous or missing.
+
+    Example:
+        >>> check_holdout(Holdout(0.1), "here", has_test=False)
+    """
+    if has_test and holdout is not None:
+        raise ValueError(
+            f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
+        )
+    if not has_test and holdout is None:
+        raise ValueError(
+            f"{source}: there are no folders train and test; "
+            "pass `holdout` to choose test images at random."
+        )

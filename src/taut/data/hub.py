@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from taut.data.checked import checked_split
-from taut.data.holdout import Holdout
+from taut.data.holdout import Holdout, check_holdout
 from taut.data.pixels import Shape, stack, to_array
 from taut.data.sets import Dataset, Split
 
@@ -83,10 +83,7 @@ def choose_parts(name: str, parts: Any, holdout: Holdout | None) -> tuple[Any, A
             f"{source}: must have a split train and a split test or validation (or pass "
             f"`holdout`); got {', '.join(parts)}."
         )
-    if chosen is not None and holdout is not None:
-        raise ValueError(
-            f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
-        )
+    check_holdout(holdout, source, has_test=chosen is not None)
     return parts["train"], None if chosen is None else parts[chosen]
 
 

@@ -11,7 +11,7 @@ from taut.data import cache
 from taut.data.archive import members
 from taut.data.checked import checked_split, missing
 from taut.data.cifar_classes import CIFAR10
-from taut.data.holdout import Holdout
+from taut.data.holdout import Holdout, check_holdout
 from taut.data.pixels import Shape, decode, stack
 from taut.data.sets import Dataset
 
@@ -65,17 +65,9 @@ def folder(
         for part in ("train", "test", "all")
         if f"x_{part}" in arrays
     }
-    if "all" in splits:
-        if holdout is None:
-            raise ValueError(
-                f"{source}: there are no folders train and test; "
-                "pass `holdout` to choose test images at random."
-            )
+    check_holdout(holdout, source, has_test="all" not in splits)
+    if holdout is not None:
         splits["train"], splits["test"] = holdout.split(splits["all"])
-    elif holdout is not None:
-        raise ValueError(
-            f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
-        )
     return Dataset("folder", source.resolve().name, classes, splits["train"], splits["test"])
 
 

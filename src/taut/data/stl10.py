@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from taut.data.archive import members
+from taut.data.archive import files_called
 from taut.data.checked import checked_split, missing
 from taut.data.sets import Dataset, Split
 
@@ -43,8 +43,7 @@ def _open(path: Path) -> tuple[dict[str, bytes], Path]:
     archive = path if path.is_file() else path / _ARCHIVE
     if not archive.is_file():
         raise missing(_ARCHIVE, path, _HOW)
-    read = members(archive, lambda name: name in _NAMES)
-    return {m.parts[-1]: m.data for m in read if m.data is not None}, archive
+    return files_called(archive, _NAMES), archive
 
 
 def _split(files: dict[str, bytes], where: Path, part: str) -> Split:

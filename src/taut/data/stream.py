@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from taut.data import hub, images
 from taut.data.checked import checked_shape, missing
-from taut.data.holdout import Holdout
-from taut.data.listing import listed
+from taut.data.holdout import Holdout, check_holdout
+from taut.data.listing import Parts, Place, listed
 from taut.data.pixels import Shape, decode, to_array
 from taut.data.sets import AbstractSplit, Split
 
@@ -173,33 +173,38 @@ _How = tuple[int, Shape | None]  # workers, and the shape to bring images to
 
 
 def _folder(path: Path, holdout: Holdout | None, how: _How) -> StreamedDataset:
-    found, folders = [], []
+    names: list[Parts] = []
+    places: list[Place] = []
+    folders: list[Parts] = []
     for parts, place in listed(path):
-        (folders if place is None else found).append((parts, place))
-    if not found:
+        if place is None:
+            folders.append(parts)
+        else:
+            names.append(parts)
+            places.append(place)
+    if not names:
         raise missing("An image", path, images.HOW)
-    places = [parts for parts, _ in found]
-    short = next((place for place in places if len(place) < 2), None)
+    short = next((name for name in names if len(name) < 2), None)
     if short is not None:
         raise ValueError(f"{path}: {'/'.join(short)} must lie in the folder of its class.")
-    roots = {place[:-2] for place in places}
+    roots = {name[:-2] for name in names}
     images.check_roots(roots, path)
-    classes = images.class_names({p[-2] for p in places}, (parts for parts, _ in folders), roots)
+    classes = images.class_names({name[-2] for name in names}, folders, roots)
     of_part: dict[str, list[int]] = {}
-    for at, place in enumerate(places):
-        part = place[-3] if place[:-2] and place[-3] in images.SPLITS else "all"
+    for at, name in enumerate(names):
+        part = name[-3] if name[:-2] and name[-3] in images.SPLITS else "all"
         of_part.setdefault(part, []).append(at)
     ordered = {}
     for part, at in of_part.items():
-        named = [(places[i][-2], places[i][-1]) for i in at]
+        named = [(names[i][-2], names[i][-1]) for i in at]
         turns = images.in_turns(named, classes, path, part)
         ordered[part] = (_indices([at[i] for _, i in turns]), _indices([n for n, _ in turns]))
     parts = _held_out(ordered, holdout, str(path))
-    train, test = _streams(_Files([place for _, place in found], how[1]), parts, how)
+    train, test = _streams(_Files(places, how[1]), parts, how)
     return StreamedDataset("folder", path.resolve().name, classes, train, test)
 
 
-def _hub(name: str, cache_dir: Path | None, holdout: Holdout | None, how: _How) -> Any:
+def _hub(name: str, cache_dir: Path | None, holdout: Holdout | None, how: _How) -> StreamedDataset:
     source = f"{hub.PREFIX}{name}"
     found = hub.open_parts(name, cache_dir)
     rows = hub.choose_parts(name, found, holdout)
@@ -221,18 +226,9 @@ _Part = tuple[Tensor, Tensor]  # indices and labels
 
 
 def _held_out(found: dict[str, _Part], holdout: Holdout | None, source: str) -> list[_Part]:
-    if "all" not in found:
-        if holdout is not None:
-            raise ValueError(
-                f"`holdout` must be None for data with a test split, as {source} has; "
-                f"got {holdout}."
-            )
-        return [found["train"], found["test"]]
+    check_holdout(holdout, source, has_test="all" not in found)
     if holdout is None:
-        raise ValueError(
-            f"{source}: there are no folders train and test; "
-            "pass `holdout` to choose test images at random."
-        )
+        return [found["train"], found["test"]]
     which, labels = found["all"]
     return [(which[part], labels[part]) for part in holdout.choose(len(labels))]
 
@@ -252,7 +248,7 @@ def _indices(values: list[int]) -> Tensor:
 
 @dataclass(frozen=True)
 class _Files:
-    places: list[Any]
+    places: list[Place]
     shape: Shape | None
 
     def __call__(self, at: int) -> tuple[np.ndarray, str]:
