@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from taut.deploy.plan import Plan
-from taut.deploy.reading import Reading
+from taut.deploy.reading import Reading, resolve_shape
 from taut.deploy.to_onnx import block_order, require_onnx
 
 __all__ = ["plan_of_onnx"]
@@ -90,11 +90,7 @@ def _shape(model: Any, said: list[int | None], given: tuple[int, ...] | None) ->
     props = _by_name(model.metadata_props, "key", "property")
     if given is None and "input_shape" in props:
         given = tuple(map(int, props["input_shape"].value.split(",")))
-    shape = tuple(said) if given is None else given
-    fits = len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
-    if not fits or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"`input_shape` must be of the form {said}; got {given}")
-    return tuple(int(n) for n in shape if n)
+    return resolve_shape(said, given)
 
 
 @final

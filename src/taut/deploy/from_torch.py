@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from taut.deploy.plan import Plan
-from taut.deploy.reading import Reading
+from taut.deploy.reading import Reading, resolve_shape
 
 __all__ = ["plan_of_program"]
 
@@ -114,7 +114,7 @@ def _plan(module: Mapping[str, Any], tensors: dict[str, Tensor], given: Any) -> 
     if len(used) > 1:
         raise ValueError("its tensors must be of one precision")
     said = [size.get("as_int") for size in graph["tensor_values"][source]["sizes"]][1:]
-    shape = _shape(said, given)
+    shape = resolve_shape(said, given)
     reader = _Reader(source, held, tensors)
     for node in graph["nodes"]:
         reader.add(node)
@@ -142,14 +142,6 @@ def _ends(graph: Mapping[str, Any], signature: Mapping[str, Any]) -> tuple[str, 
         if [end["as_tensor"]["name"] for end in ends] != said or len(set(said)) != len(said):
             raise ValueError("its graph has other inputs or outputs than its signature")
     return sources[0], result, held
-
-
-def _shape(said: list[int | None], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    shape = tuple(said) if given is None else given
-    fits = len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
-    if not fits or not all(isinstance(n, int) and n > 0 for n in shape):
-        raise ValueError(f"`input_shape` must be of the form {said}; got {given}")
-    return tuple(int(n) for n in shape if n)
 
 
 @final

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from taut.deploy.plan import Plan, Step, step_name
 
-__all__ = ["Reading"]
+__all__ = ["Reading", "resolve_shape"]
 
 _MOST = 1 << 40  # channels
 Soft = tuple[Any, ...]
@@ -158,6 +158,27 @@ class Reading:
         if what is None:
             raise ValueError(f"`{value}` does not depend on the input")
         self.values[value] = what
+
+
+def resolve_shape(said: list[int | None], given: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The shape of one input: what was given, else what the file says.
+
+    Args:
+        said: by the file; None where it leaves a size open.
+        given: by the user; None if nothing was.
+
+    Raises:
+        ValueError: if the two contradict each other, or a size stays open.
+
+    Example:
+        >>> resolve_shape([3, None, None], (3, 32, 32))
+        (3, 32, 32)
+    """
+    shape = tuple(said) if given is None else given
+    fits = len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
+    if not fits or not all(isinstance(n, int) and n > 0 for n in shape):
+        raise ValueError(f"`input_shape` must be of the form {said}; got {given}")
+    return tuple(int(n) for n in shape if n)
 
 
 Sorting = tuple[str, str, dict[str, Any], range]
