@@ -168,6 +168,16 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by what follows it.
+
+    Example:
+        >>> tensors_under({"model.x": torch.ones(1), "step": torch.ones(1)}, "model.")
+        {'x': tensor([1.])}
+    """
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """Of names, precisions, shapes, numbers and text."""
     shapes = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}

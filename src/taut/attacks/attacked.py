@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from taut.attacks.strongest import strongest
 from taut.files import write_atomically
 
 ATTACKS = "attacks.json"
@@ -59,8 +60,6 @@ class Attacked:
 
     def survived(self, eps: str) -> float:
         """Share of the images that it left correct within `eps`, which is at most its own."""
-        from taut.attacks.strongest import strongest
-
         return strongest({self.method: self}, eps).accuracy
 
     def same_attack(self, other: "Attacked") -> bool:

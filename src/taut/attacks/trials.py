@@ -72,9 +72,8 @@ def plan(
     Args:
         methods: names in `METHODS`, "paper" for `PAPER`, "all" for every method.
         limits: numbers of images: "200" for all methods, "boundary=50" for one, "pgd-paper"
-            being the PGD of "paper". Without it 1000
-            for a method named, what the protocol asks for with "paper"; boundary and pointwise
-            take 100 at most unless they are named here.
+            being the PGD of "paper". Without it 1000 for a method named, what the protocol asks
+            for with "paper"; boundary and pointwise take 100 at most unless they are named here.
         options: for every method.
 
     Raises:

@@ -11,7 +11,7 @@ from taut.cli.report import versions
 from taut.cli.shared import Device, OptionalFolder, progress
 from taut.report.distance import DistanceInputs, write_distance_report
 from taut.training import choose_device
-from taut.wasserstein import FEWEST, Settings, W1Progress, estimate
+from taut.wasserstein import FEWEST, Settings, estimate
 from taut.wasserstein.sources import read_source
 
 First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="P")]
@@ -51,16 +51,12 @@ def wasserstein(
     pixels = first.pixels and second.pixels
     settings = Settings(steps=steps, seed=seed, domain=(0.0, 1.0) if pixels else None)
     with progress("critic", max(steps, 1)) as tell:
-
-        def on_progress(row: W1Progress) -> None:
-            tell(row.step)
-
         found = estimate(
             first.points,
             second.points,
             settings=settings,
             device=choose_device(device),
-            on_progress=on_progress,
+            on_progress=lambda row: tell(row.step),
         )
     print(found)
     words = ["taut", "wasserstein", p, q, "--samples", str(samples), "--steps", str(steps)]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import final
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from taut.files import write_atomically
 from taut.parametrizations import cached
+from taut.report._html import source, template
 from taut.report._svg import ATTACKED, CERTIFIED, canvas, drawing, inline
 from taut.report.thumbnails import data_uri
 from taut.wasserstein import W1Estimate, W1Progress
@@ -59,17 +59,8 @@ def write_distance_report(path: str | os.PathLike[str], inputs: DistanceInputs) 
     Example:
         >>> write_distance_report("distance.html", inputs)  # doctest: +SKIP
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["short"] = lambda value: f"{value:.4g}"
-    folder = files("taut.report")
-    page = folder.joinpath("page.html").read_text(encoding="utf-8")
-    template = folder.joinpath("distance.html").read_text(encoding="utf-8")
-    found = inputs.found
-    text = environment.from_string(template).render(
+    page, found = source("page.html"), inputs.found
+    text = template("distance.html", short=lambda value: f"{value:.4g}").render(
         run=inputs,
         found=found,
         style=Markup(page[page.index("<style>") : page.index("</style>")] + "</style>"),

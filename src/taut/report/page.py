@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from importlib.resources import files
 from pathlib import Path
 from typing import final
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from taut.certification import Certification
 from taut.files import write_atomically
+from taut.report._html import template
 from taut.report.attacked import AttackLine
 from taut.report.charts import accuracy_chart, gradient_chart, history_chart, loss_chart
 from taut.report.inspection import LayerInspection
@@ -83,16 +83,13 @@ def render(inputs: ReportInputs) -> str:
         >>> "<h1>" in render(inputs)  # doctest: +SKIP
         True
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    page = template(
+        "page.html",
+        percent=lambda share: f"{100 * share:.1f}",
+        sigma=lambda value: f"{value:.7f}",
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.1f}"
-    environment.filters["sigma"] = lambda value: f"{value:.7f}"
-    template = files("taut.report").joinpath("page.html").read_text(encoding="utf-8")
     history = inputs.history
-    return environment.from_string(template).render(
+    return page.render(
         run=inputs,
         found=inputs.robustness,
         clean=inputs.certification.clean_accuracy,

@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from taut.files import load_tensors, save_tensors
+from taut.files import load_tensors, save_tensors, tensors_under
 from taut.training.run import MODEL, STATE, Run, refuse_foreign
 
 _MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
@@ -90,12 +90,12 @@ def load_checkpoint(
         if not bool(tensor.isfinite().all()):
             raise ValueError(f"{path} holds numbers that are not finite, in {name}.")
     try:
-        model.load_state_dict(_under(tensors, _MODEL))
-        optimiser.load_state_dict(_nested(_under(tensors, _OPTIMISER), optimiser))
+        model.load_state_dict(tensors_under(tensors, _MODEL))
+        optimiser.load_state_dict(_nested(tensors_under(tensors, _OPTIMISER), optimiser))
         position = Position(
             int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])
         )
-        random = _under(tensors, _RANDOM)
+        random = tensors_under(tensors, _RANDOM)
         if position.step < 0 or position.loss_sum.shape:
             raise ValueError(f"step {position.step}, loss_sum {tuple(position.loss_sum.shape)}")
         torch.set_rng_state(random["cpu"])
@@ -105,10 +105,6 @@ def load_checkpoint(
     if device.type == "cuda" and "cuda" in random:
         torch.cuda.set_rng_state(random["cuda"], device)
     return position
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _nested(moments: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut.data.seeding import generator as random_of
-from taut.files import load_tensors, save_tensors, write_atomically
+from taut.files import load_tensors, save_tensors, tensors_under, write_atomically
 from taut.parametrizations import methods
 from taut.wasserstein import critics
 from taut.wasserstein._fit import after_step, measured
@@ -325,9 +325,9 @@ class _Trainer:
         tensors, metadata = load_tensors(path)
         try:
             for name, part in (("generator", self.generator), ("critic", self.critic)):
-                part.load_state_dict(_under(tensors, f"{name}."))
+                part.load_state_dict(tensors_under(tensors, f"{name}."))
                 state: dict[int, dict[str, Tensor]] = {}
-                for key, value in _under(tensors, f"adam.{name}.").items():
+                for key, value in tensors_under(tensors, f"adam.{name}.").items():
                     index, moment = key.split(".")
                     state.setdefault(int(index), {})[moment] = value
                 optimiser = self.optimisers[name]
@@ -338,10 +338,6 @@ class _Trainer:
             reason = " ".join(str(error).split())
             raise ValueError(f"{path} does not fit the settings of its run ({reason}).") from None
         self.rows = [row for row in self.rows if row["step"] <= self.step]
-
-
-def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def grid(images: Float[Tensor, "n c h w"]) -> bytes:
