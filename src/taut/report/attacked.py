@@ -50,7 +50,7 @@ def attack_lines(
         eps: l2 radii as text.
 
     Example:
-        >>> model, images, labels = nn.Linear(2, 2), torch.eye(2), torch.tensor([0, 1])
+        >>> model, images, labels = torch.nn.Linear(2, 2), torch.eye(2), torch.tensor([0, 1])
         >>> attack_lines([], taut.certify(model, images, labels), ("0.3",))
         []
     """
