@@ -225,7 +225,10 @@ def test_no_images_give_an_empty_result():
         ({"eps": "1/0"}, "`eps`"),
         ({"eps": "big"}, "`eps`.*'big'"),
         ({"method": "cw"}, '`method` must be one of "pgd", .*, "autoattack"; got method=\'cw\''),
-        ({"method": "fgsm", "steps": 3}, 'Options of "fgsm" must be among none; got steps'),
+        (
+            {"method": "fgsm", "steps": 3},
+            'Options of "fgsm" must be left out: it has none; got steps',
+        ),
         ({"stepz": 3}, "steps, step_size, restarts, generator; got stepz"),
         ({"method": PGD(), "steps": 3}, r"PGD\(\.\.\.\)"),
         ({"steps": 0}, "`steps`"),

@@ -191,6 +191,23 @@ def test_help_of_a_command_has_an_example(here, command):
     assert "Example: taut" in result.stdout
 
 
+def test_help_fills_its_lines(here, monkeypatch):
+    """Whatever the width, a line breaks only where the next word would not fit."""
+    for width in (80, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = [line.strip("│ ") for line in here("attack", "--help").stdout.splitlines()]
+        start = next(i for i, line in enumerate(lines) if line.startswith("the attacks to run"))
+        room = width - len("│ --device {auto,cpu,cuda}   │")
+        for line, after in zip(lines[start:], lines[start + 1 :], strict=False):
+            if after.startswith("--"):
+                break
+            assert len(f"{line} {after.split()[0]}") > room, line
+
+
+def test_help_shows_a_torchrun_command_that_may_name_the_run(here):
+    assert "torchrun --nproc-per-node=4 -m -- taut" in here("train", "--help").stdout
+
+
 def test_help_loads_nothing_heavy():
     script = (
         "import sys; from taut.cli import main; main(['--help']); heavy = {'lightning_fabric', "

@@ -376,6 +376,18 @@ def test_comparisons_need_a_model(tmp_path):
         save_attenuation(tmp_path / "a.png", {"empty": {}})
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_long_names_leave_the_curves_their_room(columns, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: figures.append(self))
+    for name in ("a", "fashion-mnist-subset-small-bcop-seed0"):
+        named = {name: Profile([0.5, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5])}
+        save_attenuation(tmp_path / "a.png", {str(i): named for i in range(columns)})
+        figures[-1].draw_without_rendering()
+    short, long = ([axes.get_window_extent().width for axes in f.axes] for f in figures)
+    assert min(long) > 0.9 * min(short)
+
+
 def test_comparisons_show_every_value(tmp_path, monkeypatch):
     """Columns share their scales, and the scales hold all that is drawn."""
     figures = []

@@ -214,10 +214,10 @@ def make_method(method: str | AbstractAttack, options: Mapping[str, object]) -> 
     allowed = [field.name for field in fields(plain)]
     unknown = sorted(set(options) - set(allowed))
     if unknown:
-        raise ValueError(
-            f'Options of "{method}" must be among {", ".join(allowed) or "none"}; '
-            f"got {', '.join(unknown)}."
+        takes = (
+            f"must be among {', '.join(allowed)}" if allowed else "must be left out: it has none"
         )
+        raise ValueError(f'Options of "{method}" {takes}; got {", ".join(unknown)}.')
     return METHODS[method](**options)
 
 

@@ -1,6 +1,9 @@
 """The commands, and what every one of them does about errors."""
 
+import functools
+import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -82,7 +85,25 @@ def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
     """
     import tyro
 
-    tyro.cli(function, prog=f"taut {name}", args=arguments)
+    tyro.cli(_unbroken(function), prog=f"taut {name}", args=arguments)
+
+
+def _unbroken(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, each argument of its docstring on one line.
+
+    tyro keeps the line breaks of a description, and then wraps the lines once more.
+    """
+
+    @functools.wraps(function)
+    def same(*arguments: Any, **options: Any) -> Any:
+        return function(*arguments, **options)
+
+    signature = inspect.signature(function)
+    del same.__wrapped__  # tyro would read the docstring of that
+    same.__dict__["__signature__"] = signature
+    head, args, described = (function.__doc__ or "").partition("\n    Args:\n")
+    same.__doc__ = head + args + re.sub(r"\n {12}", " ", described)
+    return same
 
 
 def _train(arguments: list[str]) -> None:

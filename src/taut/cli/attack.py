@@ -68,7 +68,7 @@ def attack(
         eps: l2 radii, pixels in [0, 1]; those of the recipe if not given.
         limit: attack the first so many test images, with all methods (200) or with one
             (autoattack=50). If not given 1000, of boundary and pointwise 100.
-        steps: iterations, for methods that take them.
+        steps: iterations of each method; fgsm has none, so name others.
         device: auto takes a GPU if there is one.
     """
     options = {} if steps is None else {"steps": steps}

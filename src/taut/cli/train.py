@@ -30,7 +30,7 @@ _DESCRIPTION = """Train a recipe into a run folder, or go on with a stopped run.
 
 RECIPE is a name or a .json file as in a run folder. Names: {names}.
 
-Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m taut train RECIPE.
+Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m -- taut train RECIPE.
 
 Example: taut train mnist-small --data-dir data/mnist --epochs 10 --run runs/short"""
 

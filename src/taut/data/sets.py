@@ -41,7 +41,7 @@ class AbstractSplit(ABC):
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split(AbstractSplit):
     r"""Images and labels of one part of a data set, on one device.
 
@@ -59,6 +59,8 @@ class Split(AbstractSplit):
         >>> split = Split(torch.full((2, 1, 3, 3), 255, dtype=torch.uint8), torch.tensor([0, 1]))
         >>> len(split), split.float_images(slice(0, 1)).max()
         (2, tensor(1.))
+        >>> split
+        Split(2 images of (1, 3, 3))
     """
 
     images: UInt8[Tensor, "n c h w"]
@@ -78,6 +80,9 @@ class Split(AbstractSplit):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Split({len(self):,} images of {self.input_shape})"
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

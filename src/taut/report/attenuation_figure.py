@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _DASH = 4.0
+_CHARACTER = 0.1
+"""Inches of a bold letter of a name, at most; narrower ones leave room."""
 
 
 @final
@@ -96,8 +98,7 @@ def save_attenuation(
     log = wide([*norms, *values])
     with drawing():
         heights = (3.3, 0.27 * len(names) + 0.75) if values else (3.3,)
-        width = 3.3 * len(columns) + (2.8 if len(columns) == 1 else 1.6)
-        figure = Figure(figsize=(width, sum(heights)), layout="constrained")
+        figure = Figure(figsize=(_width(columns, names), sum(heights)), layout="constrained")
         grid = figure.subplots(len(heights), len(columns), squeeze=False, height_ratios=heights)
         for i, (title, named) in enumerate(columns.items()):
             _draw_gradients(grid[0, i], named, names, log)
@@ -111,6 +112,12 @@ def save_attenuation(
         _label_curves(grid[0, -1], list(columns.values())[-1], names, log)
         figure.savefig(path)
     return Path(path)
+
+
+def _width(columns: Mapping[str, object], names: Sequence[str]) -> float:
+    """Inches that leave every column its room, with names on both sides."""
+    beyond = max(0, max(map(len, names)) - 10)
+    return 3.3 * len(columns) + (2.8 if len(columns) == 1 else 1.6) + 2 * _CHARACTER * beyond
 
 
 def _colour(name: str, names: Sequence[str]) -> str:
@@ -142,6 +149,8 @@ def _finish_gradients(axes: "Axes", limits: tuple[float, float], log: bool, *, f
     axes.tick_params(axis="y", labelleft=first)
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 1], ["output", "image"])
+    for label, side in zip(axes.get_xticklabels(), ("left", "right"), strict=True):
+        label.set_horizontalalignment(side)  # the next column begins at once
     axes.set_xlabel("way back, layer by layer", labelpad=-8)
     axes.tick_params(axis="x", length=0)
     axes.grid(axis="y", color=LINE, linewidth=0.6)
