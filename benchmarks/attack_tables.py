@@ -1,6 +1,7 @@
-"""The table of docs/attacks.md, from records/attacks.json."""
+"""The table of docs/attacks.md, from records/attacks*.json."""
 
 import json
+from itertools import chain
 
 from benchmarks.environment import ROOT
 
@@ -8,11 +9,11 @@ _HEAD = "| run | attack | images | clean | eps | certified | attacked | distance
 
 
 def attacked() -> str:
-    path = ROOT / "records" / "attacks.json"
-    if not path.is_file():
+    records = sorted((ROOT / "records").glob("attacks*.json"))
+    if not records:
         return "Not measured yet.\n"
     rows = [_HEAD, "|" + "---|" * (_HEAD.count("|") - 1)]
-    for run in json.loads(path.read_text())["runs"]:
+    for run in chain.from_iterable(json.loads(path.read_text())["runs"] for path in records):
         name = f"`{run['recipe']['name']}`, seed {run['recipe']['seed']}"
         best = [{**line, "name": f"strongest of {len(line['of'])}"} for line in run["strongest"]]
         for line in (*run["attacks"], *best):
