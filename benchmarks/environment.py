@@ -15,7 +15,11 @@ def environment() -> dict[str, str | int]:
 
 
 def _command() -> str:
-    """As typed, but for where the data lie on this machine."""
+    """As typed, but for places on this machine."""
     words = [f"python -m benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]
     pairs = zip(words, ["", *words], strict=False)
-    return " ".join("DIR" if before in _PLACES else word for word, before in pairs)
+    return " ".join("DIR" if _is_place(word, before) else word for word, before in pairs)
+
+
+def _is_place(word: str, before: str) -> bool:
+    return before in _PLACES or Path(word).is_absolute()
