@@ -36,7 +36,8 @@ from taut.training.run import finished, prepare
 DATASETS = ("mnist", "fashion-mnist")
 EPS = ("0.3", "0.5", "1", "1.58")
 MEASURED = "measured.json"
-SETTINGS = ("epochs", "lr", "retract_every", "offset", "temperature")
+SETTINGS = ("epochs", "batch_size", "lr", "retract_every", "offset", "temperature")
+CHANGES = ("batch_size", "lr", "retract_every", "precision")
 RECORDS = ROOT / "records"
 
 
@@ -67,9 +68,8 @@ def main() -> None:
     for seed, offset, temperature in product(args.seeds, args.offsets, args.temperatures):
         loss = OffsetCrossEntropyLoss(offset, temperature)
         plan = recipe(args.architecture, args.dataset, loss, args.epochs, seed)
-        changes = {name: getattr(args, name) for name in ("lr", "retract_every", "precision")}
-        plan = replace(plan, **changes)
-        _train(plan, args.data_dir)
+        changes = {name: getattr(args, name) for name in CHANGES}
+        _train(replace(plan, **changes), args.data_dir)
     if args.out is not None:
         write_record(args.out, args.architecture, args.dataset)
     if args.figure is not None:
@@ -92,8 +92,8 @@ def recipe(
 
 
 def _train(recipe: Recipe, data_dir: Path | None) -> None:
-    settings = f"e{recipe.epochs}-lr{recipe.lr:g}-r{recipe.retract_every}-s{recipe.seed}"
-    folder = ROOT / "runs" / f"{recipe.name}-{settings}"
+    settings = f"e{recipe.epochs}-b{recipe.batch_size}-lr{recipe.lr:g}-r{recipe.retract_every}"
+    folder = ROOT / "runs" / f"{recipe.name}-{settings}-s{recipe.seed}"
     run = prepare(recipe, folder, data_dir)
     if not (folder / ENVIRONMENT).exists():
         write_atomically(folder / ENVIRONMENT, json.dumps(environment()).encode())
@@ -112,7 +112,7 @@ def write_record(path: Path, architecture: str, dataset: str) -> None:
     for run in _finished_runs(architecture, dataset):
         plan, loss = run.recipe, run.recipe.loss
         assert isinstance(loss, OffsetCrossEntropyLoss)
-        key = plan.epochs, plan.lr, plan.retract_every, loss.offset, loss.temperature
+        key = *(getattr(plan, name) for name in SETTINGS[:4]), loss.offset, loss.temperature
         groups[key].append(_measured(run))
     if not groups:
         raise SystemExit(f"No finished run of {architecture} on {dataset} in {ROOT / 'runs'}.")
@@ -246,6 +246,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--architecture", choices=get_args(Architecture), default="small")
     parser.add_argument("--dataset", choices=DATASETS, default="mnist")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
     parser.add_argument("--lr", type=float, default=Recipe.lr, help="peak learning rate")
     parser.add_argument("--retract-every", type=int, default=Recipe.retract_every)
     parser.add_argument("--precision", choices=get_args(Precision), default=Recipe.precision)

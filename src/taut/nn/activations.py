@@ -6,6 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""A type of integers for each size of a number in bytes."""
+
 
 @final
 class MaxMin(nn.Module):
@@ -58,16 +61,40 @@ class _MaxMin(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (kept,) = ctx.saved_tensors
-        half = kept.shape[1]
-        high, low = grad[:, :half], grad[:, half : 2 * half]
-        swapped = torch.where(kept, high, low), torch.where(kept, low, high)
-        return torch.cat((*swapped, grad[:, 2 * half :]), 1)
+        return _Swap.apply(grad, kept)  # pyright: ignore[reportReturnType]
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
         x = args[0].movedim(in_dims[0], 0)
         outputs = _MaxMin.apply(x.flatten(0, 1))
         return tuple(y.unflatten(0, x.shape[:2]) for y in outputs), (0, 0)  # pyright: ignore[reportOptionalIterable]
+
+
+class _Swap(torch.autograd.Function):
+    """Swaps pairs of channels that are not `kept`; its own adjoint.
+
+    The bits that differ are flipped: exact, and several times as fast on a CPU as to select.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, kept: Tensor) -> Tensor:
+        half = kept.shape[1]
+        bits = x.view(_INTEGERS[x.element_size()])
+        differing = (bits[:, :half] ^ bits[:, half : 2 * half]) * ~kept
+        swapped = bits.clone()
+        swapped[:, :half] ^= differing
+        swapped[:, half : 2 * half] ^= differing
+        return swapped.view(x.dtype)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Swap.apply(grad, *ctx.saved_tensors), None  # pyright: ignore[reportReturnType]
 
 
 @final
