@@ -209,6 +209,35 @@ def test_gradients_of_maxmin(channels):
     assert torch.autograd.gradgradcheck(taut.nn.MaxMin(), (x,))
 
 
+@pytest.mark.parametrize("with_gradients", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        taut.nn.MaxMin,
+        lambda: taut.nn.Conv2d(4, 6, 3),
+        lambda: taut.nn.Conv2d(4, 6, 4, stride=2),
+        lambda: taut.nn.Conv2d(4, 6, 3, padding_mode="zeros"),
+    ],
+    ids=["maxmin", "conv", "strided", "zeros"],
+)
+def test_channels_that_lie_last_in_memory_stay_there(make, with_gradients):
+    layer = make()
+    x = torch.randn(3, 4, 8, 10)
+    last = x.to(memory_format=torch.channels_last)
+    with torch.set_grad_enabled(with_gradients):
+        first, y = (
+            layer(x.requires_grad_(with_gradients)),
+            layer(last.requires_grad_(with_gradients)),
+        )
+    assert y.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(y, first)
+    if with_gradients:
+        grad = torch.randn_like(y)
+        (expected,), (found,) = (torch.autograd.grad(*p, grad) for p in ((first, x), (y, last)))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found, expected)
+
+
 def test_gradient_of_a_tie_is_a_permutation():
     x = torch.ones(1, 4, requires_grad=True)
     grad = torch.arange(4.0)[None]
@@ -217,8 +246,9 @@ def test_gradient_of_a_tie_is_a_permutation():
 
 @pytest.mark.parametrize("left", [(1, 1), (0, 2), (3, 4), (5, 0)])
 @pytest.mark.parametrize("right", [(1, 1), (2, 0), (0, 0), (0, 9)])
-def test_circular_padding_and_its_gradients(left, right):
-    x = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_circular_padding_and_its_gradients(left, right, memory):
+    x = torch.randn(2, 2, 3, 4, dtype=torch.float64).to(memory_format=memory).requires_grad_()
 
     def wrap(x: Tensor) -> Tensor:
         return pad(x, Pads((0, 0), left, right), "circular")

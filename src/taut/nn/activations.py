@@ -42,7 +42,10 @@ class MaxMin(nn.Module):
 def _maxmin(x: Tensor) -> Tensor:
     half = x.shape[1] // 2
     a, b = x[:, :half], x[:, half : 2 * half]
-    return torch.cat((torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]), 1)
+    parts = [torch.maximum(a, b), torch.minimum(a, b)]
+    if x.shape[1] % 2:  # beside an empty part `cat` would not keep channels last in memory
+        parts.append(x[:, 2 * half :])
+    return torch.cat(parts, 1)
 
 
 class _MaxMin(torch.autograd.Function):

@@ -62,7 +62,9 @@ def pad(x: Shaped[Tensor, "*b h w"], pads: Pads, mode: str) -> Shaped[Tensor, "*
         return _wrap_repeatedly(x, sides)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Wrap.apply(x, sides)  # pyright: ignore[reportReturnType]
-    return F.pad(x, (left, right, top, bottom), "circular")
+    padded = F.pad(x, (left, right, top, bottom), "circular")
+    # torch's own circular padding puts channels first.
+    return _clone(padded, channels_last=True) if _channels_last(x) else padded
 
 
 @final
@@ -121,6 +123,24 @@ def _wrap_repeatedly(x: Tensor, sides: Sides) -> Tensor:
     return x.index_select(-2, rows).index_select(-1, columns)
 
 
+def _channels_last(x: Tensor) -> bool:
+    """Whether channels lie last in memory, of tensors inside `torch.func.vmap` too."""
+    return x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
+
+
+def _new_empty(x: Tensor, size: Pair) -> Tensor:
+    """A tensor of another height and width that lies in memory as `x` does."""
+    if _channels_last(x):
+        return x.new_empty(x.shape[0], *size, x.shape[1]).movedim(-1, -3)
+    return x.new_empty(*x.shape[:-2], *size)
+
+
+def _clone(x: Tensor, *, channels_last: bool) -> Tensor:
+    if channels_last:
+        return x.movedim(-3, -1).clone(memory_format=torch.contiguous_format).movedim(-1, -3)
+    return x.clone(memory_format=torch.contiguous_format)
+
+
 class _Wrap(torch.autograd.Function):
     """Circular padding with one copy forwards and one backwards; torch's takes several."""
 
@@ -130,7 +150,7 @@ class _Wrap(torch.autograd.Function):
     def forward(x: Tensor, sides: Sides) -> Tensor:
         top, bottom, left, right = sides
         height, width = x.shape[-2:]
-        y = x.new_empty(*x.shape[:-2], top + height + bottom, left + width + right)
+        y = _new_empty(x, (top + height + bottom, left + width + right))
         inner = y[..., top : top + height, :]
         inner[..., left : left + width] = x
         inner[..., :left] = x[..., width - left :]
@@ -157,10 +177,11 @@ class _Unwrap(torch.autograd.Function):
     def forward(y: Tensor, sides: Sides) -> Tensor:
         top, bottom, left, right = sides
         height, width = y.shape[-2] - top - bottom, y.shape[-1] - left - right
-        rows = y[..., top : top + height, :].clone(memory_format=torch.contiguous_format)
+        last = _channels_last(y)
+        rows = _clone(y[..., top : top + height, :], channels_last=last)
         rows[..., height - top :, :] += y[..., :top, :]
         rows[..., :bottom, :] += y[..., top + height :, :]
-        x = rows[..., left : left + width].clone(memory_format=torch.contiguous_format)
+        x = _clone(rows[..., left : left + width], channels_last=last)
         x[..., width - left :] += rows[..., :left]
         x[..., :right] += rows[..., left + width :]
         return x
