@@ -125,7 +125,7 @@ def _wrap_repeatedly(x: Tensor, sides: Sides) -> Tensor:
 
 def _channels_last(x: Tensor) -> bool:
     """Whether channels lie last in memory, of tensors inside `torch.func.vmap` too."""
-    return x.ndim == 4 and x.shape[1] > 1 and x.stride(1) == 1
+    return x.ndim == 4 and x.stride(1) == 1
 
 
 def _new_empty(x: Tensor, size: Pair) -> Tensor:
