@@ -107,6 +107,11 @@ def test_strongest_refuses_results_of_other_images(results):
         strongest(results)
 
 
+def test_strongest_refuses_an_eps_that_is_no_number():
+    with pytest.raises(ValueError, match=r"^`eps` must be a positive number .*; got eps='abc'\.$"):
+        strongest({"a": result([True], [0.1])}, "abc")
+
+
 def test_honest_certificates_hold():
     aim = target()
     for method in ("pgd", "fgsm"):

@@ -168,6 +168,7 @@ def test_a_finished_table_is_left_alone(out, capsys):
 def test_the_numbers_are_those_of_certificate_and_history(out, capsys):
     main([*QUICK, "--out", str(out)])
     page = (out / "table1.md").read_text()
+    assert "](table1.png)" in page
     assert (out / "table1.png").read_bytes().startswith(b"\x89PNG")
     for folder, system in zip(RUNS, ("RKO Small", "BCOP Small"), strict=True):
         certificate = json.loads((out / folder / "certificate.json").read_text())

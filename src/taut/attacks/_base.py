@@ -1,7 +1,9 @@
 """What a method of attack is."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fractions import Fraction
 
 from jaxtyping import Float, Float64, Int
 from torch import Tensor
@@ -80,3 +82,24 @@ class AbstractSmallestAttack(AbstractAttack):
         >>> isinstance(DDN(), AbstractSmallestAttack), isinstance(PGD(), AbstractSmallestAttack)
         (True, False)
     """
+
+
+def as_radius(eps: int | float | str | Fraction) -> float:
+    """Read eps as a positive number.
+
+    Raises:
+        ValueError: if it is none.
+
+    Example:
+        >>> as_radius("1/2")
+        0.5
+    """
+    try:
+        value = float(Fraction(eps) if isinstance(eps, str) else eps)
+    except (ValueError, ZeroDivisionError):
+        value = 0.0
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(
+            f'`eps` must be a positive number or a string such as "36/255"; got eps={eps!r}.'
+        )
+    return value

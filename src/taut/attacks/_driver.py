@@ -3,14 +3,13 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from math import isfinite
 from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor, nn
 
-from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
+from taut.attacks._base import AbstractAttack, AbstractSmallestAttack, as_radius
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
 from taut.attacks.autoattack import AutoAttack
@@ -100,7 +99,7 @@ def attack(
         >>> bool((result.distance <= 36 / 255).all())
         True
     """
-    radius = _positive(eps)
+    radius = as_radius(eps)
     chosen = make_method(method, options)
     _check(images, labels, batch_size)
     return _attack(chosen, model, images, labels, radius, batch_size)
@@ -174,19 +173,6 @@ def _attack(
             adversarial[part] = found
             success[part] = objective.broken(found, truth)
     return AttackResult(adversarial, success, distances(adversarial, images.detach()))
-
-
-def _positive(eps: int | float | str | Fraction) -> float:
-    """Read eps as a positive number."""
-    try:
-        value = float(Fraction(eps) if isinstance(eps, str) else eps)
-    except (ValueError, ZeroDivisionError):
-        value = 0.0
-    if not (isfinite(value) and value > 0):
-        raise ValueError(
-            f'`eps` must be a positive number or a string such as "36/255"; got eps={eps!r}.'
-        )
-    return value
 
 
 def make_method(method: str | AbstractAttack, options: Mapping[str, object]) -> AbstractAttack:

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
+from taut.attacks._base import as_radius
+
 
 @runtime_checkable
 class Outcome(Protocol):
@@ -76,7 +78,8 @@ def strongest(
         first: look at the first so many images alone, which each result must be of.
 
     Raises:
-        ValueError: if there is no result, or they are of different numbers of images.
+        ValueError: if there is no result, they are of different numbers of images, or `eps` is no
+            positive number.
 
     Example:
         >>> from taut.attacks import attack
@@ -112,5 +115,5 @@ def _reached(result: Outcome, eps: int | float | str | Fraction | None) -> Tenso
     """Distance of each success within eps, else inf."""
     counts = result.success
     if eps is not None:
-        counts = counts & (result.distance <= float(Fraction(eps)))
+        counts = counts & (result.distance <= as_radius(eps))
     return torch.where(counts, result.distance, torch.inf)

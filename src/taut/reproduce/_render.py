@@ -83,13 +83,14 @@ def markdown(page: Page) -> str:
         page: of a table.
 
     Returns:
-        Heading, table and notes; the same text for the same numbers.
+        Heading, tables, notes and the figure's name; the same text for the same numbers.
     """
     parts = [f"# {page.name}: {page.title}", page.setting]
     for dataset, lines in by_dataset(page.lines).items():
         rows = [HEADS, ("---", "---", "---:", "---:", "---:"), *map(cells, lines)]
         parts += [f"## {dataset}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
-    return "\n\n".join([*parts, *page.notes]) + "\n"
+    figure = f"![{page.title}]({page.name}.png)"
+    return "\n\n".join([*parts, figure, *page.notes]) + "\n"
 
 
 def write(page: Page) -> tuple[Path, Path]:
