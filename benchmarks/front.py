@@ -39,6 +39,8 @@ MEASURED = "measured.json"
 SETTINGS = ("epochs", "batch_size", "lr", "retract_every", "offset", "temperature")
 CHANGES = ("batch_size", "lr", "retract_every", "precision")
 RECORDS = ROOT / "records"
+PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.75}
+COLOURS = {"small": ("#3b5fa0", "#1d3157"), "large": ("#2f9e7d", "#0b6e52", "#06382b")}
 
 
 class Published(NamedTuple):
@@ -180,25 +182,30 @@ def draw(path: Path, records: Sequence[dict]) -> None:
     panels = [panel for panel in panels if panel[2]]
     if not panels:
         raise SystemExit(f"No record front-*.json in {RECORDS}.")
-    figure = Figure(figsize=(7.5 * len(panels), 6.5), layout="constrained", dpi=150)
+    figure = Figure(figsize=(6.5 * len(panels), 6), layout="constrained", dpi=170)
     all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (dataset, eps, found) in zip(all_axes, panels, strict=True):
         if dataset == "mnist":
             _draw_published(axes)
-        colours = iter(("#0b6e63", "#b4470f", "#3b5fa0", "#a58a12", "#8a5a9e", "#4f8f3a"))
         for record in found:
-            for epochs in sorted({point["epochs"] for point in record["points"]}):
-                _draw_sweep(axes, record, epochs, eps, next(colours))
+            _draw_record(axes, record, eps)
         axes.set_title(found[0]["points"][0]["runs"][0]["data"], loc="left", fontweight="bold")
         axes.set_xlabel("clean accuracy, %")
         axes.set_ylabel(f"certified accuracy at {eps} in l2, %")
         axes.grid(True, color="#e4e0d8", linewidth=0.8)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.margins(x=0.06, y=0.08)
+        axes.margins(x=0.14, y=0.08)
         axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0, -0.12))
     figure.savefig(path)
     print("Wrote", path)
+
+
+def _draw_record(axes: Any, record: dict, eps: str) -> None:
+    """A front for each number of epochs, longer trainings darker."""
+    epochs = sorted({point["epochs"] for point in record["points"]})
+    for each, colour in zip(epochs, COLOURS[record["architecture"]], strict=False):
+        _draw_sweep(axes, record, each, eps, colour)
 
 
 def _draw_sweep(axes: Any, record: dict, epochs: int, eps: str, colour: str) -> None:
@@ -214,27 +221,25 @@ def _draw_sweep(axes: Any, record: dict, epochs: int, eps: str, colour: str) -> 
     front = upper_hull(values)
     name = f"taut {record['architecture'].capitalize()}, {epochs} epochs (offset, temperature)"
     axes.plot(*zip(*front, strict=True), color=colour, marker="o", markersize=5, label=name)
-    labelled = ""
-    for x, y in front:
-        offset = values[x, y].split(",")[0]
-        if offset != labelled:  # neighbours of one offset would cover each other's
-            axes.annotate(
-                values[x, y], (x, y), (5, 4), textcoords="offset points", fontsize=8, color=colour
-            )
-        labelled = offset
+    style = {"textcoords": "offset points", "fontsize": 9, "color": colour, "bbox": PAPER}
+    for point in front:
+        axes.annotate(values[point], point, (6, 5), **style)
 
 
 def _draw_published(axes: Any) -> None:
-    style = {"color": "#5f5a52", "fontsize": 8}
+    style = {"color": "#5f5a52", "fontsize": 9, "bbox": PAPER}
+    points = [(entry.clean, entry.certified) for entry in published() if entry.clean is not None]
     for name, clean, certified in published():
         if clean is None:
             axes.axhline(certified, color=style["color"], linewidth=1, linestyle=":")
             below = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points"}
-            axes.annotate(name, (0.01, certified), (0, -10), **below, **style)
+            axes.annotate(name, (0.01, certified), (0, -12), **below, **style)
             continue
         axes.plot([clean], [certified], color=style["color"], marker="D", markersize=5)
-        beside = {"textcoords": "offset points", "ha": "right", "va": "center"}
-        axes.annotate(name, (clean, certified), (-7, 0), **beside, **style)
+        crowded = any(0 < clean - x < 0.5 and abs(certified - y) < 1 for x, y in points)
+        side = ((7, 0), "left") if crowded else ((-7, 0), "right")
+        beside = {"textcoords": "offset points", "ha": side[1], "va": "center"}
+        axes.annotate(name, (clean, certified), side[0], **beside, **style)
 
 
 def _arguments() -> argparse.Namespace:

@@ -82,7 +82,7 @@ def reproduced() -> str:
     for path in sorted((ROOT / "records" / "tables").glob("*.json")):
         record = json.loads(path.read_text())
         title = record["title"][0].lower() + record["title"][1:]
-        about = f"`{record['table']}`, {title}; `records/tables/{path.name}`:"
+        about = f"`{record['table']}`, {title}; {_effort(record)}; `records/tables/{path.name}`:"
         rows = ["| system | data | measure | ours | published | difference |", "|" + "---|" * 6]
         for line in record["lines"]:
             ours = "quoted" if line["quoted"] else spread(line)
@@ -92,6 +92,14 @@ def reproduced() -> str:
             rows.append(f"| {' | '.join(cells)} |")
         parts.append("\n".join([about, "", *rows]) + "\n")
     return "\n".join(parts) or "None is recorded yet.\n"
+
+
+def _effort(record: dict) -> str:
+    setting = record["setting"]
+    if isinstance(setting, dict):  # of critics, with all its numbers
+        return f"setting `{setting['name']}`"
+    epochs = {str(run["recipe"]["epochs"]) for run in record["runs"]}
+    return f"setting `{setting}`, epochs: {', '.join(sorted(epochs))} (published nets: 200)"
 
 
 def anomalies() -> str:
