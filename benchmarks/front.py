@@ -112,10 +112,8 @@ def write_record(path: Path, architecture: str, dataset: str) -> None:
     """Certify what is finished of one architecture and data set, and write it."""
     groups: dict[tuple[float, ...], list[dict]] = defaultdict(list)
     for run in _finished_runs(architecture, dataset):
-        plan, loss = run.recipe, run.recipe.loss
-        assert isinstance(loss, OffsetCrossEntropyLoss)
-        key = *(getattr(plan, name) for name in SETTINGS[:4]), loss.offset, loss.temperature
-        groups[key].append(_measured(run))
+        settings = vars(run.recipe) | vars(run.recipe.loss)
+        groups[tuple(settings[name] for name in SETTINGS)].append(_measured(run))
     if not groups:
         raise SystemExit(f"No finished run of {architecture} on {dataset} in {ROOT / 'runs'}.")
     points = [

@@ -107,9 +107,10 @@ def test_strongest_refuses_results_of_other_images(results):
         strongest(results)
 
 
-def test_strongest_refuses_an_eps_that_is_no_number():
-    with pytest.raises(ValueError, match=r"^`eps` must be a positive number .*; got eps='abc'\.$"):
-        strongest({"a": result([True], [0.1])}, "abc")
+@pytest.mark.parametrize("eps", ["abc", "1e400", "1/0", 0])
+def test_strongest_refuses_an_eps_that_is_no_positive_number(eps):
+    with pytest.raises(ValueError, match=rf"^`eps` must be a positive .*; got eps={eps!r}\.$"):
+        strongest({"a": result([True], [0.1])}, eps)
 
 
 def test_honest_certificates_hold():

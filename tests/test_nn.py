@@ -209,7 +209,6 @@ def test_gradients_of_maxmin(channels):
     assert torch.autograd.gradgradcheck(taut.nn.MaxMin(), (x,))
 
 
-@pytest.mark.parametrize("with_gradients", [True, False])
 @pytest.mark.parametrize(
     "make",
     [
@@ -220,22 +219,54 @@ def test_gradients_of_maxmin(channels):
     ],
     ids=["maxmin", "conv", "strided", "zeros"],
 )
-def test_channels_that_lie_last_in_memory_stay_there(make, with_gradients):
+def test_channels_that_lie_last_in_memory_stay_there_in_training(make):
     layer = make()
-    x = torch.randn(3, 4, 8, 10)
-    last = x.to(memory_format=torch.channels_last)
-    with torch.set_grad_enabled(with_gradients):
-        first, y = (
-            layer(x.requires_grad_(with_gradients)),
-            layer(last.requires_grad_(with_gradients)),
-        )
+    x = torch.randn(3, 4, 8, 10, requires_grad=True)
+    last = x.detach().to(memory_format=torch.channels_last).requires_grad_()
+    expected, y = layer(x), layer(last)
     assert y.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(y, first)
-    if with_gradients:
-        grad = torch.randn_like(y)
-        (expected,), (found,) = (torch.autograd.grad(*p, grad) for p in ((first, x), (y, last)))
-        assert found.is_contiguous(memory_format=torch.channels_last)
-        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(y, expected)
+    grad = torch.randn_like(y)
+    (expected,) = torch.autograd.grad(expected, x, grad)
+    (found,) = torch.autograd.grad(y, last, grad)
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("channels", [1, 2, 5])
+def test_maxmin_moves_every_bit_of_a_gradient(dtype, channels):
+    x = torch.randn(3, channels, 4, dtype=dtype, requires_grad=True)
+    grad = torch.randn_like(x)
+    grad[0], grad[1, :, 0] = torch.nan, -torch.inf
+    half = channels // 2
+    kept = x[:, :half] >= x[:, half : 2 * half]
+    a, b = grad[:, :half], grad[:, half : 2 * half]
+    expected = (torch.where(kept, a, b), torch.where(kept, b, a), grad[:, 2 * half :])
+    (found,) = torch.autograd.grad(taut.nn.MaxMin()(x), x, grad)
+    assert torch.equal(found.nan_to_num(), torch.cat(expected, 1).nan_to_num())
+    assert torch.equal(found.isnan(), torch.cat(expected, 1).isnan())
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_gradients_of_maxmin_under_transforms():
+    maxmin, x = taut.nn.MaxMin(), torch.randn(2, 5, 2)
+    jacobian = torch.autograd.functional.jacobian(maxmin, x)
+    batched = torch.autograd.functional.jacobian(maxmin, x, vectorize=True)
+    assert torch.equal(batched, jacobian)
+    many, grad = torch.randn(3, 2, 5, 2), torch.randn(2, 5, 2)
+    found = torch.func.vmap(lambda x: torch.func.vjp(maxmin, x)[1](grad)[0])(many)
+    expected = [torch.func.vjp(maxmin, x)[1](grad)[0] for x in many]
+    assert torch.equal(found, torch.stack(expected))
+
+    def slope(weight: Tensor) -> Tensor:
+        return torch.func.grad(lambda x: (maxmin(x) * weight).sum())(x)
+
+    assert torch.equal(torch.func.jvp(slope, (grad,), (grad,))[1], slope(grad))
+    negated = torch.randn(2, 5, 2, dtype=torch.complex64).conj().imag
+    leaf = x.clone().requires_grad_()
+    (found,) = torch.autograd.grad(maxmin(leaf), leaf, negated)
+    assert torch.equal(found, slope(negated.resolve_neg()))
 
 
 def test_gradient_of_a_tie_is_a_permutation():

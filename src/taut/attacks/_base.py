@@ -96,7 +96,7 @@ def as_radius(eps: int | float | str | Fraction) -> float:
     """
     try:
         value = float(Fraction(eps) if isinstance(eps, str) else eps)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ArithmeticError):
         value = 0.0
     if not (math.isfinite(value) and value > 0):
         raise ValueError(

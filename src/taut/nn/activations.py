@@ -5,6 +5,7 @@ from typing import final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch._C._functorch import is_legacy_batchedtensor, peek_interpreter_stack
 
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """A type of integers for each size of a number in bytes."""
@@ -42,10 +43,7 @@ class MaxMin(nn.Module):
 def _maxmin(x: Tensor) -> Tensor:
     half = x.shape[1] // 2
     a, b = x[:, :half], x[:, half : 2 * half]
-    parts = [torch.maximum(a, b), torch.minimum(a, b)]
-    if x.shape[1] % 2:  # beside an empty part `cat` would not keep channels last in memory
-        parts.append(x[:, 2 * half :])
-    return torch.cat(parts, 1)
+    return torch.cat((torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]), 1)
 
 
 class _MaxMin(torch.autograd.Function):
@@ -54,7 +52,8 @@ class _MaxMin(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         half = x.shape[1] // 2
-        return _maxmin(x), x[:, :half] >= x[:, half : 2 * half]
+        a, b = x[:, :half], x[:, half : 2 * half]
+        return _joined(torch.maximum(a, b), torch.minimum(a, b), x), a >= b
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
@@ -64,7 +63,7 @@ class _MaxMin(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (kept,) = ctx.saved_tensors
-        return _Swap.apply(grad, kept)  # pyright: ignore[reportReturnType]
+        return _swapped(grad, kept)
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
@@ -73,31 +72,29 @@ class _MaxMin(torch.autograd.Function):
         return tuple(y.unflatten(0, x.shape[:2]) for y in outputs), (0, 0)  # pyright: ignore[reportOptionalIterable]
 
 
-class _Swap(torch.autograd.Function):
-    """Swaps pairs of channels that are not `kept`; its own adjoint.
-
-    The bits that differ are flipped: exact, and several times as fast on a CPU as to select.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, kept: Tensor) -> Tensor:
-        half = kept.shape[1]
+def _swapped(x: Tensor, kept: Tensor) -> Tensor:
+    """Swap pairs of channels that are not `kept`."""
+    half = kept.shape[1]
+    if _plain(x):  # flip the bits that differ: exact, and several times as fast as to select
         bits = x.view(_INTEGERS[x.element_size()])
-        differing = (bits[:, :half] ^ bits[:, half : 2 * half]) * ~kept
-        swapped = bits.clone()
-        swapped[:, :half] ^= differing
-        swapped[:, half : 2 * half] ^= differing
-        return swapped.view(x.dtype)
+        a, b = bits[:, :half], bits[:, half : 2 * half]
+        differing = (a ^ b) * ~kept
+        return _joined(a ^ differing, b ^ differing, bits).view(x.dtype)
+    a, b = x[:, :half], x[:, half : 2 * half]
+    return _joined(torch.where(kept, a, b), torch.where(kept, b, a), x)
 
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
 
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Swap.apply(grad, *ctx.saved_tensors), None  # pyright: ignore[reportReturnType]
+def _plain(x: Tensor) -> bool:
+    """Whether x is numbers in the memory of a CPU: nothing that records, traces or batches."""
+    special = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_neg()
+    batched = is_legacy_batchedtensor(x) or peek_interpreter_stack() is not None
+    return x.is_cpu and not special and not batched
+
+
+def _joined(first: Tensor, second: Tensor, x: Tensor) -> Tensor:
+    """Both halves of the channels and an odd last one of `x`."""
+    # Beside an empty part `cat` would not keep channels last in memory.
+    return torch.cat((first, second, *([x[:, -1:]] if x.shape[1] % 2 else [])), 1)
 
 
 @final

@@ -27,8 +27,8 @@ class Conv2d(nn.Module):
         cheaper way to the same result.
 
     Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`, of any size; with
-    `padding="same"` the output has `ceil(h / stride)` rows and `ceil(w / stride)` columns. Where
-    channels lie last in memory (`torch.channels_last`), they do in the output and the gradient.
+    `padding="same"` the output has `ceil(h / stride)` rows and `ceil(w / stride)` columns. In
+    training, where channels lie last in memory (`torch.channels_last`), they do in the output, too.
 
     Args:
         in_channels: channels of the input.

@@ -62,9 +62,7 @@ def pad(x: Shaped[Tensor, "*b h w"], pads: Pads, mode: str) -> Shaped[Tensor, "*
         return _wrap_repeatedly(x, sides)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Wrap.apply(x, sides)  # pyright: ignore[reportReturnType]
-    padded = F.pad(x, (left, right, top, bottom), "circular")
-    # torch's own circular padding puts channels first.
-    return _clone(padded, channels_last=True) if _channels_last(x) else padded
+    return F.pad(x, (left, right, top, bottom), "circular")
 
 
 @final

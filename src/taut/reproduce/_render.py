@@ -83,14 +83,13 @@ def markdown(page: Page) -> str:
         page: of a table.
 
     Returns:
-        Heading, tables, notes and the figure's name; the same text for the same numbers.
+        Heading, tables and notes; the same text for the same numbers.
     """
     parts = [f"# {page.name}: {page.title}", page.setting]
     for dataset, lines in by_dataset(page.lines).items():
         rows = [HEADS, ("---", "---", "---:", "---:", "---:"), *map(cells, lines)]
         parts += [f"## {dataset}", "\n".join(f"| {' | '.join(row)} |" for row in rows)]
-    figure = f"![{page.title}]({page.name}.png)"
-    return "\n\n".join([*parts, figure, *page.notes]) + "\n"
+    return "\n\n".join([*parts, *page.notes]) + "\n"
 
 
 def write(page: Page) -> tuple[Path, Path]:
@@ -103,7 +102,7 @@ def write(page: Page) -> tuple[Path, Path]:
         The two files.
     """
     text_file, figure = (page.out / f"{page.name}{suffix}" for suffix in (".md", ".png"))
-    text = markdown(page).encode()
+    text = f"{markdown(page)}\n![{page.title}]({figure.name})\n".encode()
     if not (text_file.is_file() and figure.is_file() and text_file.read_bytes() == text):
         write_atomically(figure, draw(page))
         write_atomically(text_file, text)  # last: it tells that both are there
