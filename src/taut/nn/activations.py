@@ -86,9 +86,10 @@ def _swapped(x: Tensor, kept: Tensor) -> Tensor:
 
 def _plain(x: Tensor) -> bool:
     """Whether x is numbers in the memory of a CPU: nothing that records, traces or batches."""
-    special = torch.is_grad_enabled() or torch.compiler.is_compiling() or x.is_neg()
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return False
     batched = is_legacy_batchedtensor(x) or peek_interpreter_stack() is not None
-    return x.is_cpu and not special and not batched
+    return x.is_cpu and not x.is_neg() and not batched
 
 
 def _joined(first: Tensor, second: Tensor, x: Tensor) -> Tensor:
