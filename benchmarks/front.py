@@ -16,7 +16,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -39,6 +39,7 @@ MEASURED = "measured.json"
 SETTINGS = ("epochs", "batch_size", "lr", "retract_every", "offset", "temperature")
 CHANGES = ("batch_size", "lr", "retract_every", "precision")
 RECORDS = ROOT / "records"
+RIGHT, LEFT = (6, 5, "left"), (-8, -4, "right")
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.75}
 COLOURS = {"small": ("#3b5fa0", "#1d3157"), "large": ("#2f9e7d", "#0b6e52", "#06382b")}
 
@@ -202,11 +203,15 @@ def draw(path: Path, records: Sequence[dict]) -> None:
 def _draw_record(axes: Any, record: dict, eps: str) -> None:
     """A front for each number of epochs, longer trainings darker."""
     epochs = sorted({point["epochs"] for point in record["points"]})
-    for each, colour in zip(epochs, COLOURS[record["architecture"]], strict=False):
-        _draw_sweep(axes, record, each, eps, colour)
+    # Neighbouring fronts have their labels on opposite sides.
+    looks = zip(COLOURS[record["architecture"]], cycle((RIGHT, LEFT)), strict=False)
+    for each, (colour, side) in zip(epochs, looks, strict=False):
+        _draw_sweep(axes, record, each, eps, {"color": colour}, side)
 
 
-def _draw_sweep(axes: Any, record: dict, epochs: int, eps: str, colour: str) -> None:
+def _draw_sweep(
+    axes: Any, record: dict, epochs: int, eps: str, colour: dict, side: tuple[int, int, str]
+) -> None:
     values = {
         (
             point["summary"]["clean"]["mean"],
@@ -215,13 +220,14 @@ def _draw_sweep(axes: Any, record: dict, epochs: int, eps: str, colour: str) -> 
         for point in record["points"]
         if point["epochs"] == epochs
     }
-    axes.scatter(*zip(*values, strict=True), s=14, color=colour, alpha=0.45)
+    axes.scatter(*zip(*values, strict=True), s=14, alpha=0.45, **colour)
     front = upper_hull(values)
     name = f"taut {record['architecture'].capitalize()}, {epochs} epochs (offset, temperature)"
-    axes.plot(*zip(*front, strict=True), color=colour, marker="o", markersize=5, label=name)
-    style = {"textcoords": "offset points", "fontsize": 9, "color": colour, "bbox": PAPER}
+    axes.plot(*zip(*front, strict=True), marker="o", markersize=5, label=name, **colour)
+    *offset, align = side
+    style = {"textcoords": "offset points", "fontsize": 9, "bbox": PAPER, "ha": align, **colour}
     for point in front:
-        axes.annotate(values[point], point, (6, 5), **style)
+        axes.annotate(values[point], point, offset, **style)
 
 
 def _draw_published(axes: Any) -> None:
