@@ -204,7 +204,7 @@ def _draw_record(axes: Any, record: dict, eps: str) -> None:
     """A front for each number of epochs, longer trainings darker."""
     epochs = sorted({point["epochs"] for point in record["points"]})
     # Neighbouring fronts have their labels on opposite sides.
-    looks = zip(COLOURS[record["architecture"]], cycle((RIGHT, LEFT)), strict=False)
+    looks = zip(cycle(COLOURS[record["architecture"]]), cycle((RIGHT, LEFT)), strict=False)
     for each, (colour, side) in zip(epochs, looks, strict=False):
         _draw_sweep(axes, record, each, eps, {"color": colour}, side)
 

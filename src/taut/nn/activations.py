@@ -75,7 +75,7 @@ class _MaxMin(torch.autograd.Function):
 def _swapped(x: Tensor, kept: Tensor) -> Tensor:
     """Swap pairs of channels that are not `kept`."""
     half = kept.shape[1]
-    if _plain(x):  # flip the bits that differ: exact, and several times as fast as to select
+    if _plain(x):  # flip the bits that differ: exact, and selecting is slow on a CPU
         bits = x.view(_INTEGERS[x.element_size()])
         a, b = bits[:, :half], bits[:, half : 2 * half]
         differing = (a ^ b) * ~kept
