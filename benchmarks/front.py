@@ -41,7 +41,11 @@ CHANGES = ("batch_size", "lr", "retract_every", "precision")
 RECORDS = ROOT / "records"
 RIGHT, LEFT = (6, 5, "left"), (-8, -4, "right")
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.75}
-COLOURS = {"small": ("#3b5fa0", "#1d3157"), "large": ("#2f9e7d", "#0b6e52", "#06382b")}
+COLOURS = {
+    "small": ("#3b5fa0", "#1d3157"),
+    "large": ("#2f9e7d", "#0b6e52", "#06382b"),
+    "wide": ("#b0541e", "#6b2f0c"),
+}
 
 
 class Published(NamedTuple):

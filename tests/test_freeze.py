@@ -132,7 +132,7 @@ def test_whole_model(size):
     assert distance(frozen(x), model(x)) < 1e-13
 
 
-@pytest.mark.parametrize("architecture", ["small", "large", "fc3"])
+@pytest.mark.parametrize("architecture", ["small", "large", "fc3", "wide"])
 def test_layers_in_float32(architecture):
     """With gradients, where layers may go by factors: over many of them that rounding adds up."""
     model = taut.models.build(taut.models.ModelConfig(architecture))
@@ -146,7 +146,7 @@ def test_layers_in_float32(architecture):
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("architecture", ["small", "large", "fc3"])
+@pytest.mark.parametrize("architecture", ["small", "large", "fc3", "wide"])
 def test_whole_models_without_gradients_are_the_original_bit_for_bit(architecture, training):
     model = taut.models.build(taut.models.ModelConfig(architecture)).train(training)
     frozen, x = taut.freeze(model), torch.rand(5, 1, 28, 28)

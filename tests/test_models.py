@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from taut.models import ModelConfig, build, fc3, large, small
+from taut.models import ModelConfig, build, fc3, large, small, wide
 from taut.nn import Conv2d, Linear, MaxMin
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 9, 7), (2, 5, 12), (1, 4, 4), (1, 2, 3)]
@@ -11,14 +11,16 @@ SHAPES = [(1, 28, 28), (3, 32, 32), (3, 9, 7), (2, 5, 12), (1, 4, 4), (1, 2, 3)]
 
 @pytest.mark.parametrize(
     ("architecture", "shape"),
-    [("small", s) for s in SHAPES] + [("large", s) for s in SHAPES[2:]] + [("fc3", (2, 5, 3))],
+    [("small", s) for s in SHAPES]
+    + [(name, s) for name in ("large", "wide") for s in SHAPES[2:]]
+    + [("fc3", (2, 5, 3))],
 )
 def test_any_input_size_gives_one_logit_a_class(architecture, shape):
     model = build(ModelConfig(architecture, input_shape=shape, classes=7))
     assert model(torch.rand(2, *shape)).shape == (2, 7)
 
 
-def test_layers_are_those_of_the_paper():
+def test_layers_are_those_documented():
     def sizes(model):
         convolutions = [
             (layer.out_channels, layer.kernel_size[0], layer.stride[0])
@@ -31,9 +33,10 @@ def test_layers_are_those_of_the_paper():
     convolutions = [(32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2)]
     assert sizes(large((3, 32, 32), 10)) == (convolutions, [512, 512, 10])
     assert sizes(fc3((1, 5, 5), 10)) == ([], [1024, 1024, 1024, 10])
+    assert sizes(wide((1, 28, 28), 10)) == (convolutions[1:], [1024, 512, 10])
 
 
-@pytest.mark.parametrize("architecture", ["small", "large", "fc3"])
+@pytest.mark.parametrize("architecture", ["small", "large", "fc3", "wide"])
 def test_maxmin_follows_every_layer_but_the_last(architecture):
     layers = list(build(ModelConfig(architecture, input_shape=(1, 8, 8))))
     weighted = [i for i, layer in enumerate(layers) if isinstance(layer, Conv2d | Linear)]

@@ -466,7 +466,7 @@ def test_compiled_in_one_graph_that_follows_updates():
     [
         (name, architecture)
         for name, kind in methods().items()
-        for architecture in ("small", "large", "fc3")
+        for architecture in ("small", "large", "fc3", "wide")
         if (architecture != "fc3" and not kind.matrices_only) or name in ("OSSN", "BCOPFixed")
     ],
 )

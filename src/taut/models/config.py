@@ -6,9 +6,10 @@ from typing import Literal, final, get_args
 from torch import nn
 
 from taut.models.paper import fc3, large, small
+from taut.models.wide import wide
 from taut.parametrizations import BCOP, RKO, BCOPFixed, Orthogonal, methods
 
-Architecture = Literal["small", "large", "fc3"]
+Architecture = Literal["small", "large", "fc3", "wide"]
 
 
 @final
@@ -17,7 +18,7 @@ class ModelConfig:
     """Everything `build` needs to know.
 
     Args:
-        architecture: one of the paper's: "small", "large" or "fc3".
+        architecture: the paper's "small", "large" or "fc3", or "wide", ours for large radii.
         input_shape: channels, height and width of an image.
         classes: number of logits.
         parametrization: name of a class in `taut.parametrizations`, used for every layer; dense
@@ -73,5 +74,5 @@ def build(config: ModelConfig) -> nn.Sequential:
     dense = Orthogonal if kernels in (BCOP, RKO, BCOPFixed) else kernels
     if config.architecture == "fc3":
         return fc3(config.input_shape, config.classes, dense=dense)
-    function = {"small": small, "large": large}[config.architecture]
+    function = {"small": small, "large": large, "wide": wide}[config.architecture]
     return function(config.input_shape, config.classes, parametrization=kernels, dense=dense)

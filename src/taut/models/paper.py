@@ -1,16 +1,9 @@
 """The three classifiers of the founding paper, for any input size and number of classes."""
 
-import math
-from collections.abc import Callable, Iterator
-from itertools import chain
-
 from torch import nn
 
-from taut.nn import Conv2d, Linear, MaxMin
-from taut.parametrizations import BCOP, AbstractParametrization, Orthogonal
-
-Parametrization = Callable[..., AbstractParametrization]
-Named = Iterator[tuple[str, nn.Module]]
+from taut.models._sequence import Parametrization, sequence
+from taut.parametrizations import BCOP, Orthogonal
 
 
 def small(
@@ -42,10 +35,9 @@ def small(
         >>> model(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])
     """
-    widths = ((16, 4, 2), (32, 4, 2))
-    convolutional = _convolutions(input_shape[0], widths, parametrization)
-    features = _features(input_shape, widths)
-    return _sequential(convolutional, _head((features, 100, classes), dense, len(widths)))
+    convolutions = ((16, 4, 2), (32, 4, 2))
+    kinds = {"parametrization": parametrization, "dense": dense}
+    return sequence(input_shape, convolutions, (100, classes), **kinds)
 
 
 def large(
@@ -74,10 +66,9 @@ def large(
         >>> large((3, 9, 7), 4)(torch.zeros(2, 3, 9, 7)).shape
         torch.Size([2, 4])
     """
-    widths = ((32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2))
-    convolutional = _convolutions(input_shape[0], widths, parametrization)
-    features = _features(input_shape, widths)
-    return _sequential(convolutional, _head((features, 512, 512, classes), dense, len(widths)))
+    convolutions = ((32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2))
+    kinds = {"parametrization": parametrization, "dense": dense}
+    return sequence(input_shape, convolutions, (512, 512, classes), **kinds)
 
 
 def fc3(
@@ -103,36 +94,4 @@ def fc3(
         >>> fc3((1, 4, 4), 10)(torch.zeros(2, 1, 4, 4)).shape
         torch.Size([2, 10])
     """
-    return _sequential(_head((math.prod(input_shape), 1024, 1024, 1024, classes), dense, 0))
-
-
-def _convolutions(
-    channels: int, widths: tuple[tuple[int, int, int], ...], parametrization: Parametrization
-) -> Named:
-    for i, (width, kernel_size, stride) in enumerate(widths, 1):
-        layer = Conv2d(channels, width, kernel_size, stride, parametrization=parametrization)
-        yield f"conv{i}", layer
-        yield f"maxmin{i}", MaxMin()
-        channels = width
-
-
-def _head(widths: tuple[int, ...], dense: Parametrization, layers_before: int) -> Named:
-    yield "flatten", nn.Flatten()
-    for i in range(1, len(widths)):
-        yield f"dense{i}", Linear(widths[i - 1], widths[i], parametrization=dense)
-        if i < len(widths) - 1:
-            yield f"maxmin{layers_before + i}", MaxMin()
-
-
-def _features(input_shape: tuple[int, int, int], widths: tuple[tuple[int, int, int], ...]) -> int:
-    _, height, width = input_shape
-    for _, _, stride in widths:
-        height, width = math.ceil(height / stride), math.ceil(width / stride)
-    return widths[-1][0] * height * width
-
-
-def _sequential(*parts: Named) -> nn.Sequential:
-    model = nn.Sequential()
-    for name, layer in chain(*parts):
-        model.add_module(name, layer)
-    return model
+    return sequence(input_shape, (), (1024, 1024, 1024, classes), parametrization=BCOP, dense=dense)
