@@ -14,7 +14,8 @@ def attacked() -> str:
         return "Not measured yet.\n"
     rows = [_HEAD, "|" + "---|" * (_HEAD.count("|") - 1)]
     for run in chain.from_iterable(json.loads(path.read_text())["runs"] for path in records):
-        name = f"`{run['recipe']['name']}`, seed {run['recipe']['seed']}"
+        recipe = run["recipe"]
+        name = f"`{recipe['name']}`, {recipe['epochs']} epochs, seed {recipe['seed']}"
         best = [{**line, "name": f"strongest of {len(line['of'])}"} for line in run["strongest"]]
         for line in (*run["attacks"], *best):
             for eps, share in line["attacked"].items():

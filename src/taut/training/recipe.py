@@ -71,7 +71,7 @@ class Recipe:
         retract_every: steps from one `taut.retract_` to the next, which keeps raw tensors
             near-orthonormal; 0 for never.
         precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
-            are computed in float32 all the same, and results are certified in float32.
+            are computed in float32 all the same, and what is certified is the net without autocast.
         augment: random crops and flips, or None.
         holdout: what to test on, for images by class that come without a test split.
         resize: whether to bring images by class to the model's shape, scaled until they cover it
