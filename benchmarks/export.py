@@ -91,7 +91,7 @@ RUNTIMES: dict[str, Callable[[Path, Tensor], Tensor]] = {
 
 @torch.no_grad()
 def exported_models(folder: Path) -> dict[str, dict[str, float]]:
-    """For each architecture the difference of each file in its own runtime, and its bound."""
+    """Of each of the paper's nets the difference of each file in its own runtime, and its bound."""
     found = {}
     for architecture in ("small", "large", "fc3"):
         torch.manual_seed(0)

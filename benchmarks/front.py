@@ -256,7 +256,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--architecture", choices=get_args(Architecture), default="small")
+    parser.add_argument("--architecture", choices=tuple(COLOURS), default="small")
     parser.add_argument("--dataset", choices=DATASETS, default="mnist")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)

@@ -43,7 +43,14 @@ QUICK = Settings(repeats=1)
 
 @pytest.mark.parametrize(
     "name",
-    ["8x16x3@16b16", "8x16x4s2@32b4", "4096x512b128", "large-cifar10b128", "stack-3x8@16b2"],
+    [
+        "8x16x3@16b16",
+        "8x16x4s2@32b4",
+        "4096x512b128",
+        "large-cifar10b128",
+        "wide-mnistb128",
+        "stack-3x8@16b2",
+    ],
 )
 def test_names_are_read_back(name):
     assert parse_case(name).name == name

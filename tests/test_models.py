@@ -3,7 +3,9 @@ import math
 import pytest
 import torch
 
+import taut
 from taut.models import ModelConfig, build, fc3, large, small, wide
+from taut.models._sequence import sequence
 from taut.nn import Conv2d, Linear, MaxMin
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 9, 7), (2, 5, 12), (1, 4, 4), (1, 2, 3)]
@@ -43,6 +45,12 @@ def test_maxmin_follows_every_layer_but_the_last(architecture):
     assert all(isinstance(layers[i + 1], MaxMin) for i in weighted[:-1])
     assert weighted[-1] == len(layers) - 1
     assert sum(isinstance(layer, MaxMin) for layer in layers) == len(weighted) - 1
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (1, 1, 28, 28)])
+def test_convolutions_refuse_a_shape_that_is_no_images(shape):
+    with pytest.raises(ValueError, match="`input_shape` must be channels, height and width; got"):
+        sequence(shape, ((8, 4, 2),), (10,), taut.Orthogonal)
 
 
 @pytest.mark.parametrize("parametrization", ["BCOP", "RKO"])

@@ -11,7 +11,7 @@ from oracles import dense_operator
 from taut.deploy import shrink_
 
 
-@pytest.mark.parametrize("architecture", ["small", "large"])
+@pytest.mark.parametrize("architecture", ["small", "large", "wide"])
 def test_shrunk_models_have_a_proved_norm_of_at_most_1(architecture):
     shape = (3, 32, 32)
     model = taut.models.build(taut.models.ModelConfig(architecture, input_shape=shape))

@@ -2,16 +2,17 @@
 
 import re
 from dataclasses import dataclass
-from typing import final
+from typing import final, get_args
 
 from torch import nn
 
 from taut.models import ModelConfig, build
+from taut.models.config import Architecture
 from taut.nn import Conv2d, MaxMin
 from taut.parametrizations import methods
 
 _LAYER = re.compile(r"(\d+)x(\d+)(?:x(\d+)(?:s(\d+))?(?:@(\d+))?)?(?:b(\d+))?")
-_NET = re.compile(r"(small|large|fc3)-(mnist|cifar10)(?:b(\d+))?")
+_NET = re.compile(rf"({'|'.join(get_args(Architecture))})-(mnist|cifar10)(?:b(\d+))?")
 _STACK = re.compile(r"stack-(\d+)x(\d+)(?:@(\d+))?(?:b(\d+))?")
 _SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 _CLASSES = 10
@@ -78,10 +79,10 @@ class LayerCase:
 @final
 @dataclass(frozen=True)
 class NetCase:
-    """A net of the paper, or a stack of equal 3x3 layers with MaxMin between them.
+    """A net of `taut.models`, or a stack of equal 3x3 layers with MaxMin between them.
 
     Args:
-        architecture: "small", "large", "fc3" or "stack".
+        architecture: "small", "large", "fc3", "wide" or "stack".
         input_shape: channels, height and width.
         batch: images in a training step.
         depth: layers of a stack, 0 for the others.
@@ -187,8 +188,8 @@ def parse_net(text: str) -> NetCase:
         depth, channels, size, batch = (int(x) if x else 16 for x in found.groups())
         return NetCase("stack", (channels, size, size), batch, depth)
     raise ValueError(
-        "A net is small-, large- or fc3- with mnist or cifar10, or stack-DEPTHxCHANNELS, with "
-        f"@SIZE (a stack) and bBATCH if wanted, such as large-cifar10b64; got {text!r}."
+        "A net is small-, large-, fc3- or wide- with mnist or cifar10, or stack-DEPTHxCHANNELS, "
+        f"with @SIZE (a stack) and bBATCH if wanted, such as large-cifar10b64; got {text!r}."
     )
 
 

@@ -31,8 +31,8 @@ All contenders of a case take turns in one run; ratios are medians over the roun
 record.json, table.md and plots into a folder; stopped, the same command goes on from there.
 
 A layer is INxOUTxKERNEL with sSTRIDE, @SIZE and bBATCH if wanted (64x128x4s2@32b8), or INxOUT for
-a dense one. A net is small-, large- or fc3- with mnist or cifar10, or stack-DEPTHxCHANNELS: equal
-3x3 layers with MaxMin between them.
+a dense one. A net is small-, large-, fc3- or wide- with mnist or cifar10, or stack-DEPTHxCHANNELS:
+equal 3x3 layers with MaxMin between them.
 
 Example: taut bench --layers 128x128x3 256x256x3 --nets large-cifar10 --out runs/mine"""
 

@@ -9,7 +9,8 @@ from taut.models.paper import fc3, large, small
 from taut.models.wide import wide
 from taut.parametrizations import BCOP, RKO, BCOPFixed, Orthogonal, methods
 
-Architecture = Literal["small", "large", "fc3", "wide"]
+PaperArchitecture = Literal["small", "large", "fc3"]
+Architecture = Literal[PaperArchitecture, "wide"]
 
 
 @final
@@ -18,7 +19,7 @@ class ModelConfig:
     """Everything `build` needs to know.
 
     Args:
-        architecture: the paper's "small", "large" or "fc3", or "wide", ours for large radii.
+        architecture: the paper's "small", "large" or "fc3", or "wide", a variant of Large.
         input_shape: channels, height and width of an image.
         classes: number of logits.
         parametrization: name of a class in `taut.parametrizations`, used for every layer; dense

@@ -36,8 +36,7 @@ def small(
         torch.Size([5, 10])
     """
     convolutions = ((16, 4, 2), (32, 4, 2))
-    kinds = {"parametrization": parametrization, "dense": dense}
-    return sequence(input_shape, convolutions, (100, classes), **kinds)
+    return sequence(input_shape, convolutions, (100, classes), dense, parametrization)
 
 
 def large(
@@ -67,8 +66,7 @@ def large(
         torch.Size([2, 4])
     """
     convolutions = ((32, 3, 1), (32, 4, 2), (64, 3, 1), (64, 4, 2))
-    kinds = {"parametrization": parametrization, "dense": dense}
-    return sequence(input_shape, convolutions, (512, 512, classes), **kinds)
+    return sequence(input_shape, convolutions, (512, 512, classes), dense, parametrization)
 
 
 def fc3(
@@ -94,4 +92,4 @@ def fc3(
         >>> fc3((1, 4, 4), 10)(torch.zeros(2, 1, 4, 4)).shape
         torch.Size([2, 10])
     """
-    return sequence(input_shape, (), (1024, 1024, 1024, classes), parametrization=BCOP, dense=dense)
+    return sequence(input_shape, (), (1024, 1024, 1024, classes), dense)

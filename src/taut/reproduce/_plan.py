@@ -5,10 +5,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import final
+from typing import final, get_args
 
 from taut.data import load
 from taut.models import ModelConfig, build
+from taut.models.config import PaperArchitecture
 from taut.reproduce._protocol import DATASETS, Setting
 from taut.reproduce._table import Measure, Row, Table
 from taut.reproduce._work import check_attacks, missing
@@ -239,7 +240,7 @@ def _rows(table: Table, dataset: str) -> list[Row]:
 
 def _kept(row: Row, words: Sequence[str]) -> bool:
     systems = set(words) - set(DATASETS)
-    architectures = systems & {"small", "large", "fc3"}
+    architectures = systems & set(get_args(PaperArchitecture))
     methods = systems - architectures
     return (not architectures or row.architecture in architectures) and (
         not methods or (row.method or "").lower() in methods

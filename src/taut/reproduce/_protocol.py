@@ -6,7 +6,7 @@ from typing import final
 
 from taut.data import Augment
 from taut.models import ModelConfig
-from taut.models.config import Architecture
+from taut.models.config import PaperArchitecture
 from taut.reproduce._table import Column, Measure, Radius
 from taut.training import MultiMarginLoss, Recipe, Schedule
 
@@ -73,7 +73,7 @@ class Setting:
     name: str
     summary: str
     seeds: tuple[int, ...]
-    epochs: Mapping[Architecture, int]
+    epochs: Mapping[PaperArchitecture, int]
     lr: float
     schedule: Schedule
     retract_every: int
@@ -84,7 +84,7 @@ class Setting:
     def recipe(
         self,
         dataset: str,
-        architecture: Architecture,
+        architecture: PaperArchitecture,
         method: str,
         *,
         seed: int,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal, final
 
-from taut.models.config import Architecture
+from taut.models.config import PaperArchitecture
 
 Kind = Literal["clean", "certified", "pgd", "fgsm", "boundary", "pointwise"]
 Radius = Literal["small", "large"]
@@ -89,7 +89,7 @@ class Row:
     system: str
     published: tuple[Published, ...]
     source: str
-    architecture: Architecture | None = None
+    architecture: PaperArchitecture | None = None
     method: str | None = None
 
 
@@ -115,7 +115,7 @@ class Table:
 
 def ours(
     dataset: str,
-    architecture: Architecture,
+    architecture: PaperArchitecture,
     method: str,
     *values: float | tuple[float, float],
     source: str,
