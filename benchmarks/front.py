@@ -39,12 +39,13 @@ MEASURED = "measured.json"
 SETTINGS = ("epochs", "batch_size", "lr", "retract_every", "offset", "temperature")
 CHANGES = ("batch_size", "lr", "retract_every", "precision")
 RECORDS = ROOT / "records"
-RIGHT, LEFT = (6, 5, "left"), (-8, -4, "right")
+RIGHT, LEFT, ABOVE = (6, 5, "left"), (-8, -4, "right"), (-4, 8, "right")
 PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.75}
-COLOURS = {
-    "small": ("#3b5fa0", "#1d3157"),
-    "large": ("#2f9e7d", "#0b6e52", "#06382b"),
-    "wide": ("#b0541e", "#6b2f0c"),
+# Colours, and where labels stand: neighbouring fronts have theirs on different sides.
+LOOKS = {
+    "small": (("#3b5fa0", RIGHT), ("#1d3157", LEFT)),
+    "large": (("#2f9e7d", RIGHT), ("#0b6e52", LEFT), ("#06382b", RIGHT)),
+    "wide": (("#b0541e", ABOVE), ("#6b2f0c", RIGHT)),
 }
 
 
@@ -207,8 +208,7 @@ def draw(path: Path, records: Sequence[dict]) -> None:
 def _draw_record(axes: Any, record: dict, eps: str) -> None:
     """A front for each number of epochs, longer trainings darker."""
     epochs = sorted({point["epochs"] for point in record["points"]})
-    # Neighbouring fronts have their labels on opposite sides.
-    looks = zip(cycle(COLOURS[record["architecture"]]), cycle((RIGHT, LEFT)), strict=False)
+    looks = cycle(LOOKS[record["architecture"]])
     for each, (colour, side) in zip(epochs, looks, strict=False):
         _draw_sweep(axes, record, each, eps, {"color": colour}, side)
 
@@ -256,7 +256,7 @@ def _arguments() -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--architecture", choices=tuple(COLOURS), default="small")
+    parser.add_argument("--architecture", choices=tuple(LOOKS), default="small")
     parser.add_argument("--dataset", choices=DATASETS, default="mnist")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=Recipe.batch_size)
