@@ -16,9 +16,8 @@ def wide(
     """Three convolutions, none at full resolution, and wide dense layers, MaxMin between them.
 
     Conv 32 k4 s2, conv 64 k3, conv 64 k4 s2, dense 1024, dense 512: the paper's Large without its
-    first convolution, the one that costs most, and with a first dense layer twice as wide; 3.8
-    million raw numbers for 28 x 28 pixels, where Large has 2.0. What it reaches on MNIST stands
-    in `records/front-mnist-wide.json`.
+    first convolution and with a first dense layer twice as wide; 3.8 million raw numbers for
+    28 x 28 pixels, where Large has 2.0. What it reaches on MNIST: `records/front-mnist-wide.json`.
 
     Args:
         input_shape: channels, height and width of an image; sizes need not be multiples of 4.
