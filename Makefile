@@ -1,50 +1,54 @@
-# `make demo` and `make test` set up what they need; nothing else has to be run first.
+# Every target sets up what it needs in .venv, once; nothing else has to be run first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-READY := $(VENV)/.ready
-PEERS := $(VENV)/.peers
-SITE := $(VENV)/.site
+PIP := $(BIN)/python -m pip install -q -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow lint docs bench clean
+.PHONY: demo test test-slow test-mutants lint docs bench check-core clean
 
-demo: $(READY)
+demo: $(VENV)/.ready-demo
 	$(BIN)/taut demo
 
-test: $(READY)
-	$(PYTEST) -q -n 2
+test: $(VENV)/.ready-test
+	$(PYTEST) -q -n 2 --ignore tests/mutants
 
-test-slow: $(READY)
+test-slow: $(VENV)/.ready-test
 	$(PYTEST) -q -m "slow and not gpu"
 
-lint: $(READY)
-	$(BIN)/ruff format --check src tests benchmarks examples scripts
-	$(BIN)/ruff check src tests benchmarks examples scripts
+# One term of the source after the other is altered; some check must notice.
+test-mutants: $(VENV)/.ready-test
+	$(PYTEST) -q -n 2 tests/mutants
+
+lint: $(VENV)/.ready-test $(VENV)/.ready-lint
+	$(BIN)/ruff format --check src tests experiments examples scripts
+	$(BIN)/ruff check src tests experiments examples scripts
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
 # The pages of docs/ and of the packages as a site in site/; a warning is an error.
-docs: $(SITE)
+docs: $(VENV)/.ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
-bench: $(PEERS)
-	$(BIN)/python -m benchmarks.speed
+bench: $(VENV)/.ready-bench
+	$(BIN)/python -m experiments.speed
 
-$(READY): pyproject.toml constraints.txt
+# The wheel in an environment of its own, with the core dependencies alone.
+check-core:
+	$(PYTHON) scripts/check_core_install.py
+
+# Commands, training and reports, without the tools of tests, lint, docs and benchmarks.
+$(VENV)/.ready-demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'taut needs Python 3.11 or later; pass one with PYTHON=...')"
-	@echo "Setting up $(VENV) with PyTorch and the tools of the tests: some minutes, once."
+	@echo "Setting up $(VENV) with PyTorch: some minutes, once."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install -q "pip>=25.1"
-	@$(BIN)/python -m pip install -q -c constraints.txt -e . --group dev
+	@$(PIP) -e '.[cli]'
 	@touch $@
 
-$(PEERS): $(READY)
-	@$(BIN)/python -m pip install -q -c constraints.txt --group bench
-	@touch $@
-
-$(SITE): $(READY)
-	@$(BIN)/python -m pip install -q -c constraints.txt --group docs
+# Each dependency group of pyproject.toml: test, lint, docs, bench.
+$(VENV)/.ready-%: $(VENV)/.ready-demo
+	@$(PIP) -e '.[cli]' --group $*
 	@touch $@
 
 clean:

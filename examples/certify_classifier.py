@@ -20,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> Certification:
 
     torch.manual_seed(0)
     data = taut.data.load("fashion-mnist-subset")
-    model = taut.models.small(data.input_shape, classes=10)
+    model = taut.models.Small().build(data.input_shape, classes=10)
     loss = taut.losses.OffsetCrossEntropy(offset=0.7, temperature=0.25)
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for epoch in range(options.epochs):

@@ -26,15 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> taut.wasserstein.W1Estimate:
 
     critic = taut.wasserstein.critics.dense(tuple(p.shape[1:]), width=64)
     settings = taut.wasserstein.Settings(steps=options.steps, domain=(0.0, 1.0))
-    found = taut.wasserstein.estimate(p, q, critic, settings=settings)
-    print(found)
-    print(f"The critic's proved Lipschitz constant: {float(found.bound):.9f}")
+    result = taut.wasserstein.estimate(p, q, critic, settings=settings)
+    print(result)
+    print(f"The critic's proved Lipschitz constant: {float(result.bound):.9f}")
 
     with torch.no_grad():
-        scores = found.critic(torch.cat((p, q))).flatten()
+        scores = result.critic(torch.cat((p, q))).flatten()
     print(f"It scores the first class {scores[: len(p)].mean():.2f} in the mean,")
     print(f"and the second one {scores[len(p) :].mean():.2f}.")
-    return found
+    return result
 
 
 if __name__ == "__main__":

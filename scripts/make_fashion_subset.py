@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from taut.data import Split, load
-from taut.data.embedded import FILE
+from taut.data._named import EMBEDDED_FILE
 
-TARGET = Path(__file__).parents[1] / "src/taut/data/embedded" / FILE
+TARGET = Path(__file__).parents[1] / "src/taut/data/embedded" / EMBEDDED_FILE
 
 
 def first_of_each_class(split: Split, count: int) -> tuple[np.ndarray, np.ndarray]:

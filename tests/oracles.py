@@ -3,7 +3,9 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from taut.program import Rounding, operation, trace
 
 
 def dense_operator(f: Callable[[Tensor], Tensor], input_shape: tuple[int, ...]) -> Tensor:
@@ -13,3 +15,9 @@ def dense_operator(f: Callable[[Tensor], Tensor], input_shape: tuple[int, ...]) 
     with torch.no_grad():
         zero = f(torch.zeros(1, *input_shape, dtype=torch.float64))
         return (f(eye) - zero).reshape(size, -1).T
+
+
+def rounding_of(module: nn.Module, input_shape: tuple[int, ...]) -> Rounding:
+    """What is promised of the rounding of one layer."""
+    (site,) = trace(module, input_shape).sites()
+    return operation(site).rounding(site)

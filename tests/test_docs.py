@@ -1,6 +1,7 @@
 """The documentation says what is so: its code runs, its tables are those of the records."""
 
 import functools
+import importlib
 import inspect
 import json
 import re
@@ -10,12 +11,14 @@ from pathlib import Path
 import pytest
 import tyro
 
+from experiments import NAMES, tables
+from experiments.command_line import RECORD, called, session
 from taut.cli import main
 from taut.cli.app import COMMANDS
 from taut.training import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 LANGUAGES = {"python", "json", "sh", "text"}  # the last is what a program prints
 
 
@@ -43,7 +46,9 @@ def test_commands_are_understood(page, monkeypatch):
     monkeypatch.setattr(tyro, "cli", parse_only)
     for line in "".join(blocks(page, "sh")).splitlines():
         words = shlex.split(line, comments=True)
-        if "taut" in words:  # torchrun and srun come before it
+        if words[:2] == ["python", "-m"] and words[2].startswith("experiments."):
+            importlib.import_module(words[2]).EXPERIMENT.parser().parse_args(words[3:])
+        elif "taut" in words:  # torchrun and srun come before it
             with pytest.raises(Parsed):
                 main(words[words.index("taut") + 1 :])
         elif words[:1] == ["make"]:
@@ -59,6 +64,7 @@ def test_names_of_commands_and_modules_exist(page):
         paths = [root.joinpath(*module.split(".")) for root in (ROOT, ROOT / "src")]
         names = [name for path in paths for name in (f"{path}.py", path / "__main__.py")]
         assert any(Path(name).exists() for name in names), module
+        assert not module.startswith("experiments.") or module.split(".")[1] in NAMES
     for script in re.findall(r"python (\S+\.py)", text):
         assert (ROOT / script).exists()
 
@@ -100,20 +106,25 @@ def test_links_within_the_repository_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
-def test_tables_are_those_of_the_records(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks.tables import PAGES, updated
-
-    for page in PAGES:
-        assert updated(page) == page.read_text(), page.name
+def test_tables_are_those_of_the_records():
+    for page in tables.PAGES:
+        assert tables.updated(page) == page.read_text(), page.name
 
 
-def test_recorded_session_is_what_the_commands_print(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks.command_line import RECORD, called
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_marked_table_has_a_source(page):
+    marks = re.findall(r"<!-- ([\w-]+): python -m experiments\.tables -->", page.read_text())
+    assert sorted(marks) == sorted(tables.PAGES.get(page, {}))
 
+
+def test_recorded_session_is_what_the_commands_print():
     runs = json.loads(RECORD.read_text())["session"]
-    assert {run["command"].split()[1] for run in runs} == set(COMMANDS)
+    named = [run["command"].split() for run in runs]
+    assert {words[1] for words in named if words[0] == "taut"} == set(COMMANDS)
+    assert {words[2] for words in named if words[0] == "python"} == {
+        "experiments.reproduce",
+        "experiments.speed",
+    }
     quick = [run for run in runs if run["command"] == "taut list" or run["code"]]
     assert [run["code"] for run in quick] == [0, 2]
     for run in quick:
@@ -121,10 +132,7 @@ def test_recorded_session_is_what_the_commands_print(monkeypatch):
 
 
 @pytest.mark.slow
-def test_recorded_session_can_be_done_again(monkeypatch):
-    monkeypatch.syspath_prepend(ROOT)
-    from benchmarks.command_line import RECORD, session
-
+def test_recorded_session_can_be_done_again():
     before = json.loads(RECORD.read_text())["session"]
     for old, new in zip(before, session([run["command"] for run in before]), strict=True):
         assert (new["command"], new["code"]) == (old["command"], old["code"])

@@ -1,10 +1,10 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, deploy, losses, models, nn, theory, wasserstein
+from taut import data, diagnostics, export, losses, models, nn, theory, wasserstein
+from taut._load import load
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, verify
-from taut.deploy import convert, freeze
-from taut.lipschitz import lipschitz_bound, singular_values
+from taut.export import convert, freeze
 from taut.parametrizations import (
     BCOP,
     OSSN,
@@ -13,12 +13,14 @@ from taut.parametrizations import (
     SVCM,
     BCOPFixed,
     Orthogonal,
+    after_step,
     batched,
     cached,
     projected,
     retract_,
     update_,
 )
+from taut.program import lipschitz_bound, singular_values
 
 __version__ = "0.1.0"
 
@@ -30,6 +32,7 @@ __all__ = [
     "SVCM",
     "BCOPFixed",
     "Orthogonal",
+    "after_step",
     "attack",
     "batched",
     "cached",
@@ -37,10 +40,12 @@ __all__ = [
     "certify",
     "convert",
     "data",
-    "deploy",
+    "diagnostics",
+    "export",
     "freeze",
     "l2_distance_upper",
     "lipschitz_bound",
+    "load",
     "losses",
     "models",
     "nn",

@@ -1,12 +1,11 @@
-"""Files that are either the old or the new one, whenever the power goes."""
+"""Atomic, crash-safe file writes, and tensors with a checksum."""
 
 import glob
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ _CHECKSUM = "sha256"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replaces a file in one step: a reader, and a crash, see the old content or the new.
+    """Replace a file in one step: a reader, and a crash, see the old content or the new.
 
     Args:
         path: the file; its folder exists.
@@ -46,15 +45,12 @@ def write_atomically(path: Path, content: bytes) -> None:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        # Of the file that was asked for, not of the temporary one.
+        # Name the file that was asked for, not the temporary one.
         raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def remove_leftovers(path: Path) -> None:
-    """Removes what writers of a file left that were killed; there must be none at work.
-
-    Args:
-        path: the file they were to write.
+    """Remove temporary files of killed writers of `path`; no writer may be at work.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -67,57 +63,15 @@ def remove_leftovers(path: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Inside, no other process that asks for the same lock gets it.
-
-    The lock is the kernel's (`flock`; on Windows `msvcrt.locking`): it ends with its process,
-    however that ends. The file stays, empty.
-
-    Args:
-        path: of the lock file; its folder exists.
-
-    Raises:
-        BlockingIOError: if another process is inside.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder, "lock")):
-        ...     with locked(Path(folder, "lock")):
-        ...         pass
-        Traceback (most recent call last):
-        BlockingIOError: ...
-    """
-    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        _take(handle, path)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _take(handle: int, path: Path) -> None:
-    if os.name != "nt":
-        import fcntl
-
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return
-    import msvcrt
-
-    try:
-        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # pyright: ignore[reportAttributeAccessIssue]
-    except PermissionError as error:
-        raise BlockingIOError(error.errno, "another process holds it", str(path)) from None
-
-
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Writes tensors and text as one safetensors file, atomically, with a checksum of all.
+    """Write tensors and text as one safetensors file, atomically, with a checksum of all.
 
     Equal content gives equal bytes.
 
     Args:
         path: the file; its folder exists.
         tensors: on any device, of any strides.
-        metadata: text kept in the header.
+        metadata: text for the header.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -133,17 +87,14 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads what `save_tensors` wrote; files of others too, which have no checksum.
-
-    Args:
-        path: the file.
+    """Read a file of `save_tensors`, or any safetensors file; those of others have no checksum.
 
     Returns:
         The tensors on the CPU, and the text.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, be it by one bit; the message names it.
+        ValueError: if the file is damaged, even by one bit; the message names it.
 
     Example:
         >>> load_tensors(Path("nowhere"))
@@ -156,9 +107,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise FileNotFoundError(f"There is no file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            names = list(file.keys())  # not a mapping: it has no iterator
-            # Cloned: what is loaded must not be a view of a mapped file.
-            tensors = {name: file.get_tensor(name).clone() for name in names}
+            # Cloned: the file may be replaced while its tensors live.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
@@ -169,7 +119,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by what follows it.
+    """The tensors whose names begin with a prefix, by the rest of their names.
 
     Example:
         >>> tensors_under({"model.x": torch.ones(1), "step": torch.ones(1)}, "model.")
@@ -179,7 +129,7 @@ def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
 
 
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Of names, precisions, shapes, numbers and text."""
+    """A hash of names, precisions, shapes, numbers and text."""
     shapes = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}
     digest = hashlib.sha256(json.dumps([metadata, shapes], sort_keys=True).encode())
     for name in sorted(tensors):
@@ -196,7 +146,7 @@ def _in_order(content: bytes) -> bytes:
 
 
 def _prefix(path: Path) -> str:
-    """What temporary files of a writer begin with."""
+    """The beginning of the names of a writer's temporary files."""
     return f".{path.name}."
 
 

@@ -1,81 +1,70 @@
-"""What a method of attack is."""
+"""The interface of an attack, and the checks of its options."""
 
-import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from fractions import Fraction
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
+from importlib.util import find_spec
+from numbers import Integral
+from typing import Any, ClassVar
 
-from jaxtyping import Float, Float64, Int
-from torch import Tensor
-
-from taut.attacks._objective import Objective
+from taut.attacks._objective import Batch, Labels, Objective, Radii
 
 
 @dataclass(frozen=True)
 class AbstractAttack(ABC):
-    """A search for misclassified images in an l2 ball. One method, one file.
+    """A search for misclassified images in an l2 ball.
 
-    The driver hands over correctly classified images alone, clips what comes back and judges it.
+    A new attack is a frozen dataclass of its options in a file of its own, and its line in
+    `taut.attacks`: `taut.attack`, the command line, the docs and the tests find it by its `kind`.
+    The driver passes correctly classified images only; it clips and judges what comes back.
+
+    Attributes:
+        kind: its name for `taut.attack` and the command line.
+        sees: what it asks of the model.
+        library: package that it runs, of the extra `attacks`; None for an attack of taut's own.
+        slow: whether it takes minutes, so that `taut attack` runs it on fewer images.
+
+    Raises:
+        ValueError: if an option is out of its range.
+        ImportError: if its library is not installed.
 
     Example:
         >>> from taut.attacks import PGD
-        >>> isinstance(PGD(), AbstractAttack)
-        True
+        >>> isinstance(PGD(), AbstractAttack), PGD.kind
+        (True, 'pgd')
     """
+
+    kind: ClassVar[str] = ""
+    sees: ClassVar[str] = "gradients"
+    library: ClassVar[str | None] = None
+    slow: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse options with which nothing would happen, and a missing library."""
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            if entry.metadata and not _allowed(entry, value):
+                must = entry.metadata["must"]
+                raise ValueError(f"`{entry.name}` must {must}; got {entry.name}={value!r}.")
+        if self.library is not None and find_spec(self.library) is None:
+            raise ImportError(f'This attack needs {self.library}: pip install "taut[attacks]".')
 
     @abstractmethod
-    def perturb(
-        self,
-        objective: Objective,
-        images: Float[Tensor, "b *shape"],
-        labels: Int[Tensor, " b"],
-        radius: Float64[Tensor, " b"],
-    ) -> Float[Tensor, "b *shape"]:
-        """Return candidates within `radius` of `images`."""
+    def perturb(self, objective: Objective, images: Batch, labels: Labels, radius: Radii) -> Batch:
+        """Return a candidate for each image, within `radius` of it.
 
-
-def check_counts(**counts: int) -> None:
-    """Refuse options that count something, and with which nothing would happen.
-
-    Args:
-        **counts: by the name of the option.
-
-    Raises:
-        ValueError: if one is below 1.
-
-    Example:
-        >>> check_counts(steps=0)
-        Traceback (most recent call last):
-        ValueError: `steps` must be at least 1; got steps=0.
-    """
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"`{name}` must be at least 1; got {name}={count}.")
-
-
-def check_sizes(**sizes: float) -> None:
-    """Refuse options that measure something and are not above 0.
-
-    Args:
-        **sizes: by the name of the option.
-
-    Raises:
-        ValueError: if one is not positive, or no number.
-
-    Example:
-        >>> check_sizes(step_size=0.0)
-        Traceback (most recent call last):
-        ValueError: `step_size` must be positive; got step_size=0.0.
-    """
-    for name, size in sizes.items():
-        if not size > 0:
-            raise ValueError(f"`{name}` must be positive; got {name}={size}.")
+        Args:
+            objective: the model: its logits, margins and their gradients.
+            images: in [0, 1], each classified as its label.
+            labels: true classes.
+            radius: l2 radius for each image.
+        """
 
 
 class AbstractSmallestAttack(AbstractAttack):
     """A search for the misclassified image nearest to each image.
 
-    It may look beyond `radius`, which the driver then clips to.
+    It may look beyond `radius`, to which the driver clips.
 
     Example:
         >>> from taut.attacks import DDN, PGD
@@ -84,22 +73,27 @@ class AbstractSmallestAttack(AbstractAttack):
     """
 
 
-def as_radius(eps: int | float | str | Fraction) -> float:
-    """Read eps as a positive number.
+def option(default: object, must: str, allows: Callable[[Any], bool]) -> Any:
+    """Declare an option of an attack, and the values that it may take."""
+    return field(default=default, metadata={"must": must, "allows": allows})
 
-    Raises:
-        ValueError: if it is none.
 
-    Example:
-        >>> as_radius("1/2")
-        0.5
-    """
+def count(default: int) -> Any:
+    """Declare an option that counts something."""
+    return option(
+        default, "be an integer of at least 1", lambda n: isinstance(n, Integral) and int(n) >= 1
+    )
+
+
+def positive(default: float | None) -> Any:
+    """Declare an option that measures something."""
+    return option(default, "be positive", lambda x: x > 0)
+
+
+def _allowed(entry: Field[Any], value: Any) -> bool:
+    if value is None:
+        return entry.default is None
     try:
-        value = float(Fraction(eps) if isinstance(eps, str) else eps)
-    except (ValueError, ArithmeticError):
-        value = 0.0
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(
-            f'`eps` must be a positive number or a string such as "36/255"; got eps={eps!r}.'
-        )
-    return value
+        return entry.metadata["allows"](value)
+    except TypeError:
+        return False

@@ -1,71 +1,25 @@
-"""The one driver: checks the input, runs a method, clips, and judges success itself."""
+"""The one driver: checks the input, runs an attack, clips, and judges success itself."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
-from fractions import Fraction
-from typing import final
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import torch
-from jaxtyping import Bool, Float, Float64, Shaped
 from torch import Tensor, nn
 
-from taut.attacks._base import AbstractAttack, AbstractSmallestAttack, as_radius
+from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
-from taut.attacks.autoattack import AutoAttack
-from taut.attacks.boundary import BoundaryAttack
-from taut.attacks.carlini_wagner import CarliniWagner
-from taut.attacks.ddn import DDN, diameter
-from taut.attacks.deepfool import DeepFool
-from taut.attacks.fgsm import FGSM
-from taut.attacks.pgd import PGD
-from taut.attacks.pointwise import PointwiseAttack
+from taut.attacks._result import AttackResult, as_float
+from taut.certification import Eps, as_eps_sequence
 from taut.parametrizations import cached
-
-METHODS: dict[str, Callable[..., AbstractAttack]] = {
-    "pgd": PGD,
-    "fgsm": FGSM,
-    "ddn": DDN,
-    "deepfool": DeepFool,
-    "carlini-wagner": CarliniWagner,
-    "boundary": BoundaryAttack,
-    "pointwise": PointwiseAttack,
-    "autoattack": AutoAttack,
-}
-"""Methods of attack by the name that `attack` and the command line take."""
-
-
-@final
-@dataclass(frozen=True)
-class AttackResult:
-    """What an attack found.
-
-    Attributes:
-        adversarial: images in the ball and the pixel box; the image itself where nothing was done.
-        success: whether the model's prediction for `adversarial` differs from the label.
-        distance: l2 distance to the image in float64; 0 where the image itself is misclassified.
-
-    Example:
-        >>> zeros = torch.zeros(2, 1, 2, 2)
-        >>> AttackResult(zeros, torch.tensor([True, False]), torch.zeros(2).double()).accuracy
-        0.5
-    """
-
-    adversarial: Float[Tensor, "b *shape"]
-    success: Bool[Tensor, " b"]
-    distance: Float64[Tensor, " b"]
-
-    @property
-    def accuracy(self) -> float:
-        """Share of images that the attack left correctly classified."""
-        return 1 - self.success.double().mean().item()
 
 
 def attack(
     model: nn.Module,
-    images: Float[Tensor, "b *shape"],
-    labels: Shaped[Tensor, " b"],
-    eps: int | float | str | Fraction,
+    images: Tensor,
+    labels: Tensor,
+    eps: Eps | Sequence[Eps],
     method: str | AbstractAttack = "pgd",
     *,
     batch_size: int = 256,
@@ -75,40 +29,39 @@ def attack(
 
     The model is attacked as it predicts, in eval mode, on a copy: its parameters, gradients,
     buffers and mode stay as they are. Whatever the method returns is clipped to the ball and to
-    the box [0, 1], and success is read off the clipped images: a broken image is broken.
-    The share left correct is an upper bound of the accuracy under the best attack.
+    the box [0, 1], and success is read off the clipped images. The share left correct is an upper
+    bound of the accuracy under the best attack.
 
     Args:
-        model: maps images to logits.
-        images: in [0, 1].
-        labels: true classes.
-        eps: l2 radius in the units of `images`: a number or a string such as "36/255".
-        method: a name in `taut.attacks.METHODS`, or a method such as `PGD(steps=50)`.
+        model: maps images to logits; it draws no random numbers in eval mode.
+        images: in [0, 1], in the precision of the model.
+        labels: true classes, integers.
+        eps: l2 radius in the units of `images`: a number, a fraction, a string such as "36/255", or
+            a sequence of these. Of several, each image is attacked at the smallest first, until
+            one succeeds; see `AttackResult.attacked_accuracy`.
+        method: a name in `taut.attacks.methods()`, or an attack such as `PGD(steps=50)`.
         batch_size: images attacked at once.
-        **options: of the method named, such as `steps`, `step_size`, `restarts`, `generator`.
+        **options: of the attack named, such as `steps`, `step_size`, `restarts`, `generator`.
 
     Raises:
-        ValueError: if `eps` is not positive, an image is outside [0, 1], labels do not fit, or the
-            method or an option of it is unknown.
+        ValueError: if `eps` is not positive, an image is outside [0, 1], labels do not fit, the
+            model is unfit, or the method or an option of it is unknown.
         ImportError: if the library of the method is not installed.
 
     Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1])
+        >>> model, images, labels = nn.Linear(4, 2), torch.rand(3, 4), torch.tensor([0, 1, 1])
         >>> result = attack(model, images, labels, eps="36/255", steps=10)
         >>> bool((result.distance <= 36 / 255).all())
         True
     """
-    radius = as_radius(eps)
-    chosen = make_method(method, options)
-    _check(images, labels, batch_size)
-    return _attack(chosen, model, images, labels, radius, batch_size)
+    radii = as_eps_sequence(eps, positive=True)
+    return _attack(make_attack(method, options), model, images, labels, radii, batch_size)
 
 
 def smallest_attack(
     model: nn.Module,
-    images: Float[Tensor, "b *shape"],
-    labels: Shaped[Tensor, " b"],
+    images: Tensor,
+    labels: Tensor,
     method: str | AbstractSmallestAttack = "ddn",
     *,
     batch_size: int = 256,
@@ -123,69 +76,45 @@ def smallest_attack(
         model: maps images to logits.
         images: in [0, 1].
         labels: true classes.
-        method: "ddn", "deepfool", "carlini-wagner", "boundary" or "pointwise", or a method such as
+        method: name of an attack that looks for the smallest distance, or one such as
             `DDN(steps=50)`.
         batch_size: images attacked at once.
-        **options: of the method named, such as `steps`.
+        **options: of the attack named, such as `steps`.
 
     Raises:
-        ValueError: as `attack` does; or if the method looks for no smallest distance.
-        ImportError: if the library of the method is not installed.
+        ValueError: as `attack` does; or if the method does not look for the smallest distance.
 
     Example:
-        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-        >>> images, labels = torch.full((3, 1, 2, 2), 0.5), torch.tensor([0, 1, 1])
+        >>> model, images, labels = nn.Linear(4, 2), torch.rand(3, 4), torch.tensor([0, 1, 1])
         >>> smallest_attack(model, images, labels).distance.shape
         torch.Size([3])
     """
-    chosen = make_method(method, options)
+    chosen = make_attack(method, options)
     if not isinstance(chosen, AbstractSmallestAttack):
         raise ValueError(
             f"`method` must look for the smallest distance; {type(chosen).__name__} takes one: "
             "use `attack`."
         )
-    _check(images, labels, batch_size)
-    return _attack(chosen, model, images, labels, diameter(images), batch_size)
+    return _attack(chosen, model, images, labels, (), batch_size)
 
 
-def _attack(
-    method: AbstractAttack,
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    eps: float,
-    batch_size: int,
-) -> AttackResult:
-    """Run the method over batches; clip and judge each batch here, whatever the method says."""
-    with torch.inference_mode(mode=False), cached():
-        adversarial = images.detach().clone()
-        success = torch.zeros(len(images), dtype=torch.bool, device=images.device)
-        objective = Objective(model)
-        for start in range(0, len(images), batch_size):
-            part = slice(start, start + batch_size)
-            clean, truth = images[part].detach().clone(), labels[part].long()
-            found = clean.clone()
-            right = ~objective.broken(clean, truth)
-            if right.any():
-                radius = torch.full((int(right.sum()),), eps, dtype=torch.float64).to(images.device)
-                moved = method.perturb(objective, clean[right], truth[right], radius.clone())
-                found[right] = clip(moved.detach(), clean[right], radius)
-            adversarial[part] = found
-            success[part] = objective.broken(found, truth)
-    return AttackResult(adversarial, success, distances(adversarial, images.detach()))
-
-
-def make_method(method: str | AbstractAttack, options: Mapping[str, object]) -> AbstractAttack:
-    """Build the method named, with its options.
-
-    Raises:
-        ValueError: if the method or an option is unknown, or options come with a method built.
-        ImportError: if the library of the method is not installed.
+def methods() -> dict[str, type[AbstractAttack]]:
+    """Return the attacks that `taut.attacks` exports by their kind, taut's own ones first.
 
     Example:
-        >>> make_method("ddn", {"steps": 5})
-        DDN(steps=5, gamma=0.05)
+        >>> methods()["pgd"]
+        <class 'taut.attacks._pgd.PGD'>
     """
+    from taut import attacks
+
+    exported = (value for name, value in vars(attacks).items() if name in attacks.__all__)
+    classes = [c for c in exported if isinstance(c, type) and issubclass(c, AbstractAttack)]
+    classes.sort(key=lambda cls: cls.library or "")
+    return {cls.kind: cls for cls in classes if cls.kind}
+
+
+def make_attack(method: str | AbstractAttack, options: Mapping[str, object]) -> AbstractAttack:
+    """Build the attack named, with its options; an attack that is built already takes none."""
     if isinstance(method, AbstractAttack):
         if options:
             raise ValueError(
@@ -193,33 +122,72 @@ def make_method(method: str | AbstractAttack, options: Mapping[str, object]) -> 
                 f"an object; got {', '.join(sorted(options))}."
             )
         return method
-    if method not in METHODS:
-        allowed = ", ".join(f'"{name}"' for name in METHODS)
+    known = methods()
+    if not isinstance(method, str) or method not in known:
+        allowed = ", ".join(f'"{name}"' for name in known)
         raise ValueError(f"`method` must be one of {allowed}; got method={method!r}.")
-    plain = METHODS[method]()
-    allowed = [field.name for field in fields(plain)]
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        takes = (
-            f"must be among {', '.join(allowed)}" if allowed else "must be left out: it has none"
-        )
-        raise ValueError(f'Options of "{method}" {takes}; got {", ".join(unknown)}.')
-    return METHODS[method](**options)
+    allowed = [field.name for field in fields(known[method])]
+    if unknown := sorted(set(options) - set(allowed)):
+        must = f"be among {', '.join(allowed)}" if allowed else "be left out: it has none"
+        raise ValueError(f'Options of "{method}" must {must}; got {", ".join(unknown)}.')
+    return known[method](**options)
+
+
+def _attack(
+    method: AbstractAttack,
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    eps: tuple[Eps, ...],
+    batch_size: int,
+) -> AttackResult:
+    """Run an attack batch by batch; clip and judge here, whatever it claims."""
+    _check(images, labels, batch_size)
+    # No attack needs to look farther than the diameter of the box.
+    radii = sorted(map(as_float, eps)) or [math.sqrt(images[:1].numel())]
+    with torch.inference_mode(mode=False), cached():
+        adversarial = images.detach().clone()
+        success = torch.zeros(len(images), dtype=torch.bool, device=images.device)
+        objective = Objective(model)
+        objective.check_repeatable(adversarial[:batch_size])
+        for start in range(0, len(images), batch_size):
+            part = slice(start, start + batch_size)
+            clean, truth = images[part].detach().clone(), labels[part].long()
+            moved = clean.clone()
+            broken = objective.broken(clean, truth)
+            for eps_now in radii:
+                right = ~broken
+                if right.any():
+                    radius = clean.new_full((int(right.sum()),), eps_now, dtype=torch.float64)
+                    given = objective, clean[right], truth[right], radius.clone()
+                    moved[right] = clip(method.perturb(*given).detach(), clean[right], radius)
+                    broken = objective.broken(moved, truth)
+            adversarial[part], success[part] = moved, broken
+    distance = distances(adversarial, images.detach())
+    name = method.kind or type(method).__name__
+    return AttackResult(adversarial, success, distance, eps, name)
 
 
 def _check(images: Tensor, labels: Tensor, batch_size: int) -> None:
     """Refuse images outside the pixel box and labels that do not fit them."""
-    if not images.is_floating_point():
-        raise ValueError(f"`images` must be floating point in [0, 1]; got {images.dtype}.")
+    for name, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            kind = f"{type(value).__module__}.{type(value).__name__}"
+            raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")
+    if not images.is_floating_point() or images.ndim < 2:
+        raise ValueError(
+            "`images` must be a batch in floating point in [0, 1] (divide bytes by 255); "
+            f"got {images.dtype} of shape {tuple(images.shape)}."
+        )
     if len(images) and not bool(((images >= 0) & (images <= 1)).all()):
         low, high = images.min().item(), images.max().item()
         raise ValueError(
             f"`images` must be in [0, 1] without NaN; got values from {low:.4g} to {high:.4g}."
         )
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    if labels.shape != images.shape[:1] or labels.is_floating_point() or labels.is_complex():
         raise ValueError(
-            f"`labels` must be {len(images)} integers, one an image; got {labels.dtype} of shape "
-            f"{tuple(labels.shape)}."
+            f"`labels` must be {len(images)} integers, the class of each image (of one-hot rows: "
+            f"labels.argmax(1)); got {labels.dtype} of shape {tuple(labels.shape)}."
         )
-    if batch_size < 1:
-        raise ValueError(f"`batch_size` must be at least 1; got batch_size={batch_size}.")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an integer of at least 1; got {batch_size!r}.")

@@ -1,4 +1,4 @@
-"""Distances, directions and the clip to ball and box."""
+"""Distances, directions, and the clip to ball and box."""
 
 import torch
 from jaxtyping import Float, Float64, Shaped
@@ -6,44 +6,24 @@ from torch import Tensor
 
 
 def per_image(values: Shaped[Tensor, " b"], images: Float[Tensor, "b *shape"]) -> Tensor:
-    """Reshape one value an image so that it broadcasts over its pixels.
-
-    Example:
-        >>> per_image(torch.ones(2), torch.zeros(2, 1, 8, 8)).shape
-        torch.Size([2, 1, 1, 1])
-    """
+    """Reshape one value per image so that it broadcasts over the pixels."""
     return values.reshape(-1, *[1] * (images.ndim - 1))
 
 
 def norms(images: Float[Tensor, "b *shape"]) -> Float64[Tensor, " b"]:
-    """L2 norm of each image, in float64.
-
-    Example:
-        >>> norms(torch.ones(1, 1, 2, 2))
-        tensor([2.], dtype=torch.float64)
-    """
+    """L2 norm of each image, in float64."""
     return torch.linalg.vector_norm(images.double().flatten(1), dim=1)
 
 
 def distances(
     candidates: Float[Tensor, "b *shape"], images: Float[Tensor, "b *shape"]
 ) -> Float64[Tensor, " b"]:
-    """L2 distance between paired images; the difference, too, is taken in float64.
-
-    Example:
-        >>> distances(torch.ones(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
-        tensor([2.], dtype=torch.float64)
-    """
+    """L2 distance between paired images; the difference, too, is taken in float64."""
     return norms(candidates.double() - images.double())
 
 
 def directions(vectors: Float[Tensor, "b *shape"]) -> Float[Tensor, "b *shape"]:
-    """Scale each image to norm 1; a zero image stays zero.
-
-    Example:
-        >>> directions(torch.full((1, 1, 2, 2), 3.0)).unique()
-        tensor([0.5000])
-    """
+    """Scale each image to norm 1; a zero image stays zero."""
     length = norms(vectors).clamp_min(torch.finfo(torch.float64).tiny)
     return (vectors.double() / per_image(length, vectors)).to(vectors.dtype)
 
@@ -56,8 +36,8 @@ def clip(
     """Move candidates into the pixel box [0, 1] and the l2 ball of `radius` around `images`.
 
     The box comes first: it is convex and holds the image, so shrinking towards the image stays in
-    it. A moved pixel is rounded towards the image, hence no rounding leaves the ball. Points that
-    are already inside come back bit for bit; a NaN moves no pixel.
+    it. A moved pixel is rounded towards the image, so no rounding leaves the ball. Points that are
+    inside already come back bit for bit; a NaN moves no pixel.
 
     Example:
         >>> clip(torch.full((1, 1, 1, 2), 9.0), torch.zeros(1, 1, 1, 2), torch.ones(1).double())

@@ -3,6 +3,7 @@
 from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
+from taut.certification._eps import Eps, as_eps_sequence
 from taut.certification._radius import above, as_rational, certified_radius, logit_margin
 from taut.certification._verify import Verified, verify
 
@@ -11,8 +12,10 @@ __all__ = [
     "Arithmetic",
     "Certificate",
     "Certification",
+    "Eps",
     "Verified",
     "above",
+    "as_eps_sequence",
     "as_rational",
     "certified_radius",
     "certify",

@@ -1,15 +1,17 @@
 """What the certified program computes in, and what must not be in its way."""
 
+import functools
 import math
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.lipschitz import UnprovenError
+from taut.program import UnprovenError
 
 __all__ = [
     "ARITHMETICS",
@@ -55,26 +57,60 @@ def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: tor
     Example:
         >>> check_arithmetic("float32", {"weight": torch.ones(2).double()}, torch.device("cpu"))
         Traceback (most recent call last):
-        taut.lipschitz._result.UnprovenError: `weight` must be float32 ...; got torch.float64.
+        taut.program._result.UnprovenError: `weight` must be float32 ...; got torch.float64.
     """
     if arithmetic != "float32":
         return
     for name, tensor in tensors.items():
-        if tensor.dtype != torch.float32:
+        # Whole numbers are places, or constants whose rounding is counted.
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise UnprovenError(
                 f"`{name}` must be float32 for arithmetic='float32', as all that is computed from "
                 f"it would be in its own precision; got {tensor.dtype}."
             )
-    if torch.get_float32_matmul_precision() != "highest":
+    for setting, value in _reduced(device):
+        mend = _MEND.get(setting, "set it to 'ieee'")
         raise UnprovenError(
-            "A float32 certificate needs products in float32; call "
-            "torch.set_float32_matmul_precision('highest')."
+            "A float32 certificate needs products and convolutions in float32; "
+            f"{setting} is {value!r}: {mend}."
         )
-    if device.type == "cuda" and torch.backends.cudnn.allow_tf32:
-        raise UnprovenError(
-            "A float32 certificate needs convolutions in float32; set "
-            "torch.backends.cudnn.allow_tf32 = False."
+
+
+_MEND = {
+    "torch.get_float32_matmul_precision()": "call torch.set_float32_matmul_precision('highest')",
+    "torch.backends.cudnn.allow_tf32": "set torch.backends.cudnn.allow_tf32 = False",
+}
+
+
+def _reduced(device: torch.device) -> Iterator[tuple[str, Any]]:
+    """The settings under which products of float32 are rounded more, in both of torch's ways."""
+    backends = ["mkldnn.matmul", "mkldnn.conv"]
+    if device.type == "cuda":
+        backends = ["cuda.matmul", "cudnn.conv"]
+    legacy: list[tuple[str, Callable[[], Any], Any]] = [
+        ("torch.get_float32_matmul_precision()", torch.get_float32_matmul_precision, "highest")
+    ]
+    if device.type == "cuda":
+        allowed = (
+            "torch.backends.cudnn.allow_tf32",
+            lambda: torch.backends.cudnn.allow_tf32,
+            False,
         )
+        legacy.append(allowed)
+    for name, read, wanted in legacy:
+        try:
+            value = read()
+        except RuntimeError:  # torch refuses to answer where the new settings were used
+            continue
+        if value != wanted:
+            yield name, value
+    for name in backends:
+        backend = functools.reduce(
+            lambda part, n: getattr(part, n, None), name.split("."), torch.backends
+        )
+        value = getattr(backend, "fp32_precision", "none")
+        if value not in ("none", "ieee"):
+            yield f"torch.backends.{name}.fp32_precision", value
 
 
 @contextmanager
@@ -88,8 +124,34 @@ def conventional() -> Iterator[None]:
         ...     torch.backends.cudnn.enabled
         False
     """
-    with torch.backends.cudnn.flags(enabled=False), torch.backends.nnpack.flags(enabled=False):
+    with _SWITCHES:
         yield
+
+
+class _Switches:
+    """The switches of the process, off while anybody in any thread needs them off."""
+
+    def __init__(self) -> None:
+        self.lock, self.users = threading.Lock(), 0
+        self.before = (True, True)
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if not self.users:
+                nnpack = torch.backends.nnpack.set_flags(False)
+                self.before = torch.backends.cudnn.enabled, nnpack[0]
+                torch.backends.cudnn.enabled = False
+            self.users += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.users -= 1
+            if not self.users:
+                torch.backends.cudnn.enabled = self.before[0]
+                torch.backends.nnpack.set_flags(self.before[1])
+
+
+_SWITCHES = _Switches()
 
 
 def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:

@@ -1,9 +1,8 @@
 """The certificate of a model: what is proven of its program, and the file that says so."""
 
 import hashlib
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -20,34 +19,47 @@ from taut.certification._arithmetic import (
     conventional,
     norms_upper,
 )
-from taut.certification._layers import Composed, compose, row
-from taut.certification._program import Node, Program, place, program_of
 from taut.certification._radius import certified_radius, executed_radius
 from taut.files import save_tensors, write_atomically
-from taut.lipschitz import LipschitzBound, pairwise_constants, verifiable_bound
 from taut.parametrizations import cached
+from taut.program import (
+    Composed,
+    Layer,
+    LayerBound,
+    LipschitzBound,
+    Program,
+    canonical,
+    check_precision,
+    compose,
+    layers_of,
+    pairwise_constants,
+    replay,
+    row,
+    trace,
+)
 
-__all__ = ["Certificate", "graph_sha256", "prove", "weights_sha256"]
+__all__ = ["Certificate", "prove", "weights_sha256"]
 
 FORMAT = "taut-certificate"
-VERSION = 1
+VERSION = 2
 SPACE = "l2 ball around the tensor given to the model, in the units of that tensor"
-_DTYPES = {
+DTYPES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+_PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What is proven of a model, whatever its input.
+    """What is proven of a model, whatever its input; it owns copies of the weights.
 
     Attributes:
         arithmetic: what the certified program computes in; "real" says nothing of any program.
-        input_shape: of one input.
         program: the model written down, with its exported weights.
+        layers: one row for each operation: its gains, its rounding, and why.
         bound: proven Lipschitz bound of the logits in real arithmetic; `print` it.
         composed: Lipschitz constant, rounding error and overflow limit.
 
@@ -58,10 +70,18 @@ class Certificate:
     """
 
     arithmetic: Arithmetic
-    input_shape: tuple[int, ...]
     program: Program
+    layers: tuple[Layer, ...]
     bound: LipschitzBound
     composed: Composed
+
+    def __repr__(self) -> str:
+        return f"Certificate(arithmetic={self.arithmetic!r}, bound={float(self.bound):.9g})"
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one input."""
+        return self.program.input_shape
 
     @property
     def meaning(self) -> str:
@@ -72,17 +92,13 @@ class Certificate:
             "real": "holds for real numbers, not for a program that rounds",
         }[self.arithmetic]
 
-    def logits(self, model: nn.Module, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k"]:
-        """The logits of the certified program on a batch.
-
-        In float64 the exported weights run; else the model as it is, computing each weight once.
-        """
-        like = next(iter(model.parameters()), images)
-        images = images.clone()  # the first layer may write over what it is given
-        with torch.no_grad(), cached(), conventional():
-            if self.arithmetic == "float64":
-                return self.program.run.run(place(images, like))
-            return model(images.to(like.device))
+    def logits(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k"]:
+        """The logits of the certified program on a batch, by the certificate's own weights."""
+        like = next(iter(self.program.tensors.values()), images)
+        precision = _PRECISIONS.get(self.arithmetic, images.dtype)
+        device = "cpu" if like.device.type == "mps" else like.device
+        with torch.no_grad(), conventional():
+            return replay(self.program, images.to(device, precision, copy=True))
 
     def radius(
         self,
@@ -99,17 +115,16 @@ class Certificate:
     def content(self) -> dict[str, Any]:
         """What the file holds of the model, as plain values."""
         program, real = self.program, self.arithmetic == "real"
-        rows = [row(layer) for layer in program.layers]
+        rows = [row(layer) for layer in self.layers]
         exact = ("name", "type", "bound", "proof", "inputs", "combine", "gains")
         pairwise = self.bound.pairwise
-        graph = {"input": program.source, "nodes": list(program.nodes), "output": program.output}
         return {
             "format": FORMAT,
             "version": VERSION,
             "arithmetic": self.arithmetic,
             "input": {"shape": list(self.input_shape), "space": SPACE},
-            "graph": graph,
-            "graph_sha256": graph_sha256(graph),
+            "graph": program.content(),
+            "graph_sha256": program.sha256(),
             "weights": describe(program.tensors),
             "weights_sha256": weights_sha256(program.tensors),
             "layers": [{k: r[k] for k in exact} for r in rows] if real else rows,
@@ -155,80 +170,53 @@ def prove(
         >>> print(prove(nn.Linear(1, 2, bias=False), (1,)).to_json()[:35])
         {"arithmetic":"float64","bound":...
     """
-    arithmetic, shape = as_arithmetic(arithmetic), tuple(input_shape)
+    arithmetic = as_arithmetic(arithmetic)
+    program = program_of(model, input_shape)
+    check_arithmetic(arithmetic, program.tensors, device_of(model))
+    layers = tuple(layer.widened() for layer in layers_of(program, real=arithmetic == "real"))
+    composed = compose(layers, program.source, program.output, arithmetic)
+    rows = tuple(LayerBound(layer.name, layer.type, layer.bound, layer.proof) for layer in layers)
+    bound = LipschitzBound(composed.lipschitz, rows, pairwise_of(program, composed.features))
+    return Certificate(arithmetic, program, layers, bound, composed)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model runs."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def program_of(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
+    """The program of a model, if its float64 run is what the model computes."""
     with torch.no_grad(), cached():
-        bound = verifiable_bound(model, shape)
-        program = program_of(model, shape, bound, real=arithmetic == "real")
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    check_arithmetic(arithmetic, program.tensors, device)
-    composed = compose(program.layers, program.source, program.output, arithmetic)
-    pairwise = None
-    if bound.pairwise is not None:
-        head = head_of(program.nodes, program.output)
-        pairwise = pairwise_of(head, program.tensors, composed.features)
-    sound = LipschitzBound(composed.lipschitz, bound.layers, pairwise)
-    return Certificate(arithmetic, shape, program, sound, composed)
+        program = trace(model, input_shape)
+        check_precision(model, program)
+    return program
 
 
-def head_of(nodes: Sequence[Node], output: str) -> Node:
-    """The matrix whose value a graph returns; other nodes may come after it.
-
-    Raises:
-        ValueError: if it returns the value of anything else.
-
-    Example:
-        >>> head_of(prove(nn.Linear(2, 2), (2,)).program.nodes, "model")["type"]
-        'Linear'
-    """
-    head = next((node for node in nodes if node["name"] == output), None)
-    if (
-        head is None
-        or head["op"] != "affine"
-        or head["operator"]["input_size"]
-        or len(head["shape"][0]) != 1
-    ):
-        raise ValueError("Constants of pairs are of graphs that return a matrix times a vector.")
-    return head
+def head_of(program: Program) -> Tensor | None:
+    """The matrix whose value a program returns, if it returns a matrix times a vector."""
+    last = next((node for node in program.nodes if node.name == program.output), None)
+    if last is None or last.op != "linear" or len(last.shape) != 1:
+        return None
+    return program.tensors[last.tensors["weight"]]
 
 
-def pairwise_of(head: Node, tensors: Mapping[str, Tensor], features: float) -> Tensor:
-    """Constants of the differences of two logits, symmetric, with room for another's proof.
-
-    Example:
-        >>> pairwise_of({"weight": "w"}, {"w": torch.eye(2)}, 1.0).diagonal().tolist()
-        [0.0, 0.0]
-    """
-    constants = pairwise_constants(tensors[head["weight"]], features) * (1 + 2.0**-40)
+def pairwise_of(program: Program, features: float) -> Tensor | None:
+    """Constants of the differences of two logits, symmetric, with room for another's proof."""
+    weight = head_of(program)
+    if weight is None:
+        return None
+    constants = pairwise_constants(weight, features) * (1 + 2.0**-40)
     return torch.maximum(constants, constants.T)
 
 
 def save(certificate: Certificate, path: Path, text: str) -> tuple[Path, Path]:
     """Write the text of a certificate and its weights beside it; the weights first."""
     weights = path.with_suffix(".safetensors")
-    header = {"graph_sha256": certificate.content()["graph_sha256"]}
-    save_tensors(weights, certificate.program.tensors, header)
+    header = {"graph_sha256": certificate.program.sha256()}
+    save_tensors(weights, dict(certificate.program.tensors), header)
     write_atomically(path, (text + "\n").encode())
     return path, weights
-
-
-def canonical(content: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, no NaN; floats as Python writes them, exactly.
-
-    Example:
-        >>> canonical({"b": [1.5], "a": None})
-        '{"a":null,"b":[1.5]}'
-    """
-    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def graph_sha256(graph: Node) -> str:
-    """Hash of a graph, of its canonical JSON.
-
-    Example:
-        >>> len(graph_sha256({"nodes": []}))
-        64
-    """
-    return hashlib.sha256(canonical(graph).encode()).hexdigest()
 
 
 def describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -238,7 +226,7 @@ def describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
         >>> describe({"w": torch.ones(2)})
         {'w': {'dtype': 'F32', 'shape': [2]}}
     """
-    return {n: {"dtype": _DTYPES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
+    return {n: {"dtype": DTYPES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -253,6 +241,16 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         content.update(raw_bytes(tensors[name]))
     return content.hexdigest()
+
+
+def image_sha256(image: Tensor) -> str:
+    """Hash of an image: of its precision, its shape and its bytes.
+
+    Example:
+        >>> image_sha256(torch.ones(2)) == image_sha256(torch.ones(2).double())
+        False
+    """
+    return weights_sha256({"image": image})
 
 
 def raw_bytes(tensor: Tensor) -> bytes:

@@ -1,11 +1,10 @@
 """Certify a model on a set of images."""
 
-import hashlib
+import html
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -14,9 +13,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from taut.certification._arithmetic import Arithmetic, l2_distance_upper
-from taut.certification._certificate import Certificate, canonical, prove, raw_bytes, save
-from taut.certification._radius import above, as_rational, logit_margin
-from taut.lipschitz import LipschitzBound
+from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove, save
+from taut.certification._eps import Eps, as_eps_sequence
+from taut.certification._radius import above, logit_margin
+from taut.parametrizations import cached
+from taut.program import LipschitzBound, canonical, check_agreement
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Certification", "certify", "certify_batches"]
 
 _BATCH = 256
-Eps = float | str | Fraction
 
 
 @final
@@ -39,7 +39,8 @@ class Certification:
         margin: logit of the label minus the largest other one, of each image.
         predictions: class with the largest logit, of each image (the first of equal ones).
         labels: true classes.
-        images_sha256: hash of each image, of its numbers as they were given.
+        images_sha256: hash of each image, of its precision, shape and numbers as they were given.
+        images_dtype: precision of the images, as safetensors names it.
         certificate: what is proven of the model, whatever the image.
 
     Example:
@@ -58,7 +59,21 @@ class Certification:
     predictions: Tensor
     labels: Tensor
     images_sha256: tuple[str, ...]
+    images_dtype: str
     certificate: Certificate
+
+    def __repr__(self) -> str:
+        certified = ", ".join(
+            f"{share:.4f} at {eps}" for eps, share in self.certified_accuracy.items()
+        )
+        return (
+            f"Certification of {len(self.labels)} images ({self.certificate.meaning})\n"
+            f"clean accuracy {self.clean_accuracy:.4f}, certified {certified or '(no eps)'}\n"
+            f"Lipschitz bound {float(self.bound):.9g}, largest radius {self.radius.max():.6g}"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
 
     @property
     def bound(self) -> LipschitzBound:
@@ -103,7 +118,6 @@ class Certification:
 
     def refuted(
         self,
-        model: nn.Module,
         images: Float[Tensor, "b ..."],
         changed: Float[Tensor, "b ..."],
         *,
@@ -115,7 +129,6 @@ class Certification:
         the exported weights, whatever the model itself answers in its own precision.
 
         Args:
-            model: that was certified.
             images: certified ones.
             changed: a changed version of each.
             places: which of the certified images they are; None for all of them, in order.
@@ -129,7 +142,7 @@ class Certification:
         Example:
             >>> model, images = nn.Linear(3, 2), torch.rand(4, 3)
             >>> found = certify(model, images, torch.zeros(4).long())
-            >>> found.refuted(model, images, images + 0.01).any()
+            >>> found.refuted(images, images + 0.01).any()
             tensor(False)
         """
         found = self.within(images, changed, places=places)
@@ -138,7 +151,8 @@ class Certification:
             labels = self.labels.cpu()
             labels = labels if places is None else labels[torch.as_tensor(places)]
             moved = changed[hits.to(changed.device)]
-            found[hits] = self.certificate.logits(model, moved).argmax(1).cpu() != labels[hits]
+            answers = self.certificate.logits(moved).argmax(1).cpu()
+            found[hits] = answers != labels[hits]
         return found
 
     def content(self) -> dict[str, Any]:
@@ -146,7 +160,7 @@ class Certification:
         return self.certificate.content() | {
             "certified_accuracy": {str(eps): a for eps, a in self.certified_accuracy.items()},
             "clean_accuracy": self.clean_accuracy,
-            "images_sha256": list(self.images_sha256),
+            "images": {"dtype": self.images_dtype, "sha256": list(self.images_sha256)},
             "labels": self.labels.tolist(),
             "margin": [m if math.isfinite(m) else None for m in self.margin.tolist()],
             "predictions": self.predictions.tolist(),
@@ -190,7 +204,7 @@ def certify(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
-    eps: Sequence[Eps] = ("36/255", "72/255", "108/255"),
+    eps: Eps | Sequence[Eps] = ("36/255", "72/255", "108/255"),
     input_shape: tuple[int, ...] | None = None,
     *,
     arithmetic: str = "float64",
@@ -214,7 +228,8 @@ def certify(
         model: from images to logits.
         images: what the model is fed, floating point in the model's precision; eps is in its units.
         labels: true classes, int64.
-        eps: l2 radii as floats, fractions or strings such as "36/255", compared exactly.
+        eps: one l2 radius or several, as floats, fractions or strings such as "36/255", compared
+            exactly.
         input_shape: shape of one image, if it should be checked; the default is the images' own.
         arithmetic: "float64", "float32" or "real".
 
@@ -241,7 +256,7 @@ def certify_batches(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     input_shape: tuple[int, ...],
-    eps: Sequence[Eps],
+    eps: Eps | Sequence[Eps],
     *,
     arithmetic: str = "float64",
 ) -> Certification:
@@ -263,29 +278,41 @@ def certify_batches(
         >>> len(certify_batches(nn.Linear(3, 2), batches, (3,), (0.5,)).radius)
         6
     """
-    for value in eps:
-        as_rational(value)
+    radii = as_eps_sequence(eps)
     certificate = prove(model, input_shape, arithmetic=arithmetic)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     hashes: list[str] = []
     for images, labels in batches:
-        _check(images, labels, input_shape, next(iter(model.parameters()), images))
-        logits, labels = certificate.logits(model, images).cpu(), labels.cpu()
-        found.append((logits, labels, certificate.radius(logits, labels, images)))
-        hashes += [hashlib.sha256(raw_bytes(x)).hexdigest() for x in images.cpu()]
-    if not found:
+        like = next(iter(model.parameters()), images)
+        _check(images, labels, input_shape, like)
+        if certificate.arithmetic == "float32" and images.dtype == torch.float64:
+            raise ValueError(
+                "`images` must not be float64 for arithmetic='float32', which rounds them."
+            )
+        logits, labels = certificate.logits(images).cpu(), labels.cpu()
+        _hold_against_model(model, images, like, logits)
+        parts.append((logits, labels, certificate.radius(logits, labels, images)))
+        hashes += [image_sha256(x) for x in images.cpu()]
+    if not parts:
         raise ValueError("`batches` must hold at least one image; got none.")
-    logits, labels, radius = (torch.cat(parts) for parts in zip(*found, strict=True))
+    logits, labels, radius = (torch.cat(values) for values in zip(*parts, strict=True))
     return Certification(
         clean_accuracy=_share(logits.argmax(1) == labels),
-        certified_accuracy={value: _share(above(radius, value)) for value in eps},
+        certified_accuracy={value: _share(above(radius, value)) for value in radii},
         radius=radius,
         margin=logit_margin(logits, labels),
         predictions=logits.argmax(1),
         labels=labels,
         images_sha256=tuple(hashes),
+        images_dtype=DTYPES[images.dtype],  # pyright: ignore[reportPossiblyUnboundVariable]
         certificate=certificate,
     )
+
+
+def _hold_against_model(model: nn.Module, images: Tensor, like: Tensor, logits: Tensor) -> None:
+    """Refuse to certify images on which the model does something else than its program."""
+    with torch.no_grad(), cached():
+        check_agreement(model(images.to(like.device, copy=True)), logits, images)
 
 
 def _share(hits: Tensor) -> float:

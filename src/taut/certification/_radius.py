@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut.certification._layers import Composed
 from taut.linalg.rounding import up_product
-from taut.lipschitz import UP_SQRT2, LipschitzBound
+from taut.program import UP_SQRT2, Composed, LipschitzBound
 
 __all__ = ["above", "as_rational", "certified_radius", "executed_radius", "logit_margin"]
 

@@ -4,7 +4,8 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, final
 
@@ -16,23 +17,42 @@ from taut.certification._certificate import (
     FORMAT,
     SPACE,
     VERSION,
-    canonical,
     describe,
-    graph_sha256,
+    device_of,
     head_of,
-    prove,
+    program_of,
     weights_sha256,
 )
-from taut.certification._layers import Layer, compose
 from taut.certification._radius import above
-from taut.certification._replay import replay
 from taut.files import load_tensors
-from taut.lipschitz import UnprovenError, pairwise_constants
+from taut.program import (
+    Layer,
+    Program,
+    UnprovenError,
+    canonical,
+    checked_program,
+    compose,
+    layers_of,
+    pairwise_constants,
+    row,
+)
 
 __all__ = ["Verified", "verify"]
 
-_SLACK = 1 + 2.0**-41
-"""Half of what `widened` added: another machine's rounding is far below it."""
+_OLD = {
+    1: "it says nothing of the precision of the images and of the programs of functions, and left "
+    "a slack in its proofs; certify the model again",
+}
+_MODEL = {
+    "arithmetic": str, "bound": float, "error": (list, type(None)), "format": str, "graph": dict,
+    "graph_sha256": str, "input": dict, "layers": list, "norm_limit": (float, type(None)),
+    "pairwise": (list, type(None)), "software": dict, "version": int, "weights": dict,
+    "weights_sha256": str,
+}  # fmt: skip
+_IMAGES = {
+    "certified_accuracy": dict, "clean_accuracy": float, "images": dict, "labels": list,
+    "margin": list, "predictions": list, "radius": list,
+}  # fmt: skip
 
 
 @final
@@ -61,14 +81,15 @@ def verify(
 ) -> Verified:
     """Prove again what a certificate says of a model, whoever wrote it.
 
-    Hashes of the weights and of the graph are compared, the bound of each layer is proven anew, and
-    what they come to is composed anew. The radii of images are not looked at: the images are not
-    here. `verifier.py` beside this file checks them too, and needs nothing of taut.
+    Hashes of the weights and of the graph are compared, the graph is run and recorded, the bound of
+    each operation is proven anew, and the rows are composed anew. Radii and accuracies must fit one
+    another and the margins beside them; the images themselves are not here. `verifier.py` beside
+    this file checks them too, and needs nothing of taut.
 
     Args:
         certificate: path of the JSON file.
-        weights: the exported weights: path of the safetensors file, or tensors by name, for models
-            that are a sequence of known layers; for any other model, the model.
+        weights: the exported weights: path of the safetensors file, or tensors by name; or the
+            model, which is needed where it has modules of types that were registered elsewhere.
 
     Returns:
         What is proven.
@@ -92,142 +113,224 @@ def verify(
         return _verify(file, weights)
     except UnprovenError:  # a RuntimeError, too
         raise
-    except (LookupError, TypeError, AttributeError, OverflowError, RuntimeError) as error:
-        raise ValueError(f"{certificate} is damaged: {error!r}.") from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        words = " ".join(str(error).split())
+        raise ValueError(f"{certificate} is damaged: {type(error).__name__} {words}.") from error
 
 
 def _verify(file: dict[str, Any], weights: Any) -> Verified:
-    arithmetic, shape = file["arithmetic"], tuple(file["input"]["shape"])
-    if (file["format"], file["version"]) != (FORMAT, VERSION) or arithmetic not in ARITHMETICS:
-        raise ValueError(f"The file is no certificate of version {VERSION}.")
-    if file["input"]["space"] != SPACE:
-        raise ValueError(f"The file must be about the {SPACE}.")
-    if graph_sha256(file["graph"]) != file["graph_sha256"]:
-        raise ValueError("The graph is not the one that was certified: its hash differs.")
-    if isinstance(weights, nn.Module):
-        program = prove(weights, shape, arithmetic=arithmetic).program
-        tensors, layers = program.tensors, list(program.layers)
-        graph = {"input": program.source, "nodes": list(program.nodes), "output": program.output}
-        _same_graph(graph_sha256(graph), file)
-    else:
-        tensors = _tensors(weights, file)
-        layers = None
-    if weights_sha256(dict(sorted(tensors.items()))) != file["weights_sha256"]:
-        raise ValueError("The weights are not the ones that were certified: their hash differs.")
-    if layers is None:
-        check_arithmetic(arithmetic, tensors, torch.device("cpu"))
-        layers = replay(file["graph"], shape, tensors, real=arithmetic == "real")
-    recorded = _recorded(file, layers)
-    _compose(file, recorded, tensors, arithmetic)
-    if file["weights"] != describe(tensors):
+    arithmetic, shape = _check_format(file)
+    program = _program(file, weights, shape)
+    if canonical(program.content()) != canonical(file["graph"]):
+        raise ValueError("The model computes another graph than the one that was certified.")
+    if program.sha256() != file["graph_sha256"]:
+        raise ValueError("The graph is another than its hash says.")
+    if canonical(file["weights"]) != canonical(describe(program.tensors)):
         raise ValueError("The weights are described as others than they are.")
-    _check_shares(file)
+    device = device_of(weights) if isinstance(weights, nn.Module) else torch.device("cpu")
+    check_arithmetic(arithmetic, program.tensors, device)
+    proven = layers_of(program, real=arithmetic == "real")
+    _compose(file, _recorded(file, proven), program, arithmetic)
+    if "radius" in file:
+        _check_images(file, program.shapes[program.output])
     return Verified(arithmetic, shape, file["bound"])
+
+
+# What the file is.
 
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    text = path.read_text()
     try:
+        text = path.read_text(encoding="utf-8")
         file = json.loads(text)
         same = canonical(file) == text.strip()
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: {error}.") from error
+        raise ValueError(f"The certificate {path} is damaged: {error}.") from error
     if not same or not isinstance(file, dict):
         raise ValueError(f"{path} is not the canonical JSON that certificates are.")
     return file
 
 
-def _same_graph(found: str, file: dict[str, Any]) -> None:
-    if found != file["graph_sha256"]:
-        raise ValueError("The model computes another graph than the one that was certified.")
+def _check_format(file: dict[str, Any]) -> tuple[Arithmetic, tuple[int, ...]]:
+    if file.get("format") != FORMAT or type(file.get("version")) is not int:
+        raise ValueError(f"The file is no certificate of version {VERSION}.")
+    if file["version"] in _OLD:
+        raise ValueError(
+            f"The certificate is of version {file['version']}: {_OLD[file['version']]}."
+        )
+    kinds = _MODEL | (_IMAGES if _IMAGES.keys() & file.keys() else {})
+    if file["version"] != VERSION or file.keys() != kinds.keys():
+        raise ValueError(f"The file has other keys than a certificate of version {VERSION}.")
+    wrong = [key for key, kind in kinds.items() if not _is(file[key], kind)]
+    if wrong or file["input"].keys() != {"shape", "space"} or not _texts(file["software"]):
+        raise ValueError(f"`{wrong[0] if wrong else 'input'}` is not what a certificate has there.")
+    if file["input"]["space"] != SPACE or file["arithmetic"] not in ARITHMETICS:
+        raise ValueError(f"The file must be about the {SPACE}, in a known arithmetic.")
+    return file["arithmetic"], tuple(file["input"]["shape"])
+
+
+def _is(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def _texts(values: dict[str, Any]) -> bool:
+    return all(isinstance(value, str) for value in values.values())
+
+
+def _floats(values: Any, what: str) -> list[float]:
+    """A list of numbers as certificates write them: no whole ones, no texts, no truth values."""
+    if not (isinstance(values, list) and all(type(value) is float for value in values)):
+        raise ValueError(f"The {what} must be a list of numbers.")
+    return values
+
+
+# What it is about.
+
+
+def _program(file: dict[str, Any], weights: Any, shape: tuple[int, ...]) -> Program:
+    """The program of the model, or that of the graph in the file with these tensors."""
+    if isinstance(weights, nn.Module):
+        program = program_of(weights, shape)
+        _check_weights(program.tensors, file)
+        return program
+    tensors = _tensors(weights, file)
+    _check_weights(tensors, file)
+    return checked_program(file["graph"], shape, tensors)
+
+
+def _check_weights(tensors: Mapping[str, Tensor], file: dict[str, Any]) -> None:
+    if weights_sha256(tensors) != file["weights_sha256"]:
+        raise ValueError("The weights are not the ones that were certified: their hash differs.")
 
 
 def _tensors(weights: Any, file: dict[str, Any]) -> Mapping[str, Tensor]:
     if not isinstance(weights, Mapping):
         tensors, text = load_tensors(Path(weights))
-        _same_graph(text.get("graph_sha256") or file["graph_sha256"], file)
+        if (text.get("graph_sha256") or file["graph_sha256"]) != file["graph_sha256"]:
+            raise ValueError(
+                "The weights are those of another graph than the one that was certified."
+            )
         return tensors
     # A state dict may hold counters too, which no result depends on.
     return {n: t for n, t in weights.items() if n in file["weights"] or t.is_floating_point()}
 
 
-def _check_shares(file: dict[str, Any]) -> None:
-    """Refuse accuracies that are not those of the radii, labels and predictions beside them."""
-    if "radius" not in file:
-        return
-    radius = torch.tensor(file["radius"], dtype=torch.float64)
-    right = [a == b for a, b in zip(file["predictions"], file["labels"], strict=True)]
-    shares = {"clean_accuracy": (file["clean_accuracy"], sum(right))}
-    for eps, said in file["certified_accuracy"].items():
-        shares[f"certified_accuracy at {eps}"] = said, int(above(radius, eps).sum())
-    if len(right) != len(radius) or any(
-        r > 0 and not ok for r, ok in zip(radius, right, strict=False)
-    ):
-        raise ValueError("A radius belongs to no right answer.")
-    for name, (said, count) in shares.items():
-        if said > count / len(right):
-            raise ValueError(f"The {name} is above what the images beside it come to.")
+# What it claims.
 
 
 def _recorded(file: dict[str, Any], proven: list[Layer]) -> list[Layer]:
     """The rows of the file, each at least what was proven just now."""
     if len(file["layers"]) != len(proven):
         raise ValueError("The rows are not those of the graph.")
-    rows = []
-    for row, layer in zip(file["layers"], proven, strict=True):
-        found = Layer(
-            name=row["name"],
-            type=row["type"],
-            inputs=tuple(row["inputs"]),
-            gains=tuple(map(float, row["gains"])),
-            proof=row["proof"],
-            combine=row["combine"],
-            absolutes=tuple(map(float, row.get("absolutes", layer.absolutes))),
-            count=row.get("count", layer.count),
-            constant=float(row.get("constant", layer.constant)),
-            entries=tuple(row.get("entries", layer.entries)),
-        )
-        _compare(found, layer)
-        if row["bound"] != found.bound:
-            raise ValueError(f"The row of `{layer.name}` has another bound than its gains.")
-        rows.append(found)
-    return rows
-
-
-def _compare(found: Layer, proven: Layer) -> None:
-    same = (found.name, found.type, found.inputs, found.combine, found.entries)
-    if same != (proven.name, proven.type, proven.inputs, proven.combine, proven.entries):
-        raise ValueError(f"The row of `{proven.name}` is not that of the graph.")
-    pairs = [
-        *zip(found.gains, proven.gains, strict=True),
-        *zip(found.absolutes, proven.absolutes, strict=True),
-        (found.constant, proven.constant),
-        (found.count, proven.count),
+    real = file["arithmetic"] == "real"
+    return [
+        _row(said, layer, real=real) for said, layer in zip(file["layers"], proven, strict=True)
     ]
-    # Not below, up to the room that `widened` left; NaN is refused as well.
-    if not all(math.isfinite(said) and said * _SLACK >= bound for said, bound in pairs):
-        raise UnprovenError(f"The row of `{proven.name}` says less than can be proven.")
 
 
-def _compose(
-    file: dict[str, Any], layers: list[Layer], tensors: Mapping[str, Tensor], arithmetic: str
-) -> None:
-    graph = file["graph"]
-    composed = compose(layers, graph["input"], graph["output"], arithmetic)
+def _row(said: dict[str, Any], layer: Layer, *, real: bool) -> Layer:
+    own = row(layer)
+    if real:
+        own = {k: own[k] for k in ("name", "type", "bound", "proof", "inputs", "combine", "gains")}
+    same = [key for key in ("name", "type", "inputs", "combine", "entries") if key in own]
+    kept = said.keys() == own.keys() and isinstance(said["proof"], str)
+    if not kept or canonical([said[k] for k in same]) != canonical([own[k] for k in same]):
+        raise ValueError(f"The row of `{layer.name}` is another than the graph has.")
+    gains = tuple(_floats(said["gains"], "gains"))
+    enough = len(gains) == len(layer.gains) and type(said["bound"]) is float
+    enough = enough and said["bound"] == max(gains, default=0.0)
+    if not enough or not all(g >= p for g, p in zip(gains, layer.gains, strict=True)):
+        raise UnprovenError(f"The bound of `{layer.name}` is below what can be proven.")
+    if real:
+        return replace(layer, gains=gains)
+    absolutes = tuple(_floats([*said["absolutes"], said["constant"]], "absolutes and constant"))
+    least = (*layer.absolutes, layer.constant)
+    if (
+        type(said["count"]) is not int
+        or said["count"] < layer.count
+        or len(absolutes) != len(least)
+    ):
+        raise UnprovenError(f"The roundings of `{layer.name}` are more than the file says.")
+    if not all(s >= p for s, p in zip(absolutes, least, strict=True)):
+        raise UnprovenError(f"The rounding of `{layer.name}` is more than the file says.")
+    return replace(
+        layer, gains=gains, absolutes=absolutes[:-1], constant=absolutes[-1], count=said["count"]
+    )
+
+
+def _compose(file: dict[str, Any], layers: list[Layer], program: Program, arithmetic: str) -> None:
+    composed = compose(layers, program.source, program.output, arithmetic)
     if not file["bound"] >= composed.lipschitz:
         raise UnprovenError("The Lipschitz bound is below what the rows come to.")
     if file["pairwise"] is not None:
-        head = head_of(graph["nodes"], graph["output"])
-        proven = pairwise_constants(tensors[head["weight"]], composed.features)
-        said = torch.tensor(file["pairwise"], dtype=torch.float64)
-        if said.shape != proven.shape or not bool((said >= proven).all()):
-            raise UnprovenError("A constant of two classes is below what can be proven.")
+        _check_pairs(file["pairwise"], head_of(program), composed.features)
     if arithmetic == "real":
+        if file["error"] is not None or file["norm_limit"] is not None:
+            raise ValueError("A certificate in real numbers has no rounding error.")
         return
-    errors = zip(file["error"], composed.error, strict=True)
+    errors = zip(_floats(file["error"], "error"), composed.error, strict=True)
     if not all(said >= proven for said, proven in errors):
         raise UnprovenError("The rounding error is below what the rows come to.")
     if not 0 < file["norm_limit"] <= composed.norm_limit:
         raise UnprovenError("The norm limit is above what the rows come to.")
+
+
+def _check_pairs(pairs: list[Any], head: Tensor | None, features: float) -> None:
+    if head is None:
+        raise ValueError("Constants of pairs are of graphs that return a matrix times a vector.")
+    proven = pairwise_constants(head, features)
+    rows = [_floats(values, "constants of pairs") for values in pairs]
+    if {len(values) for values in rows} | {len(rows)} != {len(proven)}:
+        raise ValueError("The constants of pairs are not one for each pair of classes.")
+    if not bool((torch.tensor(rows, dtype=torch.float64) >= proven).all()):
+        raise UnprovenError("A constant of two classes is below what can be proven.")
+
+
+def _check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """Refuse what does not fit together: accuracies, radii, labels, predictions and margins."""
+    radii, n = _floats(file["radius"], "radii"), len(file["radius"])
+    labels, predictions, hashes = file["labels"], file["predictions"], file["images"]["sha256"]
+    lists = (labels, predictions, file["margin"], hashes)
+    if not n or len(shape) != 1 or any(len(values) != n for values in lists):
+        raise ValueError("The file must say the same of every image, and have one at least.")
+    if not all(type(v) is int and 0 <= v < shape[0] for v in (*labels, *predictions)):
+        raise ValueError(f"Labels and predictions must be below {shape[0]}.")
+    if file["images"].keys() != {"dtype", "sha256"} or not all(isinstance(h, str) for h in hashes):
+        raise ValueError("The images must be described by their precision and hashes.")
+    right = [a == b for a, b in zip(predictions, labels, strict=True)]
+    for values in zip(radii, file["margin"], labels, right, strict=True):
+        _check_image(file, *values)
+    radius = torch.tensor(radii, dtype=torch.float64)
+    shares = {"clean accuracy": (file["clean_accuracy"], sum(right))}
+    for eps, said in file["certified_accuracy"].items():
+        shares[f"certified accuracy at {eps}"] = said, int(above(radius, eps).sum())
+    for name, (said, count) in shares.items():
+        if type(said) is not float or said != count / n:
+            raise ValueError(f"The {name} is not what the images beside it come to.")
+
+
+def _check_image(
+    file: dict[str, Any], radius: float, margin: float | None, label: int, right: bool
+) -> None:
+    r"""Refuse a radius above what its margin m leaves.
+
+    It is at most :math:`(m - 4 b) / (L + a)` for the class that the margin is to, and so for the
+    least constant L. The margin was rounded once.
+    """
+    if radius < 0 or not (margin is None or type(margin) is float):
+        raise ValueError("A radius or a margin is no number that it can be.")
+    if margin is not None and (margin > 0) > right:
+        raise ValueError("A margin is above 0 though the answer is wrong.")
+    if radius == 0:
+        return
+    if margin is None or not right:
+        raise ValueError("A radius belongs to no right answer.")
+    a, b = map(Fraction, file["error"] or (0.0, 0.0))
+    least = Fraction(math.sqrt(2)) * Fraction(file["bound"])
+    if file["pairwise"] is not None:
+        least = min(Fraction(v) for j, v in enumerate(file["pairwise"][label]) if j != label)
+    room = Fraction(margin) * (1 + Fraction(1, 2**50)) - 4 * b
+    if Fraction(radius) * (least + a) > room or radius > (file["norm_limit"] or math.inf):
+        raise ValueError("A radius is above what its margin leaves.")

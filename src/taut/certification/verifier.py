@@ -1,13 +1,22 @@
-"""Checks a certificate of taut with numpy and the standard library alone; nothing of taut runs.
+"""Prove what a certificate of taut says, with numpy and the standard library alone.
 
-Run: python verifier.py certificate.json certificate.safetensors [points.npz]
-It accepts what it proves itself, for plain sequences: layers from weights, radii from the `images`
-in points.npz. Trusted: numpy's IEEE 754 sums, products, roots, in any order; Python's integers.
+    python verifier.py certificate.json certificate.safetensors [points.npz]
+
+Nothing of taut runs here and no code is shared with it: a second opinion, short enough to be read
+whole. No number is taken on trust: for each node of the graph it derives from the weights how far
+the operation may stretch a distance and how it may round, demands that its row claims no less, and
+composes the rows exactly. With points it runs the graph itself, in float64, and proves each radius.
+What it does not know it refuses by name. Trusted: IEEE 754 sums, products, quotients and roots of
+numpy in any order; Python's integers and fractions. The proofs are in docs/proofs.md.
 """
 
+import argparse
+import functools
 import json
 import math
+import re
 import sys
+import zipfile
 from fractions import Fraction as Q
 from hashlib import sha256
 from pathlib import Path
@@ -18,95 +27,195 @@ FORMATS = {  # unit roundoff, smallest normal number, largest number
     "float64": (Q(1, 2**53), Q(1, 2**1022), Q((2**53 - 1) * 2**971)),
     "float32": (Q(1, 2**24), Q(1, 2**126), Q((2**24 - 1) * 2**104)),
 }
+FORMATS["real"] = (Q(0), Q(0), Q(10**2000))
+FLOATS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"}
+WHOLE = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "|i1", "U8": "|u1", "BOOL": "|b1"}
 SPACE = "l2 ball around the tensor given to the model, in the units of that tensor"
-CLAIM = ("taut-certificate", 1, SPACE)
-WORST = {"absolutes": [1e300], "constant": 1e300, "count": 2**60}  # of a row that says nothing
+KEYS = {"arithmetic", "bound", "error", "format", "graph", "graph_sha256", "input", "layers"}
+KEYS |= {"norm_limit", "pairwise", "software", "version", "weights", "weights_sha256"}
+POINTS = {"certified_accuracy", "clean_accuracy", "images", "labels", "margin", "predictions"}
+POINTS |= {"radius"}
+NODE = {"name", "op", "type", "inputs", "args", "tensors", "shape"}
+ROW = {"name", "type", "bound", "proof", "inputs", "combine", "gains"}
+ROUNDING = {"absolutes", "count", "constant", "entries"}
+FLAGS = {"ceil_mode", "descending", "keepdim", "whole"}
 ONE, PI = 10**60, 3141592653589793238462643383279502884197169399375105820974945
+
+
+# Numbers and files.
+
+
+class Refused(ValueError):
+    """Nothing is proven, for the reason given."""
 
 
 def require(condition, sentence):
     if not condition:
-        raise ValueError(sentence)
+        raise Refused(sentence)
 
 
-def gamma(n, u=FORMATS["float64"][0]):
-    return n * u / (1 - n * u) if 2 * n * u <= 1 else Q(10**400)
+def up(q):  # not below q >= 0, in some 1,700 bits; what has fewer than 300 stays as it is
+    shift = min(1400, max(0, 300 + q.denominator.bit_length() - q.numerator.bit_length()))
+    return Q(-((-q.numerator << shift) // q.denominator), 1 << shift)
 
 
-def root(n):  # of a whole number > 0, up
-    return Q(math.isqrt(n * ONE**2 - 1) + 1, ONE)
+def root(q):  # not below the root; exact for squares of multiples of 2^-1400
+    scaled = -((-q.numerator << 2800) // q.denominator)
+    return Q(math.isqrt(scaled - 1) + 1, 1 << 1400) if scaled else Q(0)
+
+
+def gamma(n, u=FORMATS["float64"][0]):  # the share that n roundings in a row change at most
+    require(0 <= 2 * n * u <= 1, f"{n} roundings have no bound in this precision")
+    return n * u / (1 - n * u)
+
+
+def sum_of_squares(values):  # of float64 numbers, exactly
+    ratios = (v.as_integer_ratio() for v in np.ravel(values).tolist())
+    return Q(sum((n * ((1 << 1074) // d)) ** 2 for n, d in ratios), 1 << 2148)
 
 
 def canonical(content):
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
 
-def read_weights(path, file):
-    raw, end = Path(path).read_bytes(), 0
-    sizes = {"F32": 4} if file["arithmetic"] == "float32" else {"F32": 4, "F64": 8}
+def flags(value, key=""):  # the keys under which there are truth values
+    if type(value) is dict:
+        return set().union(*(flags(part, name) for name, part in value.items()))
+    if type(value) is list:
+        return set().union(*(flags(part, key) for part in value))
+    return {key} if type(value) is bool else set()
+
+
+def read_certificate(path):
+    """The file, each number exactly as it stands."""
+    text = Path(path).read_bytes().strip()
+    plain = json.loads(text)
+    require(canonical(plain) == text, "it is not the canonical JSON that certificates are")
+    file = json.loads(text, parse_float=lambda digits: Q(float(digits)))
+    require(
+        isinstance(file, dict) and file.get("format") == "taut-certificate", "it is no certificate"
+    )
+    version = repr(file.get("version"))  # True and 2.0 are not 2
+    require(version == "2", f"its version is {version}, not 2: certify the model again")
+    require(set(file) in (KEYS, KEYS | POINTS), "it has other keys than a certificate")
+    require(flags(file) <= FLAGS, "a truth value stands for a number")
+    require(file["input"] == {"shape": file["input"]["shape"], "space": SPACE}, "another space")
+    require(file["arithmetic"] in FORMATS, "its arithmetic is not known")
+    require(all(type(text) is str for text in file["software"].values()), "its software is no text")
+    same = sha256(canonical(plain["graph"])).hexdigest() == file["graph_sha256"]
+    require(same and set(file["graph"]) == {"input", "nodes", "output"}, "its graph is another")
+    return file
+
+
+def decoded(raw, kind):
+    """Numbers of a precision of safetensors as float64."""
+    values = np.frombuffer(raw, (FLOATS | WHOLE)[kind])
+    if kind == "BF16":  # the upper half of a float32
+        values = (values.astype("<u4") << 16).view("<f4")
+    require(np.isfinite(values).all(), "it holds NaN or Inf")
+    return values.astype(float)
+
+
+def read_weights(path, file):  # as float64, if names, precisions, shapes and bytes are certified
+    raw, end, tensors = Path(path).read_bytes(), 0, {}
     start = 8 + int.from_bytes(raw[:8], "little")
-    header, data = json.loads(raw[8:start]), raw[start:]
-    graph, spans = header.pop("__metadata__", {}).get("graph_sha256"), {}
-    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        length = math.prod(entry["shape"]) * sizes[entry["dtype"]]
-        require(entry.pop("data_offsets") == [end, end + length], f"wrong offsets in {path}")
-        spans[name], end = data[end : end + length], end + length
-    require(end == len(data), f"{path} holds bytes of no tensor")
-    found = sha256(canonical(header) + b"".join(spans[name] for name in sorted(header)))
-    same = [found.hexdigest(), header] == [file["weights_sha256"], file["weights"]]
-    require(same, "the weights are others")
-    found = sha256(canonical(file["graph"])).hexdigest()
-    require(found == file["graph_sha256"] == graph, "the graph is another")
-    for name, entry in header.items():
-        values = np.frombuffer(spans[name], f"<f{sizes[entry['dtype']]}")
-        require(np.isfinite(values).all(), f"{name} holds NaN or Inf")
-        spans[name] = values.astype(float).reshape(entry["shape"])
-    return spans | {None: np.zeros([1])}  # the bias of layers without one
+    header, data = json.loads(raw[8:start]), memoryview(raw)[start:]
+    graph = header.pop("__metadata__", {}).get("graph_sha256", file["graph_sha256"])
+    require(graph == file["graph_sha256"], "its weights are of another graph")
+    spans = {name: header[name].pop("data_offsets") for name in sorted(header)}
+    require(header == file["weights"], "its weights are others: names, precisions or shapes")
+    for name in sorted(spans, key=lambda name: spans[name]):
+        kind, shape = header[name]["dtype"], header[name]["shape"]
+        require(all(type(n) is int and n >= 0 for n in shape), f"{name} has the shape {shape}")
+        exact = file["arithmetic"] != "float32" or kind in WHOLE or kind == "F32"
+        require(exact, f"{name} is {kind}, which a float32 program rounds")
+        begin, end = end, end + math.prod(shape) * np.dtype((FLOATS | WHOLE)[kind]).itemsize
+        require(spans[name] == [begin, end] and end <= len(data), f"{name} has wrong offsets")
+        tensors[name] = decoded(data[begin:end], kind).reshape(shape)
+    require(end == len(data), "it holds bytes of no tensor")
+    digest = sha256(canonical(header) + b"".join(data[slice(*spans[name])] for name in spans))
+    require(digest.hexdigest() == file["weights_sha256"], "its weights are others: another hash")
+    return tensors
 
 
-def twiddle(j, n):  # exp(2 pi i j / n), wrong by at most 2^-52: Taylor's sums in integers
-    parts, term, i = [0] * 4, ONE, 0
-    while term:
-        parts[i % 4], i = parts[i % 4] + term, i + 1
-        term = term * (2 * PI * j // n) // (ONE * i)
-    return complex((parts[0] - parts[2]) / ONE, (parts[1] - parts[3]) / ONE)
+# Norms of convolutions.
+
+
+def on_torus(kernel, axes, mode):
+    """A kernel of stride 1 on a torus; with q, the convolution has at most root q of its norm.
+
+    Phases of the input become channels, which permutes it. Zeros: a torus of n + max(left, right)
+    positions has room for every window. Circular: outputs lie at multiples of gcd(stride, n), each
+    at most ceil(out gcd / n) times.
+    """
+    require(mode in ("zeros", "circular"), f"its padding {mode!r} is not known here")
+    torus, q = [], 1
+    for n, k, s, d, left, right, out in axes:
+        s = math.gcd(s, n) if mode == "circular" else s
+        q *= -(-out * s // n) if mode == "circular" else 1
+        torus.append(-(-(n + max(left, right) * (mode == "zeros")) // s))
+        kernel = np.moveaxis(kernel, 2, -1)  # this axis last, and the next one in its place
+        taps = np.zeros((*kernel.shape[:-1], -(-(d * (k - 1) + 1) // s) * s))
+        taps[..., : d * (k - 1) + 1 : d] = kernel
+        kernel = np.concatenate([taps[..., phase::s] for phase in range(s)], 1)
+    return kernel, torus, q
+
+
+@functools.lru_cache(512)
+def twiddles(n):  # exp(2 pi i j / n), wrong by at most 2^-52: Taylor's sums in integers
+    require(n <= 2**16, f"a torus of {n} positions is too long for this verifier")
+    table = []
+    for j in range(n):
+        parts, term, i = [0] * 4, ONE, 0
+        while term:
+            parts[i % 4], i = parts[i % 4] + term, i + 1
+            term = term * (2 * PI * j // n) // (ONE * i)
+        table.append(complex((parts[0] - parts[2]) / ONE, (parts[1] - parts[3]) / ONE))
+    return np.array(table)
 
 
 def grams(kernel, grid):  # of the symbol at frequencies of a grid; the other half is conjugate
-    roots = [np.array([twiddle(j, n) for j in range(n)]) for n in grid]
-    axes = zip(roots, grid, kernel.shape[2:], strict=True)
-    first, second = (z[np.outer(range(n), range(k)) % n] for z, n, k in axes)
-    for row in first[: grid[0] // 2 + 1]:
-        symbol = np.tensordot(second, np.tensordot(row, kernel, (0, 2)), (1, 2))
+    require(math.prod(grid) * kernel.size <= 2**37, "its kernel is too large for this verifier")
+    axes = zip(grid, kernel.shape[2:], strict=True)
+    tables = [twiddles(n)[np.outer(range(n), range(k)) % n] for n, k in axes]
+    for row in tables[0][: grid[0] // 2 + 1] if grid else [None]:
+        symbol = kernel if row is None else np.tensordot(row, kernel, (0, 2))
+        for axis, table in enumerate(tables[1:], 2):
+            symbol = np.tensordot(table, symbol, (1, axis))
+        symbol = symbol.reshape(-1, *kernel.shape[:2])
         yield symbol @ symbol.conj().swapaxes(1, 2)
 
 
-def prove_norms(kernel, torus, bound, moduli_bound):
-    # Whether the norm of a stride-1 kernel on a torus, and that of its moduli, are within bounds.
-    # Computed Gram matrices G are wrong by at most e in norm. Their defect from a multiple of 1, a
-    # trigonometric polynomial of degree < k, is at most 1/cos(pi/8) an axis larger anywhere than on
-    # a grid of 8 k points (M. Riesz). Else t - G = L L* + R shows G <= t + |R|, whoever found L.
-    # The norm of moduli is at most that of their sum a over the taps (Collatz and Wielandt).
-    scale = 2.0 ** math.frexp(np.abs(kernel).max())[1]
-    kernel, square = kernel / scale, (Q(bound) / Q(scale)) ** 2
+def norms_hold(kernel, torus, square, moduli_square):
+    """Whether the squared norms of a kernel on a torus, and of its moduli, are within bounds.
+
+    Computed Gram matrices G are wrong by at most e in norm. Their defect from a multiple of 1, a
+    trigonometric polynomial of degree < k, is at most 1/cos(pi/8) an axis larger anywhere than on
+    a grid of 8 k points (M. Riesz). Else t - G = L L* + R shows G <= t + |R|, whoever found L.
+    Moduli: of their sum a over taps, |a|^2 <= max (a' a v)_i / v_i for v > 0 (Collatz, Wielandt).
+    """
+    scale = 2.0 ** min(1023, math.frexp(np.abs(kernel).max())[1])
+    kernel, square = kernel / scale, square / Q(scale) ** 2
     kernel = kernel if len(kernel) <= kernel.shape[1] else kernel.swapaxes(0, 1)
-    a, v, n = np.abs(kernel).sum((2, 3)), np.ones(kernel.shape[1]), len(kernel)
+    taps, n = kernel.shape[2:], len(kernel)
+    a, v = np.abs(kernel).reshape(*kernel.shape[:2], -1).sum(2), np.ones(kernel.shape[1])
     for _ in range(60):
         v = np.maximum((z := a.T @ (a @ v)) / max(z.max(), 2.0**-500), 2.0**-20)
-    count = 2 * math.prod(kernel.shape[2:]) + sum(a.shape) + 1
+    count = 2 * math.prod(taps) + sum(a.shape) + 1
     moduli = Q((a.T @ (a @ v) / v).max()) * (1 + gamma(count)) + Q(1, 2**800)
-    require(moduli <= (Q(moduli_bound) / Q(scale)) ** 2, "a norm of moduli is not proven")
     e = 4 * gamma(2 * count + 64) * Q((a @ a.sum(0)).max()) + Q(1, 2**400)
-    d, grid = (kernel**2).sum() / n * np.eye(n), [8 * k - 7 * (k == 1) for k in kernel.shape[2:]]
-    worst = max(np.linalg.norm(g - d, axis=(1, 2)).max() for g in grams(kernel, grid))
-    worst = (Q(worst) * (1 + gamma(4 * n * n + 64)) + e) * Q("1.1715729") ** (max(grid) > 1)
+    mean, grid = (kernel**2).sum() / n, [8 * k - 7 * (k == 1) for k in taps]
+    defects = (np.linalg.norm(g - mean * np.eye(n), axis=(1, 2)).max() for g in grams(kernel, grid))
+    worst = (Q(max(defects)) * (1 + gamma(4 * n * n + 64)) + e) * Q("1.0823923") ** len(taps)
     top = float(square) * (1 - 2**-46 * (n + 8) ** 2) - 2 * float(e)
-    proven = Q(d[0, 0]) + worst <= square
-    return proven or all(below(g, top, square - e) for g in grams(kernel, torus))
+    near = Q(mean) + worst <= square
+    small = near or all(below(g, top, square - e) for g in grams(kernel, torus))
+    return small, moduli <= moduli_square / Q(scale) ** 2
 
 
 def below(gram, top, square):
-    matrix, n = top * np.eye(gram.shape[1]) - gram, gram.shape[1]
+    n = gram.shape[1]
+    matrix = top * np.eye(n) - gram
     try:
         low = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
@@ -116,134 +225,625 @@ def below(gram, top, square):
     return Q(top) + Q(rest) * (1 + gamma(4 * n * n)) + wrong <= square
 
 
-EXACT = {  # selections: 1-Lipschitz, without rounding, 0 at 0
-    "ReLU": lambda x, inplace: np.maximum(x, 0),
-    "MaxMin": lambda x: np.hstack([f(*np.split(x, 2, 1)) for f in (np.maximum, np.minimum)]),
-    "PadToMultiple2d": lambda x, multiple: np.pad(
-        x, [(0, 0), (0, 0), *((0, -n % m) for n, m in zip(x.shape[2:], multiple, strict=True))]
-    ),
-    "Flatten": lambda x, **d: x.reshape(len(x), -1 if d == dict(start_dim=1, end_dim=-1) else 0),
+# Operations. Each demands what its row must claim, and returns what it does to one sample. Calling
+# a function of Python or numpy with what it does not take is a refusal, too.
+
+OPERATIONS = {}
+
+
+def operation(function):
+    OPERATIONS[function.__name__.rstrip("_")] = function
+    return function
+
+
+class Step:
+    """A node: the shapes that it reads and makes, its tensors, and the row of its claims."""
+
+    def __init__(self, node, row, shapes, tensors):
+        self.op, self.shape, self.row = node["op"], node["shape"], row
+        self.inputs = [shapes[name] for name in node["inputs"]]
+        self.tensors = {role: tensors[name] for role, name in node["tensors"].items()}
+
+    def makes(self, *shape):
+        """Asked before it is made, so that nothing grows without bound."""
+        require(self.shape == [*shape], f"it makes {[*shape]}, not {self.shape}")
+
+    def claims(self, gains, count=0, absolutes=(), constant=0, combine="sum"):
+        """Refuse a row that claims less than these squares, or fewer roundings."""
+        row, zeros = self.row, [0] * len(gains)
+        require(row["combine"] == combine, f"its inputs combine as {combine}")
+        for said, squares in ((row["gains"], gains), (row["absolutes"], absolutes or zeros)):
+            pairs = zip(said, squares, strict=True)
+            require(all(v >= 0 and v**2 >= q for v, q in pairs), "its row claims less than it does")
+        enough = row["count"] >= count and row["constant"] >= 0 and row["constant"] ** 2 >= constant
+        require(enough, "its rounding is more than its row claims")
+
+    def sums(self, kernels, torus, q, terms, copies):
+        """The claims of sums of products and a bias; returns the bias."""
+        outputs = self.shape[0 if torus else -1]
+        bias = self.tensors.pop("bias", np.zeros(outputs))
+        require(bias.shape == (outputs,), "its bias is not one number an output")
+        self.claims([0], terms + 2, [0], sum_of_squares(bias) * copies)
+        bounds = [self.row[key][0] ** 2 / Q(q) for key in ("gains", "absolutes")]
+        for kernel in kernels:
+            norm, moduli = norms_hold(kernel, torus, *bounds) if kernel.any() else (True, True)
+            require(norm, "its norm is not proven to be within its gain")
+            require(moduli, "the norm of its moduli is not proven")
+        return bias.reshape(-1, *[1] * len(torus))
+
+    def spread(self, *others):
+        """How often broadcasting copies each entry of what is read, and of other arrays."""
+        shapes = [*self.inputs, *(other.shape for other in others)]
+        require(all(len(shape) == len(self.shape) for shape in self.inputs), "it mixes samples")
+        self.makes(*np.broadcast_shapes(*map(tuple, shapes)))
+        return [math.prod(self.shape) // math.prod(shape) for shape in shapes]
+
+
+def outputs(sizes, kernel, stride, dilation, left, right, ceil=False):
+    """How many windows each axis has; none begins in the padding behind."""
+    counts = []
+    for n, k, s, d, a, b in zip(sizes, kernel, stride, dilation, left, right, strict=True):
+        require(min(k, s, d) > 0 and min(a, b) >= 0, "its windows are none")
+        count = (n + a + b - d * (k - 1) - 1 + (s - 1) * ceil) // s + 1
+        counts.append(count - (ceil and (count - 1) * s >= n + a))
+    return counts
+
+
+def windows(x, kernel, stride, dilation, out):
+    """Each tap of a window, and what it reads for all outputs at once."""
+    require(math.prod(kernel) * math.prod(out) <= 2**33, "it is too large for this verifier")
+    for tap in np.ndindex(*kernel):
+        axes = zip(tap, stride, dilation, out, strict=True)
+        yield tap, x[(..., *(slice(t * d, t * d + s * (n - 1) + 1, s) for t, s, d, n in axes))]
+
+
+def padded(x, mode, left, right, value=0.0):  # along its last axes
+    sides = [(0, 0)] * (x.ndim - len(left)) + [*zip(left, right, strict=True)]
+    entries = math.prod(n + sum(side) for n, side in zip(x.shape, sides, strict=True))
+    require(entries <= 2**28, "it is too large for this verifier")
+    if mode == "circular":
+        return np.pad(x, sides, "wrap")
+    require(mode in ("zeros", "constant"), f"its padding {mode!r} is not known here")
+    return np.pad(x, sides, constant_values=value)
+
+
+def grouped(matrix, x, groups):  # a matrix for each group of channels, at every position
+    blocks = matrix.reshape(groups, -1, matrix.shape[1])
+    return (blocks @ x.reshape(groups, matrix.shape[1], -1)).reshape(-1, *x.shape[1:])
+
+
+@operation
+def linear(step):
+    w = step.tensors.pop("weight")
+    step.makes(*step.inputs[0][:-1], len(w))
+    bias = step.sums([w], [], 1, w.shape[1], math.prod(step.shape[:-1]))
+    return lambda x: x @ w.T + bias
+
+
+@operation
+def conv(step, stride, dilation, groups, padding):
+    w, mode = step.tensors.pop("weight"), padding["mode"]
+    left, right, extend = (padding[key] for key in ("left", "right", "extend"))
+    size = [n + e for n, e in zip(step.inputs[0][1:], extend, strict=True)]
+    out, taps = outputs(size, w.shape[2:], stride, dilation, left, right), w.shape[2:]
+    step.makes(len(w), *out)
+    axes = [*zip(size, taps, stride, dilation, left, right, out, strict=True)]
+    tori = [on_torus(kernel, axes, mode) for kernel in np.split(w, groups)]
+    bias = step.sums([k for k, *_ in tori], *tori[0][1:], w[0].size, math.prod(out))
+
+    def run(x):
+        x = padded(padded(x, "zeros", [0 for _ in extend], extend), mode, left, right)
+        parts = windows(x, taps, stride, dilation, out)
+        return sum(grouped(w[(..., *tap)], part, groups) for tap, part in parts) + bias
+
+    return run
+
+
+@operation
+def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap, left):
+    """The adjoint of a convolution of its output, with zero or circular padding: the same norms."""
+    w, (channels, *size), (_, *out) = step.tensors.pop("weight"), step.inputs[0], step.shape
+    taps, kernels = w.shape[2:], np.split(w, groups)
+    before, after = wrap or [[0 for _ in size]] * 2
+    wide = [sum(n) for n in zip(size, before, after, strict=True)]
+    axes = [*zip(out, taps, stride, dilation, padding, padding, size, strict=True)]
+    reach = zip(axes, wide, output_padding, strict=True)
+    made = [(n - 1) * s + d * (k - 1) + 1 - 2 * p + o for (_, k, s, d, p, *_), n, o in reach]
+    step.makes(w.shape[1] * groups, *made)
+    fits = outputs(out, taps, stride, dilation, padding, padding) == size
+    if wrap is not None:
+        fits = all(wraps(*axis) for axis in zip(axes, before, wide, left, strict=True))
+    require(fits and channels == len(w), "it is not the adjoint of a convolution")
+    tori = [on_torus(kernel, axes, "zeros" if wrap is None else "circular") for kernel in kernels]
+    terms = kernels[0][:, 0].size
+    bias = step.sums([k for k, *_ in tori], *tori[0][1:], terms, math.prod(out))
+    turned = np.concatenate([kernel.swapaxes(0, 1) for kernel in kernels])
+
+    def run(x):
+        x = padded(x, "circular", before, after)
+        y = padded(np.zeros([len(turned), *out]), "zeros", padding, padding)
+        for tap, part in windows(y, taps, stride, dilation, wide):
+            part += grouped(turned[(..., *tap)], x, groups)
+        inside = (slice(p, p + n) for n, p in zip(out, padding, strict=True))
+        return y[(..., *inside)] + bias
+
+    return run
+
+
+def wraps(axis, before, wide, left):
+    """Whether output o reads by each tap t the one input i, modulo n, with s i = o - t + left.
+
+    It reads position (o - t + p) / s of the wrapped axis, if that is whole, and there if it is one
+    of those positions: from the first multiple of s to the last one.
+    """
+    out, k, s, d, p, _, n = axis
+    whole = d == 1 and out == n * s and (p - s * before - left) % out == 0
+    return whole and p - k + 1 > -s and (out - 1 + p) // s < wide
+
+
+def pooled(step, kernel, stride, padding, dilation, *, ceil=False, empty=0.0):
+    """What each tap of the windows of a pool reads."""
+    channels, *size = step.inputs[0]
+    out = outputs(size, kernel, stride, dilation, padding, padding, ceil)
+    step.makes(channels, *out)
+    behind = [p + s * ceil for p, s in zip(padding, stride, strict=True)]
+
+    def parts(x):
+        x = padded(x, "constant", padding, behind, empty)
+        return (part for _, part in windows(x, kernel, stride, dilation, out))
+
+    return parts
+
+
+@operation
+def avg_pool(step, kernel_size, stride, padding, divisor, whole):
+    """With n_a taps in phase a of the stride, sums have the squared norm sum n_a^2 on each axis."""
+    parts = pooled(step, kernel_size, stride, padding, [1 for _ in stride])
+    require(not whole or kernel_size == step.inputs[0][1:], "it does not take the whole image")
+    axes = zip(kernel_size, stride, strict=True)
+    square = math.prod(sum((-(-(k - a) // s)) ** 2 for a in range(min(s, k))) for k, s in axes)
+    step.claims([Q(square, divisor**2)], math.prod(kernel_size) + 2, [square])
+    return lambda x: sum(parts(x)) / divisor
+
+
+@operation
+def max_pool(step, kernel_size, stride, padding, dilation, ceil_mode):
+    """At most ceil(k gcd(s, d) / s) windows of an axis share an entry."""
+    more = {"ceil": ceil_mode, "empty": -np.inf}
+    parts = pooled(step, kernel_size, stride, padding, dilation, **more)
+    axes = zip(kernel_size, stride, dilation, strict=True)
+    step.claims([math.prod(-(-k * math.gcd(s, d) // s) for k, s, d in axes)])
+    return lambda x: functools.reduce(np.maximum, parts(x))
+
+
+@operation
+def leaky_relu(step, negative_slope):
+    square = max(Q(1), negative_slope**2)
+    step.claims([square], 2, [square])
+    return lambda x: np.where(x > 0, x, float(negative_slope) * x)
+
+
+@operation
+def clamp(step, min, max):
+    """The ends are rounded; 0 goes to the nearer of them if it is not between."""
+    ends = {"min": min, "max": max} | step.tensors
+    require(len(ends) == 2, "it has ends that it does not read")
+    ends = {key: np.asarray(end, float) for key, end in ends.items() if end is not None}
+    most = np.max([np.abs(end).max() for end in ends.values()])
+    copies = step.spread(*ends.values())[0]
+    step.claims([copies], 1, [copies], Q(most) ** 2 * math.prod(step.shape))
+    step.tensors.clear()
+    return lambda x: np.minimum(np.maximum(x, ends.get("min", -np.inf)), ends.get("max", np.inf))
+
+
+@operation
+def add(step, factors, constant):
+    """A value times f, and c; or a value, and another times f. c may be a tensor and a factor."""
+    held, two = step.tensors.pop("constant", np.ones([])), len(step.inputs) == 2
+    require(not two or (factors[0] == 1 and constant == 0), "it has a term too many")
+    require(held.shape == () or 1 in (factors[0], constant), "it has a factor too many")
+    *copies, again = step.spread(held)
+    gains = [f**2 * n for f, n in zip(factors, copies, strict=True)]
+    step.claims(gains, 3, gains, constant**2 * sum_of_squares(held) * again)
+    f, c = [float(factor) for factor in factors], float(constant) * held
+    return lambda x, *y: f[0] * x + (f[1] * y[0] if two else c)
+
+
+@operation
+def scale(step, factor=None, inverse=False):
+    role = "divisor" if inverse else "factor"
+    require(len(step.tensors) == (factor is None), "it has two factors, or none")
+    by = step.tensors.pop(role) if factor is None else np.asarray(float(factor))
+    least, most = (Q(float(end(np.abs(by)))) for end in (np.min, np.max))
+    require(not inverse or least >= Q(1, 2**126), "it divides by 0, or nearly")
+    square = step.spread(by)[0] * (1 / least**2 if inverse else most**2)
+    step.claims([square], 3, [square])
+    return (lambda x: x / by) if inverse else (lambda x: x * by)
+
+
+@operation
+def batch_norm(step, eps):
+    """(x - mean) / sqrt(variance + eps) * weight + bias, in any order."""
+    n, *size = step.inputs[0]
+    usual = {"running_mean": 0, "running_var": 0, "weight": np.ones(n), "bias": np.zeros(n)}
+    parts = [step.tensors.pop(role, value) for role, value in usual.items()]
+    gain, absolute, constant = Q(0), Q(1), Q(0)
+    for m, v, w, b in zip(*(map(Q, part.tolist()) for part in parts), strict=True):
+        require(v >= 0 and eps >= 0 and v + eps >= Q(1, 2**100), "its variance is not above 0")
+        factor = max(1, max(1, w**2) / (v + eps))
+        gain, absolute = max(gain, w**2 / (v + eps)), max(absolute, factor)
+        constant += (abs(m) * root(up(factor)) + abs(b)) ** 2
+    step.claims([gain], 16, [absolute], constant * math.prod(size))
+    mean, variance, weight, bias = (part.reshape(n, *[1] * len(size)) for part in parts)
+    return lambda x: (x - mean) / np.sqrt(variance + float(eps)) * weight + bias
+
+
+@operation
+def sum_(step, axes, keepdim, mean=False):
+    n = math.prod(step.inputs[0][axis] for axis in axes)
+    step.claims([Q(1, n) if mean else n], n + 2, [n])
+    return lambda x: x.sum(tuple(axes), keepdims=keepdim) / (n if mean else 1)
+
+
+@operation
+def concat(step, axis, parts):
+    require([p for p in parts if type(p) is int] == [*range(len(step.inputs))], "other parts")
+    held = {part: step.tensors.pop(part) for part in parts if type(part) is not int}
+    shapes = [held[part].shape if part in held else step.inputs[part] for part in parts]
+    require(sum(shape[axis] for shape in shapes) == step.shape[axis], "its parts have other sizes")
+    constant = sum(map(sum_of_squares, held.values()), Q(0))
+    step.claims([1] * len(step.inputs), 0, (), constant, "root")
+    return lambda *x: np.concatenate([held[p] if p in held else x[p] for p in parts], axis)
+
+
+@operation
+def maximum(step, function=np.maximum):
+    held = [step.tensors.pop("constant")] if step.tensors else []
+    require(len(step.inputs) + len(held) == 2, "it does not compare two values")
+    copies = step.spread(*held)
+    constant = sum_of_squares(held[0]) * copies.pop() if held else 0
+    step.claims(copies, 0, (), constant, "root")
+    return lambda *x: function(*x, *held)
+
+
+def maxmin(x):  # the first half of the channels against the second
+    half = len(x) // 2
+    a, b = x[:half], x[half : 2 * half]
+    return np.concatenate([np.maximum(a, b), np.minimum(a, b), x[2 * half :]])
+
+
+def group_sort(x, group_size):  # of neighbouring channels
+    groups = x[: len(x) - len(x) % group_size].reshape(-1, group_size, *x.shape[1:])
+    ordered = np.sort(groups, 1).reshape(-1, *x.shape[1:])
+    return np.concatenate([ordered, x[len(ordered) :]])
+
+
+def sort(x, axis, descending):
+    return np.flip(np.sort(x, axis), axis) if descending else np.sort(x, axis)
+
+
+EXACT = {  # 1-Lipschitz; 0 goes to 0, and nothing is rounded
+    "relu": lambda x: np.maximum(x, 0),
+    "abs": np.abs,
+    "neg": np.negative,
+    "sort": sort,
+    "MaxMin": maxmin,
+    "GroupSort": group_sort,
 }
 
 
-def run(node, x, weights):
-    if node["op"] != "affine":
-        return EXACT[node["type"]](x, **node["args"])
-    op, w, bias = node["operator"], weights[node["weight"]], weights[node["bias"]]
-    x, d = np.pad(x, [(0, 0), (0, 0), *((0, n) for n in op["extend"])]), len(op["stride"])
-    sides = [(0, 0), (0, 0), *zip(op["left"], op["right"], strict=True)]
-    x = np.pad(x, sides, "wrap" if op["padding"] == "circular" else "constant")
-    x = np.lib.stride_tricks.sliding_window_view(x, w.shape[2:], (2, 3)[:d])
-    x = x[:, :, *(slice(None, None, s) for s in op["stride"])]
-    x = np.tensordot(x, w, ([1, *range(2 + d, 2 + 2 * d)], [1, *range(2, 2 + d)]))
-    return np.moveaxis(x, -1, 1) + bias.reshape(-1, *[1] * d)
+def exact(step, /, **args):
+    step.claims([1])
+    return lambda x: EXACT[step.op](x, **args)
 
 
-def on_torus(op, w, out):  # the kernel on the unshuffled input, a torus with each output once
-    zeros, k, torus = op["padding"] == "zeros", w.reshape(*w.shape, *[1] * (4 - w.ndim)), []
-    known = (zeros or op["padding"] == "circular") and op["groups"] == 1
-    require(known, "a layer of a kind not known here")
-    axes = [op[key] for key in ("input_size", "extend", "left", "right", "stride", "dilation")]
-    for n, e, *sides, s, gap, count in zip(*axes, out[: w.ndim - 2], strict=True):
-        torus.append(-(-(n + e + zeros * max(sides)) // max(s, 1)))
-        once = zeros or (n + e == s * torus[-1] and count <= torus[-1])
-        require(once and s > 0 and gap == 1, "a convolution of a kind not known here")
-        k = np.pad(np.moveaxis(k, 2, -1), [(0, 0)] * 3 + [(0, -k.shape[2] % s)])
-        k = np.concatenate([k[..., i::s] for i in range(s)], 1)
-    return k, [1] * (2 - len(torus)) + torus
+def pad(step, x, mode, left, right, value):
+    step.makes(*(n + a + b for n, a, b in zip(x.shape, left, right, strict=True)))
+    return padded(x, mode, left, right, float(value))
 
 
-def check_layer(node, row, weights, before, after):
-    name, sizes = node["name"], [math.prod(before[1:]), math.prod(after[1:])]
-    same = [*row.setdefault("entries", sizes)] == sizes and node["shape"] == [[*after[1:]]]
-    require(same, f"{name} has other sizes")
-    if node["op"] != "affine":
-        return require(row["gains"][0] >= 1, f"{name} has a norm of 1")
-    w, bias = weights[node["weight"]], weights[node["bias"]]
-    square = sum(Q(b) ** 2 for b in bias) * Q(sizes[1], len(bias))
-    enough = row["count"] >= math.prod(w.shape[1:]) + 2 and Q(row["constant"]) ** 2 >= square
-    require(enough, f"the rounding of {name} is not proven")
-    same = node["operator"]["input_size"] == [*before[2:]] and after[1] == len(w)  # not of a bias
-    require(same, f"{name} has other sizes")
-    kernel, torus = on_torus(node["operator"], w, after[2:])
-    proven = not w.any() or prove_norms(kernel, torus, row["gains"][0], row["absolutes"][0])
-    require(proven, f"the norm of {name} is not proven")
+def pad_to_multiple(step, x, multiple):
+    right = [0, *(-n % m for n, m in zip(x.shape[1:], multiple, strict=True))]
+    return pad(step, x, "constant", [0] * len(right), right, 0)
 
 
-def compose(rows, u, eta, largest):  # exact: slope before and after the last row, error, limit
-    before, r, d, limit = Q(1), [Q(1), Q(0)], [Q(0), Q(0)], largest / 4
+def repeat(step, x, repeats):
+    step.makes(*(n * r for n, r in zip(x.shape, repeats, strict=True)))
+    return np.tile(x, repeats)
+
+
+def take(step, x, axis, index):
+    step.makes(*x.shape[:axis], len(index), *x.shape[axis + 1 :])
+    require(((index >= 0) & (index % 1 == 0)).all(), "its places are no counts")
+    return x.take(index.astype(int), axis)
+
+
+def pixel_unshuffle(step, x, factor):
+    blocks = x.reshape(len(x), x.shape[1] // factor, factor, x.shape[2] // factor, factor)
+    return blocks.transpose(0, 2, 4, 1, 3).reshape(step.shape)
+
+
+def pixel_shuffle(step, x, factor):
+    blocks = x.reshape(len(x) // factor**2, factor, factor, *x.shape[1:])
+    return blocks.transpose(0, 3, 1, 4, 2).reshape(step.shape)
+
+
+COPIES = {
+    "reshape": lambda step, x: x.reshape(step.shape),
+    "permute": lambda step, x, axes: x.transpose(axes),
+    "flip": lambda step, x, axes: np.flip(x, axes),
+    "roll": lambda step, x, axis, shift: np.roll(x, shift, axis),
+    "slice": lambda _, x, axis, start, stop, step: x.take(
+        range(x.shape[axis])[start:stop:step], axis
+    ),
+    "take": take,
+    "repeat": repeat,
+    "pad": pad,
+    "PadToMultiple1d": pad_to_multiple,
+    "PadToMultiple2d": pad_to_multiple,
+    "PadToMultiple3d": pad_to_multiple,
+    "pixel_unshuffle": pixel_unshuffle,
+    "pixel_shuffle": pixel_shuffle,
+}
+
+
+def copy(step, /, **args):
+    """By the numbers of the entries: the norm is the root of how often one of them comes."""
+    run = functools.partial(COPIES[step.op], step, **args, **step.tensors)
+    numbers = np.arange(1.0, math.prod(step.inputs[0]) + 1).reshape(step.inputs[0])
+    places = (run(numbers) - run(0 * numbers)).astype(int).ravel()
+    most, value = int(np.bincount(places)[1:].max()), Q(args.get("value", 0))
+    step.claims([most], value != 0, [value != 0], value**2 * math.prod(step.shape))
+    step.tensors.clear()
+    return run
+
+
+OPERATIONS |= dict.fromkeys(EXACT, exact) | dict.fromkeys(COPIES, copy)
+OPERATIONS["divide"] = lambda step, divisor=None: scale(step, divisor, inverse=True)
+OPERATIONS["hardtanh"] = lambda step, min_val, max_val: clamp(step, min_val, max_val)
+OPERATIONS["mean"] = lambda step, axes, keepdim: sum_(step, axes, keepdim, mean=True)
+OPERATIONS["minimum"] = lambda step: maximum(step, np.minimum)
+
+
+# Composition.
+
+
+def check_graph(file, tensors):
+    """Every row against its node; what each node reads and does, by its name."""
+    graph, real, runs = file["graph"], file["arithmetic"] == "real", {}
+    shapes, used = {graph["input"]: file["input"]["shape"]}, {graph["output"]}
+    for node, row in zip(graph["nodes"], file["layers"], strict=True):
+        name = node["name"]
+        try:
+            require(name not in shapes and set(node) == NODE, "it is no node, or there twice")
+            require(set(row) == ROW | (set() if real else ROUNDING), "its row has other keys")
+            runs[name] = node["inputs"], check_node(node, row, shapes, tensors, real)
+        except Exception as error:
+            words = f"{type(error).__name__} " * (type(error) is not Refused) + str(error)
+            raise Refused(f"`{name}` ({str(node['op'])[:40]}): {words}") from None
+        shapes[name], used = node["shape"], used.union(node["inputs"], node["tensors"].values())
+    require({*runs, *tensors} <= used, "it holds what its output does not depend on")
+    require(graph["output"] in runs, "the graph returns a value that it does not compute")
+    return runs
+
+
+def check_node(node, row, shapes, tensors, real):
+    step, args = Step(node, row, shapes, tensors), node["args"]
+    for shape in (step.shape, *step.inputs):
+        require(all(type(n) is int and n > 0 for n in shape), f"its shape {shape} is none")
+        require(math.prod(shape) <= 2**26, "it is too large for this verifier")
+    axes = [*args.get("axes", []), *([args["axis"]] if "axis" in args else [])]
+    require(all(type(axis) is int and axis >= 0 for axis in axes), "its axes are no counts")
+    entries = [sum(map(math.prod, step.inputs)), math.prod(step.shape)]
+    if real:  # whose row says nothing of rounding: as if it were without bound
+        most = Q(10**400)
+        row |= {"absolutes": [most] * len(step.inputs), "count": 2**60, "constant": most}
+        row |= {"entries": entries}
+    require(step.op in OPERATIONS, "this verifier does not know the operation")
+    run = OPERATIONS[step.op](step, **args)
+    require(not step.tensors, "it has tensors that it does not read")
+    made = run(*(np.zeros(shape) for shape in step.inputs))
+    require([*made.shape] == step.shape and np.isfinite(made).all(), f"it makes {made.shape}")
+    same = all(row[key] == node[key] for key in ("name", "type", "inputs"))
+    same = same and row["entries"] == entries and row["bound"] == max(row["gains"])
+    require(same and type(row["proof"]) is str, "its row is that of another node")
+    return run
+
+
+def compose(rows, source, u, eta, most):
+    """For each value: its Lipschitz constant, |value| <= r(|x|), error <= d(|x|); the norm limit.
+
+    r and d are affine. Of a row with gains g, moduli A, constant c and m roundings, k = gamma(m) A:
+    r = sum g r + c, d = sum (g + k) d + k r + gamma(m) c, and what underflow may lose.
+    """
+    states, limit = {source: (Q(1), Q(1), Q(0), Q(0), Q(0))}, most / 4
     for row in rows:
-        n, c, g, a = row["count"], *map(Q, (row["constant"], row["gains"][0], row["absolutes"][0]))
-        read, wrote = map(root, row["entries"])
-        require(type(n) is int and min(n, c, a, g) >= 0, "a row holds a number below 0")
-        k = gamma(n, u) * a + eta * read * wrote if n else 0
-        lost = a * eta * read + 10 * n * eta * wrote if n else 0
-        most, base = max(g, a), c + lost + max(g, a) * (r[1] + d[1])
-        limit = min(limit, (largest / 4 - base) / (most * (r[0] + d[0]) or 1))
-        d = [(g + k) * e + k * s for e, s in zip(d, r, strict=True)]
-        before, r, d[1] = r[0], [g * r[0], g * r[1] + c], d[1] + gamma(n, u) * c + lost
-    return before, r[0], d, limit
+        n, c, (read, wrote) = row["count"], row["constant"], (root(Q(n)) for n in row["entries"])
+        lost, slope, base, terms = 10 * n * eta * wrote, Q(0), c, []
+        for g, a, name in zip(row["gains"], row["absolutes"], row["inputs"], strict=True):
+            bound, r0, r1, d0, d1 = states[name]
+            k = gamma(n, u) * a + eta * read * wrote if n else 0
+            lost += a * eta * read if n else 0
+            slope, base = slope + max(g, a) * (r0 + d0), base + max(g, a) * (r1 + d1)
+            own = g * bound, g * r0, g * r1, (g + k) * d0 + k * r0, (g + k) * d1 + k * r1
+            terms.append(own)
+            require(max(g, a, base + lost) <= most / 4, f"`{row['name']}` may overflow")
+        limit = min(limit, (most / 4 - base - lost) / slope) if slope else limit
+        bound, r0, r1, d0, d1 = (together(row["combine"], v) for v in zip(*terms, strict=True))
+        states[row["name"]] = bound, r0, up(r1 + c), d0, up(d1 + gamma(n, u) * c + lost)
+    return states, limit
 
 
-def check_points(file, nodes, weights, images, own):  # m - E_here - E(|x|) > (L + a) r for each
-    a, b, limit, two = *map(Q, (*file["error"], file["norm_limit"])), root(2)
-    points = zip(images, file["images_sha256"], file["labels"], file["radius"], strict=True)
-    for x, name, label, radius in points:
-        same = sha256(x.tobytes()).hexdigest() == name and [*x.shape] == file["input"]["shape"]
-        require(same, "the images are others")
-        z, r = x[None].astype(float), Q(radius)
-        norm = Q(float(np.linalg.norm(z))) * (1 + gamma(z.size + 8)) + Q(1, 2**400)
-        for node in nodes:
-            z = run(node, z, weights)
-        slopes = file["pairwise"][label] if file["pairwise"] else [two * Q(file["bound"])] * z.size
-        room = Q(z[0, label]) - two * (own[0] * norm + own[1]) - (a * norm + b)
-        pairs = [p for j, p in enumerate(zip(z[0], slopes, strict=True)) if j != label]
-        safe = norm + r <= limit and all(room - Q(y) > (Q(slope) + a) * r for y, slope in pairs)
-        require(safe or r == 0, f"a radius of {radius} is not proven")
+def together(combine, values):
+    values = [up(v) for v in values if v]
+    if combine == "sum" or len(values) < 2:
+        return up(sum(values, Q(0)))
+    return up(root(sum(v**2 for v in values)))
 
 
-def verify(certificate, weights_path, images=()):  # what holds, in a sentence; else ValueError
-    file = json.loads(text := Path(certificate).read_bytes())
-    mode, graph, rows = file["arithmetic"], file["graph"], [WORST | row for row in file["layers"]]
-    known = (file["format"], file["version"], file["input"]["space"]) == CLAIM
-    require(known and canonical(file) == text.strip(), "no canonical certificate of taut")
-    require(mode != "real" or not len(images), "real numbers prove no radius of any program")
-    weights, (first, *nodes) = read_weights(weights_path, file), graph["nodes"]
-    name, x = first["name"], np.zeros((1, *file["input"]["shape"]))
-    ends = [graph["input"], graph["output"], first["op"]]
-    require(ends == [name, nodes[-1]["name"], "placeholder"], "no plain sequence")
-    for node, row in zip(nodes, rows, strict=True):
-        known = {"affine": True, "call_module": node["type"] in EXACT}.get(node["op"])
-        require(known and node["inputs"] == [name], f"{node['name']} is not known in a sequence")
-        name, before, x = node["name"], x.shape, run(node, x, weights)
-        true = row | {key: node[key] for key in ("name", "type", "inputs")}
-        require(row == true | {"bound": max(row["gains"])}, f"the row of {name} is another")
-        check_layer(node, row, weights, before, x.shape)
-    before, slope, d, limit = compose(rows, *FORMATS["float64" if mode == "real" else mode])
-    require(Q(file["bound"]) >= slope, "the Lipschitz bound is below the product")
-    w = weights[nodes[-1]["weight"]] if file["pairwise"] else np.zeros((0, 0))
-    for row, v in zip(file["pairwise"] or (), w, strict=True):
-        factor = before * (1 + gamma(w.shape[1] + 8))
+def check_claims(file, tensors):
+    """Whether bound, pairs, error and norm limit follow from the rows; the error of a run here."""
+    rows, source, mode = file["layers"], file["graph"]["input"], file["arithmetic"]
+    states, limit = compose(rows, source, *FORMATS[mode])
+    last = states[file["graph"]["output"]]
+    require(file["bound"] >= last[0], "the Lipschitz bound is below what the rows come to")
+    check_pairs(file, states, tensors)
+    if mode == "real":
+        require(file["error"] is file["norm_limit"] is None, "real numbers are not rounded")
+        return None
+    errors = zip(file["error"], last[3:], strict=True)
+    enough = all(said >= 0 and said**2 >= 2 * own**2 for said, own in errors)
+    require(enough, "the rounding error is below what the rows come to")
+    require(0 < file["norm_limit"] <= limit, "the norm limit is above what the rows come to")
+    return compose(rows, source, *FORMATS["float64"])[0][file["graph"]["output"]][3:]
+
+
+def check_pairs(file, states, tensors):
+    """Constants of the differences of two outputs of a matrix that comes last."""
+    if file["pairwise"] is None:
+        return
+    last = next(n for n in file["graph"]["nodes"] if n["name"] == file["graph"]["output"])
+    require(last["op"] == "linear" and len(last["shape"]) == 1, "only a last matrix has pairs")
+    w = tensors[last["tensors"]["weight"]]
+    factor = states[last["inputs"][0]][0] * (1 + gamma(w.shape[1] + 8))
+    for row, v in zip(file["pairwise"], w, strict=True):
         top = np.abs(w - v).max(1)  # so that no square that matters underflows
         norms = np.linalg.norm((w - v) / (top + (top == 0))[:, None], axis=1)
-        matrix = nodes[-1]["op"] == "affine" and w.ndim == 2
-        proven = all(Q(p) >= Q(t) * Q(n) * factor for p, t, n in zip(row, top, norms, strict=True))
-        require(matrix and proven, "a constant of two classes is not proven")
-    if mode != "real":
-        pairs = zip(file["error"], d, strict=True)
-        require(all(Q(e) >= root(2) * p for e, p in pairs), "the error is not proven")
-        require(0 < Q(file["norm_limit"]) <= limit, "the norm limit is not proven")
-    if len(images):
-        for eps, said in file["certified_accuracy"].items():
-            share = sum(Q(r) > Q(eps) >= 0 for r in file["radius"]) / len(images)
-            require(said <= share, "a certified accuracy is above the radii")
-        check_points(file, nodes, weights, images, compose(rows, *FORMATS["float64"])[2])
-    return f"Lipschitz bound {file['bound']}, radii of {len(images)} images, arithmetic {mode}"
+        pairs = zip(row, map(Q, top.tolist()), map(Q, norms.tolist()), strict=True)
+        enough = all(pair >= t * n * factor for pair, t, n in pairs)
+        require(enough, "a constant of two classes is not proven")
+
+
+# Points.
+
+
+def check_shares(file, shape):
+    """Whether the accuracies are those of the labels, answers and radii beside them."""
+    labels, answers, radii = (file[key] for key in ("labels", "predictions", "radius"))
+    n, (classes,) = len(radii), shape
+    others = (labels, answers, file["margin"], file["images"]["sha256"])
+    same = n and all(len(other) == n for other in others)
+    require(same, "it does not say the same of each image")
+    known = all(type(v) is int and 0 <= v < classes for v in (*labels, *answers))
+    require(known and min(radii) >= 0 and classes > 1, "a class or a radius is none")
+    right = [label == answer for label, answer in zip(labels, answers, strict=True)]
+    alone = any(r > 0 and not ok for r, ok in zip(radii, right, strict=True))
+    require(not alone, "a wrong answer has a radius")
+    require(file["clean_accuracy"] == Q(sum(right) / n), "the clean accuracy is another")
+    for text, said in file["certified_accuracy"].items():
+        plain = re.fullmatch(r"[ 0-9_.eE+/-]{1,200}", text)
+        plain = plain and not re.search(r"[eE][+-]?(\d_?){5}", text)
+        eps = Q(text if plain else -1)
+        require(eps >= 0, f"{text[:40]!r} is no distance")
+        same = said == Q(sum(r > eps for r in radii) / n)
+        require(same, f"the certified accuracy at {text} is another")
+
+
+def read_points(path, file):
+    """The array `images`, one after the other as its bytes, if they are those certified."""
+    shape, kind, hashes = file["input"]["shape"], file["images"]["dtype"], file["images"]["sha256"]
+    wide = file["arithmetic"] == "float64" or kind != "F64"
+    require(wide, "a float32 program rounds images of float64")
+    head = canonical({"image": {"dtype": kind, "shape": shape}})
+    with zipfile.ZipFile(path) as archive, archive.open("images.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        reader = getattr(np.lib.format, f"read_array_header_{version[0]}_0")
+        found, fortran, dtype = reader(stream)
+        same = dtype.str == FLOATS[kind] and not fortran and [*found] == [len(hashes), *shape]
+        wanted = f"{len(hashes)} of {shape}, {FLOATS[kind]} in C order"
+        require(same, f"its images must be {wanted}; they are {[*found]}, {dtype.str}")
+        for place, name in enumerate(hashes):
+            raw = stream.read(math.prod(shape) * dtype.itemsize)
+            require(sha256(head + raw).hexdigest() == name, f"image {place} is another: its hash")
+            yield decoded(raw, kind).reshape(shape)
+
+
+def logits_of(file, runs, x):
+    values = {file["graph"]["input"]: x}
+    with np.errstate(all="ignore"):
+        for name, (inputs, run) in runs.items():
+            values[name] = run(*(values[i] for i in inputs))
+    return values[file["graph"]["output"]]
+
+
+def check_point(file, place, x, z, own):
+    """The answer, the margin and the radius of an image, from its logits z as computed here.
+
+    Differences are wrong by at most e here, and in the certified program by E = a |x| + b. So its
+    answer is within e + E of the largest, and stays the largest within r if m - e - E > (L + a) r.
+    """
+    keys = ("labels", "predictions", "radius", "margin")
+    label, answer, r, margin = (file[key][place] for key in keys)
+    (a, b), limit, two = file["error"], file["norm_limit"], root(Q(2))
+    norm = root(up(sum_of_squares(x)))
+    require(np.isfinite(z).all() and norm <= limit, f"image {place} may overflow")
+    z, wrong = [*map(Q, z.tolist())], two * (own[0] * norm + own[1]) + a * norm + b
+    require(z[answer] + wrong >= max(z), f"the answer to image {place} is another")
+    slopes = file["pairwise"][label] if file["pairwise"] else [two * file["bound"]] * len(z)
+    pairs = enumerate(zip(z, slopes, strict=True))
+    gaps = [(z[label] - v, slope) for j, (v, slope) in pairs if j != label]
+    near = abs(margin - min(gaps)[0]) <= wrong + abs(margin) / 2**50
+    require(near, f"the margin of image {place} is another")
+    safe = norm + r <= limit and all(gap - wrong > (slope + a) * r for gap, slope in gaps)
+    require(safe or r == 0, f"the radius {float(r)} of image {place} is not proven")
+
+
+# Command line.
+
+
+def verify(certificate, weights, points=None):
+    """What is proven, in a sentence; raises `Refused`, which names the file."""
+    at = certificate
+    try:
+        file = read_certificate(at)
+        tensors = read_weights(at := weights, file)
+        at = certificate
+        runs = check_graph(file, tensors)
+        own = check_claims(file, tensors)
+        proven = f"Lipschitz bound {float(file['bound'])} in l2, arithmetic {file['arithmetic']}"
+        if "radius" in file:
+            nodes = {node["name"]: node for node in file["graph"]["nodes"]}
+            check_shares(file, nodes[file["graph"]["output"]]["shape"])
+        if points is None:
+            return proven
+        require("radius" in file, "it says nothing of images: leave the points out")
+        require(own, "real numbers prove no radius of a program: leave the points out")
+        for place, x in enumerate(read_points(at := points, file)):
+            at = certificate
+            check_point(file, place, x, logits_of(file, runs, x), own)
+            at = points
+        shares = [f"clean accuracy {float(file['clean_accuracy'])}"]
+        shares += [f"{float(said)} at {eps}" for eps, said in file["certified_accuracy"].items()]
+        return f"{proven}, radii and answers of {len(file['radius'])} images: {', '.join(shares)}"
+    except Exception as error:
+        words = "it takes too much memory" if type(error) is MemoryError else str(error)
+        damaged = type(error) not in (Refused, MemoryError)
+        words = f"it is damaged ({type(error).__name__}: {words})" if damaged else words
+        words = " ".join(words.split())[:400].encode("ascii", "backslashreplace").decode()
+        raise Refused(f"{at}: {words}") from None
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(
+        prog="verifier.py",
+        description="Prove what a certificate of taut says, with numpy alone.",
+        epilog="Exit code: 0 proven, 1 refused, 2 wrong use. "
+        "Example: python verifier.py certificate.json certificate.safetensors points.npz",
+    )
+    parser.add_argument("certificate", help="JSON file that `taut certify` wrote")
+    parser.add_argument("weights", help="safetensors file beside it")
+    parser.add_argument("points", nargs="?", help="npz file with the images as the array `images`")
+    options = parser.parse_args(arguments)
+    for path in filter(None, vars(options).values()):
+        if not Path(path).is_file():
+            parser.error(f"there is no file {path}")
+    try:
+        sys.stdout.write(f"Proven: {verify(**vars(options))}.\n")
+    except Refused as error:
+        sys.stderr.write(f"Refused: {error}\n")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        held = verify(*sys.argv[1:3], *(np.load(path)["images"] for path in sys.argv[3:]))
-        sys.stdout.write(f"Proven: {held}.\n")
-    except Exception as error:  # whatever it is, nothing is proven
-        sys.exit(f"Refused: {error!r}.")
+    sys.exit(main())

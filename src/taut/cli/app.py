@@ -1,15 +1,14 @@
 """The commands, and what every one of them does about errors."""
 
-import functools
-import inspect
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from importlib import import_module
 
-# A wrong argument or file is the user's to mend (exit code 2); anything else is a failure (1).
+from taut.kinds import did_you_mean
+
+# A wrong argument or file is the user's mistake (exit code 2); anything else is a failure (1).
 _WRONG_USE = (
     ValueError,
     NotImplementedError,
@@ -20,30 +19,53 @@ _WRONG_USE = (
     IsADirectoryError,
     PermissionError,
 )
+# What the extra `cli` installs, by the names that are imported.
+_EXTRA = (
+    "PIL",
+    "filelock",
+    "jinja2",
+    "lightning_fabric",
+    "markupsafe",
+    "matplotlib",
+    "rich",
+    "tyro",
+)
 
 
 @dataclass(frozen=True)
 class Command:
-    """One command.
+    """One command, in the module of `taut.cli` that is named as the command."""
 
-    Args:
-        summary: its line in `taut --help`.
-        run: takes the arguments after its name. It imports what it needs when it is called, so
-            that help stays quick.
-    """
+    summary: str  # its line in `taut --help`
+    function: str  # in the module, which is imported late, so that help stays quick
 
-    summary: str
-    run: Callable[[list[str]], None]
+    def run(self, name: str, arguments: list[str]) -> None:
+        """Call the function with the arguments after the name of the command."""
+        function = vars(import_module(f"taut.cli.{name}"))[self.function]
+        if self.function == "main":  # it parses for itself
+            function(arguments)
+        else:
+            from taut.cli.parsing import call
+
+            call(function, name, arguments)
+
+
+COMMANDS = {
+    "train": Command("Train a recipe into a run folder, or continue a stopped run.", "main"),
+    "certify": Command("Prove the accuracy of a run within l2 distances.", "certify"),
+    "verify": Command("Prove again what a certificate says, whoever wrote it.", "verify"),
+    "attack": Command("Search for adversarial examples of a run.", "attack"),
+    "inspect": Command("Show spectrum and gradient at every layer of a model.", "inspect"),
+    "report": Command("Write one HTML page about a run.", "report"),
+    "export": Command("Write the model of a run to a file that needs no taut.", "export"),
+    "demo": Command("Train, certify, attack and report on embedded images.", "demo"),
+    "wasserstein": Command("Bound the distance of two samples from both sides.", "wasserstein"),
+    "list": Command("List what recipes, models, losses, data sets and methods there are.", "list_"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs `taut`.
-
-    Args:
-        arguments: the command and its arguments; those of the process if None.
-
-    Returns:
-        The exit code: 0, 1 (failed), 2 (wrong use) or 130 (interrupted).
+    """Run a command; returns its exit code: 0, 1 (failed), 2 (wrong use) or 130 (interrupted).
 
     Example:
         >>> main(["--version"])
@@ -54,137 +76,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
         return 0 if arguments else 2
-    if arguments[0] == "--version":
+    name, *rest = arguments
+    if name == "--version":
         print(f"taut {_version()}")
         return 0
-    if arguments[0] not in COMMANDS:
+    if name not in COMMANDS:
         names = ", ".join(COMMANDS)
-        return _say(f"there is no command {arguments[0]!r}; the commands are {names}.", code=2)
+        hint = did_you_mean(name, COMMANDS)
+        return _say(f"there is no command {name!r}; the commands are {names}.{hint}", code=2)
     try:
-        COMMANDS[arguments[0]].run(arguments[1:])
+        COMMANDS[name].run(name, rest)
     except BrokenPipeError:
-        # The reader, such as `head`, has had enough. Nothing may be flushed to it at exit.
+        # The reader, such as `head`, has closed. Nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt as error:
         return _say(str(error) or "interrupted.", code=130)
     except _WRONG_USE as error:
+        package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+        if package in _EXTRA:
+            return _say(f"`{arguments[0]}` needs {package}: pip install 'taut[cli]'.", code=2)
         return _say(_sentence(error), code=2)
     except (RuntimeError, OSError) as error:
         return _say(_sentence(error), code=1)
     return 0
-
-
-def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
-    """Calls a typed function with arguments from the command line.
-
-    Args:
-        function: its signature and docstring become the options and the help.
-        name: of the command.
-        arguments: what follows the name.
-    """
-    import tyro
-
-    tyro.cli(_unbroken(function), prog=f"taut {name}", args=arguments)
-
-
-def _unbroken(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same function, each argument of its docstring on one line.
-
-    tyro keeps the line breaks of a description, and then wraps the lines once more.
-    """
-
-    @functools.wraps(function)
-    def same(*arguments: Any, **options: Any) -> Any:
-        return function(*arguments, **options)
-
-    signature = inspect.signature(function)
-    del same.__wrapped__  # tyro would read the docstring of that
-    same.__dict__["__signature__"] = signature
-    head, args, described = (function.__doc__ or "").partition("\n    Args:\n")
-    same.__doc__ = head + args + re.sub(r"\n {12}", " ", described)
-    return same
-
-
-def _train(arguments: list[str]) -> None:
-    from taut.cli.train import main
-
-    main(arguments)
-
-
-def _certify(arguments: list[str]) -> None:
-    from taut.cli.certify import certify
-
-    call(certify, "certify", arguments)
-
-
-def _attack(arguments: list[str]) -> None:
-    from taut.cli.attack import attack
-
-    call(attack, "attack", arguments)
-
-
-def _inspect(arguments: list[str]) -> None:
-    from taut.cli.inspect import inspect
-
-    call(inspect, "inspect", arguments)
-
-
-def _report(arguments: list[str]) -> None:
-    from taut.cli.report import report
-
-    call(report, "report", arguments)
-
-
-def _export(arguments: list[str]) -> None:
-    from taut.cli.export import export
-
-    call(export, "export", arguments)
-
-
-def _demo(arguments: list[str]) -> None:
-    from taut.cli.demo import demo
-
-    call(demo, "demo", arguments)
-
-
-def _bench(arguments: list[str]) -> None:
-    from taut.cli.bench import main
-
-    main(arguments)
-
-
-def _reproduce(arguments: list[str]) -> None:
-    from taut.cli.reproduce import reproduce
-
-    call(reproduce, "reproduce", arguments)
-
-
-def _wasserstein(arguments: list[str]) -> None:
-    from taut.cli.wasserstein import wasserstein
-
-    call(wasserstein, "wasserstein", arguments)
-
-
-def _list(arguments: list[str]) -> None:
-    from taut.cli.list import list_all
-
-    call(list_all, "list", arguments)
-
-
-COMMANDS = {
-    "train": Command("Train a recipe into a run folder, or go on with a stopped run.", _train),
-    "certify": Command("Prove the accuracy of a run within l2 distances.", _certify),
-    "attack": Command("Look for adversarial examples of a run.", _attack),
-    "inspect": Command("Show spectrum and gradient at every layer of a model.", _inspect),
-    "report": Command("Write one HTML page about a run.", _report),
-    "export": Command("Write the model of a run to a file that needs no taut.", _export),
-    "demo": Command("Train, certify, attack and report on embedded images.", _demo),
-    "bench": Command("Measure what layers and nets cost, beside other libraries.", _bench),
-    "reproduce": Command("Do a table of the founding paper again, beside its values.", _reproduce),
-    "wasserstein": Command("Bound the distance of two samples from both sides.", _wasserstein),
-    "list": Command("List recipes, data sets and parametrizations.", _list),
-}
 
 
 def _help() -> str:

@@ -1,7 +1,6 @@
 """`taut certify`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -18,50 +17,31 @@ from taut.certification import (
     verify,
 )
 from taut.certification import certify as certify_model
-from taut.cli.model_file import load_model, parse_shape
-from taut.cli.shared import Device, Eps, Opened, check_eps, open_run, percent, show_table
-from taut.data import load
-from taut.deploy import PlainModel
-from taut.deploy import load as load_exported
-from taut.training import choose_device
+from taut.cli.model_file import NO_FILE, ModelFile, load_model
+from taut.cli.shared import Eps, OptionalFolder, show_certification
+from taut.data import load_test
+from taut.export import load as load_exported
+from taut.program import ProgramModule
+from taut.training import Device, OpenedRun, choose_device
 
-_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
-_Path = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 _Run = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """A model of plain torch modules, instead of a run.
-
-    Args:
-        model: FILE.py:FUNCTION, which makes the model; the file is run.
-        weights: safetensors file with its state.
-        input_shape: of one input, such as 3,32,32.
-        data: npz file with test images to certify; without it, only the bound is printed.
-        output: where to write the certificate; its weights go beside it.
-    """
-
-    model: _Text = None
-    weights: _Path = None
-    input_shape: _Text = None
-    data: _Path = None
-    output: _Path = None
 
 
 def certify(
     run: _Run = None,
     *,
-    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = ModelFile(),
+    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
+    output: OptionalFolder = None,
     arithmetic: Arithmetic = "float64",
     eps: Eps = (),
+    data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
     """Print how many test images keep their correct answer within l2 distances.
 
-    Writes certificate.json and certificate.safetensors, the weights it speaks of, into the run
-    folder. Of a model in a file it prints the proven Lipschitz constant, layer by layer. Of an
-    exported file it proves all anew, from that file alone, and the certificate beside it too.
+    For a run, writes certificate.json and certificate.safetensors, the certified weights, into its
+    folder. For a model in a file, prints the proven Lipschitz constant, layer by layer. For an
+    exported file, proves everything from that file alone, and checks the certificate beside it.
 
     Example: taut certify runs/demo --eps 0.1 36/255
 
@@ -72,10 +52,12 @@ def certify(
     Args:
         run: the run folder, or a file that `taut export` wrote.
         plain: a model in a file.
+        output: where to write the certificate of a model in a file; its weights go beside it.
         arithmetic: what the radii hold for: the exported weights run in float64, the model in
             float32, or real numbers only.
-        eps: l2 radii, pixels in [0, 1]; those of the recipe if not given.
-        device: auto takes a GPU if there is one.
+        eps: l2 radii, pixels in [0, 1]; those of the recipe by default.
+        data_dir: where the data set of the run is now, if it has moved.
+        device: auto uses a GPU if there is one.
     """
     if (run is None) == (plain.model is None):
         raise ValueError(
@@ -84,24 +66,19 @@ def certify(
     if run is None or run.is_file():
         if run is not None and plain.weights is not None:
             raise ValueError("An exported file has its own weights; leave out --weights.")
-        _certify_file(run, plain, arithmetic, eps, choose_device(device))
+        if data_dir is not None:
+            raise ValueError("`data_dir` is for a run folder; give test images with --data.")
+        proved = _certify_file(run, plain, arithmetic, eps, choose_device(device))
+        if output is not None:
+            print(f"\nWrote {proved.save(output)[0]}")
         return
-    if plain != ModelFile():
+    if plain != NO_FILE or output is not None:
         raise ValueError("A run folder has its own model and data; leave out the options of files.")
-    opened = open_run(run, device)
-    target, found = save_certificate(opened, eps, arithmetic)
-    _show(opened.title(), found)
-    print(f"\n{_bound(found.certificate)}\n\nWrote {target}")
-
-
-def save_certificate(
-    opened: Opened, eps: tuple[str, ...] = (), arithmetic: Arithmetic = "float64"
-) -> tuple[Path, Certification]:
-    """Certify the whole test set and write the certificate into the run folder."""
-    radii = check_eps(eps, opened.run)
-    found = opened.certify(radii, arithmetic)
-    target, _ = found.save(opened.run.path / "certificate.json")
-    return target, found
+    opened = OpenedRun.open(run, device=device, data_dir=data_dir)
+    certification = opened.certify(opened.radii(eps), arithmetic)
+    target, _ = certification.save(run / "certificate.json")
+    show_certification(opened.title(), certification)
+    print(f"\n{_bound(certification.certificate)}\n\nWrote {target}")
 
 
 def _certify_file(
@@ -110,55 +87,44 @@ def _certify_file(
     arithmetic: Arithmetic,
     eps: Sequence[str],
     device: torch.device,
-) -> None:
+) -> Certificate | Certification:
     model, shape = _read_model(exported, plain)
     if exported is not None:
         _verify_beside(exported, model)
     model = model.to(device)
     if plain.data is None:
         if eps:
-            raise ValueError("`--eps` needs `--data`, an npz file with test images.")
-        found: Certificate | Certification = prove(model, shape, arithmetic=arithmetic)
-        certificate = found
+            raise ValueError("`eps` needs `data`, an npz file with test images.")
+        proved: Certificate | Certification = prove(model, shape, arithmetic=arithmetic)
+        certificate = proved
     else:
-        test = load("npz", plain.data).test
+        images, labels = load_test("npz", plain.data)
         radii = tuple(sorted(eps or ("36/255", "72/255", "108/255"), key=as_rational))
-        found = certify_model(
-            model, test.float_images(), test.labels, radii, shape, arithmetic=arithmetic
-        )
-        certificate = found.certificate
-        _show(f"{plain.data.name}, {len(test.labels):,} test images", found)
+        proved = certify_model(model, images, labels, radii, shape, arithmetic=arithmetic)
+        certificate = proved.certificate
+        show_certification(f"{plain.data.name}, {len(labels):,} test images", proved)
         print()
     print(_bound(certificate))
-    if isinstance(model, PlainModel) and model.any_size:
+    if isinstance(model, ProgramModule) and model.any_size:
         size = ",".join(map(str, shape))
         print(f"\nThe file takes other sizes, too: this holds for {size} alone (--input-shape).")
-    if plain.output is not None:
-        target, _ = found.save(plain.output)
-        print(f"\nWrote {target}")
+    return proved
 
 
 def _read_model(exported: Path | None, plain: ModelFile) -> tuple[nn.Module, tuple[int, ...]]:
-    shape = None if plain.input_shape is None else parse_shape(plain.input_shape)
     if exported is not None:
-        return load_exported(exported, shape)
-    if plain.model is None or shape is None:
-        raise ValueError("`--model` needs `--input-shape`, such as 3,32,32.")
-    return load_model(plain.model, plain.weights), shape
+        return load_exported(exported, plain.shape)
+    if plain.model is None or plain.shape is None:
+        raise ValueError("`model` needs `input_shape`, such as 3,32,32.")
+    return load_model(plain.model, plain.weights), plain.shape
 
 
 def _verify_beside(exported: Path, model: nn.Module) -> None:
-    """Prove again what the certificate beside an exported file says of it."""
+    """Verify the certificate beside an exported file, if there is one."""
     certificate = exported.with_name("certificate.json")
     if certificate.is_file():
-        found = verify(certificate, model)
-        print(f"{certificate} holds for {exported.name}: bound {found.bound:.9g}.\n")
-
-
-def _show(title: str, found: Certification) -> None:
-    clean = percent(found.clean_accuracy)
-    rows = [(str(text), clean, percent(share)) for text, share in found.certified_accuracy.items()]
-    show_table(title, ("eps", "clean", "certified"), rows)
+        verified = verify(certificate, model)
+        print(f"{certificate} holds for {exported.name}: bound {verified.bound:.9g}.\n")
 
 
 def _bound(certificate: Certificate) -> str:

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from taut import deploy
-from taut.cli.shared import Device, OptionalFolder, RunFolder, open_run, percent, show_table
+from taut import export as exports
+from taut.cli.shared import OptionalFolder, RunFolder, show_certification
+from taut.training import Device, OpenedRun
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
 
@@ -14,12 +15,13 @@ def export(
     to: Literal["torch", "onnx", "safetensors"],
     output: OptionalFolder = None,
     shrink: bool = False,
+    data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
     """Write the model of a run to a file that needs no taut, with a certificate of that file.
 
-    The model is frozen to plain layers and written; what lies on the disk is read back, and its
-    whole test set is certified. Check it again at any time: taut certify FILE.
+    Freezes the model to plain layers, writes it, reads the file back, and certifies what was read
+    on the whole test set. Check it again at any time: taut certify FILE.
 
     Example: taut export runs/demo --to onnx
 
@@ -27,24 +29,22 @@ def export(
         run: the run folder.
         to: torch writes a program of torch.export, model.pt2; onnx writes model.onnx; safetensors
             writes model.safetensors and model.py, a module of plain torch.
-        output: the folder to write to; RUN/torch, RUN/onnx or RUN/safetensors if not given.
-        shrink: scale each weight by some units in the last place, to a proved norm of at most 1.
-        device: auto takes a GPU if there is one, for the certificate.
+        output: the folder to write to; RUN/torch, RUN/onnx or RUN/safetensors by default.
+        shrink: scale each weight by a few units in the last place, to a proved norm of at most 1.
+        data_dir: where the data set of the run is now, if it has moved.
+        device: auto uses a GPU if there is one, for the certificate.
     """
-    opened = open_run(run, device)
-    frozen, shape = deploy.freeze(opened.model).cpu(), opened.data.input_shape
+    opened = OpenedRun.open(run, device=device, data_dir=data_dir)
+    frozen, shape = exports.freeze(opened.model).cpu(), opened.data.input_shape
     if shrink:
-        deploy.shrink_(frozen, shape)
+        exports.shrink_(frozen, shape)
     folder = run / to if output is None else output
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"model{SUFFIXES[to]}"
-    exported = deploy.export(frozen, target, shape)
+    exported = exports.export(frozen, target, shape)
     model = exported.model.to(opened.test.device)
-    found = opened.certify(opened.run.recipe.eps, model=model)
-    certificate, _ = found.save(folder / "certificate.json")
-    clean = percent(found.clean_accuracy)
-    rows = [(str(eps), clean, percent(share)) for eps, share in found.certified_accuracy.items()]
-    show_table(opened.title(), ("eps", "clean", "certified"), rows)
-    print(
-        f"\nLipschitz bound in l2: {float(found.bound):.9g}\n\nWrote {target}\nWrote {certificate}"
-    )
+    certification = opened.certify(opened.run.recipe.eps, model=model)
+    certificate, _ = certification.save(folder / "certificate.json")
+    show_certification(opened.title(), certification)
+    print(f"\nLipschitz bound in l2: {float(certification.bound):.9g}\n")
+    print(f"Wrote {target}\nWrote {certificate}")

@@ -1,69 +1,44 @@
 """`taut inspect`."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import itertools
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
 from torch import Tensor, nn
 
-from taut.cli.model_file import load_model, parse_shape
-from taut.cli.shared import Device, check_limit, open_run, show_table
-from taut.data import load
-from taut.report import (
-    Inspection,
-    LayerInspection,
-    five_numbers,
-    inspect_layers,
-    inspect_model,
-    profile,
-    save_attenuation,
-    save_inspection,
-)
-from taut.report.attenuation import MOST_OUTPUTS
-from taut.report.inspection import histogram
-from taut.training import choose_device
+from taut import diagnostics
+from taut.cli.model_file import NO_FILE, ModelFile, load_model
+from taut.cli.shared import OptionalFolder, show_table
+from taut.data import load_test
+from taut.diagnostics import Inspection, LayerDiagnostics, five_numbers, histogram
+from taut.training import Device, OpenedRun, check_limit, choose_device
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_Text = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
-_Path = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 _Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
-
-
-@dataclass(frozen=True)
-class ModelFile:
-    """Any torch model, instead of a run.
-
-    Args:
-        model: FILE.py:FUNCTION, which makes the model; the file is run.
-        weights: safetensors file with its state.
-        input_shape: of one input, such as 3,32,32.
-        data: npz file with test images; without it, the inputs are noise, uniform in [0, 1].
-    """
-
-    model: _Text = None
-    weights: _Path = None
-    input_shape: _Text = None
-    data: _Path = None
 
 
 def inspect(
     runs: _Runs = (),
     *,
-    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = ModelFile(),
+    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
     limit: int = 200,
-    output: _Path = None,
+    output: OptionalFolder = None,
+    data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
     """Show where a model loses its gradient: layer by layer, and from image to output.
 
-    For each layer its singular values, before training and now, and the norm of the gradient at
-    its input over that at the output: of the margin, and over all directions of the output. Then
-    the singular values of the Jacobian from image to output. 1 everywhere: nothing is lost.
-    Draws a figure into the run folder; of several runs one figure, side by side.
+    Prints, for each layer, its singular values before and after training, and the norm of the
+    gradient at its input relative to that at the output: for the margin, and for all directions of
+    the output. Prints the singular values of the Jacobian from image to output. If all are 1,
+    nothing is lost. Saves a figure in the run folder; several runs are compared in one figure.
 
     Example: taut inspect runs/demo
 
@@ -74,9 +49,10 @@ def inspect(
     Args:
         runs: run folders.
         plain: a model in a file.
-        limit: look at the first so many test images.
-        output: where to draw; into the first run folder if not given.
-        device: auto takes a GPU if there is one.
+        limit: number of test images, the first ones.
+        output: file of the figure; in the first run folder by default.
+        data_dir: where the data set of the runs is now, if it has moved.
+        device: auto uses a GPU if there is one.
     """
     check_limit(limit)
     if bool(runs) == (plain.model is not None):
@@ -84,119 +60,122 @@ def inspect(
     if not runs:
         _inspect_file(plain, limit, output, choose_device(device))
         return
-    if plain != ModelFile():
+    if plain != NO_FILE:
         raise ValueError("A run folder has its own model and data; leave out the options of files.")
-    if len(runs) == 1:
-        _inspect_run(runs[0], limit, output, device)
+    opened = [OpenedRun.open(folder, device=device, data_dir=data_dir) for folder in runs]
+    if len(opened) == 1:
+        _inspect_run(opened[0], limit, output)
     else:
-        _compare(runs, limit, output, device)
+        _compare(opened, limit, output)
 
 
-def _inspect_run(folder: Path, limit: int, output: Path | None, device: Device) -> None:
-    opened = open_run(folder, device)
+def _inspect_run(opened: OpenedRun, limit: int, output: Path | None) -> None:
     images, labels = opened.head(limit)
-    found = inspect_model(opened.model, images, labels)
-    before = inspect_layers(opened.run.initial_model(images.device), images, labels)
-    _show(opened.title(len(images)), found, before)
-    _say_wrote(save_inspection(output or opened.run.path / "inspection.png", found, before))
+    inspection = diagnostics.inspect(opened.model, images, labels)
+    initial = opened.run.initial_model(images.device)
+    before = diagnostics.spectra(initial, tuple(images.shape[1:]))
+    _show(opened.title(len(images)), inspection, before)
+    target = output or opened.run.path / "inspection.png"
+    _save(diagnostics.plot_inspection(inspection, before), target)
 
 
-def _compare(folders: Sequence[Path], limit: int, output: Path | None, device: Device) -> None:
-    found: dict[str, Inspection] = {}
-    for folder in folders:
-        opened = open_run(folder, device)
-        name = _unused(opened.run.path.resolve().name, found)
-        found[name] = inspect_model(opened.model, *opened.head(limit))
+def _compare(opened_runs: Sequence[OpenedRun], limit: int, output: Path | None) -> None:
+    runs: dict[str, Inspection] = {}
+    for opened in opened_runs:
+        name = _unused(opened.run.path.resolve().name, runs)
+        runs[name] = diagnostics.inspect(opened.model, *opened.head(limit))
     names = ("run", "at the image: margin", "all", "Jacobian: least", "median", "largest")
-    rows = [(name, *_summary(one)) for name, one in found.items()]
+    rows = [(name, *_summary(inspection)) for name, inspection in runs.items()]
     show_table(f"Gradient norm and Jacobian, {limit:,} test images each", names, rows)
-    target = output or folders[0] / "attenuation.png"
-    _say_wrote(save_attenuation(target, {"": {name: profile(one) for name, one in found.items()}}))
+    profiles = {name: diagnostics.gradient_profile(one) for name, one in runs.items()}
+    target = output or opened_runs[0].run.path / "attenuation.png"
+    _save(diagnostics.plot_profiles({"": profiles}), target)
 
 
 def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: torch.device) -> None:
-    if plain.model is None or plain.input_shape is None:
-        raise ValueError("`--model` needs `--input-shape`, such as 3,32,32.")
-    shape = parse_shape(plain.input_shape)
+    shape = plain.shape
+    if plain.model is None or shape is None:
+        raise ValueError("`model` needs `input_shape`, such as 3,32,32.")
     model = load_model(plain.model, plain.weights).to(device)
     images, labels = _inputs(plain.data, shape, limit)
-    labels = None if labels is None else labels.to(device)
-    _check_fits(model, images[:1].to(device), plain.input_shape)
-    found = inspect_model(model, images.to(device), labels)
-    _show(f"{plain.model}, {len(images):,} {'test images' if plain.data else 'of noise'}", found)
+    images, labels = images.to(device), None if labels is None else labels.to(device)
+    _check_fits(model, images[:1], shape)
+    inspection = diagnostics.inspect(model, images, labels)
+    _show(
+        f"{plain.model}, {len(images):,} {'test images' if plain.data else 'of noise'}", inspection
+    )
     if output is not None:
-        _say_wrote(save_inspection(output, found))
+        _save(diagnostics.plot_inspection(inspection), output)
 
 
-def _check_fits(model: nn.Module, image: Tensor, shape: str) -> None:
-    """Refuse a shape that the model does not take; the caller's model stays as it is."""
+def _check_fits(model: nn.Module, image: Tensor, shape: tuple[int, ...]) -> None:
+    """Refuse a shape that the model does not take; the caller's model is not changed."""
     try:
         with torch.no_grad():
             copy.deepcopy(model).eval()(image)
     except RuntimeError as error:
-        raise ValueError(f"`--input-shape` must fit the model; with {shape}: {error}") from None
+        text = ",".join(map(str, shape))
+        raise ValueError(f"`input_shape` must fit the model; with {text}: {error}") from None
 
 
 def _inputs(data: Path | None, shape: tuple[int, ...], limit: int) -> tuple[Tensor, Tensor | None]:
     if data is None:
         return torch.rand(limit, *shape, generator=torch.Generator().manual_seed(0)), None
-    test = load("npz", data).test
-    images, labels = test.float_images()[:limit], test.labels[:limit]
+    images, labels = (tensor[:limit] for tensor in load_test("npz", data))
     if images.shape[1:] != shape:
         got = ",".join(map(str, images.shape[1:]))
-        raise ValueError(f"`--input-shape` must be that of the images in {data}; they are {got}.")
+        raise ValueError(f"`input_shape` must be that of the images in {data}; they are {got}.")
     return images, labels
 
 
-def _show(title: str, found: Inspection, before: Sequence[LayerInspection] = ()) -> None:
-    past = {(layer.name, layer.gradient.call): layer for layer in before}
+def _show(title: str, inspection: Inspection, before: Mapping[str, Tensor] | None = None) -> None:
     names = ("layer", "input", "smallest", "largest", "values 0 to 1.2", "margin", "all")
-    rows = []
-    for layer in found.layers:
-        gradient = layer.gradient
-        shape = "x".join(map(str, layer.input_shape))
-        norms = _norm(gradient.margin), _norm(gradient.random)
-        label = gradient.label if gradient.whole else f"{gradient.label} *"
-        rows.append((label, shape, *_spectrum(layer), *norms))
-        old = past.get((layer.name, gradient.call))
-        if old is not None and _differs(old.spectrum, layer.spectrum):
-            rows.append(("", "before", *_spectrum(old), "", ""))
+    rows = [
+        row for layer in inspection.layers for row in _rows(layer, (before or {}).get(layer.label))
+    ]
     show_table(f"{title}: singular values, gradient norm", names, rows)
-    if not all(layer.gradient.whole for layer in found.layers):
+    if not all(layer.whole for layer in inspection.layers):
         print("* in a branch: the norm of its share of the gradient")
-    if found.jacobian is None:
-        print(f"\nNo Jacobian: the model has more than {MOST_OUTPUTS} outputs.\n")
-    else:
-        least, low, middle, high, most = map(_norm, five_numbers(found.jacobian))
-        count = found.jacobian.shape[1]
-        bars = text_histogram(histogram(found.jacobian))
-        print(f"\nSingular values of the Jacobian, {count} an image: |{bars}| 0 to 1.2")
-        print(f"{least} to {most}, half of them in {low} to {high}, median {middle}\n")
+    if inspection.jacobian is None:
+        most = diagnostics.MAX_JACOBIAN_OUTPUTS
+        print(f"\nNo Jacobian: the model has more than {most} outputs.\n")
+        return
+    least, low, middle, high, most = map(_norm, five_numbers(inspection.jacobian))
+    bars = text_histogram(histogram(inspection.jacobian))
+    count = inspection.jacobian.shape[1]
+    print(f"\nJacobian, {count} singular values per image: |{bars}| 0 to 1.2")
+    print(f"{least} to {most}, half of them in {low} to {high}, median {middle}\n")
 
 
-def _spectrum(layer: LayerInspection) -> tuple[str, str, str]:
-    if layer.spectrum is None:
+def _rows(layer: LayerDiagnostics, old: Tensor | None) -> list[tuple[str, ...]]:
+    """The layer's row; a second one for its spectrum before training, if that was different."""
+    label = layer.label if layer.whole else f"{layer.label} *"
+    shape = "x".join(map(str, layer.input_shape))
+    norms = _norm(layer.margin), _norm(layer.random)
+    rows = [(label, shape, *_spectrum(layer.spectrum), *norms)]
+    if old is None or layer.spectrum is None or (old - layer.spectrum).abs().max() <= 1e-3:
+        return rows
+    return [*rows, ("", "before", *_spectrum(old), "", "")]
+
+
+def _spectrum(values: Tensor | None) -> tuple[str, str, str]:
+    if values is None:
         return "-", "-", ""
-    ends = float(layer.spectrum.min()), float(layer.spectrum.max())
-    return f"{ends[0]:.6f}", f"{ends[1]:.6f}", text_histogram(layer.histogram())
+    ends = float(values.min()), float(values.max())
+    return f"{ends[0]:.6f}", f"{ends[1]:.6f}", text_histogram(histogram(values))
 
 
-def _differs(old: Tensor | None, new: Tensor | None) -> bool:
-    """Whether training has moved a singular value so far that it shows."""
-    return old is not None and new is not None and bool((old - new).abs().max() > 1e-3)
-
-
-def _summary(found: Inspection) -> tuple[str, ...]:
+def _summary(inspection: Inspection) -> tuple[str, ...]:
     """Gradient norms at the image; smallest, median and largest singular value."""
-    first = found.layers[0].gradient
+    first = inspection.layers[0]
     ends = ("-",) * 3
-    if found.jacobian is not None:
-        ends = tuple(_norm(value) for value in five_numbers(found.jacobian)[::2])
+    if inspection.jacobian is not None:
+        ends = tuple(_norm(value) for value in five_numbers(inspection.jacobian)[::2])
     return (_norm(first.margin), _norm(first.random), *ends)
 
 
 def _norm(value: float) -> str:
-    """As few characters as tell a gradient that is kept from one that is lost.
+    """Four decimals, or an exponent where those would show nothing.
 
     Example:
         >>> _norm(0.99996), _norm(0.0), _norm(1.234e-9), _norm(54321.0)
@@ -205,18 +184,19 @@ def _norm(value: float) -> str:
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
 
 
-def _unused(name: str, taken: Mapping[str, Inspection]) -> str:
-    """The name, with a number where another run has it."""
-    names = (name, *(f"{name} ({i})" for i in range(2, len(taken) + 2)))
-    return next(name for name in names if name not in taken)
+def _unused(name: str, taken: Container[str]) -> str:
+    """The name, with a number if another run has it."""
+    numbered = (f"{name} ({i})" for i in itertools.count(2))
+    return next(x for x in itertools.chain([name], numbered) if x not in taken)
 
 
-def _say_wrote(target: Path) -> None:
+def _save(figure: "Figure", target: Path) -> None:
+    figure.savefig(target)
     print(f"Wrote {target}")
 
 
 def text_histogram(counts: Sequence[int]) -> str:
-    """Draw counts as a row of blocks; what is not zero shows.
+    """Draw counts as a row of blocks; a count that is not zero is visible.
 
     Example:
         >>> text_histogram([0, 1, 100])

@@ -1,28 +1,37 @@
 """`taut list`."""
 
+from collections.abc import Iterable
+
 from taut.data import names
-from taut.parametrizations import methods
 from taut.recipes import RECIPES
-from taut.training import Recipe
+from taut.training import CHOICES, Recipe
 
 
-def list_all() -> None:
-    """List recipes, data sets and parametrizations with their guarantee and paper.
+def list_() -> None:
+    """List recipes, data sets, models, losses, schedules and parametrizations.
 
     Example: taut list
     """
-    _print("Recipes (taut train NAME)", [_recipe_row(recipe) for recipe in RECIPES.values()])
-    _print("Data sets", [(name,) for name in names()])
-    rows = [(name, cls.guarantee, cls.reference) for name, cls in methods().items()]
-    _print("Parametrizations: name, guarantee, paper", rows)
+    _print("Recipes (taut train NAME)", map(_recipe_row, RECIPES.values()))
+    _print("Data sets (--dataset)", ((name,) for name in names()))
+    for name, choice in CHOICES.items():
+        if name != "parametrization":
+            rows = [
+                (kind, (cls.__doc__ or "").partition("\n")[0]) for kind, cls in choice.known.items()
+            ]
+            _print(f"{name.capitalize()} (--{name})", rows)
+    methods = CHOICES["parametrization"].known.items()
+    rows = [(name, cls.guarantee, cls.reference) for name, cls in methods]
+    _print("Parametrization (--parametrization), its guarantee and paper", rows)
 
 
 def _recipe_row(recipe: Recipe) -> tuple[str, ...]:
-    model = f"{recipe.model.parametrization} {recipe.model.architecture}"
+    model = f"{recipe.parametrization.__name__} {recipe.model.kind}"
     return recipe.name, recipe.dataset, model, recipe.loss.kind, f"{recipe.epochs} epochs"
 
 
-def _print(title: str, rows: list[tuple[str, ...]]) -> None:
+def _print(title: str, rows: Iterable[tuple[str, ...]]) -> None:
+    rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     print(title)
     for row in rows:

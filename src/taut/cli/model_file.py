@@ -1,23 +1,45 @@
-"""A model that a function in a Python file makes, with weights from a safetensors file."""
+"""A model that a function in a Python file makes, with weights from a file."""
 
-import importlib.util
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from taut.cli.shared import OptionalFolder, OptionalText
 from taut.files import load_tensors
+from taut.kinds import load_object, one_sentence
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """Any torch model, instead of a run.
+
+    Args:
+        model: FILE.py:FUNCTION that makes the model; the file is executed.
+        weights: its state_dict, as .safetensors, .pt or .pth.
+        input_shape: shape of one input, such as 3,32,32.
+        data: npz file with test images; without it, certify prints the bound alone, and inspect
+            takes uniform noise in [0, 1].
+    """
+
+    model: OptionalText = None
+    weights: OptionalFolder = None
+    input_shape: OptionalText = None
+    data: OptionalFolder = None
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The shape of one input, if it is given."""
+        return None if self.input_shape is None else parse_shape(self.input_shape)
+
+
+NO_FILE = ModelFile()
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """The shape that text such as "3,32,32" names.
-
-    Example:
-        >>> parse_shape("3,32,32")
-        (3, 32, 32)
-    """
+    """The shape in a text such as "3,32,32"."""
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise ValueError(f"`input_shape` must be positive integers such as 3,32,32; got {text!r}.")
@@ -25,66 +47,32 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 def load_model(source: str, weights: Path | None) -> nn.Module:
-    """Run the file, call the function, load the weights; the model comes in eval mode.
-
-    Args:
-        source: FILE.py:FUNCTION.
-        weights: a state as safetensors; None keeps what the function made.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file or the function fails, naming the line; if the function is not
-            there, makes no model, or the weights do not fit it.
-
-    Example:
-        >>> load_model("nowhere.py:make", None)
-        Traceback (most recent call last):
-        FileNotFoundError: There is no file nowhere.py.
-    """
-    file, _, name = source.rpartition(":")
-    if not file or not name:
-        raise ValueError(f"`model` must be FILE.py:FUNCTION; got {source!r}.")
-    make = _function(Path(file), name)
-    with _told(Path(file)):
+    """The model that FILE.py:FUNCTION makes, with the weights of a file if given, in eval mode."""
+    make = load_object(source)
+    file = Path(source.rpartition(":")[0])
+    if not callable(make):
+        raise ValueError(f"{source} must be a function that returns a torch.nn.Module.")
+    with one_sentence(file):
         model = make()
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} in {file} must return a torch.nn.Module; got {type(model)}.")
+        raise ValueError(f"{source} must return a torch.nn.Module; got {type(model).__name__}.")
     if weights is not None:
-        tensors, _ = load_tensors(weights)
         try:
-            model.load_state_dict(tensors)
+            model.load_state_dict(_read_state(weights))
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{weights} does not fit the model ({reason}).") from None
     return model.eval()
 
 
-def _function(file: Path, name: str) -> Callable[[], object]:
-    if not file.is_file():
-        raise FileNotFoundError(f"There is no file {file}.")
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"`model` must name a Python file; got {file}.")
-    module = importlib.util.module_from_spec(spec)
-    with _told(file):
-        spec.loader.exec_module(module)
-    function = vars(module).get(name)
-    if not callable(function):
-        raise ValueError(f"{file} has no function {name}.")
-    return function
-
-
-@contextmanager
-def _told(file: Path) -> Iterator[None]:
-    """Say in a sentence what went wrong in the user's file, and where: its last line involved."""
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if path.suffix not in (".pt", ".pth") or not path.is_file():
+        return load_tensors(path)[0]
     try:
-        yield
-    except SyntaxError as error:
-        place = f"{error.filename or file}, line {error.lineno}"
-        raise ValueError(f"{place}: not Python ({error.msg}).") from None
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [f.lineno for f in frames if Path(f.filename).resolve() == file.resolve()]
-        place = f"{file}, line {lines[-1]}" if lines else f"{file}"
-        text = " ".join(str(error).split())
-        raise ValueError(f"{place}: {type(error).__name__}{': ' if text else ''}{text}") from None
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path} is damaged, or holds more than tensors ({reason}).") from None
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path} must hold a state_dict, tensors by name.")
+    return state

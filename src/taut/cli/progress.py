@@ -1,4 +1,4 @@
-"""What training looks like on a terminal, and in a log file."""
+"""The progress of training, on a terminal and in a log file."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,13 +17,9 @@ Callback = Callable[[TrainingProgress], None]
 
 @contextmanager
 def show_training(epochs: int) -> Iterator[Callback]:
-    """A progress bar with the numbers below it on a terminal, one line an epoch elsewhere.
+    """A progress bar with the numbers below it on a terminal, one line per epoch elsewhere.
 
-    Args:
-        epochs: of the whole run.
-
-    Yields:
-        What to give to `taut.training.train` as `on_progress`.
+    Yields what `taut.training.train` takes as `on_progress`.
     """
     console = Console(stderr=True)
     if not console.is_terminal:
@@ -49,7 +45,7 @@ def show_training(epochs: int) -> Iterator[Callback]:
 
 
 def describe(progress: TrainingProgress) -> str:
-    """Loss, clean and certified accuracy on one line."""
+    """Loss, clean and certified accuracy in one line."""
     text, found = f"loss {progress.loss:.4f}", progress.evaluation
     if found is None:
         return text

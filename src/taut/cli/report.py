@@ -8,37 +8,43 @@ from pathlib import Path
 import torch
 
 import taut
-from taut.attacks import ATTACKS, Target, kept_attacks, read_attacks
-from taut.cli.shared import Device, Opened, RunFolder, check_eps, open_run, progress
+from taut.attacks import ATTACKS, Target, read_attacks
+from taut.cli.shared import OptionalFolder, RunFolder, progress
+from taut.diagnostics import inspect
 from taut.recipes import RECIPES
 from taut.report import (
     ReportInputs,
     Robustness,
     attack_lines,
-    inspect_layers,
-    measure,
+    measure_robustness,
     write_report,
 )
-from taut.training import Run
+from taut.training import Device, OpenedRun, Run, check_limit
 
 
-def report(run: RunFolder, *, limit: int = 200, device: Device = "auto") -> None:
+def report(
+    run: RunFolder,
+    *,
+    limit: int = 200,
+    data_dir: OptionalFolder = None,
+    device: Device = "auto",
+) -> None:
     """Certify, attack and inspect a run, and write one HTML page about it.
 
-    Writes report.html into the run folder; it needs no network, and shows what `taut attack` has
-    kept there, too. Fails (exit code 1) if an attack
-    refutes a certificate; the page says so too.
+    Writes report.html into the run folder; it needs no network, and includes the results of
+    `taut attack` there. Fails (exit code 1) if an attack refutes a certificate; the page says so.
 
     Example: taut report runs/demo --limit 500
 
     Args:
         run: the run folder.
-        limit: attack the first so many test images.
-        device: auto takes a GPU if there is one.
+        limit: number of test images to attack, the first ones.
+        data_dir: where the data set of the run is now, if it has moved.
+        device: auto uses a GPU if there is one.
     """
-    target, found = make_report(open_run(run, device), limit)
+    target, robustness = make_report(OpenedRun.open(run, device=device, data_dir=data_dir), limit)
     print(f"Wrote {target}")
-    fail_if_refuted(found)
+    fail_if_refuted(robustness)
 
 
 def fail_if_refuted(found: Robustness) -> None:
@@ -52,40 +58,39 @@ def fail_if_refuted(found: Robustness) -> None:
         )
 
 
-def make_report(opened: Opened, limit: int) -> tuple[Path, Robustness]:
+def make_report(opened: OpenedRun, limit: int) -> tuple[Path, Robustness]:
     """Measure and write; returns the page and what was measured on the attacked images."""
     run, recipe = opened.run, opened.run.recipe
-    eps = check_eps((), run)
+    check_limit(limit)
+    eps = opened.radii()
     certification = opened.certify(eps)
-    part, kept = opened.head(limit), read_attacks(run.path / ATTACKS)
-    held, _ = opened.head(max([limit, *map(len, kept)]))  # as many as were ever attacked
-    target = Target(opened.model, held, certification)
-    with progress("attacking", len(part[1])) as tell:
-        found = measure(opened.model, part[0], eps, certification, on_progress=tell)
+    earlier = read_attacks(run.path / ATTACKS)
+    images, labels = opened.head(max([limit, *map(len, earlier)]))
+    target = Target(opened.model, images, certification)
+    images, labels = images[:limit], labels[:limit]
+    with progress("attacking", len(labels)) as tell:
+        robustness = measure_robustness(opened.model, images, eps, certification, on_progress=tell)
     inputs = ReportInputs(
         title=recipe.name,
         dataset=opened.data.label,
         classes=opened.data.classes,
         eps=eps,
         certification=certification,
-        robustness=found,
-        attacks=attack_lines(kept_attacks(target, run.path / ATTACKS), certification, eps),
-        layers=inspect_layers(opened.model, *part),
+        robustness=robustness,
+        attacks=attack_lines(target.kept(run.path / ATTACKS), certification, eps),
+        layers=inspect(opened.model, images, labels, jacobian=False).layers,
         history=run.history(),
         settings=_settings(run),
         commands=_commands(run, limit),
         versions=versions(),
     )
-    return write_report(run.path / "report.html", inputs), found
+    return write_report(run.path / "report.html", inputs), robustness
 
 
 def _settings(run: Run) -> dict[str, object]:
     """The recipe as flat names and values; tells if fewer epochs are done than it asks for."""
-    flat: dict[str, object] = {}
-    for name, value in json.loads(run.recipe.to_json()).items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
-        flat[name.replace("_", " ")] = _plain(value)
+    values = json.loads(run.recipe.to_json())
+    flat = {name.replace("_", " "): _plain(value) for name, value in values.items()}
     done = len(run.history())
     if done < run.recipe.epochs:
         flat["epochs"] = f"{run.recipe.epochs}, {done} of them done"
@@ -93,12 +98,12 @@ def _settings(run: Run) -> dict[str, object]:
 
 
 def _plain(value: object) -> object:
+    """A JSON value as text without brackets."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return (
-            " × ".join(map(str, value))
-            if all(isinstance(v, int) for v in value)
-            else ", ".join(map(str, value))
-        )
+        numbers = all(isinstance(item, int) for item in value)
+        return (" × " if numbers else ", ").join(map(str, value))
     return "none" if value is None else value
 
 

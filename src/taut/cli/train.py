@@ -1,16 +1,21 @@
 """`taut train`."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_origin
 
 import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from taut.cli.parsing import Parser
 from taut.cli.progress import accuracies, show_training
-from taut.cli.shared import OptionalFolder
+from taut.cli.shared import OptionalFolder, OptionalNumber
+from taut.data import Holdout
+from taut.kinds import construct, did_you_mean
 from taut.recipes import RECIPES
 from taut.training import (
+    CHOICES,
     Device,
     Launch,
     OtherProcessFailed,
@@ -19,14 +24,14 @@ from taut.training import (
     TrainingDiverged,
     TrainingInterrupted,
     is_first_process,
+    read_recipe,
     train,
 )
-from taut.training.run import read_recipe
 
-_DESCRIPTION = """Train a recipe into a run folder, or go on with a stopped run.
+_DESCRIPTION = """Train a recipe into a run folder, or continue a stopped run.
 
     taut train RECIPE [options]     train; all options: taut train RECIPE --help
-    taut train --resume RUN         go on where RUN stopped, with its own settings
+    taut train --resume RUN         continue RUN with its own settings
 
 RECIPE is a name or a .json file as in a run folder. Names: {names}.
 
@@ -34,85 +39,157 @@ Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m -
 
 Example: taut train mnist-small --data-dir data/mnist --epochs 10 --run runs/short"""
 
+_RECIPE_DESCRIPTION = """Train a recipe into a run folder: {name}, with these changes.
 
-@dataclass(frozen=True)
-class _New:
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+--model, --loss, --schedule and --parametrization take a name of `taut list`, or a class of your
+own as FILE.py:CLASS. The file is executed, and copied into the run folder, where later commands
+execute it again: it must not need other files. Options of a chosen class follow its flag, as
+--loss.eps-train does.
 
-    run: OptionalFolder = None
-    """the run folder; runs/NAME-seedN if not given. A run of the same settings is resumed."""
+Example: taut train {name} --epochs 2 --run runs/short
 
+Example: taut train {name} --model my_net.py:MyNet --loss my_loss.py:MyLoss"""
+
+
+_CLASS = "NAME|FILE.py:CLASS"
+_Class = Annotated[str, tyro.conf.arg(metavar=_CLASS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Machine:
     data_dir: OptionalFolder = None
     """the folder with the original files of the data set; embedded ones need none."""
 
     device: Device = "auto"
-    """auto takes a GPU if there is one."""
+    """auto uses a GPU if there is one."""
 
     devices: int = 1
-    """processes on this machine, one a device, that divide each batch; torchrun sets it itself."""
+    """processes on this machine, one per device, that divide each batch; torchrun sets it."""
 
     nodes: int = 1
     """machines; the same command is started on each."""
 
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """stream images from disk, decoded by so many processes; if not given, all are in memory."""
+    workers: OptionalNumber = None
+    """stream images from disk, decoded by this many processes; by default all are in memory."""
 
 
-@dataclass(frozen=True)
-class _Resumed:
+@dataclass(frozen=True, kw_only=True)
+class _New(_Machine):
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+
+    run: OptionalFolder = None
+    """the run folder; runs/NAME-seedN by default. A run of the same settings is continued."""
+
+    # Read by `_chosen` before the others, which depend on them; here for the help.
+    model: _Class
+    """the architecture."""
+
+    loss: _Class
+    """the training loss."""
+
+    schedule: _Class
+    """how the learning rate and Adam's beta1 move over the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Resumed(_Machine):
     resume: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """the run folder to go on with."""
-
-    data_dir: OptionalFolder = None
-    """where the data set is now, if it has moved."""
-
-    device: Device = "auto"
-    """auto takes a GPU if there is one."""
-
-    devices: int = 1
-    """processes on this machine, one a device, that divide each batch; torchrun sets it itself."""
-
-    nodes: int = 1
-    """machines; the same command is started on each."""
-
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")] = None
-    """stream images from disk, decoded by so many processes; if not given, all are in memory."""
+    """the run folder to continue; --data-dir if its data set has moved."""
 
 
 def main(arguments: list[str]) -> None:
-    """Parses and trains: the options of a recipe are its fields, with its values as defaults.
-
-    Args:
-        arguments: what follows `taut train`.
-
-    Raises:
-        ValueError: if no recipe is given, or there is no such recipe.
-    """
+    """Parse and train: the options are the fields of the recipe, with its values as defaults."""
     if not arguments:
         raise ValueError(
             "`taut train` needs a recipe, or --resume RUN; see `taut list` and `taut train --help`."
         )
-    if not arguments[0].startswith("-"):
-        given = find_recipe(arguments[0])
-        options = tyro.cli(
+    if arguments[0].startswith("-"):
+        description = _DESCRIPTION.format(names=", ".join(RECIPES))
+        parser = Parser(_Resumed, "taut train", description=description)
+        options = parser.parse(arguments)
+        recipe, folder = Run.open(options.resume).recipe, options.resume
+    else:
+        recipe, rest = _chosen(find_recipe(arguments[0]), arguments[1:])
+        parser = Parser(
             _New,
-            prog=f"taut train {arguments[0]}",
-            description=f"Example: taut train {arguments[0]} --epochs 2 --run runs/short",
-            args=arguments[1:],
-            default=_New(given),
+            f"taut train {arguments[0]}",
+            description=_RECIPE_DESCRIPTION.format(name=arguments[0]),
+            default=_New(recipe=recipe, **_kinds(recipe)),
             config=(tyro.conf.AvoidSubcommands,),
+            registry=_registry(),
         )
+        options = parser.parse(rest)
         recipe = options.recipe
         folder = options.run or Path("runs", f"{recipe.name}-seed{recipe.seed}")
-    else:
-        description = _DESCRIPTION.format(names=", ".join(RECIPES))
-        options = tyro.cli(_Resumed, prog="taut train", description=description, args=arguments)
-        folder = options.resume
-        recipe = Run.open(folder).recipe
-    _train(recipe, folder, options)
+    with parser.naming_flags():
+        _train(recipe, folder, options)
 
 
-def _train(recipe: Recipe, folder: Path, options: _New | _Resumed) -> None:
+def _chosen(recipe: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
+    """The recipe with the classes that --model, --loss, ... name, and the other arguments."""
+    rest, words = [], iter(arguments)
+    for word in words:
+        flag, equals, kind = word.partition("=")
+        name = flag.removeprefix("--")
+        if not flag.startswith("--") or name not in CHOICES:
+            rest.append(word)
+            continue
+        kind = kind if equals else next(words, "")
+        if not kind or kind.startswith("-"):
+            raise ValueError(f"`{flag}` needs a value; see `taut list`.")
+        try:
+            cls = CHOICES[name].find(kind)
+        except ValueError as error:
+            raise ValueError(str(error).replace(f"`{name}`", f"`{flag}`")) from None
+        if not CHOICES[name].instance:
+            recipe = replace(recipe, **{name: cls})
+        elif type(vars(recipe)[name]) is not cls:
+            recipe = replace(recipe, **{name: construct(cls, {}, ())})
+    return recipe, rest
+
+
+def _kinds(recipe: Recipe) -> dict[str, Any]:
+    """What the help shows as the default of --model, --loss and --schedule."""
+    return {
+        name: choice.kind_of(type(vars(recipe)[name]))
+        for name, choice in CHOICES.items()
+        if choice.instance
+    }
+
+
+def _registry() -> ConstructorRegistry:
+    """How tyro shows and reads what is no plain value."""
+    registry = ConstructorRegistry()
+    methods = CHOICES["parametrization"]
+
+    @registry.primitive_rule
+    def parametrization(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if get_origin(info.type) is not type:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=_CLASS,
+            instance_from_str=lambda words: methods.find(words[0]),
+            is_instance=lambda value: isinstance(value, type),
+            str_from_instance=lambda cls: [methods.kind_of(cls)],
+        )
+
+    @registry.primitive_rule
+    def holdout(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type != Holdout | None:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="FRACTION",
+            instance_from_str=lambda words: None if words == ["none"] else Holdout(float(words[0])),
+            is_instance=lambda value: value is None or isinstance(value, Holdout),
+            str_from_instance=lambda value: ["none" if value is None else str(value.fraction)],
+        )
+
+    return registry
+
+
+def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:
     first = is_first_process()
     try:
         with show_training(recipe.epochs) if first else nullcontext() as on_progress:
@@ -133,27 +210,14 @@ def _train(recipe: Recipe, folder: Path, options: _New | _Resumed) -> None:
 
 
 def find_recipe(name: str) -> Recipe:
-    """A published recipe by name, or one from a JSON file.
-
-    Args:
-        name: as the user typed it.
-
-    Returns:
-        The recipe.
-
-    Raises:
-        ValueError: if there is none of that name.
-
-    Example:
-        >>> find_recipe("mnist-small").epochs
-        60
-    """
+    """A published recipe by name, or one from a JSON file."""
     if name in RECIPES:
         return RECIPES[name]
     if name.endswith(".json"):
         return read_recipe(Path(name))
     raise ValueError(
         f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}, or give a .json file."
+        f"{did_you_mean(name, RECIPES)}"
     )
 
 

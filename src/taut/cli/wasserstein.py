@@ -8,11 +8,10 @@ from typing import Annotated
 import tyro
 
 from taut.cli.report import versions
-from taut.cli.shared import Device, OptionalFolder, progress
-from taut.report.distance import DistanceInputs, write_distance_report
-from taut.training import choose_device
-from taut.wasserstein import FEWEST, Settings, estimate
-from taut.wasserstein.sources import read_source
+from taut.cli.shared import OptionalFolder, progress
+from taut.report import DistanceInputs, write_distance_report
+from taut.training import Device, choose_device
+from taut.wasserstein import FEWEST, Settings, estimate, read_source
 
 First = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="P")]
 Second = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="Q")]
@@ -31,7 +30,7 @@ def wasserstein(
 ) -> None:
     """Bound the Wasserstein-1 distance of two samples from both sides, and write a page about it.
 
-    P and Q are folders of images, npz files, data sets or folders of generators.
+    P and Q are folders of images, npz files or data sets.
 
     Example: taut wasserstein mnist fashion-mnist --data-dir data
 
@@ -45,26 +44,26 @@ def wasserstein(
         out: the page.
         device: auto takes a GPU if there is one.
     """
-    _check(samples, out)
+    _refuse_early(samples, out)
     first = read_source(p, data_dir=data_dir, count=samples, seed=seed)
     second = read_source(q, data_dir=data_dir, count=samples, seed=seed + 1)
     pixels = first.pixels and second.pixels
     settings = Settings(steps=steps, seed=seed, domain=(0.0, 1.0) if pixels else None)
     with progress("critic", max(steps, 1)) as tell:
-        found = estimate(
+        result = estimate(
             first.points,
             second.points,
             settings=settings,
             device=choose_device(device),
             on_progress=lambda row: tell(row.step),
         )
-    print(found)
+    print(result)
     words = ["taut", "wasserstein", p, q, "--samples", str(samples), "--steps", str(steps)]
     words += ["--seed", str(seed), *(() if data_dir is None else ("--data-dir", "DATA_DIR"))]
     inputs = DistanceInputs(
         names=(p, q),
         points=(first.points, second.points),
-        found=found,
+        estimate=result,
         settings=asdict(settings),
         command=shlex.join(words),
         versions=versions(),
@@ -72,8 +71,8 @@ def wasserstein(
     print(f"Wrote {write_distance_report(out, inputs)}")
 
 
-def _check(samples: int, out: Path) -> None:
-    """Refuse before hours of work what would only fail at its end."""
+def _refuse_early(samples: int, out: Path) -> None:
+    """Refuse before the work what would fail after it."""
     if samples < FEWEST:
         raise ValueError(f"`samples` must be at least {FEWEST}; got {samples}.")
     if out.is_dir() or not out.parent.is_dir():

@@ -1,10 +1,13 @@
 r"""Named data sets as tensors on the device, and their batches."""
 
-from taut.data.batching import Augment, Batches, Share, batches
-from taut.data.catalog import load, names
-from taut.data.holdout import Holdout
-from taut.data.sets import AbstractSplit, Dataset, Split
-from taut.data.stream import Stream, StreamedDataset, stream
+from taut.data._batching import Augment, Batches, Share, batches
+from taut.data._holdout import Holdout
+from taut.data._load import load, load_test, names
+from taut.data._npz import read_arrays
+from taut.data._pixels import images_below, read_images
+from taut.data._seeding import generator
+from taut.data._sets import AbstractSplit, Dataset, Split, to_unit_range
+from taut.data._stream import Stream, StreamedDataset, stream
 
 __all__ = [
     "AbstractSplit",
@@ -17,7 +20,13 @@ __all__ = [
     "Stream",
     "StreamedDataset",
     "batches",
+    "generator",
+    "images_below",
     "load",
+    "load_test",
     "names",
+    "read_arrays",
+    "read_images",
     "stream",
+    "to_unit_range",
 ]

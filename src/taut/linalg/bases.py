@@ -24,14 +24,8 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
         float64 for others; Householder QR where `a` is too ill-conditioned, and always in float64.
         The gradient: three products.
 
-    Args:
-        a: matrices with m >= n; leading dimensions are batch.
-
-    Returns:
-        Q, of the shape and dtype of `a`.
-
     Raises:
-        ValueError: if m < n, or if `a` has a NaN or an infinity.
+        ValueError: if `a` has fewer rows than columns, or a NaN or an infinity.
 
     Reference:
         Yamamoto et al. (2015), *Roundoff error analysis of the CholeskyQR2 algorithm*, ETNA 44;
@@ -53,22 +47,11 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
 def basis_product(
     x: Float[Tensor, "*b k"], a: Float[Tensor, "m n"], *, transposed: bool = False
 ) -> Float[Tensor, "*b l"]:
-    r"""Product of row vectors with the orthonormal basis Q of `a`, without building Q's gradient.
+    r"""`x @ orthonormal_basis(a)`, or with its transpose, without the gradient of the basis itself.
 
-    Guarantee: `x @ orthonormal_basis(a)`, or with its transpose, to rounding; so are the gradients.
+    Guarantee: as the product with the basis, to rounding; so are the gradients.
     Cost: beside the product itself, one Gram matrix for the value and one large product for the
         gradient where `a` is near-orthonormal, twice that where it is not.
-
-    Args:
-        x: vectors, leading dimensions are batch; k = m, or n if transposed.
-        a: the raw matrix, m >= n.
-        transposed: whether to multiply by the transpose of Q.
-
-    Returns:
-        The products; l = n, or m if transposed.
-
-    Raises:
-        ValueError: as :func:`orthonormal_basis`.
 
     Example:
         >>> basis_product(torch.tensor([[5.0, 0.0]]), torch.tensor([[3.0], [4.0]]))
@@ -131,7 +114,10 @@ class _BasisProduct(torch.autograd.Function):
         x, a, y, base, right, inverse = ctx.saved_tensors
         base = base if base.numel() else a
         if torch.is_grad_enabled():  # to be differentiated again: Q as a function of a
-            base, right = orthonormal_basis(a), torch.eye(*right.shape).to(right)
+            base, right = (
+                orthonormal_basis(a),
+                torch.eye(*right.shape, dtype=right.dtype, device=right.device),
+            )
         if ctx.transposed:
             grad_x = times(times(grad, base), right)
             overlap = times(grad_x.mT, x).mT
@@ -167,10 +153,8 @@ def _raw_gradient(
 ) -> Tensor:
     """Gradient of `a` from the gradient G of Q: (G - Q M) inverse(S)^T with a symmetric M.
 
-    Args:
-        apply: what to do with M and the transposed inverse of S.
-        overlap: G^T Q, of which M is the lower triangle, mirrored.
-        inverse: the transposed inverse of S.
+    `apply` makes it of M and the transposed inverse of S; M is the lower triangle of the overlap
+    G^T Q, mirrored.
     """
     # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
     scale = inverse.abs().amax((-2, -1), keepdim=True)

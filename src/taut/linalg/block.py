@@ -16,21 +16,12 @@ def grow(
 ) -> Float[Tensor, "*longer rows c"]:
     r"""Block convolution of a kernel with the two-tap step :math:`[P, I-P]` along one axis.
 
-    With :math:`P = R R^\top` the result has the taps :math:`K_j P + K_{j-1} (I - P)`: one product
-    per tap that is already there, in factored form, so that P itself is never built.
+    With :math:`P = R R^\top`, R the orthonormal columns of `basis` (maybe none), the result has the
+    taps :math:`K_j P + K_{j-1} (I - P)`: one product per tap that is already there, in factored
+    form, so that P itself is never built. If `flipped` the step is :math:`[I-P, P]`. It is an
+    orthogonal convolution: the result has the singular values of `taps`.
 
-    Guarantee: if `basis` has orthonormal columns the step is an orthogonal convolution, and the
-        result has the singular values of `taps`.
     Cost: `4 * taps * rows * c * r` multiplications and additions.
-
-    Args:
-        taps: matrices on a grid of one or more axes.
-        basis: orthonormal columns R; the step projects on their span. May have no columns.
-        axis: the grid axis that grows by one tap.
-        flipped: the step is :math:`[I-P, P]` instead.
-
-    Returns:
-        The longer kernel.
 
     Reference:
         Li et al. (2019), section 4.1 and appendix B; arXiv:1911.00937. Multiplied out one axis

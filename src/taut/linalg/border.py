@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from taut.linalg.cholesky import residual_bound
+from taut.linalg.geometry import AbstractConvolution
 from taut.linalg.gram import GramKernel, gram_kernel, self_product
-from taut.linalg.operators import ConvOperator, half_plane
 from taut.linalg.rounding import (
     U64,
     UNDERFLOW,
@@ -24,9 +24,8 @@ from taut.linalg.rounding import (
     up_sum,
 )
 from taut.linalg.torus import Fields, TorusPart, torus_part
+from taut.linalg.twiddles import half_plane
 from taut.linalg.witness import columns, mode_fields, norm_estimate, witness
-
-__all__ = ["border_bound"]
 
 _STEPS = (2.0**-21, 2.0**-18, 2.0**-15)
 """How far above its estimate the norm is proven to be, relative to it: at first, and where that
@@ -40,14 +39,14 @@ _RESIDUAL = 2.0**-24
 """Relative residual above which there was no Cholesky factor."""
 
 _MODES = 64
-"""A witness is looked for against at most so many singular values."""
+"""Largest number of singular values against which a witness is tried."""
 
 _WORK = 2**37
-"""A witness is looked for where the products that one application of C takes, times the largest
-size of the torus, are at most so many."""
+"""A witness is tried where the products in one application of C, times the largest size of the
+torus, are at most so many."""
 
 
-def border_bound(op: ConvOperator, most: float) -> float | None:
+def border_bound(op: AbstractConvolution, most: float) -> float | None:
     r"""Bound of the norm of a convolution with zero padding, where one below `most` is proven.
 
     Let T = P C E for a torus operator C and the outputs P and inputs E of T, and
@@ -55,21 +54,9 @@ def border_bound(op: ConvOperator, most: float) -> float | None:
     vectors Z the smallest eigenvalue of :math:`-Z^* J Z` is at least g > 0, then
     :math:`\|T\| \le s + \|R\|^2 / g`, R the rows of J Z that belong to outputs and inputs of T.
     The proof is in `docs/proofs.md`. Z is the space of those singular values less what T sees of
-    it, so that R vanishes up to rounding; but however it was found, the conclusion holds.
+    it, so that R vanishes up to rounding; but wherever Z comes from, the conclusion holds.
 
-    Args:
-        op: the operator; the entries of its kernel are at most 2.
-        most: a bound that is known.
-
-    Returns:
-        The bound; None where nothing better than `most` is proven, or C is too large to try.
-
-    Example:
-        >>> from taut.linalg.operators import Padding
-        >>> row = torch.tensor([[[1.0, -1.0, 1.0]]]).double()
-        >>> same = Padding("zeros", (1,), (1,))
-        >>> round(border_bound(ConvOperator(row, (9,), padding=same), 3.0), 5)
-        2.90211
+    The entries of the kernel are at most 2. None where C is too large to try.
     """
     part = torus_part(op)
     if part is None or _work(part) > _WORK:
@@ -110,7 +97,7 @@ def _modes_above(
     level = s * s * _BELOW
     error = up_sum((gram.evaluation_error() + gram.error).max().item(), UNDERFLOW)
     grid, counts = half_plane(part.size)
-    found: list[tuple[Fields, Fields]] = []
+    modes: list[tuple[Fields, Fields]] = []
     count = place = 0
     for real, imag in gram.symbols(part.size):
         if imag is None:
@@ -123,11 +110,11 @@ def _modes_above(
             count += twice * vectors.shape[1]
             if count > _MODES:
                 return None, []
-            found.append(mode_fields(part, group, frequency, vectors, mirrored=twice > 1))
+            modes.append(mode_fields(part, group, frequency, vectors, mirrored=twice > 1))
         if sum(map(Fraction, (level, rests.max().item(), error))) > Fraction(s) ** 2:
             return None, []
         place += real.shape[1]
-    return count, found
+    return count, modes
 
 
 def _deflated(real: Tensor, imag: Tensor, level: float) -> tuple[Tensor, float]:
@@ -165,7 +152,8 @@ def _witnessed(
     size = _norm(z)
     off = up_sum(up_product(gamma(terms + 2, U64), up_sum(s, absolute), size), UNDERFLOW)
     rest = up_sum(_norm(inside * j), off)
-    away = _norm(z @ j.T + torch.eye(len(z)).to(z))
+    identity = torch.eye(len(z), dtype=z.dtype, device=z.device)
+    away = _norm(z @ j.T + identity)
     slack = up_product(size, up_sum(off, up_product(gamma(z.shape[1] + 1, U64), _norm(j))))
     least = math.nextafter(1 - up_sum(away, slack, UNDERFLOW), -math.inf)
     if not (least > 0 and len(z) == count):

@@ -1,15 +1,14 @@
-r"""Upper bounds of the operator norm of convolutions and matrices.
+r"""Upper bounds of the norm of convolutions and matrices: the proofs behind `ConvOperator`.
 
-`conv_norm_bound` is the one door: everything that enters a certificate about a linear layer comes
-from it. `tight_norm_bound` takes more time to come nearer to the norm where zeros are padded. Their
-values are proofs in float64 arithmetic, rounding included: `docs/proofs.md` has the theorems.
-Trusted are + - * / and roots, rounded to nearest, and products of matrices by those in any order;
-eigenvalues, factorisations, transforms and library functions only give hints.
+Everything that enters a certificate about a linear layer comes from `conv_norm_bound` (norms) and
+`abs_norm_bound` (rounding). `tight_norm_bound` takes more time to come nearer to the norm where
+zeros are padded. Their values are proofs in float64 arithmetic, rounding included: `docs/proofs.md`
+has the theorems. Trusted are + - * / and roots, rounded to nearest, and products of matrices by
+those in any order; eigenvalues, factorisations, transforms and library functions only give hints.
 """
 
 import math
-from dataclasses import dataclass, replace
-from typing import final
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -17,36 +16,24 @@ from torch import Tensor
 
 from taut.linalg.border import border_bound
 from taut.linalg.cholesky import torus_bound
-from taut.linalg.embedding import embedding
+from taut.linalg.embedding import embedding, polyphase
+from taut.linalg.geometry import AbstractConvolution
 from taut.linalg.gram import gram_kernel
-from taut.linalg.operators import ConvOperator, polyphase
-from taut.linalg.rounding import power_of_two, refuse_flushing, up_product, up_root
+from taut.linalg.operator import DENSE_PROOF, NormBound
+from taut.linalg.rounding import (
+    collatz_wielandt,
+    power_of_two,
+    refuse_flushing,
+    up_product,
+    up_root,
+)
 from taut.linalg.size_free import defect_bound, nearly_orthogonal
-from taut.linalg.spectrum import dense_matrix
-
-__all__ = ["NormBound", "conv_norm_bound", "tight_norm_bound"]
 
 _EXCESS = 2e-4
 """Relative excess of a squared norm up to which the size-free bound is tight enough."""
 
-_DENSE = 1 << 18
-"""Entries up to which an operator with zeros at the border is bounded as a dense matrix."""
 
-
-@final
-@dataclass(frozen=True)
-class NormBound:
-    """A proven upper bound `value` and, in words, its `proof`.
-
-    >>> NormBound(1.0, "permutation").value
-    1.0
-    """
-
-    value: float
-    proof: str
-
-
-def conv_norm_bound(op: ConvOperator) -> NormBound:
+def conv_norm_bound(op: AbstractConvolution) -> NormBound:
     r"""Upper bound of the l2 operator norm of a convolution or matrix.
 
     1. The operator is a factor (see `embedding`) times stride-1 convolutions of the polyphase
@@ -56,23 +43,6 @@ def conv_norm_bound(op: ConvOperator) -> NormBound:
 
     Guarantee: not below the norm of the operator with exactly these weights, in real arithmetic.
     Cost: one product of matrices per shift, and for 3. about four per frequency.
-
-    Args:
-        op: the operator, with its input size.
-
-    Returns:
-        The bound and how it was proven; 0 for a zero kernel.
-
-    Raises:
-        ValueError: if the bound overflows, or subnormal numbers are flushed to zero.
-
-    Example:
-        >>> from taut.linalg.operators import Padding
-        >>> import torch
-        >>> conv = ConvOperator(torch.ones(1, 1, 3), (8,), padding=Padding("circular", (1,), (1,)))
-        >>> bound = conv_norm_bound(conv)
-        >>> round(bound.value, 6), bound.proof
-        (3.0, 'spectral norm at all 8 frequencies of the torus')
     """
     refuse_flushing()
     scale = power_of_two(op.kernel)
@@ -90,7 +60,7 @@ def conv_norm_bound(op: ConvOperator) -> NormBound:
     return NormBound(value, proof)
 
 
-def tight_norm_bound(op: ConvOperator) -> NormBound:
+def tight_norm_bound(op: AbstractConvolution) -> NormBound:
     r"""`conv_norm_bound`, or less for zero padding, where it is only as tight as the torus.
 
     Small operators are bounded as dense matrices, whose entries are those of the kernel; larger
@@ -99,45 +69,28 @@ def tight_norm_bound(op: ConvOperator) -> NormBound:
     Guarantee: not below the norm of the operator with exactly these weights, in real arithmetic.
     Cost: an application of the operator and of its adjoint for each singular value of the torus
         above the norm, a few hundred times; layers too large for that keep their `conv_norm_bound`.
-
-    Args:
-        op: the operator, with its input size.
-
-    Returns:
-        The bound and how it was proven.
-
-    Raises:
-        ValueError: as `conv_norm_bound` does.
-
-    Example:
-        >>> from taut.linalg.operators import Padding
-        >>> import torch
-        >>> same = Padding("zeros", (1,), (1,))
-        >>> op = ConvOperator(torch.tensor([[[1.0, -1.0, 1.0]]]), (9,), padding=same)
-        >>> round(conv_norm_bound(op).value, 6), round(tight_norm_bound(op).value, 6)
-        (3.0, 2.902113)
     """
-    found = conv_norm_bound(op)
-    if op.padding.mode != "zeros" or found.value == 0.0 or "any input size" in found.proof:
-        return found
+    loose = conv_norm_bound(op)
+    if op.padding.mode != "zeros" or loose.value == 0.0 or "any input size" in loose.proof:
+        return loose
     scale = power_of_two(op.kernel)
     op = replace(op, kernel=op.kernel / scale)
-    if op.input_size and math.prod(op.shape) <= _DENSE * op.groups**2:
+    if op.input_size and math.prod(op.shape) <= DENSE_PROOF * op.groups**2:
         bound, proof = _dense_bound(op), "spectral norm of the dense operator"
     else:
-        bound, proof = border_bound(op, found.value / scale), "witness for the zeros at the border"
+        bound, proof = border_bound(op, loose.value / scale), "witness for the zeros at the border"
     value = math.inf if bound is None else up_product(bound, scale)
-    return NormBound(value, proof) if value < found.value else found
+    return NormBound(value, proof) if value < loose.value else loose
 
 
-def _dense_bound(op: ConvOperator) -> float:
+def _dense_bound(op: AbstractConvolution) -> float:
     """Each entry of the matrix is one of the kernel or 0, whatever computes it."""
     blocks = (replace(op, kernel=kernel, groups=1) for kernel in op.group_kernels())
-    return up_root(torus_bound(gram_kernel(torch.stack([dense_matrix(b) for b in blocks])), ()))
+    return up_root(torus_bound(gram_kernel(torch.stack([b.dense() for b in blocks])), ()))
 
 
 def _stride_one(
-    op: ConvOperator, kernel: Tensor, stride: tuple[int, ...], torus: tuple[int, ...]
+    op: AbstractConvolution, kernel: Tensor, stride: tuple[int, ...], torus: tuple[int, ...]
 ) -> tuple[Float[Tensor, "g o i ..."], tuple[int, ...]]:
     r"""Kernels of the nonzero groups and the torus of a convolution with no stride or dilation.
 
@@ -163,3 +116,23 @@ def _largest_square(
             return squares.max().item(), "defect from orthogonality, any input size"
     where = f"at all {math.prod(torus)} frequencies of the torus" if torus else "of the matrix"
     return torus_bound(gram, torus), f"spectral norm {where}"
+
+
+def abs_norm_bound(op: AbstractConvolution) -> float:
+    r"""Upper bound of :math:`\| |W| \|_2`, the operator with moduli for entries.
+
+    A stride-1 convolution on a torus with a kernel >= 0 has its norm at frequency 0: that of the
+    matrix :math:`A = \sum_t |K_t|` of the polyphase kernel, since :math:`|\hat K(\omega) x|
+    \le A |x|`; bounded by Collatz and Wielandt. All terms are >= 0, so rounding is relative.
+    Infinite on overflow.
+    """
+    refuse_flushing()
+    scale = power_of_two(op.kernel)
+    if scale == 0.0:
+        return 0.0
+    _, stride, squared = embedding(op)
+    kernel = polyphase((op.kernel / scale).abs(), stride, op.dilation)
+    taps = kernel.flatten(2) if kernel.dim() > 2 else kernel[..., None]
+    sums = taps.sum(2).unflatten(0, (op.groups, -1))
+    square = collatz_wielandt(sums, taps.shape[2]).max().item()
+    return up_product(up_root(square), scale, up_root(float(squared)))

@@ -1,9 +1,9 @@
-r"""A bound of the norm on one torus, from a Cholesky factor at each frequency.
+r"""Bounds of largest eigenvalues from a Cholesky factor of each matrix.
 
 A witness and a checker: the factor may come from anywhere, what is proven is its residual.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float, Shaped
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from taut.linalg.gram import GramKernel, self_product
 from taut.linalg.rounding import U64, UNDERFLOW, gamma, outward
-
-__all__ = ["residual_bound", "torus_bound"]
 
 _STEPS = (2.0**-34, 2.0**-28, 2.0**-22, 2.0**-16)
 """How far above its estimate the largest eigenvalue is proven to be, relative to it: at first, and
@@ -22,22 +20,14 @@ _RESIDUAL = 2.0**-24
 """Relative residual above which there was no factor."""
 
 Matrices = Float[Tensor, "f m m"]
+Pieces = Callable[[], Iterator[tuple[Matrices, Matrices | None]]]
+"""Real and imaginary parts of many Hermitian matrices, in pieces; asked for twice."""
 
 
 def torus_bound(gram: GramKernel, torus: tuple[int, ...]) -> float:
     r"""Bound of the largest eigenvalue of :math:`\hat K \hat K^*` over the frequencies of a torus.
 
-    At each frequency :math:`\lambda_{\max} \le \mu + \|\mu I - \hat R - L L^*\|_F` for every L
-    and :math:`\mu`, since :math:`L L^* \ge 0`; see `residual_bound`. An estimate of the eigenvalue
-    gives :math:`\mu`; where it was too low, the factor does not exist, the residual shows it, and a
-    better one is tried.
-
-    Args:
-        gram: the Gram kernel.
-        torus: size of each axis.
-
-    Returns:
-        The bound, for all groups together. Never more than the one that needs no frequency.
+    It is for all groups together, and never more than the one that needs no frequency.
 
     Example:
         >>> from taut.linalg.gram import gram_kernel
@@ -45,18 +35,30 @@ def torus_bound(gram: GramKernel, torus: tuple[int, ...]) -> float:
         >>> round(torus_bound(gram, ()), 6)
         45.0
     """
+
+    def pieces() -> Iterator[tuple[Matrices, Matrices | None]]:
+        for real, imag in gram.symbols(torus):
+            yield real.flatten(0, 1), None if imag is None else imag.flatten(0, 1)
+
     error = (gram.evaluation_error() + gram.error).max()
-    mu = _estimate(gram, torus)
-    proven = torch.zeros_like(error)
-    for real, imag in _pieces(gram, torus):
-        bounds, mu = _prove(real, imag, mu)
-        proven = torch.maximum(proven, bounds)
+    proven = eigenvalue_bound(pieces)
     return min(outward(proven + error, 2).item(), gram.largest.max().item())
 
 
-def _pieces(gram: GramKernel, torus: tuple[int, ...]) -> Iterator[tuple[Matrices, Matrices | None]]:
-    for real, imag in gram.symbols(torus):
-        yield real.flatten(0, 1), None if imag is None else imag.flatten(0, 1)
+def eigenvalue_bound(pieces: Pieces) -> Float[Tensor, ""]:
+    r"""Bound of the largest eigenvalue of all matrices, at least 0.
+
+    :math:`\lambda_{\max} \le \mu + \|\mu I - H - L L^*\|_F` for every L and :math:`\mu`, since
+    :math:`L L^* \ge 0`; see `residual_bound`. An estimate of the eigenvalue gives :math:`\mu`;
+    where it was too low, the factor does not exist, the residual shows it, and a better one is
+    tried. H need not be exactly Hermitian: the bound is for the real part of :math:`v^* H v`.
+    """
+    mu, proven = _estimate(pieces), None
+    for real, imag in pieces():
+        bounds, mu = _prove(real, imag, mu)
+        proven = bounds if proven is None else torch.maximum(proven, bounds)
+    assert proven is not None
+    return proven
 
 
 def _prove(real: Matrices, imag: Matrices | None, mu: float) -> tuple[Tensor, float]:
@@ -76,26 +78,13 @@ def _prove(real: Matrices, imag: Matrices | None, mu: float) -> tuple[Tensor, fl
 
 
 def residual_bound(real: Matrices, imag: Matrices | None, mu: float) -> Float[Tensor, " f"]:
-    r"""Bound of :math:`\|\mu I - H - L L^*\|_F` for the Cholesky factor L that torch finds.
+    r"""Bounds of :math:`\|\mu I - H - L L^*\|_F` for the Cholesky factors L that torch finds.
 
     An entry is a sum of at most 2 m products (see `self_product`) and two more terms, so its error
     is at most :math:`\gamma_{2m+2}` times the same sum of moduli; the Frobenius norms of those are
     at most :math:`\mu \sqrt m + \|H_r\|_F + \|L\|_F^2` for the real part and
     :math:`\|H_i\|_F + \|L\|_F^2` for the imaginary one. The slack is doubled for the rounding of
-    its own operations.
-
-    Args:
-        real: real part of Hermitian matrices H; both triangles count.
-        imag: imaginary part.
-        mu: the level that is to be proven.
-
-    Returns:
-        One bound a matrix, infinite where the factor is not finite.
-
-    Example:
-        >>> bound = residual_bound(torch.eye(2, dtype=torch.float64)[None], None, 1.5)
-        >>> 0 <= bound.item() < 1e-13
-        True
+    its own operations. Both triangles of H count. Infinite where the factor is not finite.
     """
     m = real.shape[-1]
     gap = -real
@@ -123,16 +112,16 @@ def _matrices(real: Matrices, imag: Matrices | None) -> Shaped[Tensor, "f m m"]:
 # Estimates: nothing below this line is trusted.
 
 
-def _estimate(gram: GramKernel, torus: tuple[int, ...], most: int = 4) -> float:
+def _estimate(pieces: Pieces, most: int = 4) -> float:
     """Largest eigenvalue of all: a short look at each, a long one at the most promising."""
-    found, top = [], -1.0
-    for real, imag in _pieces(gram, torus):
+    promising = []
+    for real, imag in pieces():
         matrices = _matrices(real, imag)
         values = _ritz_values(matrices, 10)
         for index in values.topk(min(most, len(values))).indices.tolist():
-            found.append((values[index].item(), matrices[index].clone()))
-        found = sorted(found, key=lambda pair: -pair[0])[:most]
-    top = _top(torch.stack([matrix for _, matrix in found]))
+            promising.append((values[index].item(), matrices[index].clone()))
+        promising = sorted(promising, key=lambda pair: -pair[0])[:most]
+    top = _top(torch.stack([matrix for _, matrix in promising]))
     return max(top, UNDERFLOW)
 
 
@@ -147,7 +136,8 @@ def _ritz_values(matrices: Shaped[Tensor, "f m m"], steps: int) -> Float[Tensor,
     m = matrices.shape[-1]
     if m <= 16:
         return torch.linalg.eigvalsh(matrices)[:, -1]
-    start = torch.randn(m, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(m, 1, generator=generator, dtype=torch.float64, device="cpu")
     v = (start / start.norm()).to(matrices).expand(len(matrices), m, 1)
     before, beta = torch.zeros_like(v), matrices.new_zeros(len(matrices), 1, 1)
     diagonal, side = [], []

@@ -2,12 +2,38 @@
 
 import math
 
-from taut.linalg.operators import ConvOperator, padded_index
+from jaxtyping import Float
+from torch import Tensor
 
-__all__ = ["embedding"]
+from taut.linalg.geometry import AbstractConvolution
+from taut.linalg.padding import padded_index
 
 
-def embedding(op: ConvOperator) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+def polyphase(
+    kernel: Float[Tensor, "o i ..."], stride: tuple[int, ...], dilation: tuple[int, ...]
+) -> Float[Tensor, "o i2 ..."]:
+    r"""The stride-1, dilation-1 kernel that does the same on the pixel-unshuffled input.
+
+    Dilation stuffs zeros between the taps. With tap :math:`q = s t + a` and input position
+    :math:`s u + a`, output :math:`j` reads :math:`u = j + t` of phase :math:`a`: channels become
+    (channel, phase) pairs, and unshuffling permutes the input, so that the norm stays.
+
+    Example:
+        >>> polyphase(torch.tensor([[[1.0, 2.0, 3.0]]]), (2,), (1,))
+        tensor([[[1., 3.],
+                 [2., 0.]]])
+    """
+    for axis, (s, d) in enumerate(zip(stride, dilation, strict=True), start=2):
+        kernel = kernel.movedim(axis, -1)
+        k = kernel.shape[-1]
+        taps = kernel.new_zeros(*kernel.shape[:-1], -(-(d * (k - 1) + 1) // s) * s)
+        taps[..., : d * (k - 1) + 1 : d] = kernel
+        taps = taps.unflatten(-1, (-1, s))  # (o, i, ..., t, a)
+        kernel = taps.movedim(-1, 2).flatten(1, 2).movedim(-1, axis)
+    return kernel
+
+
+def embedding(op: AbstractConvolution) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     r"""Torus of the polyphase kernel, stride, and q with norm(op)^2 <= q norm(torus)^2.
 
     *Zeros.* Embed the input in a torus of N >= n + max(left, right) positions. A window reads
@@ -16,33 +42,25 @@ def embedding(op: ConvOperator) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     windows of zeros but for one: op = restrict * torus * embed, q = 1. N = n is *not* enough.
 
     *Circular.* N = n. Outputs sit at stride * j; they are outputs of stride g = gcd(stride, N),
-    and j, j' coincide iff N / g divides j - j'. Each is repeated at most ceil(out g / N) times.
+    and j, j' coincide iff N / g divides j - j'. Each is repeated at most ceil(out g / N) times. An
+    axis without padding is as with zeros.
 
     *Reflect, replicate.* The padding is a 0/1 matrix with one 1 a row, a Kronecker product over
     the axes: its squared norm is the product of the largest column counts. Then as zeros.
-
-    Example:
-        >>> import torch
-        >>> from taut.linalg.operators import Padding
-        >>> kernel = torch.ones(1, 1, 3)
-        >>> embedding(ConvOperator(kernel, (8,), padding=Padding("zeros", (1,), (1,))))
-        ((9,), (1,), 1)
-        >>> embedding(ConvOperator(kernel, (8,), padding=Padding("circular", (1,), (1,))))
-        ((8,), (1,), 1)
     """
     torus, strides, squared = [], [], 1
     mode, pad = op.padding.mode, op.padding
     for n, s, out, left, right in zip(
         op.extended_size, op.stride, op.output_size, pad.left, pad.right, strict=True
     ):
-        if mode == "circular":
+        if mode == "circular" and (left or right):
             g = math.gcd(s, n)
             squared *= -(-out * g // n)
             torus.append(n // g)
             strides.append(g)
             continue
         size = n + max(left, right)
-        if mode != "zeros":
+        if mode in ("reflect", "replicate"):
             squared *= int(padded_index(n, left, right, mode).bincount().max())
             size = n + left + right
         torus.append(-(-size // s))

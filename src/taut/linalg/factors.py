@@ -17,12 +17,9 @@ _BLOCK = 64
 
 
 class Factors(NamedTuple):
-    r"""The basis Q = base @ right of a matrix A = Q S.
+    r"""The basis Q = base @ right of a matrix A = Q S; no `right` stands for the identity.
 
-    Attributes:
-        base: `A` itself, or a basis.
-        right: what it is to be multiplied by; None stands for the identity.
-        inverse: the transposed inverse of S.
+    `base` is A itself or a basis, `inverse` the transposed inverse of S.
     """
 
     base: Tensor
@@ -39,15 +36,7 @@ def factor(a: Tensor) -> Factors:
 
     Float64 takes Householder QR. Large float32 matrices on a CPU take Cholesky QR in float32, with
     a correction where they are not near-orthonormal; other matrices Cholesky QR in float64; and
-    those too ill-conditioned for it Householder QR.
-
-    Raises:
-        ValueError: if `a` has a NaN or an infinity.
-
-    Example:
-        >>> factor(torch.tensor([[3.0], [4.0]])).basis()
-        tensor([[0.6000],
-                [0.8000]], dtype=torch.float64)
+    those too ill-conditioned for it Householder QR. NaN and infinity are refused.
     """
     if a.dtype == torch.float64:
         return _householder_qr(a)
@@ -83,7 +72,7 @@ def _corrected(q: Tensor, inverse: Tensor) -> Factors | None:
     """An almost orthonormal q and its correction, (I + defect)^(-1/2) to second order."""
     square = gram(q)
     square = square.tril() + square.tril(-1).mT
-    identity = torch.eye(q.shape[-1])
+    identity = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
     defect = (square - identity).float()
     # What the correction leaves is 5/16 of the cube of the defect.
     if not float(torch.linalg.matrix_norm(defect)) < _DEFECT_LIMIT:  # NaN fails, too
@@ -104,7 +93,7 @@ def _inverse_cholesky(square: Tensor) -> Tensor:
     first = _inverse_cholesky(square[:half, :half])
     below = product(square[half:, :half].float(), first.mT)
     last = _inverse_cholesky(square[half:, half:] - product(below, below.mT))
-    inverse = torch.zeros(size, size)
+    inverse = first.new_zeros(size, size)
     inverse[:half, :half] = first
     inverse[half:, half:] = last
     inverse[half:, :half] = -product(last, product(below, first))
@@ -114,7 +103,8 @@ def _inverse_cholesky(square: Tensor) -> Tensor:
 def _condition(square: Tensor, inverse: Tensor) -> float:
     """Condition number of a matrix, by power iterations: an estimate from below, or NaN."""
     lower = square.tril(-1)
-    fixed = torch.arange(1.0, square.shape[-1] + 1).square().mul(0.7).cos()
+    counts = torch.arange(1, square.shape[-1] + 1, dtype=square.dtype, device=square.device)
+    fixed = counts.square().mul(0.7).cos()
     fixed = fixed / torch.linalg.vector_norm(fixed)
     largest, smallest = fixed.clone(), fixed.clone()
     largest[square.diagonal().argmax()] += 1

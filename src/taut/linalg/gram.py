@@ -12,8 +12,6 @@ from torch import Tensor
 from taut.linalg.rounding import U64, UNDERFLOW, collatz_wielandt, gamma, outward
 from taut.linalg.twiddles import TWIDDLE_ERROR, Shifts, twiddles
 
-__all__ = ["GramKernel", "gram_kernel", "self_product"]
-
 Parts = Float[Tensor, "g f m m"]
 
 
@@ -89,12 +87,6 @@ def gram_kernel(kernel: Float[Tensor, "g o i ..."]) -> GramKernel:
     :math:`\|\Delta \hat R\| \le \|\sum_d |\Delta R_d|\| \le \gamma_n \|A A^\top\|` with
     :math:`A = \sum_p |K_p|`, since a matrix has at most the norm of its moduli.
 
-    Args:
-        kernel: (groups, c_out, c_in, *taps), float64.
-
-    Returns:
-        The kernels and the bound of their error.
-
     Example:
         >>> gram = gram_kernel(torch.tensor([[[[1.0, 2.0]]]], dtype=torch.float64))
         >>> gram.shifts, gram.grams.flatten().tolist()
@@ -137,10 +129,6 @@ def self_product(
     :math:`A_r A_r^\top + A_i A_i^\top` and :math:`Q - Q^\top`, :math:`Q = A_i A_r^\top`. An entry
     is a sum of at most 2 n products; the Frobenius norms of the sums of their moduli are at most
     :math:`\|A\|_F^2` each, so that the whole is off by at most :math:`2 \gamma_{2n} \|A\|_F^2`.
-
-    Example:
-        >>> self_product(torch.ones(1, 2), 2 * torch.ones(1, 2))
-        (tensor([[10.]]), tensor([[0.]]))
     """
     if imag is None:
         return real @ real.mT, None

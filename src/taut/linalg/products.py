@@ -3,7 +3,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C._functorch import peek_interpreter_stack
+
+from taut._torch_private import constant_when_compiled, inside_transform, onednn_product
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
@@ -16,25 +17,11 @@ _BLOCK = 256
 
 
 def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
-    """The matrix product `a @ b`, without a gradient.
+    """The matrix product `a @ b` without a gradient, equal up to the order of summation.
 
     On a CPU, large float32 products go through oneDNN: its matrix product is the faster one on
     processors that MKL does not favour. On a GPU that may round float32 to TF32 they are computed
     in float64.
-
-    Guarantee: equal to `a @ b` up to the order of summation, in the precision of its dtype.
-    Cost: `m * n * k` multiplications and additions.
-
-    Args:
-        a: left factors; leading dimensions are batch.
-        b: right factors, with the same leading dimensions.
-
-    Returns:
-        The products.
-
-    Example:
-        >>> product(torch.ones(1, 2), torch.ones(2, 1))
-        tensor([[2.]])
     """
     if rounds_to_tf32(a):
         return (a.double() @ b.double()).to(a.dtype)
@@ -42,27 +29,14 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
         return a @ b
     if a.ndim == 2:
         # Other strides fall into a slow reference loop.
-        return _transposed_product(a.contiguous(), b.mT.contiguous())
+        return onednn_product(a.contiguous(), b.mT.contiguous())
     return torch.stack([product(left, right) for left, right in zip(a, b, strict=True)])
 
 
 def matmul(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
-    """The matrix product `a @ b` with its gradient, all through :func:`product`.
+    """The matrix product `a @ b`, differentiable any number of times, all through :func:`product`.
 
-    Guarantee: as :func:`product`, and large float32 products on a CPU are summed in parts, so that
-        fewer roundings meet in an entry; differentiable any number of times.
-    Cost: `m * n * k` multiplications and additions, and twice that for the gradients.
-
-    Args:
-        a: left factor.
-        b: right factor.
-
-    Returns:
-        The product.
-
-    Example:
-        >>> matmul(torch.ones(1, 2), torch.ones(2, 1))
-        tensor([[2.]])
+    Large float32 products on a CPU are summed in parts, so that fewer roundings meet in an entry.
     """
     special = uses_onednn(a, b.shape[-1]) or rounds_to_tf32(a)
     return _Matmul.apply(a, b) if special else a @ b  # pyright: ignore[reportReturnType]
@@ -87,39 +61,24 @@ class _Matmul(torch.autograd.Function):
 
 
 def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
-    r"""The Gram matrix :math:`A^\top A` of a float32 matrix on a CPU, in float64.
+    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU, in float64.
 
-    Guarantee: within a few float32 roundings of the largest entry, however many rows there are; the
-        diagonal, which has no cancellation to keep its partial sums small, within less than one.
-    Cost: about half of the multiplications of a product.
-
-    Args:
-        a: the matrix.
-
-    Returns:
-        Its Gram matrix; only the lower triangle is to be read.
-
-    Example:
-        >>> gram(torch.tensor([[3.0], [4.0]]))
-        tensor([[25.]], dtype=torch.float64)
+    It is within a few float32 roundings of the largest entry, however many rows there are; the
+    diagonal, which has no cancellation to keep its partial sums small, within less than one.
+    Half of the multiplications of a product.
     """
     columns = a.shape[-1]
-    total = torch.zeros(columns, columns, dtype=torch.float64)
-    squares = torch.zeros(columns, dtype=torch.float64)
+    total = a.new_zeros(columns, columns, dtype=torch.float64)
+    squares = a.new_zeros(columns, dtype=torch.float64)
     # The rounding depends on the share of the rows that a part has.
     for part in a.split(max(_PART, a.shape[0] // 4)):
         rows = part.mT.contiguous()
         squares += rows.square().sum(1)  # in a tree, where a product adds one after the other
         for start in range(0, columns, _BLOCK):
             stop = min(start + _BLOCK, columns)
-            total[start:stop, :stop] += _transposed_product(rows[start:stop], rows[:stop])
+            total[start:stop, :stop] += onednn_product(rows[start:stop], rows[:stop])
     total.diagonal().copy_(squares)
     return total
-
-
-def _transposed_product(a: Tensor, b: Tensor) -> Tensor:
-    """The product of a and the transpose of b, both contiguous, through oneDNN."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
 def uses_onednn(a: Tensor, columns: int) -> bool:
@@ -130,12 +89,19 @@ def uses_onednn(a: Tensor, columns: int) -> bool:
         and a.shape[-2] * a.shape[-1] * columns >= _LARGE
         and not torch.compiler.is_compiling()  # Inductor chooses for itself
         and torch.backends.mkldnn.is_available()
-        and peek_interpreter_stack() is None  # the operation has no rule for torch.func.vmap
+        and not inside_transform()  # the operation has no rule for torch.func.vmap
     )
 
 
 def rounds_to_tf32(a: Tensor) -> bool:
     """Whether torch would round the float32 matrix `a` before it multiplies."""
-    return (
-        a.is_cuda and a.dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
-    )
+    return a.is_cuda and a.dtype == torch.float32 and tf32_is_allowed()
+
+
+@constant_when_compiled  # or the compiler stops at the question
+def tf32_is_allowed() -> bool:
+    """Whether torch may round float32 factors to TF32 on a GPU, by its old or new setting."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # since torch 2.9, where the old question may raise
+        return matmul.fp32_precision == "tf32"
+    return torch.get_float32_matmul_precision() != "highest"

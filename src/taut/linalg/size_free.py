@@ -11,20 +11,12 @@ from taut.linalg.gram import GramKernel, self_product
 from taut.linalg.rounding import U64, UNDERFLOW, gamma, outward, up
 from taut.linalg.twiddles import down_cosine
 
-__all__ = ["defect_bound", "nearly_orthogonal", "riesz_factor"]
-
 
 def nearly_orthogonal(gram: GramKernel, excess: float) -> Bool[Tensor, " g"]:
     r"""Whether the defect may be below `excess` times :math:`\delta`; a hint, at little cost.
 
     A column of the defect :math:`\sum_d R_d e^{i \omega \cdot d} - \delta I` has, in the mean over
     all frequencies, the squared norm :math:`\sum_d \|R_d e_j\|^2` without :math:`\delta`.
-
-    Example:
-        >>> from taut.linalg.gram import gram_kernel
-        >>> kernels = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 2.0]]])
-        >>> nearly_orthogonal(gram_kernel(kernels.double()), 1e-4).tolist()
-        [True, False]
     """
     delta = _mean(gram)
     squares = gram.shifted(delta).grams.square()
@@ -41,18 +33,8 @@ def defect_bound(gram: GramKernel) -> tuple[Float[Tensor, " g"], Float[Tensor, "
     spectral norm is at most `riesz_factor` times what it is on the grid. The factor multiplies the
     defect alone, so that it costs next to nothing where the defect is small.
 
-    Args:
-        gram: the Gram kernel.
-
-    Returns:
-        Per group the bound of the squared norm, and :math:`\delta`: the squared norm on the
-        infinite lattice is at least that, so that their ratio says how tight the bound is.
-
-    Example:
-        >>> from taut.linalg.gram import gram_kernel
-        >>> square, delta = defect_bound(gram_kernel(torch.eye(3, dtype=torch.float64)[None]))
-        >>> delta.item(), 0 <= square.item() - 1 < 1e-13
-        (1.0, True)
+    Per group the bound of the squared norm, and :math:`\delta`: the squared norm on the infinite
+    lattice is at least that, so that their ratio says how tight the bound is.
     """
     delta = _mean(gram)
     defect = gram.shifted(delta)
@@ -91,11 +73,7 @@ def riesz_factor(degrees: tuple[int, ...], grid: tuple[int, ...]) -> float:
     largest modulus M at t, then :math:`|T(t + s)| \ge M \cos(k s)` for :math:`|s| \le \pi / k`;
     some grid point is within :math:`\pi / N`. Once per axis. It holds for
     :math:`v^* \hat E(\omega) v` with each v, hence for the spectral norm of a Hermitian
-    :math:`\hat E`.
-
-    Args:
-        degrees: of the polynomial in each variable.
-        grid: number of points on each axis; more than twice the degree.
+    :math:`\hat E`. The grid has more than twice as many points as the degree on each axis.
 
     Reference:
         M. Riesz (1914), *Eine trigonometrische Interpolationsformel und einige Ungleichungen fuer

@@ -5,102 +5,65 @@ Singular Values of Convolutional Layers*, theorem 6; arXiv:1805.10408). Everythi
 the border, sizes that the stride does not divide) has no such basis and is written out densely.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Complex, Float
 from torch import Tensor
 
-from taut.linalg.operators import ConvOperator, polyphase, symbols
+from taut.linalg.embedding import polyphase
+from taut.linalg.geometry import AbstractConvolution
+from taut.linalg.twiddles import half_plane
 
-__all__ = ["DENSE_LIMIT", "conv_singular_values", "dense_matrix", "is_torus"]
-
-DENSE_LIMIT = 1 << 24
-"""Entries (outputs times inputs) of the largest operator that is written out densely."""
+_CHUNK_BYTES = 1 << 26
 
 
-def conv_singular_values(op: ConvOperator) -> Float[Tensor, " s"]:
+def conv_singular_values(op: AbstractConvolution) -> Float[Tensor, " s"]:
     r"""All min(outputs, inputs) singular values of the operator, descending.
 
-    On a torus (see `is_torus`): stride by polyphase, then one small SVD per frequency and group.
+    On a torus: stride by polyphase, then one small SVD per frequency and group.
     Otherwise the SVD of the dense operator, group by group; never of a Gram matrix, which would
     lose half of the digits of the small values.
-
-    Args:
-        op: the operator, with its input size.
-
-    Returns:
-        float64 tensor on the kernel's device.
-
-    Raises:
-        ValueError: if the operator is not on a torus and has more than `DENSE_LIMIT` entries.
-
-    Example:
-        >>> from taut.linalg.operators import Padding
-        >>> op = ConvOperator(torch.ones(1, 1, 2), (4,), padding=Padding("circular", (0,), (1,)))
-        >>> conv_singular_values(op).round(decimals=4).abs().tolist()
-        [2.0, 1.4142, 1.4142, 0.0]
     """
-    if is_torus(op):
+    if op.is_torus:
         values = torch.cat([_torus_values(kernel, op) for kernel in op.group_kernels()])
     else:
-        _check_limit(*(side // op.groups for side in op.shape))
-        blocks = (_group(op, kernel) for kernel in op.group_kernels())
-        values = torch.cat([torch.linalg.svdvals(dense_matrix(block)) for block in blocks])
+        blocks = [replace(op, kernel=kernel, groups=1) for kernel in op.group_kernels()]
+        values = torch.cat([torch.linalg.svdvals(block.dense()) for block in blocks])
     return values.sort(descending=True).values
 
 
-def is_torus(op: ConvOperator) -> bool:
-    """Whether the operator is a convolution on a torus, each output position computed once.
-
-    Example:
-        >>> is_torus(ConvOperator(torch.ones(1, 1, 2), (4,)))
-        False
-        >>> is_torus(ConvOperator(torch.ones(1, 1, 2), (4,), stride=(2,)))
-        True
-    """
-    circular = op.padding.mode == "circular"
-    axes = zip(
-        op.input_size, op.stride, op.output_size, op.padded_size, op.padding.extend, strict=True
-    )
-    # Without padding, taps that stay inside a stride never look beyond the end.
-    return all(
-        n % s == 0 and out * s == n and extend == 0 and (circular or padded == n)
-        for n, s, out, padded, extend in axes
-    )
-
-
-def dense_matrix(op: ConvOperator) -> Float[Tensor, "m n"]:
-    """The operator as a dense matrix: its action on each unit vector.
-
-    Raises:
-        ValueError: if it would have more than `DENSE_LIMIT` entries.
-
-    Example:
-        >>> dense_matrix(ConvOperator(torch.tensor([[[1.0, 2.0]]]), (3,)))
-        tensor([[1., 2., 0.],
-                [0., 1., 2.]], dtype=torch.float64)
-    """
-    m, n = op.shape
-    _check_limit(m, n)
-    columns = torch.eye(n, dtype=torch.float64, device=op.kernel.device)
-    return op(columns.reshape(n, op.in_channels, *op.input_size)).reshape(n, m).T
-
-
-def _check_limit(m: int, n: int) -> None:
-    if m * n > DENSE_LIMIT:
-        raise ValueError(
-            "`input_size` must be smaller for an exact spectrum off the torus: the dense "
-            f"operator may have at most {DENSE_LIMIT} entries; got {m} x {n} = {m * n}."
-        )
-
-
-def _group(op: ConvOperator, kernel: Tensor) -> ConvOperator:
-    return ConvOperator(kernel, op.input_size, op.stride, op.dilation, 1, op.padding)
-
-
-def _torus_values(kernel: Tensor, op: ConvOperator) -> Tensor:
+def _torus_values(kernel: Tensor, op: AbstractConvolution) -> Tensor:
     phases = polyphase(kernel, op.stride, op.dilation)
     values = [
         torch.linalg.svdvals(matrices).repeat_interleave(counts.to(matrices.device), dim=0)
         for matrices, counts in symbols(phases, op.output_size)
     ]
     return torch.cat(values).flatten()
+
+
+def symbols(
+    kernel: Float[Tensor, "o i ..."], torus: tuple[int, ...]
+) -> Iterator[tuple[Complex[Tensor, "f o i"], Tensor]]:
+    r"""The matrices that a stride-1 convolution on a torus applies at each frequency, in pieces.
+
+    :math:`\hat K(\omega) = \sum_t K_t e^{i \omega t}`; a kernel longer than the torus wraps round.
+    Real kernels give conjugate matrices at :math:`\pm\omega`, hence equal singular values: those of
+    the half plane are given, with how often each counts. Angles are reduced exactly, as integers.
+
+    Example:
+        >>> piece, counts = next(symbols(torch.ones(1, 1, 2, dtype=torch.float64), (4,)))
+        >>> piece.abs().square().round().flatten().tolist(), counts.tolist()
+        ([4.0, 2.0, 0.0], [1, 2, 1])
+    """
+    grid, counts = half_plane(torus)
+    size = grid.new_tensor(torus)
+    places = torch.ones(kernel.shape[2:], device="cpu").nonzero()
+    flat = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1)
+    step = max(1, _CHUNK_BYTES // (16 * max(1, flat.shape[0], places.numel())))
+    for piece, count in zip(grid.split(step), counts.split(step), strict=True):
+        phases = (piece[:, None] * places % size).to(torch.float64) / size
+        angle = 2 * torch.pi * phases.sum(-1).to(kernel.device)
+        matrices = torch.complex(angle.cos() @ flat.T, angle.sin() @ flat.T)
+        yield matrices.unflatten(1, kernel.shape[:2]), count

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch._C._functorch import is_legacy_batchedtensor
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
+
+from taut._torch_private import has_batched_gradients
 
 Move = tuple[int, int]  # axis of the image (0: rows, 1: columns) and the places it moves by
 Kernel = tuple[Tensor, Tensor]  # into the coordinates of a span, and out of them
@@ -28,7 +29,8 @@ def apply_steps(
 
     .. math:: x \leftarrow x + R (\sigma - 1) R^\top x
 
-    with :math:`\sigma` the circular shift. That is the convolution with the taps :math:`P = R
+    with :math:`\sigma` the circular shift along the axis (0 for rows, 1 for columns) by 1 or -1
+    places that `moves` has for the step. That is the convolution with the taps :math:`P = R
     R^\top` and :math:`I - P`, seen from where I - P stands still: two products of half rank for
     each position and no kernel.
 
@@ -36,15 +38,7 @@ def apply_steps(
         computes each input anew from the output, to rounding.
     Cost: `2 c r` multiplications a position and step; twice that for the gradients of `x` and of
         the bases, and half of it to undo the steps. Kept for the backward pass: the output, and
-        `r` numbers a position and step.
-
-    Args:
-        x: images.
-        bases: orthonormal columns, one matrix a step, in the order in which they act.
-        moves: of each step, the axis (0 for rows, 1 for columns) and by how many places, 1 or -1.
-
-    Returns:
-        Images of the same size, in the memory format channels_last.
+        `r` numbers a position and step. The output is in the memory format channels_last.
 
     Example:
         >>> image = torch.tensor([[[[1.0, 2.0, 3.0]]]])
@@ -55,14 +49,7 @@ def apply_steps(
 
 
 def turned(x: Tensor, axis: int, places: int) -> Tensor:
-    """The image moved round its torus by some places along an axis of the tensor.
-
-    As torch.roll, of which the compiler mistakes the memory format.
-
-    Example:
-        >>> turned(torch.tensor([1, 2, 3]), 0, 1).tolist()
-        [3, 1, 2]
-    """
+    """As torch.roll along one axis, of which the compiler mistakes the memory format."""
     places %= x.shape[axis]
     return torch.cat(x.tensor_split((-places,), axis)[::-1], axis) if places else x
 
@@ -97,7 +84,7 @@ class _Steps(torch.autograd.Function):
             for kernel, (axis, places) in zip(_kernels(bases), ctx.moves, strict=True)
         ][::-1]
         # To be differentiated again, the changes are to be functions of y.
-        if torch.is_grad_enabled() or _in_vmap(grad):
+        if torch.is_grad_enabled() or has_batched_gradients(grad):
             return *_undone(grad, y, None, undo), None
         grad_x, grad_bases = torch.empty_like(y), torch.zeros_like(bases)
         for at in _parts(y):
@@ -111,23 +98,18 @@ def _undone(
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the input and of the bases, going back step by step from the output y."""
     grads = []
-    if not _in_vmap(grad):
+    if not has_batched_gradients(grad):
         grad = grad.contiguous(memory_format=_FORMAT)
     for step, (kernel, move) in enumerate(undo, 1):
         # The adjoint of a step is its inverse, for the gradient as for the image.
-        made = -_change(y, kernel, move) if changes is None else changes[-step]
-        outgoing = conv2d_weight(_rows(made), kernel[1].shape, _rows(grad))
+        own = -_change(y, kernel, move) if changes is None else changes[-step]
+        outgoing = conv2d_weight(_rows(own), kernel[1].shape, _rows(grad))
         change = _change(grad, kernel, move)
         grad = grad + _product(change, kernel[1])
-        y = y - _product(made, kernel[1])
+        y = y - _product(own, kernel[1])
         incoming = conv2d_weight(_rows(change), kernel[1].shape, _rows(y))
         grads.append((outgoing + incoming)[:, :, 0, 0])
     return grad, torch.stack(grads[::-1])
-
-
-def _in_vmap(x: Tensor) -> bool:
-    """Whether torch.autograd batches several gradients, of which it shows one."""
-    return not torch.compiler.is_compiling() and is_legacy_batchedtensor(x)
 
 
 def _kernels(bases: Tensor) -> list[Kernel]:
@@ -154,7 +136,7 @@ def _change(x: Tensor, kernel: Kernel, move: Move) -> Tensor:
     """Coordinates in the span: those of the moved image minus those of the image."""
     axis, places = move[0] + 2, move[1]
     inside = _product(x, kernel[0])
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _in_vmap(inside):
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or has_batched_gradients(inside):
         return turned(inside, axis, places) - inside
     # The same in one pass over the memory.
     change, last = torch.empty_like(inside), inside.shape[axis] - 1

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.embedding import embedding
-from taut.linalg.operators import ConvOperator, Padding, polyphase
-
-__all__ = ["Fields", "TorusPart", "torus_part"]
+from taut.linalg.embedding import embedding, polyphase
+from taut.linalg.geometry import AbstractConvolution, convolve
+from taut.linalg.operator import plain_sums
+from taut.linalg.padding import Padding
 
 Fields = Float[Tensor, "q _ ..."]
 """Vectors of a torus operator, channels of all groups one after the other."""
@@ -26,11 +26,6 @@ class TorusPart:
         kernel: of C, which has stride 1.
         inputs: 1 where an input of C is one of T, else 0.
         outputs: the same for outputs, all channels alike.
-
-    Example:
-        >>> part = torus_part(ConvOperator(torch.ones(1, 1, 2), (4,)))
-        >>> part.inputs.flatten().tolist(), part.outputs.flatten().tolist()
-        ([1.0, 1.0, 1.0, 1.0], [1.0, 1.0, 1.0, 0.0])
     """
 
     kernel: Float[Tensor, "g o i ..."]
@@ -44,36 +39,31 @@ class TorusPart:
 
     def forward(self, x: Fields) -> Fields:
         """C x in float64: at each place a sum of one product for each tap and input."""
-        wrap = tuple(k - 1 for k in self.kernel.shape[3:])
-        return self._convolved(self.kernel, x, Padding("circular", right=wrap))
+        return self._convolved(self.kernel, x, Padding("circular", right=self._wrap))
 
     def adjoint(self, y: Fields) -> Fields:
         """C^* y, likewise."""
-        wrap = tuple(k - 1 for k in self.kernel.shape[3:])
         flipped = self.kernel.transpose(1, 2).flip(*range(3, self.kernel.dim()))
-        return self._convolved(flipped, y, Padding("circular", left=wrap))
+        return self._convolved(flipped, y, Padding("circular", left=self._wrap))
 
     def normal(self, x: Fields) -> Fields:
         """T^* T x."""
         return self.inputs * self.adjoint(self.outputs * self.forward(x))
 
+    @property
+    def _wrap(self) -> tuple[int, ...]:
+        return tuple(k - 1 for k in self.kernel.shape[3:])
+
     def _convolved(self, kernel: Tensor, x: Fields, padding: Padding) -> Fields:
-        op = ConvOperator(kernel.flatten(0, 1), self.size, groups=len(kernel), padding=padding)
-        with torch.backends.cudnn.flags(enabled=False):  # sums of products, as they are defined
-            return op(x)
+        with plain_sums():
+            return convolve(padding.apply(x), kernel.flatten(0, 1), groups=len(kernel))
 
 
-def torus_part(op: ConvOperator) -> TorusPart | None:
-    """Write a convolution with zero padding as a part of one on the torus of `embedding`.
+def torus_part(op: AbstractConvolution) -> TorusPart | None:
+    """A convolution with zero padding as a part of one on the torus of `embedding`.
 
-    Returns:
-        The part; None for other paddings, if two outputs of T have one place on the torus, and
-        for kernels of a single tap, whose torus is of no use.
-
-    Example:
-        >>> same = Padding("zeros", (1,), (1,))
-        >>> torus_part(ConvOperator(torch.ones(1, 1, 3), (4,), padding=same)).size
-        (5,)
+    None for other paddings, if two outputs of T have one place on the torus, and for kernels of a
+    single tap, whose torus is of no use.
     """
     torus, stride, _ = embedding(op)
     outputs = zip(op.output_size, torus, strict=True)
@@ -83,15 +73,16 @@ def torus_part(op: ConvOperator) -> TorusPart | None:
         return None
     inputs = _inputs(op, torus, stride).to(kernel)
     inputs = inputs.repeat(op.groups * kernel.shape[2] // len(inputs), *[1] * len(torus))
-    lines = [(torch.arange(n) < out) for n, out in zip(torus, op.output_size, strict=True)]
+    sizes = zip(torus, op.output_size, strict=True)
+    lines = [torch.arange(n, device="cpu") < out for n, out in sizes]
     return TorusPart(kernel, inputs, _outer(lines)[None].to(kernel))
 
 
-def _inputs(op: ConvOperator, torus: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
+def _inputs(op: AbstractConvolution, torus: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:
     """(phases, *torus): input x of an axis sits at x + left; place s t + a is t of phase a."""
     lines = []
     for n, size, s, left in zip(op.input_size, torus, stride, op.padding.left, strict=True):
-        lines.append((torch.arange(size * s) - left) % (size * s) < n)
+        lines.append((torch.arange(size * s, device="cpu") - left) % (size * s) < n)
     places = _outer(lines)
     for axis, s in enumerate(stride):  # (size s) -> (size, s), and s to the other phases
         places = places.unflatten(2 * axis, (-1, s)).movedim(2 * axis + 1, axis)
@@ -99,7 +90,7 @@ def _inputs(op: ConvOperator, torus: tuple[int, ...], stride: tuple[int, ...]) -
 
 
 def _outer(lines: list[Tensor]) -> Tensor:
-    product = torch.ones(())
+    product = torch.ones((), device="cpu")
     for line in lines:
         product = product[..., None] * line
     return product

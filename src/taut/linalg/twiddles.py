@@ -1,16 +1,13 @@
-r"""Cosines and sines of rational turns, from integers alone: no library function is trusted."""
+r"""Frequencies, and cosines and sines from integers alone: no library function is trusted."""
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import lru_cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from taut.linalg.operators import half_plane
-
-__all__ = ["TWIDDLE_ERROR", "cosine", "down_cosine", "twiddles"]
 
 Shifts = tuple[tuple[int, ...], ...]
 
@@ -26,6 +23,21 @@ _SERIES_ERROR = Fraction(1, 1 << 110)
 _CHUNK_BYTES = 1 << 23  # larger pieces leave the cache and take longer
 
 
+def half_plane(torus: tuple[int, ...]) -> tuple[Int[Tensor, "f a"], Int[Tensor, " f"]]:
+    """One of each pair of frequencies w, -w of a torus, and how often it counts (1 or 2).
+
+    Example:
+        >>> grid, counts = half_plane((4,))
+        >>> grid.flatten().tolist(), counts.tolist()
+        ([0, 1, 2], [1, 2, 1])
+    """
+    grid = torch.ones(torus, device="cpu").nonzero()
+    size = grid.new_tensor(torus)
+    weights = grid.new_tensor([math.prod(torus[a + 1 :]) for a in range(len(torus))])
+    here, mirror = (grid * weights).sum(1), ((-grid % size) * weights).sum(1)
+    return grid[here <= mirror], 1 + (here < mirror)[here <= mirror].long()
+
+
 def cosine(k: int, n: int) -> tuple[int, int]:
     r"""Cosine and sine of :math:`2 \pi k / n`, times :math:`2^{128}`, within :math:`2^{18}`.
 
@@ -34,10 +46,6 @@ def cosine(k: int, n: int) -> tuple[int, int]:
     rounding down loses less than 1, and of the loss before it at most :math:`x^2 / 2 < 1.24` times
     once and less than half of it ever after, so that fewer than 40 terms lose less than 200;
     :math:`\pi` is within 2000, and no cosine moves faster than its angle.
-
-    Example:
-        >>> [value / 2**128 for value in cosine(1, 4)]
-        [0.0, 1.0]
     """
     quadrant, rest = divmod(4 * (k % n), n)
     angle = _pi() * rest // (2 * n)
@@ -72,11 +80,7 @@ def _arctan_inverse(x: int) -> int:
 
 
 def down_cosine(k: int, n: int) -> Fraction:
-    r"""A rational just below :math:`\cos(2 \pi k / n)`.
-
-    >>> 0 < Fraction(1, 2) - down_cosine(1, 6) < Fraction(1, 10**30)
-    True
-    """
+    r"""A rational just below :math:`\cos(2 \pi k / n)`."""
     return Fraction(cosine(k, n)[0], 1 << _BITS) - _SERIES_ERROR
 
 
@@ -84,21 +88,34 @@ def down_cosine(k: int, n: int) -> Fraction:
 def _table(n: int) -> Float[Tensor, "n 2"]:
     """Cosines and sines of n equal turns; a Fraction becomes the nearest float."""
     entries = ([float(Fraction(v, 1 << _BITS)) for v in cosine(k, n)] for k in range(n))
-    return torch.tensor(list(entries), dtype=torch.float64)
+    return torch.tensor(list(entries), dtype=torch.float64, device="cpu")
+
+
+def fourier_matrix(n: int) -> Float[Tensor, "m m"]:
+    r"""The matrix :math:`e^{-2 \pi i j k / n}` as a real one, from the right on (real, imaginary).
+
+    Zeros are exact; other entries have a relative error below :math:`(1 + 2^{-50}) u`.
+
+    Example:
+        >>> fourier_matrix(2)
+        tensor([[ 1., -0.,  1., -0.],
+                [ 0.,  1.,  0.,  1.],
+                [ 1., -0., -1., -0.],
+                [ 0.,  1.,  0., -1.]], dtype=torch.float64)
+    """
+    numbers = torch.arange(n, device="cpu")
+    cos, sin = _table(n)[numbers[:, None] * numbers % n].unbind(-1)
+    pairs = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], 1)
+    return pairs.flatten(2).flatten(0, 1)  # (n, 2, n, 2) -> (2 n, 2 n)
 
 
 def twiddles(
     torus: tuple[int, ...], shifts: Shifts, entries: int
 ) -> Iterator[tuple[Float[Tensor, "f d"], Float[Tensor, "f d"]]]:
-    r"""Real and imaginary parts of :math:`e^{i \omega \cdot d}`, one of each pair of frequencies.
+    r"""Real and imaginary parts of :math:`e^{i \omega \cdot d}` for shifts d, in pieces.
 
-    Args:
-        torus: size of each axis; the frequencies are :math:`2 \pi j / N`.
-        shifts: the vectors d.
-        entries: how many numbers the caller makes of one frequency; decides the size of a piece.
-
-    Yields:
-        (cosines, sines) for a piece of the frequencies, on the CPU, within `TWIDDLE_ERROR`.
+    One of each pair of frequencies :math:`\omega = 2 \pi j / N`, on the CPU, within
+    `TWIDDLE_ERROR`. `entries` says how many numbers the caller makes of one frequency.
 
     Example:
         >>> cos, sin = next(twiddles((4,), ((0,), (1,)), 1))
@@ -106,9 +123,9 @@ def twiddles(
         ([[1.0, 1.0], [1.0, 0.0], [1.0, -1.0]], [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     """
     grid, _ = half_plane(torus)
-    steps = torch.tensor(shifts, dtype=torch.long).reshape(len(shifts), len(torus))
+    steps = grid.new_tensor(shifts).reshape(len(shifts), len(torus))
     for piece in grid.split(max(1, _CHUNK_BYTES // (16 * entries))):
-        cos = torch.ones(len(piece), len(shifts), dtype=torch.float64)
+        cos = torch.ones(len(piece), len(shifts), dtype=torch.float64, device="cpu")
         sin = torch.zeros_like(cos)
         for axis, n in enumerate(torus):
             c, s = _table(n)[piece[:, None, axis] * steps[:, axis] % n].unbind(-1)

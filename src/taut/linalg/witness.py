@@ -8,8 +8,6 @@ from torch import Tensor
 
 from taut.linalg.torus import Fields, TorusPart
 
-__all__ = ["columns", "mode_fields", "norm_estimate", "witness"]
-
 _LOOK = 10
 """Steps from one look at the convergence of an iteration to the next."""
 
@@ -18,40 +16,36 @@ _SOLVED = 2.0**-14
 
 
 def columns(a: Fields, b: Fields) -> Float[Tensor, "q n"]:
-    """The pairs (a, b) as vectors, one a row.
-
-    >>> columns(torch.ones(3, 2, 4), torch.zeros(3, 1, 4)).shape
-    torch.Size([3, 12])
-    """
+    """The pairs (a, b) as vectors, one a row."""
     return torch.cat([a.flatten(1), b.flatten(1)], 1)
 
 
 def norm_estimate(part: TorusPart, most: int = 1000) -> float:
-    """Norm of T, nearly and from below, by Lanczos' method.
-
-    >>> from taut.linalg.operators import ConvOperator
-    >>> from taut.linalg.torus import torus_part
-    >>> round(norm_estimate(torus_part(ConvOperator(torch.ones(1, 1, 2).double(), (3,)))), 6)
-    1.732051
-    """
+    """Estimate of the norm of T from below, by Lanczos' method."""
     generator = torch.Generator().manual_seed(0)
-    v = torch.randn(1, *part.inputs.shape, generator=generator, dtype=torch.float64)
+    shape = (1, *part.inputs.shape)
+    v = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu")
     v = part.inputs * v.to(part.inputs)
     v, before, side = v / v.norm(), torch.zeros_like(v), 0.0
-    diagonal, sides, found = [], [], 0.0
+    diagonal, sides, square = [], [], 0.0
     for step in range(1, most + 1):
         w = part.normal(v) - side * before
         diagonal.append(float((v * w).sum()))
         w -= diagonal[-1] * v
         side = float(w.norm())
         if step % _LOOK == 0 or side <= 1e-14 * abs(diagonal[0]):
-            matrix = torch.tensor(diagonal).double().diag() + torch.tensor(sides).double().diag(-1)
-            last, found = found, float(torch.linalg.eigvalsh(matrix)[-1])
-            if side <= 1e-14 * found or abs(found - last) <= 1e-10 * found:
+            # A hint: single precision will do.
+            middle, below = (
+                torch.tensor(entries, dtype=torch.float32, device="cpu").double()
+                for entries in (diagonal, sides)
+            )
+            matrix = middle.diag() + below.diag(-1)
+            last, square = square, float(torch.linalg.eigvalsh(matrix)[-1])
+            if side <= 1e-14 * square or abs(square - last) <= 1e-10 * square:
                 break
         sides.append(side)
         before, v = v, w / side
-    return math.sqrt(found)
+    return math.sqrt(square)
 
 
 def mode_fields(
@@ -59,23 +53,9 @@ def mode_fields(
 ) -> tuple[Fields, Fields]:
     r"""Real fields (a, b) with C b = s a and C^* a = s b, nearly, of one frequency.
 
-    Args:
-        part: C, whose Gram kernel is that of its smaller side.
-        group: where the fields are not 0.
-        frequency: integers j, for :math:`\omega = 2 \pi j / N`.
-        vectors: eigenvectors of the Gram matrix there, one a column.
-        mirrored: whether :math:`-\omega` is another frequency, whose fields are given as well.
-
-    Returns:
-        One or two fields for each vector.
-
-    Example:
-        >>> from taut.linalg.operators import ConvOperator
-        >>> from taut.linalg.torus import torus_part
-        >>> part = torus_part(ConvOperator(torch.ones(1, 1, 2).double(), (3,)))
-        >>> a, b = mode_fields(part, 0, [0], torch.ones(1, 1).double(), mirrored=False)
-        >>> (part.forward(b) / a).flatten().tolist()
-        [2.0, 2.0, 2.0]
+    The columns of `vectors` are eigenvectors of the Gram matrix of the smaller side at
+    :math:`\omega = 2 \pi j / N`. If `mirrored`, :math:`-\omega` is another frequency, whose fields
+    are given as well. The fields are 0 outside of the group.
     """
     groups, outputs, inputs = part.kernel.shape[:3]
     angle = vectors.new_zeros((), dtype=torch.float64)
@@ -106,7 +86,9 @@ def witness(part: TorusPart, s: float, a: Fields, b: Fields) -> tuple[Fields, Fi
     a, b = a - (right_y + part.outputs * part.forward(u)) / s, b - u
     z, j = columns(a, b), columns(s * a - part.forward(b), s * b - part.adjoint(a))
     factor = torch.linalg.cholesky_ex(-(z @ j.T + j @ z.T) / 2).L
-    mix = torch.linalg.solve_triangular(factor, torch.eye(len(z)).to(factor), upper=False)
+    mix = torch.linalg.solve_triangular(
+        factor, torch.eye(len(z), dtype=z.dtype, device=z.device), upper=False
+    )
     return tuple(torch.tensordot(mix, field, 1) for field in (a, b))
 
 

@@ -1,22 +1,34 @@
 """Losses of 1-Lipschitz models, for certified radius and for distances: one a file.
 
-Each is a function and a module.
+To add a loss, write a file with a frozen dataclass derived from `AbstractLoss`, and add its line
+here: recipes, the command line and the tests iterate over these exports.
 """
 
-from taut.losses.hkr import HingeKR, HingeKRMulticlass, hinge_kr, hinge_kr_multiclass
-from taut.losses.kr import KR, kr
-from taut.losses.multi_margin import MultiMargin, multi_margin
-from taut.losses.offset_cross_entropy import OffsetCrossEntropy, offset_cross_entropy
+from taut.kinds import exported
+from taut.losses._hinge_kr import HingeKR
+from taut.losses._hinge_kr_multiclass import HingeKRMulticlass
+from taut.losses._inputs import AbstractLoss, LossInputs
+from taut.losses._kr import KR
+from taut.losses._multi_margin import MultiMargin
+from taut.losses._offset_cross_entropy import OffsetCrossEntropy
 
 __all__ = [
     "KR",
+    "AbstractLoss",
     "HingeKR",
     "HingeKRMulticlass",
+    "LossInputs",
     "MultiMargin",
     "OffsetCrossEntropy",
-    "hinge_kr",
-    "hinge_kr_multiclass",
-    "kr",
-    "multi_margin",
-    "offset_cross_entropy",
+    "kinds",
 ]
+
+
+def kinds() -> dict[str, type[AbstractLoss]]:
+    """The exported losses by their `kind`.
+
+    Example:
+        >>> kinds()["kr"]
+        <class 'taut.losses._kr.KR'>
+    """
+    return exported(globals(), AbstractLoss)

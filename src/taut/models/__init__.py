@@ -1,7 +1,24 @@
-"""Classifiers as functions from a frozen description to a plain `nn.Sequential`."""
+"""Architectures as frozen dataclasses that build plain `torch.nn` models: one a file.
 
-from taut.models.config import ModelConfig, build
-from taut.models.paper import fc3, large, small
-from taut.models.wide import wide
+To add a model, write a file with a frozen dataclass derived from `AbstractModel`, and add its line
+here: recipes, the command line and the tests iterate over these exports.
+"""
 
-__all__ = ["ModelConfig", "build", "fc3", "large", "small", "wide"]
+from taut.kinds import exported
+from taut.models._base import AbstractModel
+from taut.models._fc3 import FC3
+from taut.models._large import Large
+from taut.models._small import Small
+from taut.models._wide import Wide
+
+__all__ = ["FC3", "AbstractModel", "Large", "Small", "Wide", "kinds"]
+
+
+def kinds() -> dict[str, type[AbstractModel]]:
+    """The exported models by their `kind`.
+
+    Example:
+        >>> list(kinds())
+        ['fc3', 'large', 'small', 'wide']
+    """
+    return exported(globals(), AbstractModel)

@@ -1,24 +1,22 @@
-"""Free tensors to a kernel or matrix with a guarantee; one method a file.
+"""Raw tensors to a kernel or matrix with a guarantee; one method a file.
 
-To add a method, write one file with a final subclass of `AbstractParametrization` and add its
-line here: tests, tables and the command line find it by iterating over these exports.
+To add a method, write one file with a final subclass of `AbstractParametrization` and add its line
+here: tests, tables and the command line iterate over these exports.
 """
 
-from taut.parametrizations._base import (
-    AbstractParametrization,
-    cached,
-    read_basis,
-    read_weight,
-    transformed,
-)
-from taut.parametrizations._model import batched, projected, retract_, update_
-from taut.parametrizations.bcop import BCOP
-from taut.parametrizations.bcop_fixed import BCOPFixed
-from taut.parametrizations.orthogonal import Orthogonal
-from taut.parametrizations.ossn import OSSN
-from taut.parametrizations.rkl2ne import RKL2NE
-from taut.parametrizations.rko import RKO
-from taut.parametrizations.svcm import SVCM
+import inspect
+
+from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._bcop import BCOP
+from taut.parametrizations._bcop_fixed import BCOPFixed
+from taut.parametrizations._cache import cached, read_basis, read_weight, transformed
+from taut.parametrizations._model import after_step, batched, projected, retract_, update_
+from taut.parametrizations._orthogonal import Orthogonal
+from taut.parametrizations._ossn import OSSN
+from taut.parametrizations._rkl2ne import RKL2NE
+from taut.parametrizations._rko import RKO
+from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map_symbol
+from taut.parametrizations._svcm import SVCM
 
 __all__ = [
     "BCOP",
@@ -27,10 +25,14 @@ __all__ = [
     "RKO",
     "SVCM",
     "AbstractParametrization",
+    "AbstractSpectral",
     "BCOPFixed",
     "Orthogonal",
+    "after_step",
     "batched",
     "cached",
+    "kernel_symbol",
+    "map_symbol",
     "methods",
     "projected",
     "read_basis",
@@ -42,7 +44,7 @@ __all__ = [
 
 
 def methods() -> dict[str, type[AbstractParametrization]]:
-    """The exported methods by name: what models, tests, tables and the command line go through.
+    """The exported methods by name; models, tests, tables and the command line iterate over them.
 
     Example:
         >>> methods()["RKO"].guarantee
@@ -53,5 +55,5 @@ def methods() -> dict[str, type[AbstractParametrization]]:
         for name, value in globals().items()
         if isinstance(value, type)
         and issubclass(value, AbstractParametrization)
-        and value is not AbstractParametrization
+        and not inspect.isabstract(value)
     }

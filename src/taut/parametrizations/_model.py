@@ -1,4 +1,4 @@
-"""What is done to the raw tensors of a whole model at once."""
+"""Operations on the raw tensors of a whole model."""
 
 import copy
 from collections import defaultdict
@@ -10,8 +10,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from taut._arguments import whole
 from taut.linalg.bases import orthonormal_basis
-from taut.parametrizations._base import AbstractParametrization, keeping_bases
+from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._cache import keeping_bases
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -20,16 +22,16 @@ _M = TypeVar("_M", bound=nn.Module)
 def batched(model: nn.Module) -> Iterator[None]:
     """Inside this context the bases of all raw tensors of one shape come from one batched call.
 
-    They are computed on entry, once, however often the model is called inside: one context per
-    training step, around the forward pass. Gradients flow as without it, and so do all results, to
-    rounding. For deep models of equal layers on a GPU, where many small calls wait for their
-    launches, and for models called several times a step: the calls share one graph, so that one
-    backward pass, of the sum of their losses, is to follow (inside, where activations are
-    checkpointed). Shapes that occur once are left alone. A raw tensor that changes inside the
-    context is computed anew; compiled models take no notice.
+    They are computed once, on entry, however often the model is called inside: use one context per
+    training step, around the forward pass. Outputs and gradients are the same as without it, to
+    rounding. It helps deep models of equal layers on a GPU, where small calls wait for their
+    launches, and models that are called several times a step. All calls inside share one graph:
+    sum their losses and call `backward` once (inside the context, if activations are
+    checkpointed). Shapes that occur once are not batched. A raw tensor that changes inside the
+    context is computed again; compiled models ignore the context.
 
     Args:
-        model: its :mod:`taut.nn` layers are looked for at any depth.
+        model: its :mod:`taut.nn` layers are found at any depth.
 
     Example:
         >>> model = torch.nn.Sequential(taut.nn.Linear(4, 4), taut.nn.Linear(4, 4))
@@ -54,17 +56,40 @@ def batched(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def after_step(model: nn.Module, step: int, *, retract_every: int = 16) -> None:
+    """Call this after every optimiser step: :func:`update_`, and :func:`retract_` now and then.
+
+    Args:
+        model: its :mod:`taut.nn` layers are found at any depth.
+        step: number of optimiser steps taken so far, this one included.
+        retract_every: steps from one :func:`retract_` to the next; 0 for never.
+
+    Raises:
+        ValueError: if a number is negative.
+
+    Example:
+        >>> model = taut.nn.Linear(3, 3)
+        >>> optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> for step in range(1, 20):
+        ...     model(torch.ones(1, 3)).sum().backward()
+        ...     optimiser.step()
+        ...     after_step(model, step)
+    """
+    if whole("retract_every", retract_every, least=0) and step % retract_every == 0:
+        retract_(model)
+    update_(model, step)
+
+
 @torch.no_grad()
 def retract_(model: nn.Module) -> None:
     """Replace every raw tensor by its own orthonormal basis, in place.
 
-    The function of the model stays as it is, to rounding: weights depend on raw tensors through
-    their bases alone. What changes is how the next gradient steps act: relative to raw tensors of
-    norm 1 again. Their condition returns to 1, where bases cost least. Called every few steps of a
-    training, it keeps them there.
+    The model computes the same function, to rounding, since its weights depend on the raw tensors
+    only through their bases. The next gradient steps act on raw tensors of norm 1 and condition 1
+    again, of which bases cost least. Call it every few training steps, as :func:`after_step` does.
 
     Args:
-        model: its :mod:`taut.nn` layers are looked for at any depth.
+        model: its :mod:`taut.nn` layers are found at any depth.
 
     Example:
         >>> layer = taut.nn.Linear(3, 3)
@@ -79,14 +104,14 @@ def retract_(model: nn.Module) -> None:
 
 @torch.no_grad()
 def update_(model: nn.Module, step: int) -> None:
-    """Do what the methods of a model do after an optimiser step, in place.
+    """Run the updates that the methods of a model need after an optimiser step, in place.
 
-    :class:`taut.OSSN` takes its steps of power iteration, :class:`taut.SVCM` projects when it is
-    its turn; other methods do nothing. A training loop calls it after every optimiser step.
+    :class:`taut.OSSN` takes its steps of power iteration, :class:`taut.SVCM` projects every so many
+    steps; other methods do nothing.
 
     Args:
-        model: its :mod:`taut.nn` layers are looked for at any depth.
-        step: how many optimiser steps have been taken, this one included.
+        model: its :mod:`taut.nn` layers are found at any depth.
+        step: number of optimiser steps taken so far, this one included.
 
     Raises:
         ValueError: if `step` is negative.
@@ -99,8 +124,7 @@ def update_(model: nn.Module, step: int) -> None:
         >>> update_(layer, 100), round(float(taut.lipschitz_bound(layer, (3,))), 3)
         (None, 1.0)
     """
-    if step < 0:
-        raise ValueError(f"`step` must be at least 0; got {step}.")
+    step = whole("step", step, least=0)
     for owner in _parametrizations(model):
         with torch.autocast(next(_tensors(owner)).device.type, enabled=False):
             owner.update_(step)
@@ -108,13 +132,13 @@ def update_(model: nn.Module, step: int) -> None:
 
 @torch.no_grad()
 def projected(model: _M) -> _M:
-    """A copy of a model with every weight where its method means a finished one to be.
+    """A copy of a model with every raw tensor projected as a finished model needs it.
 
-    What to save for others, evaluate and certify; training goes on with the model itself. For
-    :class:`taut.SVCM` the copy is projected; for all other methods it is a mere copy.
+    Save, evaluate and certify this copy; continue training with the model itself.
+    :class:`taut.SVCM` is projected; all other methods are only copied.
 
     Args:
-        model: its :mod:`taut.nn` layers are looked for at any depth; left as it is.
+        model: its :mod:`taut.nn` layers are found at any depth; not changed.
 
     Returns:
         The copy.

@@ -1,32 +1,17 @@
-"""Published tables and our own results as recipes: data, one file each.
+"""Published tables and our own results as recipes: one JSON file each, with what it claims.
 
-To add one, write a file with a `RECIPE` and add its line here.
+To add one, write a file here that is named as its recipe.
 """
 
-from taut.recipes import (
-    cifar10_jpeg75_large,
-    demo,
-    fashion_mnist_large,
-    mnist_large,
-    mnist_large_certified,
-    mnist_large_paper,
-    mnist_small,
-    mnist_small_paper,
-)
+from importlib.resources import files
+
 from taut.training import Recipe
 
-RECIPES: dict[str, Recipe] = {
-    module.RECIPE.name: module.RECIPE
-    for module in (
-        demo,
-        mnist_small,
-        mnist_large,
-        mnist_small_paper,
-        mnist_large_paper,
-        mnist_large_certified,
-        fashion_mnist_large,
-        cifar10_jpeg75_large,
-    )
-}
-
 __all__ = ["RECIPES"]
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for file in sorted(files(__name__).iterdir(), key=lambda file: file.name.removesuffix(".json"))
+    if file.name.endswith(".json")
+    for recipe in [Recipe.from_json(file.read_text(encoding="utf-8"))]
+}

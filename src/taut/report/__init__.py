@@ -1,30 +1,17 @@
-"""Reports: the page of a run, and the measurements that it shows."""
+"""Reports: the page of a run and the page of a distance, one HTML file each."""
 
-from taut.report.attacked import AttackLine, attack_lines
-from taut.report.attenuation import LayerGradient, attenuation, jacobian_singular_values
-from taut.report.attenuation_figure import Profile, five_numbers, profile, save_attenuation
-from taut.report.inspection import Inspection, LayerInspection, inspect_layers, inspect_model
-from taut.report.inspection_figure import save_inspection
-from taut.report.page import ReportInputs, write_report
-from taut.report.robustness import Robustness, measure
+from taut.report._attack_lines import AttackLine, attack_lines
+from taut.report._distance import DistanceInputs, write_distance_report
+from taut.report._robustness import Robustness, measure_robustness
+from taut.report._run import ReportInputs, write_report
 
 __all__ = [
     "AttackLine",
-    "Inspection",
-    "LayerGradient",
-    "LayerInspection",
-    "Profile",
+    "DistanceInputs",
     "ReportInputs",
     "Robustness",
     "attack_lines",
-    "attenuation",
-    "five_numbers",
-    "inspect_layers",
-    "inspect_model",
-    "jacobian_singular_values",
-    "measure",
-    "profile",
-    "save_attenuation",
-    "save_inspection",
+    "measure_robustness",
+    "write_distance_report",
     "write_report",
 ]

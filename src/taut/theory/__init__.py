@@ -15,12 +15,12 @@ from taut.theory._components import (
     winding_estimate,
 )
 from taut.theory._factors import Factorisation, embed, factorise
-from taut.theory._paths import Path, connect
+from taut.theory._paths import KernelPath, connect
 
 __all__ = [
     "Component",
     "Factorisation",
-    "Path",
+    "KernelPath",
     "component",
     "components",
     "connect",

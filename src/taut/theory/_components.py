@@ -1,4 +1,4 @@
-"""The components of the space of orthogonal convolutions: which one, and how many there are."""
+"""Connected components of the space of orthogonal convolutions: membership and number."""
 
 import itertools
 import math
@@ -32,20 +32,15 @@ class Component:
 
 
 def component(kernel: Tensor) -> Component:
-    r"""The component that an orthogonal kernel lies in: sign and winding numbers.
+    r"""The component of an orthogonal kernel: sign and winding numbers.
 
     Since :math:`W^{-1} = W^*` on the circle, the argument principle
     :math:`m = \frac{1}{2 \pi i} \oint \mathrm{tr}(W^{-1} W')\, dz` is a sum over taps,
-    :math:`m = \sum_j j \|K_j\|_F^2`: c times the mean shift of the layer, in pixels. For a kernel
-    that is orthogonal up to a defect :math:`\delta < 1` the sum misses the integer by at most
-    :math:`\delta (1 - \delta)^{-1/2} (\sum_j j^2 \|K_j\|_F^2)^{1/2}` (Cauchy-Schwarz, and
-    :math:`W^{-1} - W^* = -W^{-1} (W W^* - I)`), so that the nearest integer is proven where that is
-    below a half. The sign is that of the pivots of :math:`W(1) = \sum_j K_j`, their product being
-    proven to be nearer to W(1) than any singular matrix.
+    :math:`m = \sum_j j \|K_j\|_F^2`: c times the mean shift of the layer, in pixels.
 
-    Guarantee: the winding numbers of the determinant and its sign at z = 1, of the kernel as it is
-        stored, rounding included. In one axis, equal components mean that a path of orthogonal
-        kernels joins them (:func:`connect`); in more axes different ones mean that none does.
+    Guarantee: proven for the kernel as it is stored, rounding included. In one axis, a path of
+        orthogonal kernels connects two kernels of one component (:func:`connect`); in any number of
+        axes none connects kernels of different components.
     Cost: the Gram kernel: c^3 times half the number of pairs of taps.
 
     Args:
@@ -71,6 +66,9 @@ def component(kernel: Tensor) -> Component:
 
 
 def _winding(taps: Tensor, axis: int, defect: float) -> int:
+    """The integer that the sum over taps is nearest to, if its error is proven to be below 1/2."""
+    # For a defect d < 1 of W W* - I the sum misses the integer by at most
+    # d (1 - d)^(-1/2) (sum_j j^2 |K_j|^2)^(1/2): W^-1 - W* = -W^-1 (W W* - I), and Cauchy-Schwarz.
     squares = taps.movedim(axis, 0).flatten(1).square().sum(1).tolist()
     mean = sum(j * square for j, square in enumerate(squares))
     spread = math.sqrt(sum(j * j * square for j, square in enumerate(squares)))
@@ -85,11 +83,13 @@ def _winding(taps: Tensor, axis: int, defect: float) -> int:
 
 
 def _sign(taps: Tensor) -> int:
-    """The sign of the determinant of the sum of taps, whose singular values are at least 0.99."""
-    total, moduli = (t.flatten(2).sum(2) if t.ndim > 2 else t for t in (taps, taps.abs()))
+    """The sign of the determinant of W(1), the sum of taps; its singular values are >= 0.99."""
+    # The product of the LU factors has the sign of the pivots, and is proven to be nearer to W(1)
+    # than any singular matrix.
+    total, sizes = (t.flatten(2).sum(2) if t.ndim > 2 else t for t in (taps, taps.abs()))
     order, lower, upper = torch.linalg.lu(total)
     residual = torch.linalg.matrix_norm(order @ lower @ upper - total).item()
-    norms = [torch.linalg.matrix_norm(a).item() for a in (lower, upper, moduli)]
+    norms = [torch.linalg.matrix_norm(a).item() for a in (lower, upper, sizes)]
     rounding = gamma(2 * len(total) + taps.numel(), U64) * (norms[0] * norms[1] + 2 * norms[2])
     if not residual + rounding < 0.9:
         raise ValueError("`kernel` must allow an accurate LU factorisation of the sum of its taps.")
@@ -107,18 +107,16 @@ def determinant_curve(
     Args:
         kernel: `(c, c, *kernel_size)`; need not be orthogonal.
         axis: which of the axes.
-        points: how many, n.
+        points: number of points, n.
 
     Returns:
         complex128.
 
     Raises:
-        ValueError: if the kernel is not square or not finite, or has no such axis, or
-            `points` is not positive.
+        ValueError: if the kernel is not square or not finite, or an argument does not fit.
 
     Example:
-        >>> curve = determinant_curve(torch.eye(2).reshape(2, 2, 1), points=4)
-        >>> curve.real.tolist()
+        >>> determinant_curve(torch.eye(2).reshape(2, 2, 1), points=4).real.tolist()
         [1.0, 1.0, 1.0, 1.0]
     """
     taps = square_taps(kernel)
@@ -134,17 +132,14 @@ def determinant_curve(
 
 
 def winding_estimate(kernel: Tensor, *, axis: int = 0) -> int:
-    """How often the determinant goes round 0, by the argument principle on a grid.
+    """How often the determinant goes round 0, from the angles between points of a grid.
 
-    The angles between neighbours, added up: an independent check of :func:`component`, and a look
-    at kernels that are not orthogonal. Wrong where the determinant comes near 0 between the points.
+    Independent of :func:`component`, and defined for kernels that are not orthogonal. Wrong where
+    the determinant comes near 0 between the points.
 
     Args:
         kernel: `(c, c, *kernel_size)`, with a determinant that does not vanish.
         axis: which of the axes.
-
-    Returns:
-        The winding number.
 
     Raises:
         ValueError: as :func:`determinant_curve`.
@@ -161,16 +156,13 @@ def winding_estimate(kernel: Tensor, *, axis: int = 0) -> int:
 def components(channels: int, kernel_size: tuple[int, ...]) -> Iterator[Component]:
     r"""All values that :func:`component` can take.
 
-    The taps of an orthogonal kernel have :math:`\sum_j \|K_j\|_F^2 = c`, so that each winding
-    number is one of 0, ..., (k - 1) c; :func:`representative` shows that each occurs. In one axis
-    these are the 2 (k - 1) c + 2 connected components.
+    The taps of an orthogonal kernel have :math:`\sum_j \|K_j\|_F^2 = c`, so each winding number is
+    one of 0, ..., (k - 1) c; :func:`representative` shows that each occurs. In one axis these are
+    the 2 (k - 1) c + 2 connected components.
 
     Args:
         channels: c.
         kernel_size: k, per axis.
-
-    Yields:
-        One component after the other.
 
     Raises:
         ValueError: if a size is not positive.
@@ -179,8 +171,7 @@ def components(channels: int, kernel_size: tuple[int, ...]) -> Iterator[Componen
         >>> sum(1 for _ in components(4, (3,)))
         18
     """
-    _check_sizes(channels, kernel_size)
-    ranges = (range((k - 1) * channels + 1) for k in kernel_size)
+    ranges = (range(highest + 1) for highest in _highest(channels, kernel_size))
     for sign, *windings in itertools.product((1, -1), *ranges):
         yield Component(sign, tuple(windings))
 
@@ -190,7 +181,7 @@ def representative(
 ) -> Float[Tensor, "c c ..."]:
     """The simplest kernel of a component: each channel shifted by a whole number of pixels.
 
-    Shifts are as equal as can be, the larger ones first; the sign is that of the first channel.
+    Shifts are as equal as possible, the larger ones first; the sign is that of the first channel.
 
     Args:
         member: sign and winding numbers.
@@ -207,8 +198,7 @@ def representative(
         >>> representative(Component(-1, (1,)), 2, (2,)).tolist()
         [[[0.0, -1.0], [0.0, 0.0]], [[0.0, 0.0], [1.0, 0.0]]]
     """
-    _check_sizes(channels, kernel_size)
-    highest = tuple((k - 1) * channels for k in kernel_size)
+    highest = _highest(channels, kernel_size)
     fits = len(member.windings) == len(highest) and abs(member.sign) == 1
     if not fits or any(not 0 <= m <= h for m, h in zip(member.windings, highest, strict=True)):
         raise ValueError(
@@ -217,14 +207,16 @@ def representative(
         )
     kernel = torch.zeros(channels, channels, *kernel_size, dtype=torch.float64)
     for i in range(channels):
-        places = (m // channels + (i < m % channels) for m in member.windings)
-        kernel[(i, i, *places)] = member.sign if i == 0 else 1
+        shifts = (m // channels + (i < m % channels) for m in member.windings)
+        kernel[(i, i, *shifts)] = member.sign if i == 0 else 1
     return kernel
 
 
-def _check_sizes(channels: int, kernel_size: tuple[int, ...]) -> None:
+def _highest(channels: int, kernel_size: tuple[int, ...]) -> tuple[int, ...]:
+    """The largest winding number of each axis."""
     if channels < 1 or any(k < 1 for k in kernel_size):
         raise ValueError(
             "`channels` and `kernel_size` must be positive; "
             f"got channels={channels}, kernel_size={kernel_size}."
         )
+    return tuple((k - 1) * channels for k in kernel_size)

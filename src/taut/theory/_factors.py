@@ -1,6 +1,6 @@
-"""Orthogonal kernels as products of two-tap steps: built, taken apart, doubled."""
+"""Orthogonal kernels as products of two-tap steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -10,11 +10,10 @@ from torch import Tensor
 from taut.linalg.block import grow
 from taut.theory._kernels import orthogonal_taps
 
-# A kernel may miss the product of its factors by so much of its defect from orthogonality, and at
-# most by so much: kernels that are no product miss it by more.
+# Largest distance of a kernel to the product of its factors, per defect from orthogonality and in
+# all; kernels that are no product are further away.
 _AMPLIFICATION, _LARGEST_MISS = 1e6, 1e-3
-# The parts of an orthogonal matrix are meant to be orthonormal to the precision of their dtype.
-_LOOSE = 1e-4
+_LOOSE = 1e-4  # defect of matrix and frames
 
 
 @final
@@ -22,10 +21,10 @@ _LOOSE = 1e-4
 class Factorisation:
     r"""An orthogonal kernel as a product, :math:`K = H * [P_1, I-P_1] * [P_2, I-P_2] * \dots`.
 
-    Block convolution is written `*`: the symbol is
-    :math:`W(z) = H \prod_i (P_i + (I - P_i) z_{a_i})`, step i being along the axis :math:`a_i`.
-    The steps have the order of :class:`taut.BCOP`, where the axes take turns; but none is turned
-    round: where BCOP has a step :math:`[I-P, P]`, the complement of P stands here. Ranks are free.
+    `*` is block convolution: the symbol is :math:`W(z) = H \prod_i (P_i + (I - P_i) z_{a_i})` with
+    step i along the axis :math:`a_i`. The steps have the order of :class:`taut.BCOP`, where axes
+    take turns. Where BCOP has a step :math:`[I-P, P]`, the complement of P stands here. Ranks are
+    free.
 
     Attributes:
         matrix: H, orthogonal.
@@ -84,11 +83,12 @@ class Factorisation:
         channels, bases = len(self.matrix), []
         steps = step_order(self.kernel_size)
         for (turn, axis), frame, rank in zip(steps, self.frames, self.ranks, strict=True):
-            if rank != bcop_rank(channels, turn):
+            half = _bcop_rank(channels, turn)
+            if rank != half:
                 raise ValueError(
-                    "`ranks` must be half of the channels for BCOP, "
-                    f"{bcop_rank(channels, turn)} of {channels} in step {turn} of axis {axis}; got "
-                    f"{rank}: embed it into twice the channels (taut.theory.embed)."
+                    f"`ranks` must be half of the channels for BCOP, {half} of {channels} in step "
+                    f"{turn} of axis {axis}; got {rank}: embed it into twice the channels "
+                    "(taut.theory.embed)."
                 )
             bases.append(frame[:, rank:] if turn % 2 else frame[:, :rank])
         projectors = {"raw_projectors": torch.stack(bases)} if bases else {}
@@ -96,44 +96,25 @@ class Factorisation:
 
 
 def step_order(kernel_size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The pairs (how many steps that axis has had, axis) in the order of :class:`taut.BCOP`.
-
-    Example:
-        >>> step_order((3, 2))
-        [(0, 0), (0, 1), (1, 0)]
-    """
+    """The pairs (number of earlier steps along the axis, axis) in the order of BCOP."""
     return sorted((turn, axis) for axis, k in enumerate(kernel_size) for turn in range(k - 1))
 
 
-def bcop_rank(channels: int, turn: int) -> int:
-    """The rank that BCOP's step has here, where none is turned round.
-
-    Example:
-        >>> bcop_rank(3, 0), bcop_rank(3, 1)
-        (1, 2)
-    """
+def _bcop_rank(channels: int, turn: int) -> int:
+    """The rank of BCOP's step; of every second one along an axis that of the complement."""
     return channels - channels // 2 if turn % 2 else channels // 2
 
 
 def factorise(kernel: Tensor) -> Factorisation:
-    r"""Take an orthogonal kernel apart: the matrix H and the projectors of its steps.
+    r"""Factorise an orthogonal kernel into the matrix H and the projectors of its steps.
 
-    The last step is taken off first. In :math:`W(z) = V(z) (P + (I - P) z)` the first tap of W has
-    no part outside P and the last none inside; so P spans at least the positive, and at most the
-    nonnegative eigenvectors of :math:`|K_0| - |K_{k-1}|`, with :math:`|A| = (A^\top A)^{1/2}` of
-    all taps at that end, below each other. Moduli, not squares, so that directions of nearly no
-    weight are told apart to full precision. Where the taps leave a direction free, P takes it if
-    that brings its rank nearer to BCOP's half.
-
-    Guarantee: the product is the kernel, to a few roundings for almost all; or it is refused, where
-        it misses by over 1e-3 or 1e6 times the defect of the kernel. In one axis every orthogonal
-        kernel has such a factorisation, and each step has a solution; but where a direction has
-        next to no weight at both ends, its side is known from rounding alone, and what that did may
-        grow with every step: kernels of many taps can be refused for it. The factorisation is the
-        only one where the taps leave no direction free, as for almost all kernels of BCOP, in any
-        number of axes: those give back their H and projectors. In more axes there are orthogonal
-        kernels that are no such product; they are refused, and so may be products of other ranks,
-        where a free direction was not guessed.
+    Guarantee: the product is the kernel, to a few roundings for almost all; or the kernel is
+        refused, where the two differ by over 1e-3 or 1e6 times the defect of the kernel. In one
+        axis every orthogonal kernel has factors, but rounding may grow with every step, so that
+        kernels of many taps can be refused. The factors are unique where the taps leave no
+        direction free, as for almost all kernels of BCOP, in any number of axes. In more axes
+        some orthogonal kernels are no such product; these are refused, and so may be products of
+        other ranks, where a free direction was not guessed.
     Cost: two SVDs and an eigendecomposition of c channels for each step; in float64.
 
     Args:
@@ -148,7 +129,7 @@ def factorise(kernel: Tensor) -> Factorisation:
     Reference:
         Kautsky, Turcajova (1994), *A matrix approach to discrete wavelets*, for the factors of
         kernels of one axis; Li et al. (2019), appendix, arXiv:1911.00937. Finding projectors by
-        moduli is ours.
+        absolute values is ours.
 
     Example:
         >>> kernel = taut.BCOP(4, 4, (3, 3), dtype=torch.float64).weight()
@@ -160,33 +141,38 @@ def factorise(kernel: Tensor) -> Factorisation:
     grid = taps.movedim((0, 1), (-2, -1))
     frames, ranks = [], []
     for turn, axis in reversed(step_order(size)):
-        frame, rank = _last_projector(grid, axis, bcop_rank(channels, turn), defect)
+        frame, rank = _last_projector(grid, axis, _bcop_rank(channels, turn), defect)
         grid = _without_step(grid, axis, frame[:, :rank])
         frames, ranks = [frame, *frames], [rank, *ranks]
     left, _, right = torch.linalg.svd(grid.reshape(channels, channels))
     stack = torch.stack(frames) if frames else taps.new_zeros(0, channels, channels)
-    found = Factorisation(left @ right, stack, tuple(ranks), size)
-    missed = torch.linalg.vector_norm(found.kernel() - taps).item()
+    factors = Factorisation(left @ right, stack, tuple(ranks), size)
+    missed = torch.linalg.vector_norm(factors.kernel() - taps).item()
     if not missed <= min(_AMPLIFICATION * defect, _LARGEST_MISS):
         raise ValueError(
             "`kernel` must be a product of two-tap steps in the order of taut.BCOP; the product "
             f"that was found is {missed:.3g} off. In more than one axis there are orthogonal "
             "kernels that are none, or whose taps do not determine one."
         )
-    return Factorisation(found.matrix.to(kernel), stack.to(kernel), found.ranks, size)
+    return replace(factors, matrix=factors.matrix.to(kernel), frames=stack.to(kernel))
 
 
 def _last_projector(grid: Tensor, axis: int, wanted: int, defect: float) -> tuple[Tensor, int]:
-    """Frame and rank of the projector of the last step along an axis."""
+    r"""Frame and rank of the projector of the last step along an axis."""
+    # In W(z) = V(z) (P + (I - P) z) the first tap has no part outside P and the last none inside:
+    # P spans at least the positive and at most the nonnegative eigenvectors of |K_0| - |K_{k-1}|,
+    # with |A| = (A^T A)^(1/2) of all taps at that end, stacked. Absolute values, not squares, so
+    # that directions of nearly no weight are told apart to full precision. A direction that the
+    # taps leave free goes to P if that brings its rank nearer to BCOP's half.
     channels = grid.shape[-1]
-    first, last = (_modulus(grid.select(axis, end).reshape(-1, channels)) for end in (0, -1))
+    first, last = (_absolute(grid.select(axis, end).reshape(-1, channels)) for end in (0, -1))
     values, vectors = torch.linalg.eigh(last - first)
     # Signs below the precision of the kernel mean nothing.
     inside, outside = int((values < -defect).sum()), int((values > defect).sum())
     return vectors, max(inside, min(wanted, channels - outside))
 
 
-def _modulus(a: Tensor) -> Tensor:
+def _absolute(a: Tensor) -> Tensor:
     _, values, rows = torch.linalg.svd(a, full_matrices=False)
     return rows.mT @ (values[:, None] * rows)
 
@@ -194,17 +180,17 @@ def _modulus(a: Tensor) -> Tensor:
 def _without_step(grid: Tensor, axis: int, basis: Tensor) -> Tensor:
     """The kernel before its last step: the taps :math:`K_j P + K_{j+1} (I - P)`."""
     shorter = grid.shape[axis] - 1
-    here, after = grid.narrow(axis, 0, shorter), grid.narrow(axis, 1, shorter)
-    return after + (here - after) @ basis @ basis.mT
+    taps, after = grid.narrow(axis, 0, shorter), grid.narrow(axis, 1, shorter)
+    return after + (taps - after) @ basis @ basis.mT
 
 
 def embed(factors: Factorisation) -> Factorisation:
     r"""The same convolution within twice the channels, all projectors of half rank.
 
-    :math:`H' = H \oplus H` and :math:`P_i' = P_i \oplus (I - P_i)`, of rank c whatever the ranks:
-    beside the kernel sits its mirror image, which makes up for its shifts. So the first c output
-    channels of K' are K of the first c input channels, :math:`K'(x)_{:c} = K(x_{:c})`; and every K'
-    lies in one component: sign +1, windings (k - 1) c, the middle one of 2 c channels.
+    :math:`H' = H \oplus H` and :math:`P_i' = P_i \oplus (I - P_i)`, of rank c whatever the ranks.
+    The first c output channels of K' are K of the first c input channels,
+    :math:`K'(x)_{:c} = K(x_{:c})`; and every K' lies in one component: sign +1, windings (k - 1) c,
+    the middle one of 2 c channels.
 
     Guarantee: exact; to rounding as stored.
 
@@ -219,9 +205,8 @@ def embed(factors: Factorisation) -> Factorisation:
 
     Example:
         >>> shift = taut.theory.representative(taut.theory.Component(-1, (4,)), 2, (3,))
-        >>> double = embed(factorise(shift))
         >>> layer = taut.BCOP(4, 4, (3,), dtype=torch.float64)
-        >>> layer.load_state_dict(double.raw_tensors())
+        >>> layer.load_state_dict(embed(factorise(shift)).raw_tensors())
         <All keys matched successfully>
         >>> torch.allclose(layer.weight()[:2], torch.cat([shift, 0 * shift], 1))
         True

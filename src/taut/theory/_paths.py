@@ -1,7 +1,7 @@
 """Paths of orthogonal kernels between two kernels of one component."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -11,33 +11,26 @@ from torch import Tensor
 from taut.theory._components import component
 from taut.theory._factors import Factorisation, factorise, step_order
 
+_Turn = list[tuple[list[int], float]]  # rotations in planes of two axes, each by its angle
 
-@final
-@dataclass(frozen=True, eq=False)
-class _Turn:
-    """A rotation as a product of rotations in planes of two axes, each by its angle."""
 
-    planes: list[tuple[int, int]]
-    angles: list[float]
-    like: Float[Tensor, "c c"]
+def _turn(rotation: Tensor) -> _Turn:
+    """The plane rotations that take the columns of a rotation to the axes, one by one."""
+    rest, channels, turn = rotation.clone(), len(rotation), []
+    for j in range(channels):
+        for i in range(j + 1, channels):
+            angle = math.atan2(rest[i, j].item(), rest[j, j].item())
+            rest[[j, i]] = _plane(angle, rest) @ rest[[j, i]]
+            turn.append(([j, i], angle))
+    return turn
 
-    @classmethod
-    def of(cls, rotation: Tensor) -> "_Turn":
-        """The plane rotations that take the columns of a rotation to the axes, one by one."""
-        rest, channels = rotation.clone(), len(rotation)
-        planes = [(j, i) for j in range(channels) for i in range(j + 1, channels)]
-        angles = []
-        for j, i in planes:
-            angles.append(math.atan2(rest[i, j].item(), rest[j, j].item()))
-            rest[[j, i]] = _plane(angles[-1], rest) @ rest[[j, i]]
-        return cls(planes, angles, rotation)
 
-    def part(self, share: float) -> Tensor:
-        """The same rotation with all angles times a number in 0, ..., 1."""
-        turned = torch.eye(len(self.like)).to(self.like)
-        for (j, i), angle in zip(self.planes, self.angles, strict=True):
-            turned[:, [j, i]] = turned[:, [j, i]] @ _plane(share * angle, turned).mT
-        return turned
+def _turned(matrix: Tensor, turn: _Turn, share: float) -> Tensor:
+    """A matrix times a rotation with all of its angles times a number in 0, ..., 1."""
+    matrix = matrix.clone()
+    for axes, angle in turn:
+        matrix[:, axes] = matrix[:, axes] @ _plane(share * angle, matrix).mT
+    return matrix
 
 
 def _plane(angle: float, like: Tensor) -> Tensor:
@@ -48,7 +41,7 @@ def _plane(angle: float, like: Tensor) -> Tensor:
 @final
 @dataclass(frozen=True, eq=False)
 class _Half:
-    """The way from a kernel to the representative of its component."""
+    """The path from a kernel to the representative of its component."""
 
     factors: Factorisation
     matrix_turn: _Turn
@@ -69,26 +62,25 @@ class _Half:
             target = torch.eye(channels).to(frame)[:, inside + outside]
             if torch.linalg.det(frame.mT @ target) < 0:
                 frame[:, 0].neg_()
-            turns.append(_Turn.of(frame.mT @ target))
-        factors = Factorisation(factors.matrix, frames, factors.ranks, factors.kernel_size)
-        return cls(factors, _Turn.of(factors.matrix.mT @ goal), turns)
+            turns.append(_turn(frame.mT @ target))
+        return cls(replace(factors, frames=frames), _turn(factors.matrix.mT @ goal), turns)
 
     def at(self, share: float) -> Tensor:
         old = self.factors
-        frames = [
-            f @ turn.part(share) for f, turn in zip(old.frames, self.frame_turns, strict=True)
-        ]
-        stack = torch.stack(frames) if frames else old.frames
-        matrix = old.matrix @ self.matrix_turn.part(share)
-        return Factorisation(matrix, stack, old.ranks, old.kernel_size).kernel()
+        pairs = zip(old.frames, self.frame_turns, strict=True)
+        frames = [_turned(frame, turn, share) for frame, turn in pairs]
+        matrix = _turned(old.matrix, self.matrix_turn, share)
+        return replace(
+            old, matrix=matrix, frames=torch.stack(frames) if frames else old.frames
+        ).kernel()
 
 
 @final
 @dataclass(frozen=True, eq=False)
-class Path:
+class KernelPath:
     """A continuous path of orthogonal kernels, made by :func:`connect`.
 
-    Called with a time in 0, ..., 1 it answers with the kernel there; half-way that is
+    Called with a time in 0, ..., 1 it returns the kernel there; half-way that is
     :func:`representative` of the component.
     """
 
@@ -107,15 +99,15 @@ class Path:
         return half.at(share)
 
 
-def connect(start: Tensor, end: Tensor) -> Path:
+def connect(start: Tensor, end: Tensor) -> KernelPath:
     r"""A path of orthogonal kernels from one kernel to another of the same component.
 
-    Both are taken apart, :math:`H [P_1, I-P_1] [P_2, I-P_2] \dots`; then H turns to the identity
+    Both are factorised, :math:`H [P_1, I-P_1] [P_2, I-P_2] \dots`; then H turns to the identity
     (with the sign in its first entry) and each P to one that spans axes, so that the steps together
-    shift every channel by a whole number of pixels. Each step takes up the channels where the last
-    one of its axis had stopped; so the shifts depend on nothing but the sum of the ranks, which the
-    winding number is: this is :func:`representative`, whatever the kernel was. The path goes there
-    from `start` and back to `end`. It is not the shortest.
+    shift every channel by a whole number of pixels. Each step takes the channels where the last one
+    of its axis had stopped, so the shifts depend on the sum of the ranks alone, which is the
+    winding number: the result is :func:`representative`. The path goes there from `start` and back
+    to `end`. It is not the shortest.
 
     Guarantee: every kernel on the path is orthogonal to rounding, and the path has a speed limit
         (rotations by c (c - 1) / 2 angles in each factor).
@@ -144,10 +136,9 @@ def connect(start: Tensor, end: Tensor) -> Path:
             "`start` and `end` must have one shape; "
             f"got {tuple(start.shape)} and {tuple(end.shape)}."
         )
-    here, there = component(start), component(end)
-    if here != there:
+    first, second = component(start), component(end)
+    if first != second:
         raise ValueError(
-            f"No path of orthogonal kernels joins `start` and `end`: {here} and {there}."
+            f"No path of orthogonal kernels joins `start` and `end`: {first} and {second}."
         )
-    first, second = (_Half.of(factorise(k.double()), here.sign) for k in (start, end))
-    return Path(first, second)
+    return KernelPath(*(_Half.of(factorise(k.double()), first.sign) for k in (start, end)))

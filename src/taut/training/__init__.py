@@ -1,35 +1,47 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
-from taut.training.evaluation import Evaluation
-from taut.training.interruption import TrainingInterrupted
-from taut.training.loop import Device, Progress, TrainingDiverged, choose_device, train
-from taut.training.processes import Launch, OtherProcessFailed, is_first_process
-from taut.training.recipe import MultiMarginLoss, OffsetCrossEntropyLoss, Recipe
-from taut.training.run import Run
-from taut.training.schedules import (
-    PAPER_DECAY,
-    Schedule,
-    first_moment_decay,
-    learning_rate_factor,
+from taut.training._evaluation import Evaluation
+from taut.training._interruption import TrainingInterrupted
+from taut.training._loop import Device, Progress, TrainingDiverged, choose_device, train
+from taut.training._opened import OpenedRun, check_limit
+from taut.training._processes import Launch, OtherProcessFailed, is_first_process
+from taut.training._recipe import CHOICES, Precision, Recipe
+from taut.training._run import (
+    METRICS,
+    MODEL,
+    RECIPE,
+    Run,
+    prepare,
+    read_recipe,
+    refuse_other_recipe,
 )
+from taut.training._schedules import AbstractSchedule, Cosine, Exponential, OneCycle
 
 __all__ = [
-    "PAPER_DECAY",
+    "CHOICES",
+    "METRICS",
+    "MODEL",
+    "RECIPE",
+    "AbstractSchedule",
+    "Cosine",
     "Device",
     "Evaluation",
+    "Exponential",
     "Launch",
-    "MultiMarginLoss",
-    "OffsetCrossEntropyLoss",
+    "OneCycle",
+    "OpenedRun",
     "OtherProcessFailed",
+    "Precision",
     "Progress",
     "Recipe",
     "Run",
-    "Schedule",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "check_limit",
     "choose_device",
-    "first_moment_decay",
     "is_first_process",
-    "learning_rate_factor",
+    "prepare",
+    "read_recipe",
+    "refuse_other_recipe",
     "train",
 ]

@@ -1,22 +1,36 @@
 """Wasserstein-1 distances from both sides: critics from below, transport plans from above."""
 
-from taut.wasserstein import closed_form, critics, heuristics
-from taut.wasserstein._estimate import W1Estimate, W1Progress, estimate
-from taut.wasserstein._samples import FEWEST, Samples
-from taut.wasserstein.settings import Settings
-from taut.wasserstein.wgan import WGAN, WGANRun, train_wgan
+from taut.wasserstein import closed_form, critics
+from taut.wasserstein._estimate import estimate
+from taut.wasserstein._result import W1Estimate, W1Progress
+from taut.wasserstein._samples import FEWEST, Points, Samples, Weights, read_samples
+from taut.wasserstein._settings import Settings
+from taut.wasserstein._sources import Source, read_source
+from taut.wasserstein._training import (
+    CriticTraining,
+    MeasuredCritic,
+    after_step,
+    measure_critic,
+    train_critic,
+)
 
 __all__ = [
     "FEWEST",
-    "WGAN",
+    "CriticTraining",
+    "MeasuredCritic",
+    "Points",
     "Samples",
     "Settings",
+    "Source",
     "W1Estimate",
     "W1Progress",
-    "WGANRun",
+    "Weights",
+    "after_step",
     "closed_form",
     "critics",
     "estimate",
-    "heuristics",
-    "train_wgan",
+    "measure_critic",
+    "read_samples",
+    "read_source",
+    "train_critic",
 ]

@@ -3,98 +3,48 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
 from typing import final
 
 import torch
-from jaxtyping import Float64
 from torch import Tensor, nn
 
-from taut.lipschitz import LipschitzBound
+from taut.linalg.rounding import down, refuse_flushing, up
 from taut.parametrizations import projected
+from taut.program import LipschitzBound, UnprovenError
 from taut.wasserstein import closed_form, critics
-from taut.wasserstein._confidence import mean_slack, transport_slack
-from taut.wasserstein._fit import Measured, dual_over_bound, measured, train
-from taut.wasserstein._plan import BYTES_PER_PAIR, Plan, improved, optimal, staircase
-from taut.wasserstein._samples import Points, Samples, read_both
-from taut.wasserstein.settings import Settings
+from taut.wasserstein._confidence import (
+    domain_span,
+    mean_slack,
+    student_quantile,
+    transport_slack,
+)
+from taut.wasserstein._exact import largest_excess, rescaled
+from taut.wasserstein._plan import (
+    BYTES_PER_PAIR,
+    Masses,
+    TransportPlan,
+    improved,
+    optimal,
+    staircase,
+)
+from taut.wasserstein._result import W1Estimate, W1Progress
+from taut.wasserstein._samples import Points, Samples, Weights, read_samples
+from taut.wasserstein._scaled import ScaledPair
+from taut.wasserstein._settings import Settings
+from taut.wasserstein._training import (
+    MeasuredCritic,
+    dual_over_bound,
+    measure_critic,
+    train_critic,
+)
 
 _BLOCK = 1000
 _POTENTIAL = 2000
-
-
-@final
-@dataclass(frozen=True)
-class W1Progress:
-    """Where an estimate stands.
-
-    Attributes:
-        step: of the critic's training.
-        total: steps at most.
-        lower: lower bound on validation points; the best so far.
-        upper: cost of the best plan so far.
-    """
-
-    step: int
-    total: int
-    lower: float
-    upper: float
-
-
-@final
-@dataclass(frozen=True, eq=False)
-class W1Estimate:
-    """The Wasserstein-1 distance (in l2) between two samples, and what it says of their origin.
-
-    Attributes:
-        lower: dual value over proved bound, on the held-out points and on all points, the smaller
-            one: at most the distance of the samples, and in expectation at most that of the
-            distributions.
-        upper: cost of a feasible plan between all points: at least the distance of the samples.
-        empirical: the distance of the samples, where transport was solved exactly; else None.
-        interval: for the distance of the distributions, at `confidence`; where nothing was held
-            out, for that of the samples.
-        confidence: 1 where the interval is of the samples, which needs no chance.
-        guarantee: what the confidence rests on, in words.
-        critic: in eval mode, in the precision it was trained in.
-        chosen: which critic it is: "network", or the name of one in closed form.
-        bound: its proved Lipschitz constant, layer by layer.
-        candidates: the lower bound of each critic tried, on validation points.
-        history: both sides over the training.
-        sizes: points of each sample.
-        scores: of the held-out points of both samples.
-        notes: sentences on what could not be done as asked.
-
-    Example:
-        >>> x = torch.arange(8.0)[:, None]
-        >>> found = estimate(x, x + 3, settings=Settings(steps=0, held_out=0.0))
-        >>> round(found.lower, 6), round(found.upper, 6)
-        (3.0, 3.0)
-    """
-
-    lower: float
-    upper: float
-    empirical: float | None
-    interval: tuple[float, float]
-    confidence: float
-    guarantee: str
-    critic: nn.Module
-    chosen: str
-    bound: LipschitzBound
-    candidates: dict[str, float]
-    history: tuple[W1Progress, ...]
-    sizes: tuple[int, int]
-    scores: tuple[Float64[Tensor, "n"], Float64[Tensor, "m"]] = field(repr=False)
-    notes: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        of = "the samples" if self.confidence == 1 else f"the distributions ({self.guarantee})"
-        lines = [
-            f"{low:.4g} <= W1 of {of} <= {high:.4g}",
-            f"{self.lower:.4g} <= W1 of the samples <= {self.upper:.4g}",
-        ]
-        return "\n".join((*lines[: 1 if self.confidence == 1 else 2], *self.notes))
+_FLOAT32 = 2.0**60  # points beyond are trained on in float64
+_REFUTED = 1e-6  # rounding is far below this share of the scores
 
 
 def estimate(
@@ -102,6 +52,7 @@ def estimate(
     q: Samples,
     critic: nn.Module | None = None,
     *,
+    weights: tuple[Weights | None, Weights | None] | None = None,
     settings: Settings = Settings(),  # noqa: B008 (frozen)
     device: torch.device | str | None = None,
     on_progress: Callable[[W1Progress], None] = lambda progress: None,
@@ -114,11 +65,13 @@ def estimate(
     costs at least their distance; the optimal one is found where memory allows, else a plan is
     improved block by block.
 
-    Guarantee: `lower` <= W1 of the samples <= `upper`, to the rounding of float64, whatever the
-        critic. `interval` holds W1 of the distributions at the confidence asked for if the points
-        are independent draws: of any number with `settings.domain`, else in the limit of many.
+    Guarantee: `lower` <= W1 of the samples <= `upper` with all rounding counted, whatever the
+        critic and the scale of the points. Without a critic of your own, the estimate of points
+        times a power of two is that of the points, times the power. `interval` holds W1 of the
+        distributions at the confidence asked for if the points are independent draws: of any
+        number with `settings.domain`, else in the limit of many.
     Cost: `settings.steps` steps of the critic; exact transport between n and m points, about n m
-        times 40 bytes, within `settings.max_memory`.
+        times 40 bytes, within `settings.max_memory`; a matrix product for all pairs of points.
 
     Args:
         p: points to score high: a tensor, a data set, a loader or a sampler.
@@ -126,7 +79,9 @@ def estimate(
         critic: a model of one number a point, a copy of which is trained; by default the best, on
             validation points, of an orthogonal network (convolutional for images) and of critics in
             closed form: linear, radial, and the Kantorovich potential of the training points.
-        settings: how.
+        weights: for each side the weights of its points, such as the counts of a histogram, or
+            None. Then nothing is held out: the bounds are of the weighted points.
+        settings: options of the estimate.
         device: where to; None leaves tensors where they are.
         on_progress: called at each check.
 
@@ -136,8 +91,9 @@ def estimate(
     Raises:
         ValueError: if the samples do not fit each other, are too small or are not finite, or the
             critic does not fit them; in one sentence.
-        UnprovenError: if the critic cannot be bounded.
-        ImportError: without the extra `wasserstein`.
+        UnprovenError: if the critic cannot be bounded, or its scores contradict its bound.
+        ImportError: without the extra `wasserstein`, if exact transport or an interval without
+            `settings.domain` is asked for.
 
     Reference:
         Li et al. (2019), arXiv:1911.00937, section 5.2, for orthogonal critics.
@@ -145,177 +101,210 @@ def estimate(
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> x = torch.randn(100, 2, generator=generator)
-        >>> found = estimate(x, x + torch.tensor([3.0, 4.0]), settings=Settings(steps=10))
-        >>> found.interval[0] < 5 < found.interval[1], round(found.empirical, 6)
+        >>> result = estimate(x, x + torch.tensor([3.0, 4.0]), settings=Settings(steps=10))
+        >>> result.interval[0] < 5 < result.interval[1], round(result.empirical, 6)
         (True, 5.0)
+        >>> bins = torch.arange(4.0)[:, None]
+        >>> round(estimate(bins, bins, weights=([3, 2, 1, 4], [1, 2, 4, 3])).upper, 12)
+        0.5
     """
+    refuse_flushing()
+    if weights is not None:
+        settings = replace(settings, held_out=0.0)
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(settings.seed)
-        sides = read_both(p, q, settings, device)
-        return _Estimation(*sides, settings, on_progress).run(critic)
+        sides = read_samples(p, q, settings, device, weights or (None, None))
+        return _Estimation(sides, critic, settings, on_progress).run()
 
 
 @final
 class _Estimation:
-    """One call of `estimate`: the two sides as they come closer."""
+    """One call of `estimate`: both sides as they come closer, in the units of the scaled pair."""
 
     def __init__(
-        self, p: Points, q: Points, settings: Settings, tell: Callable[[W1Progress], None]
+        self,
+        sides: tuple[Points, Points],
+        critic: nn.Module | None,
+        settings: Settings,
+        tell: Callable[[W1Progress], None],
     ) -> None:
-        self.p, self.q, self.settings, self.tell = p, q, settings, tell
-        self.shape = tuple(p.everything.shape[1:])
-        self.flat = tuple(side.everything.flatten(1).double() for side in (p, q))
-        self._check_domain()
+        self.sides, self.own, self.settings, self.tell = sides, critic is not None, settings, tell
+        self.shape = tuple(sides[0].everything.shape[1:])
+        self.weights = sides[0].weights, sides[1].weights
+        span = domain_span(settings.domain, *(side.everything for side in sides))
+        if settings.held_out and span is None:
+            student_quantile(1.0, 0.5)  # a missing package is refused before any work
+        self.pair = ScaledPair.of(*sides)
+        unit = Fraction(2) ** self.pair.exponent
+        self.span = None if span is None else up(Fraction(span) / unit)
+        device = self.pair.flat[0].device
+        self.network = (self._built() if critic is None else copy.deepcopy(critic)).to(device)
+        self._measured(self.network)  # refused before any work
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.notes: list[str] = []
         self.history: list[W1Progress] = []
-        self.lower = 0.0
+        plan, self.exact = self._first_plan()
+        self._take(plan)
+        if not self.exact:
+            self._improve()
 
-    def run(self, given: nn.Module | None) -> W1Estimate:
-        """Both sides."""
-        network = self._network(given)
-        measured(network, self.shape)  # refused before any work
-        self._first_plan()
-        candidates = {} if given is not None else self._closed_forms(validated=True)
-        values = {name: self._validate(measured(f, self.shape)) for name, f in candidates.items()}
-        self.lower = max(values.values(), default=0.0)
-        if any(tensor.requires_grad for tensor in network.parameters()):
-            train(network, self.p, self.q, self.settings, self._check)
-        candidates["network"] = projected(network).eval()
-        values["network"] = self._validate(measured(candidates["network"], self.shape))
-        chosen = max(values, key=values.__getitem__)
-        if chosen != "network":  # it costs no more to have it from all that may be seen
-            candidates |= self._closed_forms(validated=False)
-        return self._conclude(chosen, candidates[chosen], values)
-
-    def _network(self, given: nn.Module | None) -> nn.Module:
-        if given is not None:
-            return copy.deepcopy(given).to(self.flat[0].device)
+    def _built(self) -> nn.Module:
+        """A network for the scaled points."""
         match self.shape:
             case (channels, height, width) if min(height, width) >= 8:
                 built = critics.dcgan((channels, height, width), width=16)
             case _:
                 built = critics.dense(self.shape)
-        return built.to(self.flat[0].device)
+        largest = max(float(side.abs().max()) for side in self.pair.flat)
+        return built if largest <= _FLOAT32 else built.double()
+
+    def run(self) -> W1Estimate:
+        """Train, choose and measure a critic."""
+        candidates = {} if self.own else self._closed_forms(validated=True)
+        values = {name: self._validate(critic) for name, critic in candidates.items()}
+        self.lower = max(values.values(), default=0.0)
+        if any(tensor.requires_grad for tensor in self.network.parameters()):
+            sides = self.sides if self.own else (self.pair.p, self.pair.q)
+            train_critic(self.network, *sides, self.settings, self._check)
+        candidates["network"] = projected(self.network).eval()
+        values["network"] = self._validate(candidates["network"])
+        chosen = max(values, key=values.__getitem__)
+        if chosen != "network":  # it costs no more to have it from all that may be seen
+            candidates |= self._closed_forms(validated=False)
+        values = {name: self.pair.restored(value, down) for name, value in values.items()}
+        return self._conclude(chosen, candidates[chosen], values)
 
     def _closed_forms(self, *, validated: bool) -> dict[str, nn.Module]:
         """Critics that need no steps, from the training points or from all that may be seen."""
-        x, y = ((s.training if validated else s.seen) for s in (self.p, self.q))
-        near, far = closed_form.radial(x, y)
-        found: dict[str, nn.Module] = {
-            "linear": closed_form.linear(x, y),
+        x, y = ((s.training if validated else s.seen) for s in (self.pair.p, self.pair.q))
+        near, far = closed_form.radial(x, y, weights=self.weights)
+        built: dict[str, nn.Module] = {
+            "linear": closed_form.linear(x, y, weights=self.weights),
             "radial from p": near,
             "radial from q": far,
         }
-        most = _POTENTIAL if self.settings.held_out else max(len(x), len(y))
-        x, y = x[:most], y[:most]
+        masses = self.pair.masses
+        if self.settings.held_out:
+            x, y = x[:_POTENTIAL], y[:_POTENTIAL]
+            masses = Masses.of(*(torch.ones(len(side)).double() for side in (x, y)))
         if self._fits(len(x), len(y)):
-            solution = optimal(x.flatten(1).double(), y.flatten(1).double())
-            if solution is not None:
-                offsets = solution.offsets.to(y.device)
-                found["potential"] = closed_form.Potential(y.double(), offsets)
-        return found
+            solved = optimal(x.flatten(1).double(), y.flatten(1).double(), masses)
+            if solved is not None:
+                taking = masses.demand > 0
+                offsets = solved.offsets[taking].to(y.device)
+                built["potential"] = closed_form.Potential(y[taking.to(y.device)].double(), offsets)
+        return built
 
-    def _validate(self, critic: Measured) -> float:
-        return critic.lower(self.p.validation, self.q.validation)
+    def _measured(self, critic: nn.Module) -> MeasuredCritic:
+        """A critic for the scaled points; the user's own takes the points as given."""
+        return measure_critic(critic, self.shape, self.pair.exponent if self.own else 0)
+
+    def _validate(self, critic: nn.Module) -> float:
+        """What a critic proves on the validation points, but for rounding of its scores."""
+        measured = self._measured(critic)
+        scores = measured.scores(self.pair.p.validation), measured.scores(self.pair.q.validation)
+        return dual_over_bound(scores, measured.bound, self.weights)
 
     def _check(self, step: int, critic: nn.Module) -> float | None:
         """Measure the critic, improve the plan; None if the two sides have met."""
-        value = self._validate(measured(critic, self.shape))
+        value = self._validate(critic)
         if not self.exact and step:
             self._improve()
         self.lower = max(self.lower, value)
-        self.history.append(W1Progress(step, self.settings.steps, self.lower, self.upper))
+        lower, upper = self.pair.restored(self.lower, down), self.pair.restored(self.upper, up)
+        self.history.append(W1Progress(step, self.settings.steps, lower, upper))
         self.tell(self.history[-1])
         met = self.upper - self.lower <= self.settings.tolerance * self.upper
         return None if met else value
 
-    def _first_plan(self) -> None:
-        n, m = map(len, self.flat)
-        solution = optimal(*self.flat) if self._fits(n, m) else None
-        self.exact = solution is not None
-        if solution is not None:
-            self.plan = solution.plan
+    def _first_plan(self) -> tuple[TransportPlan, bool]:
+        """The optimal plan where memory allows, else a feasible one; and whether it is optimal."""
+        x, y = self.pair.flat
+        why = "did not finish"
+        if self._fits(len(x), len(y)):
+            solved = optimal(x, y, self.pair.masses)
+            if solved is not None:
+                return solved.plan, True
         else:
-            need, most = (x / 2**30 for x in (BYTES_PER_PAIR * n * m, self.settings.max_memory))
-            why = (
-                "did not finish"
-                if self._fits(n, m)
-                else f"needs about {need:.3g} GiB, more than the {most:.3g} GiB of `max_memory`"
-            )
-            self.notes.append(
-                f"Exact transport between {n:,} and {m:,} points {why}; "
-                "`upper` is the cost of the best feasible plan found."
-            )
-            direction = self.flat[0].mean(0) - self.flat[1].mean(0)
-            self.plan: Plan = staircase(*((x @ direction).cpu().argsort() for x in self.flat))
-            self._improve()
-        self.upper = self.plan.cost(*self.flat)
+            need = BYTES_PER_PAIR * len(x) * len(y) / 2**30
+            most = self.settings.max_memory / 2**30
+            why = f"needs about {need:.3g} GiB, more than the {most:.3g} GiB of `max_memory`"
+        self.notes.append(
+            f"Exact transport between {len(x):,} and {len(y):,} points {why}; "
+            "`upper` is the cost of the best feasible plan found."
+        )
+        direction = x.mean(0) - y.mean(0)
+        first, second = ((side @ direction).cpu().argsort() for side in (x, y))
+        return staircase(first, second, self.pair.masses), False
+
+    def _take(self, plan: TransportPlan) -> None:
+        self.plan = plan
+        self.upper = up(Fraction(plan.cost(*self.pair.flat)) + self.pair.allowance)
 
     def _improve(self) -> None:
-        block = _BLOCK
-        while block > 2 and BYTES_PER_PAIR * block**2 > self.settings.max_memory:
-            block //= 2
-        self.plan = improved(self.plan, *self.flat, block=block, generator=self.generator)
-        self.upper = self.plan.cost(*self.flat)
+        """One sweep over the plan, unless no memory is allowed for it."""
+        if self.settings.max_memory:
+            block = _BLOCK
+            while block > 2 and BYTES_PER_PAIR * block**2 > self.settings.max_memory:
+                block //= 2
+            flat = self.pair.flat
+            self._take(improved(self.plan, *flat, block=block, generator=self.generator))
 
     def _fits(self, n: int, m: int) -> bool:
         return BYTES_PER_PAIR * n * m <= self.settings.max_memory
 
     def _conclude(self, chosen: str, critic: nn.Module, values: dict[str, float]) -> W1Estimate:
-        final = measured(critic, self.shape)
-        scores = final.scores(self.p.held_out), final.scores(self.q.held_out)
-        whole = final.scores(self.p.everything), final.scores(self.q.everything)
-        lower = min(dual_over_bound(*pair, final.bound) for pair in (scores, whole))
-        interval, confidence, guarantee = self._interval(scores, final.bound, lower)
+        pair, final = self.pair, self._measured(critic)
+        scores = final.scores(pair.p.held_out), final.scores(pair.q.held_out)
+        whole = final.scores(pair.p.everything), final.scores(pair.q.everything)
+        excess = self._excess(whole, float(final.bound))
+        lower = min(dual_over_bound(s, final.bound, self.weights, excess) for s in (scores, whole))
+        low, high, guarantee = self._interval(scores, final.bound, excess, lower)
+        upper, unit = pair.restored(self.upper, up), partial(rescaled, exponent=pair.exponent)
         return W1Estimate(
-            lower=lower,
-            upper=self.upper,
-            empirical=self.upper if self.exact else None,
-            interval=interval,
-            confidence=confidence,
+            lower=pair.restored(lower, down),
+            upper=upper,
+            empirical=upper if self.exact else None,
+            interval=(pair.restored(low, down), pair.restored(high, up)),
+            confidence=self.settings.confidence if self.settings.held_out else 1.0,
             guarantee=guarantee,
-            critic=critic,
+            critic=critic if self.own else pair.restored_critic(critic),
             chosen=chosen,
             bound=final.bound,
             candidates=values,
             history=tuple(self.history),
-            sizes=(len(self.flat[0]), len(self.flat[1])),
-            scores=(scores[0].cpu(), scores[1].cpu()),
+            sizes=(len(pair.flat[0]), len(pair.flat[1])),
+            scores=(unit(scores[0].cpu()), unit(scores[1].cpu())),
             notes=tuple(self.notes),
         )
 
-    def _interval(
-        self, scores: tuple[Tensor, Tensor], bound: LipschitzBound, lower: float
-    ) -> tuple[tuple[float, float], float, str]:
-        settings = self.settings
-        if not settings.held_out:
-            return (lower, self.upper), 1.0, "of the samples themselves: no chance is involved"
-        failure, span = (1 - settings.confidence) / 2, self._span()
-        below = dual_over_bound(*scores, bound)
-        if 0 < float(bound) < math.inf:
-            x, y = (s / float(bound) for s in scores)
-            below = max(below - mean_slack(x, y, failure=failure, span=span), 0.0)
-        above = self.upper + transport_slack(*self.flat, failure=failure, span=span)
-        limit = "in the limit of many" if span is None else "for any number of"
-        guarantee = f"confidence {100 * settings.confidence:g} %, {limit} independent points"
-        return (below, above), settings.confidence, guarantee
-
-    def _span(self) -> float | None:
-        if self.settings.domain is None:
-            return None
-        low, high = self.settings.domain
-        return (high - low) * math.sqrt(math.prod(self.shape))
-
-    def _check_domain(self) -> None:
-        if self.settings.domain is None:
-            return
-        low, high = self.settings.domain
-        least = min(float(x.min()) for x in self.flat)
-        most = max(float(x.max()) for x in self.flat)
-        if least < low or most > high:
-            raise ValueError(
-                f"`domain` must hold every coordinate of the points; got {self.settings.domain} "
-                f"for points from {least:g} to {most:g}."
+    def _excess(self, scores: tuple[Tensor, Tensor], bound: float) -> Fraction:
+        """What the scores of all points exceed the bound by; refused if rounding cannot be why."""
+        if not all(bool(side.isfinite().all()) for side in scores) or not 0 < bound < math.inf:
+            return Fraction(0)
+        excess = largest_excess(self.pair.flat, scores, bound)
+        largest = max(float(side.abs().max()) for side in scores)
+        if excess > _REFUTED * largest + 2.0**-1000 * (1 + bound):
+            raise UnprovenError(
+                f"`critic` contradicts its bound of {bound:g}: the scores of two points differ by "
+                f"{float(excess) / largest:.2g} of the largest score more than the bound allows; "
+                "its forward must depend on the point alone, and must not lose it to rounding."
             )
+        return excess
+
+    def _interval(
+        self, scores: tuple[Tensor, Tensor], bound: LipschitzBound, excess: Fraction, lower: float
+    ) -> tuple[float, float, str]:
+        """Both ends of the interval in scaled units, and what its confidence rests on."""
+        if not self.settings.held_out:
+            return lower, self.upper, "of the samples themselves: no chance is involved"
+        failure = (1 - self.settings.confidence) / 2
+        below = dual_over_bound(scores, bound, excess=excess)
+        if 0 < float(bound) < math.inf:
+            x, y = (side / float(bound) for side in scores)
+            below = max(0.0, below - mean_slack(x, y, failure=failure, span=self.span))
+        above = self.upper + transport_slack(*self.pair.flat, failure=failure, span=self.span)
+        limit = "in the limit of many" if self.span is None else "for any number of"
+        percent = f"{100 * self.settings.confidence:g} %"
+        return min(below, above), above, f"confidence {percent}, {limit} independent points"

@@ -1,19 +1,21 @@
 """What may be compared: tensors, data sets, loaders and samplers, as points."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from taut.data import Dataset, Split
-from taut.wasserstein.settings import Settings
+from taut.wasserstein._exact import rescaled
+from taut.wasserstein._settings import Settings
 
 FEWEST = 4
-"""Points that a sample must have: two to train on, two to measure with."""
+"""Points that a sample must have if some are held out: two to train on, two to measure with."""
 
 
 @runtime_checkable
@@ -29,6 +31,9 @@ Samples = Tensor | np.ndarray | Dataset | Split | Indexed | Iterable[Any] | Call
 of torch or a loader of batches, of points or of tuples that begin with them; or a sampler: a
 function from a number n to n new points."""
 
+Weights = Tensor | np.ndarray | Iterable[int | float]
+"""A number >= 0 for each point, not all 0; only their ratios count."""
+
 
 @final
 @dataclass(frozen=True)
@@ -40,159 +45,219 @@ class Points:
         validation: points to choose a critic by.
         held_out: points that no choice has seen; all points if nothing is held out.
         everything: all points given: what transport is between.
+        cut: whether points are held out.
         sampler: gives new points to train on, if the side is a sampler.
+        weights: of the points, in float64; then every part is all points. None if all are equal.
     """
 
     training: Float[Tensor, "t *shape"]
     validation: Float[Tensor, "v *shape"]
     held_out: Float[Tensor, "h *shape"]
     everything: Float[Tensor, "n *shape"]
-    sampler: Callable[[int], Tensor] | None
+    cut: bool
+    sampler: Callable[[int], Tensor] | None = None
+    weights: Float64[Tensor, "n"] | None = None
 
     @property
     def seen(self) -> Tensor:
-        """What is not held out."""
-        apart = self.validation is not self.training
-        return torch.cat([self.training, self.validation]) if apart else self.training
+        """All points that are not held out."""
+        return torch.cat([self.training, self.validation]) if self.cut else self.training
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
         """Batches without end: new points from a sampler, else epochs of shuffled points."""
         while self.sampler is not None:
-            yield _checked("sampler", self.sampler(size)).to(self.training)
-        count = len(self.training)
+            yield self.sampler(size).to(self.training)
+        while self.weights is not None:
+            shares = self.weights / self.weights.max()
+            places = torch.multinomial(shares, size, replacement=True, generator=generator)
+            yield self.training[places.to(self.training.device)]
         order = torch.empty(0, dtype=torch.int64)
         while True:
             while len(order) < size:
-                order = torch.cat([order, torch.randperm(count, generator=generator)])
+                epoch = torch.randperm(len(self.training), generator=generator)
+                order = torch.cat([order, epoch])
             yield self.training[order[:size].to(self.training.device)]
             order = order[size:]
 
+    def scaled(self, exponent: int) -> "Points":
+        """The points times 2^exponent."""
 
-def read(
-    name: str, samples: Samples, settings: Settings, device: torch.device | str | None
-) -> Points:
-    """The points of one side, checked, shuffled and cut into parts.
+        def scale(points: Tensor) -> Tensor:
+            return rescaled(points.double(), exponent).to(points.dtype)
 
-    Args:
-        name: of the argument, for messages.
-        samples: as the user gave them.
-        settings: `held_out`, `samples` (of a sampler for each part) and `seed` decide the cut.
-        device: where to put them; None leaves them where they are.
-
-    Raises:
-        ValueError: if there are too few points, or one is not finite.
-
-    Example:
-        >>> points = read("p", torch.arange(8.0)[:, None], Settings(held_out=0.5), None)
-        >>> len(points.training), len(points.validation), len(points.held_out)
-        (3, 1, 4)
-    """
-    seed, count, held_out = settings.seed, settings.samples, settings.held_out
-    if callable(samples) and not isinstance(samples, Indexed | Tensor | Dataset | Split):
-        first, second, third = (_checked(name, samples(count)).to(device) for _ in range(3))
-        return Points(first, second, third, third, samples)
-    points = _checked(name, _gathered(name, samples, count, seed)).to(device)
-    # In the same order for both sides, so that points given in pairs stay in pairs.
-    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
-    shuffled = points[order.to(points.device)]
-    measured = round(held_out * len(points))
-    measured = min(max(measured, 2), len(points) - 2) if held_out else 0
-    rest = shuffled[measured:]
-    if not held_out:  # the whole is what counts, and there is nothing to generalise to
-        return Points(rest, rest, rest, points, None)
-    chosen = max(1, len(rest) // 4)
-    return Points(rest[chosen:], rest[:chosen], shuffled[:measured], points, None)
+        draw = self.sampler
+        return replace(
+            self,
+            training=scale(self.training),
+            validation=scale(self.validation),
+            held_out=scale(self.held_out),
+            everything=scale(self.everything),
+            sampler=None if draw is None else lambda size: scale(draw(size)),
+        )
 
 
-def read_both(
-    p: Samples, q: Samples, settings: Settings, device: torch.device | str | None = None
+def read_samples(
+    p: Samples,
+    q: Samples,
+    settings: Settings,
+    device: torch.device | str | None = None,
+    weights: tuple[Weights | None, Weights | None] = (None, None),
 ) -> tuple[Points, Points]:
     """The points of both sides, cut alike.
 
     Args:
         p: points to score high.
         q: points to score low.
-        settings: `held_out`, `samples` and `seed` decide the cut.
+        settings: `held_out`, `samples` (of a sampler for each part) and `seed` decide the cut.
         device: where to put them; None leaves them where they are.
+        weights: of the points of either side, which are then not cut; None for equal ones.
 
     Raises:
-        ValueError: as `read`; or if the points of the two differ in shape or device.
+        ValueError: if there are too few points, one is not finite, the points of the two sides
+            differ in shape or device, or the weights do not fit.
 
     Example:
         >>> x = torch.arange(8.0)[:, None]
-        >>> [len(side.everything) for side in read_both(x, x[:5], Settings())]
-        [8, 5]
+        >>> first, second = read_samples(x, x[:5], Settings(held_out=0.5))
+        >>> len(first.training), len(first.validation), len(first.held_out), len(second.everything)
+        (3, 1, 4, 5)
     """
-    first, second = (read(name, side, settings, device) for name, side in (("p", p), ("q", q)))
-    shapes = [tuple(side.everything.shape[1:]) for side in (first, second)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"`p` and `q` must have points of one shape; got {shapes[0]} and {shapes[1]}."
-        )
-    devices = [side.everything.device for side in (first, second)]
-    if devices[0] != devices[1]:
-        raise ValueError(f"`p` and `q` must be on one device; got {devices[0]} and {devices[1]}.")
+    first = _read("p", p, weights[0], settings, device)
+    second = _read("q", q, weights[1], settings, device)
+    for words, attribute in (
+        ("have points of one shape", lambda points: tuple(points.shape[1:])),
+        ("be on one device", lambda points: points.device),
+    ):
+        values = [attribute(side.everything) for side in (first, second)]
+        if values[0] != values[1]:
+            raise ValueError(f"`p` and `q` must {words}; got {values[0]} and {values[1]}.")
     return first, second
 
 
+def _read(
+    name: str,
+    samples: Samples,
+    weights: Weights | None,
+    settings: Settings,
+    device: torch.device | str | None,
+) -> Points:
+    """The points of one side, checked, shuffled and cut into parts."""
+    seed, held_out = settings.seed, settings.held_out
+    if callable(samples) and not isinstance(samples, Indexed | Tensor | Dataset | Split):
+        if weights is not None:
+            raise ValueError(f"`weights` must be None for `{name}`: a sampler has no points.")
+        training = _drawn(name, samples, None, settings.samples).to(device)
+        draw = partial(_drawn, name, samples, training.shape[1:])
+        validation, held = (draw(settings.samples).to(device) for _ in range(2))
+        return Points(training, validation, held, held, True, draw)
+    points = _checked(name, _gathered(name, samples, settings.samples, seed)).to(device)
+    fewest = FEWEST if held_out and weights is None else 1
+    if len(points) < fewest:
+        raise ValueError(f"`{name}` must have at least {fewest} points; got {len(points)}.")
+    if weights is not None:
+        shares = _checked_weights(name, weights, len(points))
+        return Points(points, points, points, points, False, weights=shares)
+    # In the same order for both sides, so that points given in pairs stay in pairs.
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    shuffled = points[order.to(points.device)]
+    if not held_out:  # the whole is what counts, and there is nothing to generalise to
+        return Points(shuffled, shuffled, shuffled, points, False)
+    measured = min(max(round(held_out * len(points)), 2), len(points) - 2)
+    seen = shuffled[measured:]
+    chosen = max(1, len(seen) // 4)
+    return Points(seen[chosen:], seen[:chosen], shuffled[:measured], points, True)
+
+
+def _drawn(
+    name: str, sampler: Callable[[int], Tensor], shape: torch.Size | None, count: int
+) -> Tensor:
+    """New points from a sampler, of the number and the shape that they must have."""
+    points = _checked(name, sampler(count))
+    if len(points) != count or points.shape[1:] != (shape or points.shape[1:]):
+        wanted = "" if shape is None else f" of shape {tuple(shape)}"
+        raise ValueError(
+            f"`{name}` must return {count} points{wanted} when it is called with {count}; "
+            f"got a tensor of shape {tuple(points.shape)}."
+        )
+    return points
+
+
 def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
+    """The points of anything but a sampler, at most `count` of a data set or loader of torch."""
     if isinstance(samples, Tensor):
         return samples
     if isinstance(samples, np.ndarray):
-        return torch.from_numpy(samples)
-    if isinstance(samples, Dataset):
-        samples = samples.train
-    if isinstance(samples, Split):
-        return samples.float_images()
+        try:
+            return torch.from_numpy(samples)
+        except (TypeError, ValueError):
+            got = f"got an array of {samples.dtype}"
+            raise ValueError(f"`{name}` must hold real numbers that torch knows; {got}.") from None
+    if isinstance(samples, Dataset | Split):
+        return (samples.train if isinstance(samples, Dataset) else samples).float_images()
     if isinstance(samples, Indexed) and not isinstance(samples, list | tuple):
         order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
         # In the order they lie in: with room for all, these are the points of a tensor of them.
-        points = [_point(name, samples[i]) for i in order[:count].sort().values.tolist()]
-        return torch.stack(points) if points else _nothing()
-    if not isinstance(samples, Iterable):
-        raise ValueError(
-            f"`{name}` must be a tensor, a data set, a loader or a sampler; "
-            f"got {type(samples).__name__}."
-        )
-    batches: list[Tensor] = []
-    for batch in samples:
-        batches.append(_point(name, batch))
-        if sum(map(len, batches)) >= count:
+        places = order[:count].sort().values.tolist()
+        return _joined(name, (_point(name, samples[i])[None] for i in places), count)
+    if isinstance(samples, Iterable):
+        return _joined(name, (_point(name, batch) for batch in samples), count)
+    raise ValueError(
+        f"`{name}` must be a tensor, a data set, a loader or a sampler; "
+        f"got {type(samples).__name__}."
+    )
+
+
+def _joined(name: str, batches: Iterable[Tensor], count: int) -> Tensor:
+    """The first `count` points of batches; none is drawn beyond."""
+    taken: list[Tensor] = []
+    for batch in batches:
+        taken.append(batch if batch.ndim else batch[None])
+        if batch.shape[1:] != taken[0].shape[1:]:
+            shapes = f"{tuple(taken[0].shape[1:])} and {tuple(batch.shape[1:])}"
+            raise ValueError(f"`{name}` must have points of one shape; got {shapes}.")
+        if sum(map(len, taken)) >= count:
             break
-    return torch.cat(batches)[:count] if batches else _nothing()
-
-
-def _nothing() -> Tensor:
-    return torch.empty(0, 1)
+    return torch.cat(taken)[:count] if taken else torch.empty(0, 1)
 
 
 def _point(name: str, item: Any) -> Tensor:
     first = item[0] if isinstance(item, list | tuple) else item
-    if not isinstance(first, Tensor):
-        raise ValueError(
-            f"`{name}` must hold tensors, or tuples that begin with one; "
-            f"got {type(first).__name__}."
-        )
-    return first
+    if isinstance(first, Tensor):
+        return first
+    raise ValueError(
+        f"`{name}` must hold tensors, or tuples that begin with one; got {type(first).__name__}."
+    )
 
 
 def _checked(name: str, points: Any) -> Tensor:
+    """Points as a float tensor, refused unless finite and in rows."""
     if not isinstance(points, Tensor):
         raise ValueError(f"`{name}` must give tensors; got {type(points).__name__}.")
     if points.dtype == torch.uint8:
         points = points.float() / 255
     if not points.is_floating_point():
-        raise ValueError(
-            f"`{name}` must hold real numbers, or pixels as uint8; got {points.dtype}."
-        )
-    points = points[:, None] if points.ndim == 1 else points
+        got = f"got {points.dtype}"
+        raise ValueError(f"`{name}` must hold real numbers, or pixels as uint8; {got}.")
     if points.ndim < 2 or 0 in points.shape[1:]:
+        line = ": points on a line are x[:, None], the counts of a histogram are `weights`"
         raise ValueError(
             f"`{name}` must have points along its first dimension and numbers along others; "
-            f"got shape {tuple(points.shape)}."
+            f"got shape {tuple(points.shape)}{line if points.ndim == 1 else ''}."
         )
-    if len(points) < FEWEST:
-        raise ValueError(f"`{name}` must have at least {FEWEST} points; got {len(points)}.")
     if not bool(points.isfinite().all()):
         raise ValueError(f"`{name}` must be finite; it holds NaN or infinity.")
     return points.detach()
+
+
+def _checked_weights(name: str, weights: Weights, count: int) -> Tensor:
+    given = isinstance(weights, Tensor | np.ndarray)
+    values = torch.as_tensor(weights if given else np.array([*weights], dtype=np.float64))
+    if tuple(values.shape) != (count,) or values.is_complex():
+        raise ValueError(
+            f"`weights` must be one number for each of the {count} points of `{name}`; "
+            f"got {values.dtype} of shape {tuple(values.shape)}."
+        )
+    values = values.detach().cpu().double()
+    if not bool((values >= 0).all()) or not 0 < float(values.sum()) < float("inf"):
+        raise ValueError(f"`weights` of `{name}` must be finite, at least 0, and not all 0.")
+    return values

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut.lipschitz import NormBound, register
+from taut.program import AbstractOp, Site, op
 
 
 @final
@@ -25,17 +25,20 @@ class Distance(nn.Module):
     """
 
     centre: Tensor
+    unit: Tensor
 
     def __init__(self, centre: Float[Tensor, "*shape"], sign: float) -> None:
         super().__init__()
         if sign not in (1.0, -1.0):
             raise ValueError(f"`sign` must be 1 or -1; got {sign}.")
         self.register_buffer("centre", centre.detach().clone())
+        self.register_buffer("unit", centre.new_ones(()))
         self.sign = float(sign)
 
     def forward(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b 1"]:
         """The distances as a column."""
-        return self.sign * (x - self.centre).flatten(1).norm(dim=1, keepdim=True)
+        away = (x - self.centre) / self.unit  # near 1, so that no square over- or underflows
+        return self.sign * self.unit * away.flatten(1).norm(dim=1, keepdim=True)
 
     def extra_repr(self) -> str:
         """The sign."""
@@ -63,32 +66,48 @@ class Potential(nn.Module):
 
     points: Tensor
     offsets: Tensor
+    unit: Tensor
 
     def __init__(self, points: Float[Tensor, "m *shape"], offsets: Float[Tensor, "m"]) -> None:
         super().__init__()
         self.register_buffer("points", points.detach().clone())
         self.register_buffer("offsets", offsets.detach().clone())
+        self.register_buffer("unit", points.new_ones(()))
 
     def forward(self, x: Float[Tensor, "b *shape"]) -> Float[Tensor, "b 1"]:
         """The potentials as a column."""
         # Squares expanded into products would cancel.
-        away = torch.cdist(
-            x.flatten(1), self.points.flatten(1), compute_mode="donot_use_mm_for_euclid_dist"
-        )
+        mode = "donot_use_mm_for_euclid_dist"
+        sides = (x.flatten(1) / self.unit, self.points.flatten(1) / self.unit)
+        away = self.unit * torch.cdist(*sides, compute_mode=mode)
         return (away - self.offsets).amin(1, keepdim=True)
 
 
-@register(Distance)
-def _distance(module: Distance, shape: tuple[int, ...]) -> NormBound:
-    return NormBound(1.0, "a norm")
+@op(Distance)
+class _DistanceOp(AbstractOp):
+    proof = "a norm"
+
+    def gains(self, site: Site) -> tuple[float, ...]:
+        return (1.0,)
 
 
-@register(Potential)
-def _potential(module: Potential, shape: tuple[int, ...]) -> NormBound:
-    return NormBound(1.0, "least of distances, each with a constant")
+@op(Potential)
+class _PotentialOp(AbstractOp):
+    proof = "least of distances, each with a constant"
+
+    def gains(self, site: Site) -> tuple[float, ...]:
+        return (1.0,)
 
 
-def linear(p: Float[Tensor, "n *shape"], q: Float[Tensor, "m *shape"]) -> nn.Sequential:
+_Weights = tuple[Tensor | None, Tensor | None]
+
+
+def linear(
+    p: Float[Tensor, "n *shape"],
+    q: Float[Tensor, "m *shape"],
+    *,
+    weights: _Weights = (None, None),
+) -> nn.Sequential:
     r"""The linear critic along the difference of the means: optimal between translates.
 
     Its dual value is the distance of the means.
@@ -96,30 +115,50 @@ def linear(p: Float[Tensor, "n *shape"], q: Float[Tensor, "m *shape"]) -> nn.Seq
     Args:
         p: the sample to score high.
         q: the sample to score low.
+        weights: of the points of either sample; None for equal ones.
 
     Example:
         >>> critic = linear(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
         >>> critic(torch.tensor([[1.0, 1.0]]))
         tensor([[1.4000]])
     """
-    difference = (p.double().mean(0) - q.double().mean(0)).flatten()
+    difference = (_mean(p, weights[0]) - _mean(q, weights[1])).flatten()
     direction = difference / difference.norm().clamp(min=torch.finfo(torch.float64).tiny)
     matrix = nn.Linear(len(direction), 1, bias=False).requires_grad_(False)
     matrix.weight.copy_(direction)
     return nn.Sequential(nn.Flatten(), matrix).to(p)
 
 
-def radial(p: Float[Tensor, "n *shape"], q: Float[Tensor, "m *shape"]) -> list[Distance]:
+def radial(
+    p: Float[Tensor, "n *shape"],
+    q: Float[Tensor, "m *shape"],
+    *,
+    weights: _Weights = (None, None),
+) -> list[Distance]:
     """Distances from the mean of either sample, with the sign that scores `p` high.
 
     Args:
         p: the sample to score high.
         q: the sample to score low.
+        weights: of the points of either sample; None for equal ones.
 
     Example:
         >>> len(radial(torch.zeros(2, 1), torch.ones(2, 1)))
         2
     """
-    critics = [Distance(sample.double().mean(0).to(p.dtype), 1.0).to(p.device) for sample in (p, q)]
-    signs = [1.0 if f(p).mean() >= f(q).mean() else -1.0 for f in critics]
-    return [Distance(f.centre, sign) for f, sign in zip(critics, signs, strict=True)]
+    sides = list(zip((p, q), weights, strict=True))
+    cones = [Distance(_mean(*side).to(p.dtype), 1.0).to(p.device) for side in sides]
+    signs = []
+    for cone in cones:
+        high, low = (_mean(cone(points), share) for points, share in sides)
+        signs.append(1.0 if high >= low else -1.0)
+    return [Distance(cone.centre, sign) for cone, sign in zip(cones, signs, strict=True)]
+
+
+def _mean(points: Tensor, weights: Tensor | None) -> Tensor:
+    """Mean in float64 of the differences from the first point, exact for equal points."""
+    moved = points.double() - points[:1].double()
+    if weights is None:
+        return points[0].double() + moved.mean(0)
+    shares = (weights / weights.sum()).to(moved.device)
+    return points[0].double() + torch.tensordot(shares, moved, 1)

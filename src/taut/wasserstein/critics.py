@@ -1,7 +1,7 @@
-"""Critics: networks from a sample to one number, 1-Lipschitz by construction where they can be."""
+"""Critics: networks from a point to one number, 1-Lipschitz if their parametrization is."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 from torch import nn
@@ -16,7 +16,7 @@ from taut.parametrizations import (
     methods,
 )
 
-Parametrization = Callable[..., AbstractParametrization]
+_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"MaxMin": MaxMin, "ReLU": nn.ReLU}
 
 
 def dcgan(
@@ -51,20 +51,19 @@ def dcgan(
         >>> dcgan((1, 28, 28), width=4)(torch.zeros(2, 1, 28, 28)).shape
         torch.Size([2, 1])
     """
-    _check(activation, parametrization, width=width, upsampling=upsampling, **_sizes(input_shape))
-    kernels, dense = _kinds(parametrization)
+    kernels, dense_kind, activate = _kinds(parametrization, activation)
+    _check_sizes(input_shape, width=width, upsampling=upsampling)
+    channels, *size = (input_shape[0], *(n * upsampling for n in input_shape[1:]))
     model = nn.Sequential()
-    channels, *size = input_shape
     if upsampling > 1:
         model.add_module("upsample", nn.Upsample(scale_factor=upsampling))
-        size = [n * upsampling for n in size]
     for i in range(4):
         layer = Conv2d(channels, width << i, 4, 2, parametrization=kernels)
         model.add_module(f"conv{i + 1}", layer)
-        model.add_module(f"activation{i + 1}", _ACTIVATIONS[activation]())
+        model.add_module(f"activation{i + 1}", activate())
         channels, size = width << i, [math.ceil(n / 2) for n in size]
     model.add_module("flatten", nn.Flatten())
-    model.add_module("dense", Linear(channels * math.prod(size), 1, parametrization=dense))
+    model.add_module("dense", Linear(channels * math.prod(size), 1, parametrization=dense_kind))
     return model
 
 
@@ -97,23 +96,18 @@ def deep(
         >>> len([m for m in deep((1, 8, 8), width=4, depth=2) if isinstance(m, taut.nn.Conv2d)])
         9
     """
-    _check(activation, parametrization, width=width, depth=depth, **_sizes(input_shape))
-    kernels, dense = _kinds(parametrization)
-
-    def layers() -> Iterator[nn.Module]:
-        channels, *size = input_shape
-        for stage in range(3):
-            for _ in range(depth):
-                yield Conv2d(channels, width << stage, 3, parametrization=kernels)
-                yield _ACTIVATIONS[activation]()
-                channels = width << stage
-            yield Conv2d(channels, 2 * channels, 4, 2, parametrization=kernels)
-            yield _ACTIVATIONS[activation]()
-            channels, size = 2 * channels, [math.ceil(n / 2) for n in size]
-        yield nn.Flatten()
-        yield Linear(channels * math.prod(size), 1, parametrization=dense)
-
-    return nn.Sequential(*layers())
+    kernels, dense_kind, activate = _kinds(parametrization, activation)
+    _check_sizes(input_shape, width=width, depth=depth)
+    channels, *size = input_shape
+    layers: list[nn.Module] = []
+    for stage in range(3):
+        for _ in range(depth):
+            layers += [Conv2d(channels, width << stage, 3, parametrization=kernels), activate()]
+            channels = width << stage
+        layers += [Conv2d(channels, 2 * channels, 4, 2, parametrization=kernels), activate()]
+        channels, size = 2 * channels, [math.ceil(n / 2) for n in size]
+    head = Linear(channels * math.prod(size), 1, parametrization=dense_kind)
+    return nn.Sequential(*layers, nn.Flatten(), head)
 
 
 def dense(
@@ -139,35 +133,24 @@ def dense(
         ValueError: if a name is unknown or a size is not positive.
 
     Example:
-        >>> import torch
         >>> critic = dense((2,), width=8)
         >>> round(float(taut.lipschitz_bound(critic, (2,))), 4)
         1.0
     """
-    _check(activation, parametrization, width=width, depth=depth, **_sizes(input_shape))
-    _, kind = _kinds(parametrization)
+    _, kind, activate = _kinds(parametrization, activation)
+    _check_sizes(input_shape, width=width, depth=depth)
     widths = [math.prod(input_shape), *[width] * depth]
     model = nn.Sequential(nn.Flatten())
     for inputs, outputs in pairwise(widths):
-        model.append(Linear(inputs, outputs, parametrization=kind))
-        model.append(_ACTIVATIONS[activation]())
+        model.extend([Linear(inputs, outputs, parametrization=kind), activate()])
     return model.append(Linear(widths[-1], 1, parametrization=kind))
 
 
-_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"MaxMin": MaxMin, "ReLU": nn.ReLU}
+_Kind = Callable[..., AbstractParametrization]
 
 
-def _kinds(parametrization: str) -> tuple[Parametrization, Parametrization]:
-    """Classes of kernels and of matrices; on a matrix some are all `Orthogonal`."""
-    kind = methods()[parametrization]
-    return kind, Orthogonal if kind in (BCOP, BCOPFixed, RKO) else kind
-
-
-def _sizes(input_shape: tuple[int, ...]) -> dict[str, int]:
-    return {f"input_shape[{i}]": n for i, n in enumerate(input_shape)}
-
-
-def _check(activation: str, parametrization: str, **sizes: int) -> None:
+def _kinds(parametrization: str, activation: str) -> tuple[_Kind, _Kind, Callable[[], nn.Module]]:
+    """Classes for kernels and for matrices, where some are all `Orthogonal`, and the activation."""
     if activation not in _ACTIVATIONS:
         allowed = " or ".join(_ACTIVATIONS)
         raise ValueError(f"`activation` must be {allowed}; got {activation!r}.")
@@ -175,6 +158,13 @@ def _check(activation: str, parametrization: str, **sizes: int) -> None:
         raise ValueError(
             f"`parametrization` must be one of {', '.join(methods())}; got {parametrization!r}."
         )
-    for name, size in sizes.items():
+    kind = methods()[parametrization]
+    dense_kind = Orthogonal if kind in (BCOP, BCOPFixed, RKO) else kind
+    return kind, dense_kind, _ACTIVATIONS[activation]
+
+
+def _check_sizes(input_shape: tuple[int, ...], **sizes: int) -> None:
+    shape = {f"input_shape[{i}]": n for i, n in enumerate(input_shape)}
+    for name, size in (shape | sizes).items():
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"`{name}` must be a positive integer; got {size}.")

@@ -1,0 +1,85 @@
+"""Write the tables of README.md and docs/ from records/ and from the exported classes.
+
+Example: python -m experiments.tables
+"""
+
+import argparse
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments import (
+    anomalies,
+    attacks,
+    attenuation,
+    certificates,
+    classify,
+    command_line,
+    orthonormalisation,
+    reproduce,
+    speed,
+    wasserstein,
+    wgan,
+)
+from experiments._record import ROOT, Record
+from experiments._runner import Experiment
+from experiments._show import markdown
+from taut.parametrizations import methods
+
+
+def work(args: argparse.Namespace, record: Record) -> None:
+    for page in PAGES:
+        page.write_text(updated(page))
+
+
+def updated(page: Path) -> str:
+    """The text of a page with its tables as they should be."""
+    text = page.read_text()
+    for name, table in PAGES[page].items():
+        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
+        shown = table()
+        text, count = pattern.subn(lambda m, shown=shown: m[1] + shown + m[2], text, count=1)
+        assert count, f"a page has lost its mark for {name}"
+    return text
+
+
+def method_table() -> str:
+    rows = ((f"`taut.{n}`", cls.guarantee, cls.reference) for n, cls in methods().items())
+    return markdown(("name", "guarantee", "reference"), rows)
+
+
+PAGES: dict[Path, dict[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"results": classify.results, "methods": method_table},
+    ROOT / "docs/attacks.md": {
+        "attacks": attacks.attacks_table,
+        "attacked": attacks.attacked_table,
+    },
+    ROOT / "docs/attenuation.md": {
+        "attenuation": attenuation.attenuation_table,
+        "jacobian": attenuation.jacobian_table,
+    },
+    ROOT / "docs/command-line.md": command_line.TABLES,
+    ROOT / "docs/reproduce.md": {
+        "reproduced": reproduce.recorded_tables,
+        **command_line.experiment_tables("reproduce"),
+    },
+    ROOT / "docs/methods.md": {"anomalies": anomalies.anomalies},
+    ROOT / "docs/certificates.md": certificates.TABLES,
+    ROOT / "docs/speed.md": {
+        **speed.TABLES,
+        "ways": orthonormalisation.ways_table,
+        "dense": orthonormalisation.dense_table,
+        **command_line.experiment_tables("speed"),
+    },
+    ROOT / "docs/weights.md": {"retraction": classify.retraction},
+    ROOT / "docs/wasserstein.md": {
+        **wasserstein.TABLES,
+        "table4": reproduce.critics_table,
+        "wgan": wgan.learning_table,
+    },
+}
+
+EXPERIMENT = Experiment("tables", __doc__, work, threads=1, records=False)
+
+if __name__ == "__main__":
+    EXPERIMENT.main()

@@ -1,0 +1,5 @@
+"""`python -m experiments.wgan`."""
+
+from experiments.wgan import EXPERIMENT
+
+EXPERIMENT.main()

@@ -1,0 +1,45 @@
+"""One way to a model, from wherever it was kept."""
+
+import os
+from pathlib import Path
+
+from torch import nn
+
+from taut.export import load as load_exported
+from taut.export._export import SUFFIXES
+
+
+def load(path: str | os.PathLike[str]) -> nn.Module:
+    """The model of a run folder or of an exported file, in eval mode, on the CPU.
+
+    A run's model is the one that was trained, with its parametrized layers; it needs `taut[cli]`.
+    An exported file gives plain modules; :func:`taut.export.load` also tells their input shape.
+
+    Args:
+        path: a folder that `taut train` wrote, or a file that :func:`taut.export.export` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file or folder, or no trained model in it.
+        ValueError: if a file is damaged, or of another kind.
+
+    Example:
+        >>> import tempfile
+        >>> import taut, torch
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "model.safetensors")
+        ...     _ = taut.export.export(torch.nn.Sequential(taut.nn.Linear(4, 2)), path, (4,))
+        ...     load(path)(torch.zeros(1, 4)).shape
+        torch.Size([1, 2])
+    """
+    place = Path(path)
+    if place.is_dir():
+        from taut.training import Run
+
+        return Run.open(place).model().eval()
+    if not place.exists():
+        raise FileNotFoundError(f"{place} does not exist; `path` is a run folder or a file.")
+    if place.suffix not in SUFFIXES:
+        raise ValueError(
+            f"`path` must be a run folder or a file ending in {', '.join(SUFFIXES)}; got {place}."
+        )
+    return load_exported(place).model.eval()

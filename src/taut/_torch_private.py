@@ -1,0 +1,50 @@
+"""The private names of torch that this package relies on; no other module here uses any.
+
+All of them are present in torch 2.6 to 2.14.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch._C._functorch import (
+    # Tells the tensors of a `torch.func` transform, which are gone when the transform ends: such
+    # a tensor is never cached.
+    is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
+)
+from torch._C._functorch import (
+    # Tells the batched gradients of `torch.autograd.grad(is_grads_batched=True)`: writing to a
+    # part of one, or reading its bytes, is not possible.
+    is_legacy_batchedtensor,
+    # The innermost active transform of `torch.func`, or None.
+    peek_interpreter_stack,
+)
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_when_compiled(function: _Function) -> _Function:
+    """As `torch.compiler.assume_constant_result`, which imports the compiler: seconds."""
+    function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
+    return function
+
+
+def inside_transform() -> bool:
+    """Whether a transform of `torch.func` is active; not asked while compiling."""
+    return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
+
+
+def has_batched_gradients(x: Tensor) -> bool:
+    """Whether autograd batches several gradients in `x`; not asked while compiling."""
+    return not torch.compiler.is_compiling() and is_legacy_batchedtensor(x)
+
+
+def version_of(x: Tensor) -> int:
+    """How often `x` was written to in place; inference tensors do not count it."""
+    return x._version
+
+
+def onednn_product(a: Tensor, b: Tensor) -> Tensor:
+    """The product of `a` and the transpose of `b` by oneDNN, both contiguous float32 on a CPU."""
+    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")

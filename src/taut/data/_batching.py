@@ -1,0 +1,192 @@
+r"""Batches of an epoch, shuffled and augmented on the device, as a pure function of the seed."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from taut.data._seeding import generator
+from taut.data._sets import AbstractSplit, to_unit_range
+
+_Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
+
+
+@final
+@dataclass(frozen=True)
+class Augment:
+    r"""Random crop after zero padding, and a random horizontal flip.
+
+    Args:
+        crop_padding: zeros added to each side before a crop of the original size; 0 for no crop.
+        flip: mirror every image left to right with probability one half.
+
+    Raises:
+        ValueError: if `crop_padding` is negative.
+
+    Example:
+        >>> Augment(crop_padding=4, flip=True)
+        Augment(crop_padding=4, flip=True)
+    """
+
+    crop_padding: int = 4
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.crop_padding < 0:
+            raise ValueError(f"`crop_padding` must be 0 or more; got {self.crop_padding}.")
+
+
+def batches(
+    split: AbstractSplit,
+    batch_size: int,
+    *,
+    seed: int,
+    epoch: int,
+    augment: Augment | None = None,
+    start: int = 0,
+) -> Iterator[_Batch]:
+    r"""Float images in [0, 1] and labels of one epoch, shuffled, on the device of the split.
+
+    Order and augmentation depend on `seed`, `epoch` and the position in the epoch alone: a run
+    that resumes at any step sees the same batches bitwise, on every device. Each image comes once
+    an epoch; the last batch holds what is left.
+
+    Args:
+        split: where to draw from.
+        batch_size: images a batch.
+        seed: of the run.
+        epoch: number of this epoch.
+        augment: how to vary the images; None leaves them as they are.
+        start: the first step to yield.
+
+    Raises:
+        ValueError: if `batch_size` is below 1 or `start` is not a step of the epoch or its end.
+
+    Example:
+        >>> split = taut.data.Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+        >>> [len(labels) for _, labels in batches(split, 2, seed=0, epoch=0)]
+        [2, 2, 1]
+    """
+    every = Batches(split=split, batch_size=batch_size, seed=seed, augment=augment)
+    return every.epoch(epoch, start=start)
+
+
+@final
+@dataclass(frozen=True)
+class Share:
+    r"""Which part of every batch one of several processes takes.
+
+    Args:
+        rank: number of the process, from 0.
+        world: how many processes there are.
+
+    Raises:
+        ValueError: if `rank` is not one of `world` processes.
+
+    Example:
+        >>> [Share(rank, 2).of(10, 15) for rank in (0, 1)]
+        [slice(10, 12, None), slice(12, 15, None)]
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.world:
+            raise ValueError(f"`rank` must be from 0 to {self.world - 1}; got {self.rank}.")
+
+    def of(self, begin: int, end: int) -> slice:
+        r"""Its part of a range: no two differ in size by more than one, and some may be empty."""
+        count = end - begin
+        first, after = (begin + rank * count // self.world for rank in (self.rank, self.rank + 1))
+        return slice(first, after)
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Batches:
+    r"""The batches of a training run, or one process's share of each of them.
+
+    A batch is a function of `seed`, the epoch and its place in it, and is then divided: any number
+    of processes together see the same images, augmented alike.
+
+    Args:
+        split: where to draw from.
+        batch_size: images a batch, of all processes together.
+        seed: of the run.
+        augment: how to vary the images; None leaves them as they are.
+        share: which part of each batch to yield.
+
+    Raises:
+        ValueError: if `batch_size` is below 1.
+
+    Example:
+        >>> split = taut.data.Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
+        >>> half = Batches(split=split, batch_size=2, seed=0, share=Share(1, 2))
+        >>> half.steps, [len(labels) for _, labels in half.epoch(0)]
+        (3, [1, 1, 1])
+    """
+
+    split: AbstractSplit
+    batch_size: int
+    seed: int
+    augment: Augment | None = None
+    share: Share = Share()
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"`batch_size` must be at least 1; got {self.batch_size}.")
+
+    @property
+    def steps(self) -> int:
+        r"""Batches an epoch."""
+        return -(-len(self.split) // self.batch_size)
+
+    def size(self, step: int) -> int:
+        r"""Images in the whole batch at a step of an epoch, all shares together."""
+        return min(self.batch_size, len(self.split) - step * self.batch_size)
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Batch]:
+        r"""The batches of one epoch from step `start` on, as `batches` describes them."""
+        if not 0 <= start <= self.steps:
+            raise ValueError(
+                f"`start` must be from 0 to {self.steps}, the steps an epoch; got {start}."
+            )
+        return self._epoch(generator("batches", self.seed, epoch), start)
+
+    def _epoch(self, generator: torch.Generator, start: int) -> Iterator[_Batch]:
+        # All draws of the epoch are made at once on the CPU and moved once: the same on every
+        # device and in every process, and no transfer waits inside the loop.
+        count, device, augment = len(self.split), self.split.device, self.augment
+        spread = 1 if augment is None else 2 * augment.crop_padding + 1
+        order = torch.randperm(count, generator=generator)
+        offsets = torch.randint(spread, (count, 2), generator=generator).to(device)
+        flips = torch.randint(2, (count,), generator=generator).bool().to(device)
+        begins = range(start * self.batch_size, count, self.batch_size)
+        parts = [self.share.of(begin, min(begin + self.batch_size, count)) for begin in begins]
+        for part, batch in zip(parts, self.split.fetch(order, parts), strict=True):
+            pixels = batch.images
+            if augment is not None and augment.flip:
+                pixels = flip(pixels, flips[part])
+            if augment is not None and augment.crop_padding:
+                pixels = crop(pixels, offsets[part], padding=augment.crop_padding)
+            yield to_unit_range(pixels), batch.labels
+
+
+def crop(
+    images: UInt8[Tensor, "b c h w"], offsets: Int64[Tensor, "b 2"], *, padding: int
+) -> UInt8[Tensor, "b c h w"]:
+    """Each image padded with zeros and cut back to its size at its own row and column."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (padding, padding, padding, padding))
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: b c row column h w
+    return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
+
+
+def flip(images: UInt8[Tensor, "b c h w"], which: Bool[Tensor, " b"]) -> UInt8[Tensor, "b c h w"]:
+    """The batch with the images marked in `which` mirrored left to right."""
+    return torch.where(which[:, None, None, None], images.flip(-1), images)

@@ -1,0 +1,192 @@
+r"""Images sorted into one folder a class, on disk or in tar archives."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from taut.data import _cache
+from taut.data._archive import Parts, Place, below, members
+from taut.data._checks import TEST_PARTS, check_size, checked_split, missing, only_file
+from taut.data._holdout import Holdout, check_holdout
+from taut.data._named import JPEG75, NAMED
+from taut.data._pixels import Shape, check_format, decode, is_picture, stack
+from taut.data._sets import Dataset
+
+_HOW = "Expected {train,test}/<class>/*.jpg, *.png or *.webp, in a folder or a tar archive."
+_T = TypeVar("_T")
+Tell = Callable[[int], None] | None
+Picture = tuple[np.ndarray, str]  # uint8 pixels (c, h, w), and where they are from
+
+
+class Arrangement(NamedTuple):
+    """Which pictures train and which test, and in which order."""
+
+    label: str  # how reports name the data set
+    classes: tuple[str, ...]
+    parts: dict[str, tuple[Tensor, Tensor]]  # indices and labels of "train" and "test", or "all"
+
+    def divided(self, holdout: Holdout | None, source: object) -> list[tuple[Tensor, Tensor]]:
+        """The train and the test part, held out of all where there is no test part."""
+        check_holdout(holdout, source, has_test="all" not in self.parts)
+        if holdout is None:
+            return [self.parts["train"], self.parts["test"]]
+        which, labels = self.parts["all"]
+        return [(which[chosen], labels[chosen]) for chosen in holdout.choose(len(labels))]
+
+
+def arrange(
+    source: Path, take: Callable[[Place], _T], *, streamed: bool
+) -> tuple[Arrangement, list[_T]]:
+    """All pictures of a folder or an archive, each passed through `take`, and their arrangement.
+
+    The images of the classes take turns, so that the first n are balanced.
+    """
+    names: list[Parts] = []
+    taken: list[_T] = []
+    folders: list[Parts] = []
+    for parts, place in members(source, is_picture, streamed=streamed):
+        if place is None:
+            folders.append(parts)
+            continue
+        if len(parts) < 2:
+            raise ValueError(f"{source}: {''.join(parts)} must lie in the folder of its class.")
+        check_format(parts[-1], place)
+        names.append(parts)
+        taken.append(take(place))
+    if not names:
+        raise missing("An image", source, _HOW)
+    part_of, tested_on = _roots({name[:-2] for name in names}, source)
+    classes = _classes(names, folders)
+    parts = {}
+    for part in sorted(set(part_of.values())):
+        chosen = [at for at, name in enumerate(names) if part_of[name[:-2]] == part]
+        parts[part] = _in_turns(names, chosen, classes, f"in {part}", source)
+    label = source.resolve().name
+    label += f" (tested on {tested_on})" if tested_on not in ("test", "") else ""
+    return Arrangement(label, classes, parts), taken
+
+
+def _roots(roots: set[Parts], source: Path) -> tuple[dict[Parts, str], str]:
+    """The part of each folder that holds classes, and the name of the one to test on."""
+    ends = {root[-1] if root else "": root for root in roots}
+    tested_on = next((name for name in TEST_PARTS if name in ends), "")
+    if len(ends) == len(roots) == 2 and "train" in ends and tested_on:
+        return {ends["train"]: "train", ends[tested_on]: "test"}, tested_on
+    if len(ends) == len(roots) == 1 and not ends.keys() & {"train", "test"}:
+        return dict.fromkeys(roots, "all"), ""
+    places = ", ".join(sorted("/".join(root) or "the top" for root in roots))
+    raise ValueError(f"{source}: classes must lie in train and test; got them in {places}.")
+
+
+def _classes(names: list[Parts], folders: list[Parts]) -> tuple[str, ...]:
+    """The classes in order: also those of empty folders, which are refused later."""
+    roots = {name[:-2] for name in names}
+    empty = {name for *root, name in filter(None, folders) if tuple(root) in roots}
+    visible = {name for name in empty if not name.startswith((".", "__"))}
+    return tuple(sorted(visible | {name[-2] for name in names}))
+
+
+def _in_turns(
+    names: list[Parts], chosen: list[int], classes: tuple[str, ...], part: str, source: Path
+) -> tuple[Tensor, Tensor]:
+    """Indices and labels: the i-th picture of each class, by name, before the next of any."""
+    of_class: dict[str, list[int]] = defaultdict(list)
+    for at in chosen:
+        of_class[names[at][-2]].append(at)
+    turns = []
+    for label, name in enumerate(classes):
+        if name not in of_class:
+            raise ValueError(f"{source}: class {name} has no image {part}.")
+        ordered = sorted(of_class[name], key=lambda at: names[at][-1])
+        turns += [(turn, label, at) for turn, at in enumerate(ordered)]
+    turns.sort()
+    return torch.tensor([at for *_, at in turns]), torch.tensor([label for _, label, _ in turns])
+
+
+def load_folder(path: Path, holdout: Holdout | None, shape: Shape | None, tell: Tell) -> Dataset:
+    """Images by class; what was decoded is kept in the cache folder."""
+    source = _locate(path)
+    return dataset_of("folder", _read(source, shape, tell), holdout, source)
+
+
+def load_jpeg75(path: Path, tell: Tell) -> Dataset:
+    """CIFAR-10 re-encoded as JPEG of quality 75, which is never labelled as CIFAR-10."""
+    known, source = NAMED[JPEG75], _locate(path, NAMED[JPEG75].how)
+    arrays = _read(source, None, tell)
+    if list(arrays["names"][1:]) != known.classes or "x_test" not in arrays:
+        raise ValueError(f"{source}: must have train/ and test/ with the ten classes of CIFAR-10.")
+    shape = arrays["x_train"].shape[1:]
+    if shape != (3, 32, 32):
+        raise ValueError(f"{source}: images must be of shape (3, 32, 32); got {shape}.")
+    data = dataset_of(JPEG75, arrays, None, source)
+    return replace(data, label=known.label)
+
+
+def _locate(path: Path, how: str = _HOW) -> Path:
+    """The folder of the classes, or the one archive."""
+    if path.is_file() or any(entry.is_dir() for entry in path.glob("[!.]*")):
+        return path
+    absent = missing("A folder or tar archive of images by class", path, how)
+    return only_file(path, ["*.tar", "*.tar.*", "*.tgz"], "archive", absent)
+
+
+def _read(source: Path, shape: Shape | None, tell: Tell) -> dict[str, np.ndarray]:
+    """The arrays of all images, from the cache or decoded."""
+    files = [source] if source.is_file() else below(source)
+    name = _cache.key(file for file in files if file == source or is_picture(file.name))
+    name += "" if shape is None else "-" + "x".join(map(str, shape))
+    arrays = _cache.fetch(name)
+    if arrays is None:
+        arranged, pictures = arrange(source, _decoder(source, shape, tell), streamed=False)
+        arrays = arrays_of(arranged, pictures)
+        _cache.store(name, arrays)
+    return arrays
+
+
+def _decoder(source: Path, shape: Shape | None, tell: Tell) -> Callable[[Place], Picture]:
+    """A function that decodes pictures to be kept, up to the limit for all together."""
+    done = packed = unpacked = 0
+
+    def decoded(place: Place) -> Picture:
+        nonlocal done, packed, unpacked
+        data = place.read()
+        pixels = decode(data, place, shape)
+        done, packed, unpacked = done + 1, packed + len(data), unpacked + pixels.nbytes
+        check_size(unpacked, packed, f"{source}: its images")
+        if tell is not None:
+            tell(done)
+        return pixels, str(place)
+
+    return decoded
+
+
+def arrays_of(arranged: Arrangement, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:
+    """Images and labels of each part, and the names of the data set and its classes."""
+    order = [at for which, _ in arranged.parts.values() for at in which.tolist()]
+    pixels = stack([pictures[at][0] for at in order], [pictures[at][1] for at in order])
+    arrays = {"names": np.array([arranged.label, *arranged.classes])}
+    for part, (which, labels) in arranged.parts.items():
+        arrays |= {f"x_{part}": pixels[: len(which)], f"y_{part}": labels.numpy()}
+        pixels = pixels[len(which) :]
+    return arrays
+
+
+def dataset_of(
+    name: str, arrays: dict[str, np.ndarray], holdout: Holdout | None, source: object
+) -> Dataset:
+    """The data set in what `arrays_of` made."""
+    label, *classes = map(str, arrays["names"])
+    check_holdout(holdout, source, has_test="x_all" not in arrays)
+    splits = [
+        checked_split(arrays[f"x_{part}"], arrays[f"y_{part}"], len(classes), source)
+        for part in ("train", "test", "all")
+        if f"x_{part}" in arrays
+    ]
+    train, test = splits if holdout is None else holdout.split(splits[0])
+    return Dataset(name, label, tuple(classes), train, test)

@@ -1,0 +1,72 @@
+r"""A test split out of a data set that comes without one."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from taut.data._seeding import generator
+from taut.data._sets import Split
+
+
+@final
+@dataclass(frozen=True)
+class Holdout:
+    r"""How much of a data set without a test split to hold out, and with which seed.
+
+    Args:
+        fraction: of the images, strictly between 0 and 1.
+        seed: of the choice.
+
+    Raises:
+        ValueError: if `fraction` is out of range.
+
+    Example:
+        >>> pool = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10))
+        >>> train, test = Holdout(0.3, seed=1).split(pool)
+        >>> len(train), len(test)
+        (7, 3)
+    """
+
+    fraction: float
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise ValueError(f"`fraction` must be between 0 and 1; got {self.fraction}.")
+
+    def split(self, pool: Split) -> tuple[Split, Split]:
+        r"""Train and test: a random part of the pool each, in the order of the pool."""
+        train, test = self.choose(len(pool))
+        return (
+            Split(pool.images[train], pool.labels[train]),
+            Split(pool.images[test], pool.labels[test]),
+        )
+
+    def choose(self, total: int) -> tuple[Tensor, Tensor]:
+        r"""Indices of the train and the test images among `total`, each in rising order.
+
+        Raises:
+            ValueError: if one of the two would be empty.
+        """
+        count = round(total * self.fraction)
+        if not 0 < count < total:
+            raise ValueError(
+                f"`fraction` must leave images on both sides of {total}; got {self.fraction}."
+            )
+        order = torch.randperm(total, generator=generator("holdout", self.seed))
+        return order[count:].sort().values, order[:count].sort().values
+
+
+def check_holdout(holdout: Holdout | None, source: object, *, has_test: bool) -> None:
+    """Refuse to hold images out of data with a test split, and data that have neither."""
+    if has_test and holdout is not None:
+        raise ValueError(
+            f"`holdout` must be None for data with a test split, as {source} has; got {holdout}."
+        )
+    if not has_test and holdout is None:
+        raise ValueError(
+            f"{source}: there are no parts train and test; "
+            "pass `holdout` to choose test images at random."
+        )

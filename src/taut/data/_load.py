@@ -1,0 +1,132 @@
+r"""Data sets by name."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from taut.data._checks import checked_shape, missing
+from taut.data._folders import load_folder, load_jpeg75
+from taut.data._holdout import Holdout
+from taut.data._hub import PREFIX, load_hub
+from taut.data._named import EMBEDDED, JPEG75, NAMED, read_embedded, read_named
+from taut.data._npz import read_npz, read_npz_test
+from taut.data._sets import Dataset
+
+_FOLDER, _NPZ = "folder", "npz"
+
+
+def names() -> tuple[str, ...]:
+    r"""What `load` knows; `NAME` in the last one stands for a data set of the hub.
+
+    Example:
+        >>> names()[:3]
+        ('fashion-mnist-subset', 'mnist', 'fashion-mnist')
+    """
+    return (*NAMED, _NPZ, _FOLDER, f"{PREFIX}NAME")
+
+
+def load(
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    holdout: Holdout | None = None,
+    shape: tuple[int, int, int] | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Dataset:
+    r"""The data set called `name`, on the CPU.
+
+    Pictures are read as others read them: transparency is dropped, palettes are resolved, grey ones
+    among coloured ones get three channels. In `folder` the classes take turns, so that the first n
+    images are balanced. Where there is no test part, `val` or `validation` is tested on, and the
+    label of the data set says so; it also says if the files of a named data set are not the
+    published ones. Nothing takes more than 4 GiB of memory, unless it is read from at least a
+    hundredth of that on disk.
+
+    Args:
+        name: one of `names()`.
+        data_dir: the folder with its original files, or the one archive or npz file; none for the
+            embedded subset; for a data set of the hub where to keep its files, if wanted.
+        holdout: which images to test on, for images by class or from the hub that come without a
+            test split.
+        shape: channels, height and width to bring images by class or from the hub to: scaled until
+            they cover it and cropped around the middle; without it, all must be of one size.
+        on_progress: called with the number of images decoded so far, where there are single
+            images to decode; all else is read at once.
+
+    Returns:
+        Its train and test splits.
+
+    Raises:
+        ValueError: if the name is unknown, `data_dir`, `holdout` or `shape` is missing or
+            superfluous, or a file is malformed, too large or of another data set.
+        FileNotFoundError: if a file is missing; says which, where and how to get it.
+        ModuleNotFoundError: if a library that the data set needs is not installed; says which
+            extra has it.
+
+    Example:
+        >>> data = load("fashion-mnist-subset")
+        >>> len(data.train), len(data.test), data.input_shape
+        (2000, 1000, (1, 28, 28))
+    """
+    path = None if data_dir is None else Path(data_dir).expanduser()
+    shape = checked_shape(shape)
+    if name.startswith(PREFIX) and len(name) > len(PREFIX):
+        return load_hub(name.removeprefix(PREFIX), path, holdout, shape, on_progress)
+    path = _checked_path(name, path)
+    if name == _FOLDER:
+        return load_folder(path, holdout, shape, on_progress)
+    if shape is not None:
+        raise ValueError(f"`shape` must be None for {name}, its images have one; got {shape}.")
+    if holdout is not None:
+        raise ValueError(f"`holdout` must be None for {name}, it has a test split; got {holdout}.")
+    if name == EMBEDDED:
+        return read_embedded()
+    if name == JPEG75:
+        return load_jpeg75(path, on_progress)
+    return read_npz(path) if name == _NPZ else read_named(name, path)
+
+
+def load_test(
+    name: str, data_dir: str | os.PathLike[str] | None = None
+) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    r"""The test images of a data set as floats in [0, 1], and their labels.
+
+    Of an npz file, it needs no training images: `x_test` and `y_test` (or of `val`), or `images`
+    and `labels`, are enough, and images may also be floats in [0, 1], which stay as they are.
+
+    Args:
+        name: one of `names()`.
+        data_dir: as for `load`.
+
+    Raises:
+        ValueError: as `load`, or if floats are not in [0, 1].
+        FileNotFoundError: as `load`.
+
+    Example:
+        >>> images, labels = load_test("fashion-mnist-subset")
+        >>> images.shape, labels.shape
+        (torch.Size([1000, 1, 28, 28]), torch.Size([1000]))
+    """
+    if name == _NPZ:
+        return read_npz_test(_checked_path(name, None if data_dir is None else Path(data_dir)))
+    test = load(name, data_dir).test
+    return test.float_images(), test.labels
+
+
+def _checked_path(name: str, path: Path | None) -> Path:
+    """The place of the files of a data set that is known."""
+    if name not in names():
+        raise ValueError(f"`name` must be one of {', '.join(names())}; got {name!r}.")
+    if name == EMBEDDED:
+        if path is not None:
+            raise ValueError(f"`data_dir` must be None for {name}, it is built in; got {path}.")
+        return Path()
+    if path is None:
+        raise ValueError(f"`data_dir` must be the folder with the files of {name}; got None.")
+    path = path.expanduser()
+    if not path.exists() and name in (_FOLDER, _NPZ):
+        raise missing(f"`data_dir` of {name}", path, "Give the folder or the file itself.")
+    return path

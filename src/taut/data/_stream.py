@@ -1,0 +1,214 @@
+r"""Data sets larger than memory: images are decoded by worker processes as batches need them."""
+
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from taut.data._archive import Place
+from taut.data._checks import checked_shape
+from taut.data._folders import Picture, arrange
+from taut.data._holdout import Holdout
+from taut.data._hub import PREFIX, open_hub
+from taut.data._pixels import Shape, decode
+from taut.data._sets import AbstractSplit, Split
+
+_CPU = torch.device("cpu")
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Stream(AbstractSplit):
+    r"""One part of a data set on disk: labels in memory, images decoded when they are fetched.
+
+    Args:
+        pictures: from the index of an image to its uint8 pixels (c, h, w) and its name.
+        which: index of each image of this part.
+        labels: class indices from 0.
+        shape: channels, height and width that every image must have; grey ones take any channels.
+        workers: processes that decode; 0 decodes in this one.
+        target: the device that images are put on, over pinned memory if it is a GPU.
+
+    Example:
+        >>> def picture(at: int):
+        ...     return np.full((1, 2, 2), at, np.uint8), f"picture {at}"
+        >>> split = Stream(picture, torch.arange(3), torch.zeros(3).long(), (1, 2, 2), workers=0)
+        >>> [len(part) for part in split.fetch(torch.arange(3), [slice(1, 3)])]
+        [2]
+    """
+
+    pictures: Callable[[int], Picture]
+    which: Int64[Tensor, " n"]
+    labels: Int64[Tensor, " n"]
+    shape: tuple[int, int, int]
+    workers: int
+    target: torch.device = _CPU
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        r"""Channels, height and width of one image."""
+        return self.shape
+
+    @property
+    def device(self) -> torch.device:
+        r"""Where images are put."""
+        return self.target
+
+    def to(self, device: torch.device | str) -> "Stream":
+        r"""The same images, to be put on `device`."""
+        return replace(self, target=torch.device(device))
+
+    def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator[Split]:
+        r"""The images at `order[part]` for one part after the other, some parts ahead.
+
+        Raises:
+            ValueError: if an image is damaged or of another shape; the message names it.
+        """
+        wanted = [order[part] for part in parts]
+        loader = DataLoader(
+            _Decoded(self.pictures, self.shape),
+            sampler=[self.which[indices].tolist() for indices in wanted],
+            batch_size=None,  # the sampler draws batches
+            num_workers=self.workers,
+            pin_memory=self.target.type == "cuda",
+            worker_init_fn=_leave_signals_to_the_parent,
+            generator=torch.Generator(),  # else it draws from the caller's
+        )
+        for indices, pixels in zip(wanted, loader, strict=True):
+            if isinstance(pixels, str):
+                raise ValueError(pixels)
+            labels = self.labels[indices].to(self.target, non_blocking=True)
+            yield Split(pixels.to(self.target, non_blocking=True), labels)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class StreamedDataset:
+    r"""A train and a test split on disk; its fields are those of :class:`Dataset`."""
+
+    name: str
+    label: str
+    classes: tuple[str, ...]
+    train: Stream
+    test: Stream
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        r"""Channels, height and width of one image."""
+        return self.train.input_shape
+
+    def to(self, device: torch.device | str) -> "StreamedDataset":
+        r"""The same data set, its images to be put on `device`."""
+        return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+
+def stream(
+    name: str,
+    data_dir: Path | None,
+    *,
+    workers: int,
+    holdout: Holdout | None = None,
+    shape: Shape | None = None,
+) -> StreamedDataset:
+    r"""The data set called `name`, its images left on disk until a batch needs them.
+
+    Classes, order and held-out images are those of `load`, and so are the batches.
+
+    Args:
+        name: "folder", or "hub:NAME" of a data set of the hub.
+        data_dir: the folder, which may hold plain tar archives in the place of folders, or one such
+            archive; for the hub where to keep its files, if wanted.
+        workers: processes that decode; 0 decodes in the process that trains.
+        holdout: which images to test on, for data that come without a test split.
+        shape: to bring all images to; see :func:`taut.data.load`.
+
+    Returns:
+        Its train and test splits.
+
+    Raises:
+        ValueError: if the data set is not kept as single images, or a setting or file is wrong.
+        FileNotFoundError: if there is no image.
+
+    Example:
+        >>> stream("mnist", None, workers=2)
+        Traceback (most recent call last):
+        ValueError: `name` must be folder or hub:NAME to be streamed from disk; got 'mnist'.
+    """
+    if workers < 0:
+        raise ValueError(f"`workers` must be at least 0; got {workers}.")
+    shape = checked_shape(shape)
+    path = None if data_dir is None else data_dir.expanduser()
+    pictures: Callable[[int], Picture]
+    if name.startswith(PREFIX):
+        arranged, pictures = open_hub(name.removeprefix(PREFIX), path, shape)
+    elif name != "folder":
+        raise ValueError(
+            f"`name` must be folder or {PREFIX}NAME to be streamed from disk; got {name!r}."
+        )
+    elif path is None or not path.exists():
+        raise ValueError(
+            f"`data_dir` must be a folder or tar archive to be streamed from; got {path}."
+        )
+    else:
+        arranged, places = arrange(path, lambda place: place, streamed=True)
+        pictures = _Files(places, shape)
+    parts = arranged.divided(holdout, name if path is None else path)
+    first, _ = pictures(int(parts[0][0][0]))
+    channels, height, width = first.shape
+    shape = (channels, height, width)
+    train, test = (Stream(pictures, which, labels, shape, workers) for which, labels in parts)
+    return StreamedDataset(name, arranged.label, arranged.classes, train, test)
+
+
+@final
+@dataclass(frozen=True)
+class _Files:
+    """Pictures in files, decoded when they are asked for."""
+
+    places: list[Place]
+    shape: Shape | None
+
+    def __call__(self, at: int) -> Picture:
+        place = self.places[at]
+        return decode(place.read(), place, self.shape), str(place)
+
+
+@final
+@dataclass(frozen=True)
+class _Decoded(torch.utils.data.Dataset):
+    """Batches of pixels, or what is wrong with one: workers wrap errors in tracebacks."""
+
+    pictures: Callable[[int], Picture]
+    shape: tuple[int, int, int]
+
+    def __getitem__(self, batch: list[int]) -> Tensor | str:
+        images = np.empty((len(batch), *self.shape), dtype=np.uint8)
+        try:
+            for image, at in zip(images, batch, strict=True):
+                pixels, name = self.pictures(at)
+                if pixels.shape[1:] != self.shape[1:] or len(pixels) not in (1, len(image)):
+                    raise ValueError(
+                        f"{name}: all images must have the shape of the first one, {self.shape}; "
+                        f"got {pixels.shape}."
+                    )
+                image[:] = pixels
+        except ValueError as error:
+            return str(error)
+        return torch.from_numpy(images)
+
+
+def _leave_signals_to_the_parent(worker: int) -> None:
+    # Ctrl-C reaches every process of a terminal; a step must be finished before all stop.
+    del worker
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

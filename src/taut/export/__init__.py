@@ -1,0 +1,17 @@
+"""Models on their way out: frozen to plain modules, converted, and written to files."""
+
+from taut.export._convert import Change, Converted, convert
+from taut.export._export import Exported, export, load
+from taut.export._freeze import freeze
+from taut.export._shrink import shrink_
+
+__all__ = [
+    "Change",
+    "Converted",
+    "Exported",
+    "convert",
+    "export",
+    "freeze",
+    "load",
+    "shrink_",
+]

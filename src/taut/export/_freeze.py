@@ -1,0 +1,186 @@
+"""The same function in plain torch modules, each weight computed once."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+
+from taut.nn import AbstractParametrizedLayer
+from taut.parametrizations import AbstractParametrization, read_weight
+
+__all__ = ["freeze"]
+
+
+def freeze(model: nn.Module) -> nn.Module:
+    r"""A copy of a model in which plain torch layers stand for the parametrized ones.
+
+    Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d`, each :class:`taut.nn.Linear` a
+    `torch.nn.Linear`, and so on, under the name it had; everything else is copied, wherever in
+    the model and in whatever class of yours it stands. Stateless modules of :mod:`taut.nn` stay.
+    What is shared stays shared, and train or eval mode as it was. No parameter of the copy requires
+    a gradient: a frozen model is for inference (weights trained on would leave their constraint).
+
+    Padding that no plain convolution has goes into a stateless module in front of it: zeros that
+    complete the input to a multiple of the stride, so that any size still goes, and a row and
+    column of zeros for even kernels with zero padding. In a chain of `nn.Sequential` from the model
+    down it is an entry of its own, `conv1_pad` before `conv1`: names stay, positions shift.
+    Elsewhere the two come as one `Sequential(pad, layer)`. An even kernel with circular padding
+    gets a first row or column of zeros instead, which centres it.
+
+    Guarantee: weights bit for bit those of `layer.weight`, and the same operations in the same
+        order as the original without gradients (`torch.no_grad()`). With gradients the original may
+        take factors of a weight instead: outputs then differ by rounding.
+        :func:`taut.lipschitz_bound` proves the same. Inputs must be as large as a circular padding,
+        which torch wraps round once.
+    Cost: one read of each weight, and a copy of the rest.
+
+    Args:
+        model: any module; left as it is.
+
+    Returns:
+        The copy, without hooks, and without any trace of a parametrization.
+
+    Raises:
+        ValueError: if a module has hooks or a replaced method, is lazy or parametrized by torch, is
+            a parametrization itself, a subclass of a layer of taut, a layer whose kernel depends on
+            the size of the input, or cannot be copied.
+
+    Example:
+        >>> model = nn.Sequential(taut.nn.Conv2d(1, 4, 3), taut.nn.MaxMin())
+        >>> frozen = freeze(model)
+        >>> list(frozen.state_dict()), type(frozen[0]) is nn.Conv2d
+        (['0.weight', '0.bias'], True)
+        >>> x = torch.rand(2, 1, 8, 8)
+        >>> torch.allclose(frozen(x), model(x), atol=1e-6)
+        True
+    """
+    with torch.inference_mode(False), torch.no_grad():
+        twins = _Twins()
+        for layer in _layers(model, "", set()):
+            twins.add(layer)
+        frozen = twins.copied(model)
+    return frozen.requires_grad_(False)
+
+
+def _layers(module: nn.Module, path: str, seen: set[int]) -> Iterator[AbstractParametrizedLayer]:
+    """The layers to be replaced, each once; what cannot be frozen is refused on the way."""
+    if id(module) in seen:
+        return
+    seen.add(id(module))
+    _check(module, f"`{path or 'model'}` ({type(module).__name__})")
+    if isinstance(module, AbstractParametrizedLayer):
+        yield module
+        return
+    for name, child in module.named_children():
+        yield from _layers(child, f"{path}.{name}" if path else name, seen)
+
+
+def _check(module: nn.Module, name: str) -> None:
+    tensors = (*module._parameters.values(), *module._buffers.values())
+    if any(tensor is not None and is_lazy(tensor) for tensor in tensors):
+        raise ValueError(f"{name} is lazy: run it once, so that its weights exist.")
+    if parametrize.is_parametrized(module):
+        raise ValueError(
+            f"{name} is parametrized by torch; call "
+            "torch.nn.utils.parametrize.remove_parametrizations on it first."
+        )
+    for attribute, value in vars(module).items():
+        if attribute.endswith("_hooks") and value:
+            raise ValueError(f"{name} has hooks, which may be tied to this model; remove them.")
+        if callable(value) and callable(getattr(type(module), attribute, None)):
+            raise ValueError(f"{name} has a replaced {attribute}; freeze the plain module.")
+    if _is_foreign(module):
+        raise ValueError(f"{name} cannot be frozen: {_reason(module)}")
+
+
+def _is_foreign(module: nn.Module) -> bool:
+    """Whether a module is taut's, or made from one of taut's, and says not how it is frozen."""
+    kind = type(module)
+    if isinstance(module, AbstractParametrizedLayer):
+        return "frozen" not in vars(kind) and not _is_ours(kind)
+    made_of_ours = any(map(_is_ours, kind.__mro__))
+    return isinstance(module, AbstractParametrization) or (made_of_ours and not _is_ours(kind))
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] == "taut"
+
+
+def _reason(module: nn.Module) -> str:
+    if isinstance(module, AbstractParametrization):
+        return "a parametrization has no forward; use it in a layer of taut.nn."
+    return (
+        "it is a subclass of a layer of taut; say how it is frozen by a method `frozen` of its own."
+    )
+
+
+@final
+class _Twins:
+    """The twins of a model's layers, with what they share."""
+
+    def __init__(self) -> None:
+        self._memo: dict[int, Any] = {}  # of copy.deepcopy: from what is to what stands for it
+        self._weights: dict[tuple, nn.Parameter] = {}
+        self._padded: list[nn.Module] = []
+
+    def add(self, layer: AbstractParametrizedLayer) -> None:
+        """Make the twin of a layer."""
+        twin = layer.frozen(self).train(layer.training)
+        self._memo[id(layer)] = twin
+        if type(twin) is nn.Sequential:
+            self._padded.append(twin)
+
+    def weight(
+        self, parametrization: AbstractParametrization, zeros: tuple[int, ...] = ()
+    ) -> nn.Parameter:
+        """The weight, with so many zeros first on each axis; one for all that share it."""
+        key = (parametrization, zeros)
+        if key not in self._weights:
+            weight = read_weight(parametrization)
+            if any(zeros):
+                weight = F.pad(weight, [n for zero in zeros[::-1] for n in (zero, 0)])
+            copied = weight.detach().clone(memory_format=torch.contiguous_format)
+            self._weights[key] = nn.Parameter(copied, requires_grad=False)
+        return self._weights[key]
+
+    def bias(self, bias: Tensor | None) -> Any:
+        """A copy, the same for all that share the bias."""
+        return copy.deepcopy(bias, self._memo)
+
+    def copied(self, model: nn.Module) -> nn.Module:
+        """The model with the twins in the places of the layers, attributes and lists included."""
+        try:
+            frozen = copy.deepcopy(model, self._memo)
+        except (TypeError, RuntimeError) as error:
+            raise ValueError(f"`model` cannot be copied: {error}") from error
+        for value in self._memo.values():
+            if isinstance(value, nn.Module) and (
+                _is_foreign(value) or isinstance(value, AbstractParametrizedLayer)
+            ):
+                raise ValueError(
+                    f"`model` holds {type(value).__name__} outside of its modules; put it into an "
+                    "attribute of its own, an nn.ModuleList or an nn.ModuleDict."
+                )
+        # Other classes may count on the positions in a sequence that they hold.
+        holders = (m for m in frozen.modules() if type(m) is not nn.Sequential)
+        self._splice(frozen, {child for module in holders for child in module.children()})
+        return frozen
+
+    def _splice(self, sequence: nn.Module, held: set[nn.Module]) -> None:
+        """Make entries of their own of what stands in front of convolutions in a chain."""
+        if type(sequence) is not nn.Sequential or sequence in held or sequence in self._padded:
+            return
+        entries = list(sequence._modules.items())
+        sequence._modules.clear()
+        for name, child in entries:
+            if child in self._padded:
+                for part, module in child.named_children():
+                    sequence.add_module(name if part == "layer" else f"{name}_{part}", module)
+            else:
+                self._splice(child, held)
+                sequence.add_module(name, child)

@@ -1,0 +1,276 @@
+"""Programs of torch.export, written by torch, read as JSON and numbers, never unpickled."""
+
+import io
+import json
+import math
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from taut.export._files import FileModel, resolve_shape
+from taut.files import write_atomically
+from taut.program import CAPTURES, Program, ProgramModule
+
+__all__ = ["model_of_torch", "save_torch"]
+
+_LIMIT = 1 << 34  # no file in the archive is larger
+_DTYPES = {7: torch.float32, 8: torch.float64}
+_SHAPE = "extra/input_shape"  # where the file leaves sizes open
+_SCHEMA = 8  # major version of the JSON
+_LEGACY = "data/weights/model.pt"
+_POSITIONAL = 1  # kind of an argument
+
+
+def save_torch(program: Program, path: Path, *, any_size: bool = False) -> None:
+    """Write a program as torch.export saves it; its batch is of any size.
+
+    Args:
+        program: with names from `renamed`.
+        path: the file.
+        any_size: whether rows and columns are left open, too: in multiples of all strides together.
+
+    Raises:
+        ValueError: if the model takes no other sizes.
+    """
+    from torch._dynamo.exc import UserError  # slow to import
+
+    dims: dict[int, Any] = {0: torch.export.Dim("batch")}
+    sizes = list(program.input_shape)
+    if any_size:
+        for axis, name in enumerate(("height", "width")):
+            multiple = _multiple(program, axis)
+            dims[axis + 2] = multiple * torch.export.Dim(name, min=2)
+            sizes[axis + 1] = multiple * max(3, math.ceil(sizes[axis + 1] / multiple))
+    dtype = next((t.dtype for t in program.tensors.values()), torch.float32)
+    model, x = ProgramModule(program), torch.zeros(2, *sizes, dtype=dtype)
+    try:
+        exported = torch.export.export(model, (x,), dynamic_shapes=(dims,), strict=False)
+    except (UserError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"The model cannot be exported for open sizes ({reason}).") from error
+    for node in exported.graph.nodes:
+        node.meta.pop("stack_trace", None)  # paths of this machine, which nobody needs
+    buffer = io.BytesIO()
+    shape = {"input_shape": ",".join(map(str, program.input_shape))}
+    torch.export.save(exported, buffer, extra_files=shape)
+    write_atomically(path, buffer.getvalue())
+
+
+def _multiple(program: Program, axis: int) -> int:
+    """All strides along an axis together: sizes that they divide need no padding."""
+    product = 1
+    for node in program.nodes:
+        if node.args.get("whole"):
+            continue  # a pool over everything
+        steps = node.args.get(
+            "stride", node.args.get("factor", 1) if node.op == "pixel_unshuffle" else 1
+        )
+        product *= steps[axis] if isinstance(steps, list) else steps
+    return product
+
+
+def model_of_torch(
+    path: Path, input_shape: tuple[int, ...] | None = None
+) -> tuple[FileModel, tuple[int, ...]]:
+    """A file of torch.export as a model, and the shape of one input.
+
+    Args:
+        path: the file.
+        input_shape: of one input, where the file leaves sizes open.
+
+    Raises:
+        ValueError: naming the file, if it is damaged or holds anything that is not understood.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = _files(archive)
+            model = json.loads(
+                _content(archive, files, "models/model.json"), object_pairs_hook=_once
+            )
+            if model["schema_version"]["major"] != _SCHEMA:
+                raise ValueError(f"it is of version {model['schema_version']} of the format")
+            if input_shape is None and _SHAPE in files:
+                text = _content(archive, files, _SHAPE).decode()
+                input_shape = tuple(map(int, text.split(",")))
+            read = TorchModel(model["graph_module"], _weights(archive, files))
+            return read, resolve_shape(read.sizes, input_shape)
+    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+        if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError | ValueError):
+            raise
+        raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise ValueError(f"{path} cannot be read as a model: {reason}.") from None
+
+
+def _files(archive: zipfile.ZipFile) -> dict[str, str]:
+    """Names in the archive by names in its folder; of what is there twice others take another."""
+    files = _once((name.partition("/")[2], name) for name in archive.namelist())
+    if len({name.partition("/")[0] for name in files.values()}) != 1:
+        raise ValueError("it must hold one folder")
+    if _LEGACY in files:
+        raise ValueError(f"it holds {_LEGACY}, which torch would take for its weights")
+    return files
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in known:
+            raise ValueError(f"it holds {name} twice")
+        known[name] = value
+    return known
+
+
+def _content(archive: zipfile.ZipFile, files: Mapping[str, str], name: str) -> bytes:
+    if name not in files:
+        raise ValueError(f"it holds no {name}")
+    if archive.getinfo(files[name]).file_size > _LIMIT:
+        raise ValueError(f"{name} is too large")
+    return archive.read(files[name])
+
+
+def _weights(archive: zipfile.ZipFile, files: Mapping[str, str]) -> dict[str, Tensor]:
+    tensors, numbers = {}, {}
+    content = _content(archive, files, "data/weights/model_weights_config.json")
+    for name, entry in json.loads(content, object_pairs_hook=_once)["config"].items():
+        meta = entry["tensor_meta"]
+        if not entry["use_pickle"] and numbers.setdefault(entry["path_name"], meta) != meta:
+            raise ValueError(f"the numbers of {name} are also those of another shape")
+        if entry["use_pickle"] or meta["dtype"] not in _DTYPES:
+            continue  # of a step that needs it, it is missed by name
+        shape = [size["as_int"] for size in meta["sizes"]]
+        strides = [stride["as_int"] for stride in meta["strides"]]
+        plain = torch.empty(shape, device="meta")
+        if meta["storage_offset"]["as_int"] or strides != list(plain.stride()):
+            raise ValueError(f"the numbers of {name} are not in their order")
+        data = _content(archive, files, f"data/weights/{entry['path_name']}")
+        dtype = _DTYPES[meta["dtype"]]
+        if len(data) != math.prod(shape) * dtype.itemsize:
+            raise ValueError(f"{name} has not as many numbers as its shape")
+        tensors[name] = torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+    return tensors
+
+
+def _ends(
+    graph: Mapping[str, Any], signature: Mapping[str, Any]
+) -> tuple[str, str, dict[str, str]]:
+    """Names of the input and of the output, and of the tensors by their names in the graph."""
+    inputs, held = [], {}
+    for spec in signature["input_specs"]:
+        ((kind, content),) = spec.items()
+        name = content["arg"].get("name") or content["arg"]["as_tensor"]["name"]
+        inputs.append(name)
+        if kind == "parameter" or (kind == "buffer" and content["persistent"]):
+            held[name] = content[f"{kind}_name"]
+        elif kind != "user_input":
+            raise ValueError(f"it has an input of the kind {kind}")
+    sources = [name for name in inputs if name not in held]
+    ((kind, content),) = (item for spec in signature["output_specs"] for item in spec.items())
+    if kind != "user_output" or len(sources) != 1:
+        raise ValueError("it must have one input and one output, and write to no buffer")
+    result = content["arg"]["as_tensor"]["name"]
+    # torch runs from the ends that the graph has, and takes its weights by their places.
+    for ends, said in ((graph["inputs"], inputs), (graph["outputs"], [result])):
+        if [end["as_tensor"]["name"] for end in ends] != said or len(set(said)) != len(said):
+            raise ValueError("its graph has other inputs or outputs than its signature")
+    return sources[0], result, held
+
+
+@final
+class TorchModel(FileModel):
+    """A model that runs the nodes of an exported graph, of operations that are known."""
+
+    def __init__(self, module: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+        super().__init__()
+        graph = module["graph"]
+        self.source, self.output, self.held = _ends(graph, module["signature"])
+        used = {tensors[name].dtype for name in self.held.values() if name in tensors}
+        if len(used) > 1:
+            raise ValueError("its tensors must be of one precision")
+        self.sizes = [size.get("as_int") for size in graph["tensor_values"][self.source]["sizes"]][
+            1:
+        ]
+        self.any_size = None in self.sizes
+        for name in dict.fromkeys(self.held.values()):
+            if name in tensors:
+                self.hold(name, tensors[name])
+        self.steps = [_step(node) for node in graph["nodes"]]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run node after node."""
+        kept = self.tensors()
+        values: dict[str, Any] = {self.source: x}
+        values |= {name: kept[held] for name, held in self.held.items() if held in kept}
+        for where, function, args, kwargs, outputs in self.steps:
+            taken = [n for n in outputs if n in values]
+            if taken:
+                raise ValueError(f"{where}: `{taken[0]}` is made twice")
+            try:
+                chosen = [self._value(arg, values) for arg in args]
+                named = {name: self._value(arg, values) for name, arg in kwargs.items()}
+                result = function(*chosen, **named)
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise type(error)(f"{where}: {error}") from None
+            results = result if isinstance(result, tuple | list) else [result]
+            values |= dict(zip(outputs, results, strict=True))
+        if self.output not in values:
+            raise ValueError(f"`{self.output}` is no value of the graph")
+        return values[self.output]
+
+    def _value(self, arg: Mapping[str, Any], values: Mapping[str, Any]) -> Any:
+        ((kind, value),) = arg.items()
+        if kind == "as_tensor":
+            return self._named(value["name"], values)
+        if kind == "as_tensors":
+            return [self._named(part["name"], values) for part in value]
+        if kind == "as_none":
+            return None
+        if kind in ("as_int", "as_ints", "as_float", "as_bool", "as_string"):
+            return value
+        if kind == "as_sym_int":
+            return values[value["as_name"]] if "as_name" in value else value["as_int"]
+        if kind == "as_sym_ints":
+            return [values[v["as_name"]] if "as_name" in v else v["as_int"] for v in value]
+        raise ValueError(f"an argument is {kind.removeprefix('as_')}")
+
+    def _named(self, name: str, values: Mapping[str, Any]) -> Tensor:
+        if name not in values:
+            what = "no plain tensor of the file" if name in self.held else "no value of the graph"
+            raise ValueError(f"its {name} is {what}")
+        return values[name]
+
+
+Step = tuple[str, Any, list[Any], dict[str, Any], list[str]]
+
+
+def _step(node: Mapping[str, Any]) -> Step:
+    """One node: where it stands, its function, arguments by place and by name, and outputs."""
+    target = node["target"].removeprefix("torch.ops.")
+    where = f"`{node.get('name') or target}` ({target})"
+    space, _, name = target.partition(".")
+    name, _, overload = name.partition(".")
+    if space != "aten" or (f"aten::{name}" not in CAPTURES and name != "sym_size"):
+        raise ValueError(f"{where} is an operator without a reader")
+    function = getattr(getattr(torch.ops.aten, name), overload)
+    if name == "sym_size":
+        function = lambda x, dim: x.shape[dim]  # noqa: E731
+        order = ["self", "dim"]
+    else:
+        order = [argument.name for argument in function._schema.arguments]
+    values = _once((entry["name"], entry["arg"]) for entry in node["inputs"])
+    # Without a name in the call: torch puts them side by side, whatever was left out between.
+    placed = {entry["name"] for entry in node["inputs"] if entry["kind"] == _POSITIONAL}
+    if set(values) - set(order) or placed != set(order[: len(placed)]):
+        raise ValueError(f"{where} has other arguments than were expected")
+    args = [values.pop(name) for name in order[: len(placed)]]
+    outputs = []
+    for out in node["outputs"]:
+        ((kind, value),) = out.items()
+        parts = value if kind == "as_tensors" else [value]
+        outputs += [part.get("name") or part["as_name"] for part in parts]
+    return where, function, args, values, outputs

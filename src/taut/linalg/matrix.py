@@ -1,0 +1,52 @@
+"""Matrices as linear operators."""
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from taut.linalg.convolution import ConvOperator
+from taut.linalg.operator import AbstractOperator, NormBound
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class MatrixOperator(AbstractOperator):
+    """The map `x -> weight @ x` on the last axis.
+
+    Args:
+        weight: (out, in); read without its gradient.
+
+    Example:
+        >>> op = MatrixOperator(torch.tensor([[3.0, 4.0]]))
+        >>> op(torch.ones(1, 2)).item(), round(op.norm_bound().value, 9)
+        (7.0, 5.0)
+    """
+
+    weight: Tensor
+
+    def __post_init__(self) -> None:
+        if self.weight.dim() != 2:
+            raise ValueError(f"`weight` must have 2 dimensions; got {self.weight.dim()}.")
+        object.__setattr__(self, "weight", self._convolution.kernel)
+        out, fan_in = self.weight.shape
+        self._describe(in_shape=(fan_in,), out_shape=(out,), fan_in=fan_in, adjoint_fan_in=out)
+
+    @property
+    def _convolution(self) -> ConvOperator:
+        """The same without spatial axes: what is known of one is known of the other."""
+        return ConvOperator(self.weight, ())
+
+    def norm_bound(self, *, tight: bool = False) -> NormBound:
+        """Upper bound of the l2 norm."""
+        return self._convolution.norm_bound(tight=tight)
+
+    def abs_norm_bound(self) -> float:
+        """Upper bound of the l2 norm of the matrix with moduli for entries."""
+        return self._convolution.abs_norm_bound()
+
+    def _apply(self, x: Tensor) -> Tensor:
+        return x.to(self.weight) @ self.weight.T
+
+    def _adjoint(self, y: Tensor) -> Tensor:
+        return y.to(self.weight) @ self.weight

@@ -1,0 +1,67 @@
+"""The hinge Kantorovich-Rubinstein loss of a classifier of several classes."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from taut.losses._inputs import (
+    AbstractLoss,
+    LossInputs,
+    check_positive,
+    classification,
+    dual_value,
+    hinge,
+)
+
+
+@final
+@dataclass(frozen=True)
+class HingeKRMulticlass(AbstractLoss):
+    r"""HKR for several classes: the mean over classes of one against the rest.
+
+    With each logit as a critic between its class and all others,
+    :math:`\frac1c \sum_k -\bigl(\operatorname{mean}_{y_i=k} f_k(x_i) -
+    \operatorname{mean}_{y_i \ne k} f_k(x_i)\bigr)
+    + \alpha \operatorname{mean}_{i,k} \max(0, m - s_{ik} f_k(x_i))`,
+    :math:`s_{ik} = 1` for :math:`y_i = k`, else -1. A class of which a batch has no image (or
+    nothing else) has no Kantorovich-Rubinstein term there; the hinge counts all.
+
+    Args:
+        alpha: weight of the hinge; > 0.
+        margin: m; > 0.
+
+    Raises:
+        ValueError: if `alpha` or `margin` is not positive; on calling, if logits are not
+            `(n, classes)` or labels are not class indices, at least two different ones.
+
+    Reference:
+        Serrurier et al. (2021), arXiv:2006.06520, the loss for several classes. Here the hinge is
+        a mean over classes, too, so that `alpha` has the same weight for any number of them.
+
+    Example:
+        >>> loss = HingeKRMulticlass(alpha=4.0, margin=1.0)
+        >>> loss(torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 1]))
+        tensor(1.)
+    """
+
+    kind = "hinge-kr-multiclass"
+
+    alpha: float = 10.0
+    margin: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive(alpha=self.alpha, margin=self.margin)
+
+    def value(self, inputs: LossInputs) -> Tensor:
+        """The loss of the batch."""
+        logits, labels = classification(inputs)
+        first = F.one_hot(labels, logits.shape[1]).bool()
+        present = first.any(0) & ~first.all(0)
+        if not bool(present.any()):
+            raise ValueError(
+                "`labels` must hold at least two classes in each batch; got one alone."
+            )
+        values = dual_value(logits[:, present], first[:, present])
+        return self.alpha * hinge(logits, first, self.margin) - values.sum() / logits.shape[1]

@@ -1,0 +1,37 @@
+"""The Kantorovich-Rubinstein loss of a critic."""
+
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from taut.losses._inputs import AbstractLoss, LossInputs, dual_value, two_samples
+
+
+@final
+@dataclass(frozen=True)
+class KR(AbstractLoss):
+    r"""Minus the Kantorovich-Rubinstein value of a critic on two samples.
+
+    :math:`-\bigl(\operatorname{mean}_{y_i=1} f(x_i) - \operatorname{mean}_{y_i \ne 1} f(x_i)\bigr)`
+    for scores f of shape `(n,)` or `(n, 1)` and labels 1 and 0, or 1 and -1.
+
+    Guarantee: for an L-Lipschitz f, minus the loss is at most L times the Wasserstein-1 distance
+        (in l2) between the two samples; the best f attains it.
+
+    Raises:
+        ValueError: on calling, if a shape is another one, or labels are others or all the same.
+
+    Reference:
+        Villani (2009), *Optimal Transport: Old and New*, theorem 5.10 and remark 6.5.
+
+    Example:
+        >>> KR()(torch.tensor([3.0, 1.0, 0.0]), torch.tensor([1, 0, 0]))
+        tensor(-2.5000)
+    """
+
+    kind = "kr"
+
+    def value(self, inputs: LossInputs) -> Tensor:
+        """The loss; the lower, the farther apart are the samples."""
+        return -dual_value(*two_samples(inputs))

@@ -1,0 +1,60 @@
+"""Convolutions, then dense layers, MaxMin between them: what all architectures here share."""
+
+import math
+from functools import partial
+from typing import ClassVar, final
+
+import torch
+from torch import nn
+
+from taut.models._base import AbstractModel, Parametrization, dense_method
+from taut.nn import Conv2d, Linear, MaxMin
+from taut.parametrizations import BCOP
+
+
+class AbstractConvNet(AbstractModel):
+    """A sequence of named layers: conv1, maxmin1, ..., flatten, dense1, ...
+
+    A subclass states the channels, kernel size and stride of its convolutions, and the widths of
+    its hidden dense layers. Images may have any size.
+    """
+
+    convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
+    hidden: ClassVar[tuple[int, ...]]
+
+    @final
+    def build(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        *,
+        parametrization: Parametrization = BCOP,
+        dense: Parametrization | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Sequential:
+        """A freshly initialised model; see :meth:`AbstractModel.build`.
+
+        Raises:
+            ValueError: if there are convolutions and `input_shape` is not that of an image.
+        """
+        if self.convolutions and len(input_shape) != 3:
+            raise ValueError(
+                f"`input_shape` must be channels, height and width; got {input_shape}."
+            )
+        factory = {"device": device, "dtype": dtype}
+        conv = partial(Conv2d, parametrization=parametrization, **factory)
+        linear = partial(Linear, parametrization=dense or dense_method(parametrization), **factory)
+        model, shape = nn.Sequential(), input_shape
+        for i, (channels, kernel_size, stride) in enumerate(self.convolutions, 1):
+            model.add_module(f"conv{i}", conv(shape[0], channels, kernel_size, stride))
+            model.add_module(f"maxmin{i}", MaxMin())
+            shape = (channels, *(math.ceil(size / stride) for size in shape[1:]))
+        model.add_module("flatten", nn.Flatten())
+        features = math.prod(shape)
+        for i, width in enumerate(self.hidden, 1):
+            model.add_module(f"dense{i}", linear(features, width))
+            model.add_module(f"maxmin{len(self.convolutions) + i}", MaxMin())
+            features = width
+        model.add_module(f"dense{len(self.hidden) + 1}", linear(features, classes))
+        return model

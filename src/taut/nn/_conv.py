@@ -1,0 +1,284 @@
+"""Convolutions whose kernel comes from a parametrization."""
+
+from typing import Any, ClassVar, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from taut._arguments import whole, wholes
+from taut.nn._padding import (
+    Pads,
+    PadToMultiple1d,
+    PadToMultiple2d,
+    PadToMultiple3d,
+    Size,
+    make_pads,
+    pad,
+    torch_pads,
+)
+from taut.nn._parametrized import (
+    AbstractParametrizedLayer,
+    Parametrization,
+    SharedTensors,
+    filled,
+)
+from taut.parametrizations import BCOP, AbstractSpectral, read_weight, transformed
+
+Sizes = int | tuple[int, ...]
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
+_ZEROS = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
+
+
+class _ConvNd(AbstractParametrizedLayer):
+    """Sizes and padding of a convolution, transposed or not."""
+
+    axes: ClassVar[int]
+    in_channels: int
+    out_channels: int
+    padding: str | Size
+
+    def _set_sizes(
+        self,
+        channels: tuple[int, int],
+        kernel_size: Sizes,
+        stride: Sizes,
+        dilation: Sizes,
+        groups: int,
+    ) -> None:
+        self.in_channels = whole("in_channels", channels[0])
+        self.out_channels = whole("out_channels", channels[1])
+        self.kernel_size = wholes("kernel_size", kernel_size, self.axes)
+        self.stride = wholes("stride", stride, self.axes)
+        self.dilation = wholes("dilation", dilation, self.axes)
+        self.groups = whole("groups", groups)
+        if any(d != 1 for d in self.dilation):
+            raise ValueError(f"`dilation` must be 1; got {self.dilation}.")
+
+    def _set_padding(self, padding: str | Sizes, padding_mode: str) -> None:
+        if padding_mode not in ("circular", "zeros"):
+            raise ValueError(
+                "`padding_mode` must be 'circular' or 'zeros' (others raise the norm of the "
+                f"operator above that of the kernel); got {padding_mode!r}."
+            )
+        if isinstance(padding, str) and padding not in ("same", "valid"):
+            raise ValueError(
+                f"`padding` must be 'same', 'valid', an integer or a tuple; got {padding!r}."
+            )
+        self.padding, self.padding_mode = "same", padding_mode
+        if padding != "same":
+            positions = 0 if padding == "valid" else padding
+            self.padding = wholes("padding", positions, self.axes, least=0)
+
+    def _make_parameters(
+        self, method: Parametrization, channels: tuple[int, int], bias: bool, **factory: Any
+    ) -> None:
+        """Make and draw the kernel between these channels, then the bias."""
+        sizes: dict[str, Any] = {"stride": self.stride, "groups": self.groups}
+        parametrization = method(*channels, self.kernel_size, **sizes, **factory)
+        self._set_parameters(parametrization, self.out_channels, bias, **factory)
+
+    def extra_repr(self) -> str:
+        """Padding and bias; the parametrization prints the sizes."""
+        return f"padding={self.padding!r}, padding_mode={self.padding_mode!r}" + (
+            "" if self.bias is not None else ", bias=False"
+        )
+
+
+def behind(before: list[tuple[str, nn.Module]], layer: nn.Module) -> nn.Module:
+    """A layer behind others, or alone."""
+    if not before:
+        return layer
+    sequence = nn.Sequential()
+    for name, module in (*before, ("layer", layer)):
+        sequence.add_module(name, module)
+    return sequence
+
+
+class _Conv(_ConvNd):
+    """A convolution: pads the input, and applies `F.conv1d`, `F.conv2d` or `F.conv3d`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Sizes,
+        stride: Sizes = 1,
+        padding: str | Sizes = "same",
+        dilation: Sizes = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "circular",
+        *,
+        parametrization: Parametrization = BCOP,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._set_sizes((in_channels, out_channels), kernel_size, stride, dilation, groups)
+        self._set_padding(padding, padding_mode)
+        self._refuse_repeated_outputs()
+        between = self.in_channels, self.out_channels
+        self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
+        if self._is_spectral and (self.padding, padding_mode) != ("same", "circular"):
+            raise ValueError(
+                "`padding` must be 'same', and `padding_mode` 'circular', for a kernel that fills "
+                f"the periodic domain of its input; got {padding!r}, {padding_mode!r}."
+            )
+
+    def _refuse_repeated_outputs(self) -> None:
+        if self.padding_mode == "zeros" or isinstance(self.padding, str):
+            return
+        if any(2 * p > k - 1 for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                "`padding` must be 'same' or at most (kernel_size - 1) / 2 with "
+                "padding_mode='circular' (more would repeat outputs); "
+                f"got padding={self.padding}, kernel_size={self.kernel_size}."
+            )
+
+    @property
+    def _is_spectral(self) -> bool:
+        return isinstance(self.parametrization, AbstractSpectral)
+
+    def _domain(self, input_size: Size) -> Size:
+        """The size of the periodic domain of a spectral kernel: multiples of the stride."""
+        return tuple(n + -n % s for n, s in zip(input_size, self.stride, strict=True))
+
+    def pads(self, input_size: Size) -> Pads:
+        """How an input of this spatial size is padded before a valid convolution."""
+        pads = make_pads(input_size, self.kernel_size, self.stride, self.padding, self.padding_mode)
+        if not self._is_spectral:
+            return pads
+        sizes = zip(self._domain(input_size), self.stride, strict=True)
+        return Pads(pads.extend, (0,) * self.axes, tuple(n - s for n, s in sizes))
+
+    def kernel(self, input_size: Size) -> Tensor:
+        """The kernel for inputs of this spatial size: `weight`, unless it depends on the size."""
+        if not self._is_spectral:
+            return self.weight
+        return read_weight(self.parametrization, self._domain(input_size))
+
+    def frozen(self, tensors: SharedTensors) -> nn.Module:
+        """A plain convolution, behind the zeros that it does not add itself."""
+        fixed = self.pads(self.stride)  # of a size that the stride divides
+        odd = tuple(b - a for a, b in zip(fixed.left, fixed.right, strict=True))
+        before: list[tuple[str, nn.Module]] = []
+        extended = self.pads(tuple(s + 1 for s in self.stride)).extend
+        if any(extended):
+            multiple = tuple(s if e else 1 for s, e in zip(self.stride, extended, strict=True))
+            before.append(("pad", _TO_MULTIPLE[self.axes](multiple)))
+        wraps = self.padding_mode == "circular" and any(fixed.right)
+        zeros, padding = (0,) * self.axes, fixed.left
+        if wraps:
+            # One position more before the window and an empty tap for it: a copy of the input's
+            # end in a module of its own would have a norm above 1, which this plain layer has not.
+            zeros, padding = odd, fixed.right
+        elif any(odd):
+            before.append(("even", _ZEROS[self.axes](tuple(torch_pads(zeros, odd)))))
+        weight, bias = tensors.weight(self.parametrization, zeros), tensors.bias(self.bias)
+        sizes = (self.in_channels, self.out_channels, tuple(weight.shape[2:]), self.stride, padding)
+        options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
+        options |= {"padding_mode": "circular" if wraps else "zeros", "dtype": weight.dtype}
+        plain = _PLAIN[self.axes](*sizes, self.dilation, self.groups, **options)
+        return behind(before, filled(plain, weight, bias))
+
+    def _fills_torus(self, input_size: Size) -> bool:
+        """Whether the layer is a convolution on a torus that its stride divides."""
+        whole = all(n % s == 0 for n, s in zip(input_size, self.stride, strict=True))
+        return whole and (self.padding_mode, self.padding) == ("circular", "same")
+
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
+        size = tuple(input.shape[-self.axes :])
+        if input.ndim == self.axes + 2 and self._fills_torus(size):
+            y = transformed(self.parametrization, input, self.bias)
+            if y is not None:
+                return y
+        x, convolve = pad(input, self.pads(size), self.padding_mode), _CONVOLUTIONS[self.axes]
+        steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
+        return convolve(x, self.kernel(size), self.bias, **steps)
+
+
+@final
+class Conv1d(_Conv):
+    r"""1-D convolution with a parametrized kernel: a drop-in replacement of `torch.nn.Conv1d`.
+
+    Inputs are `(batch, in_channels, l)` or `(in_channels, l)`. Arguments and guarantee: see
+    :class:`Conv2d`.
+
+    Example:
+        >>> Conv1d(2, 4, 6, stride=3)(torch.zeros(1, 2, 9)).shape
+        torch.Size([1, 4, 3])
+    """
+
+    axes = 1
+
+
+@final
+class Conv2d(_Conv):
+    r"""2-D convolution with a parametrized kernel: a drop-in replacement of `torch.nn.Conv2d`.
+
+    Guarantee: that of the parametrization. With the default, :class:`taut.BCOP`, and circular
+        padding the operator is orthogonal (semi-orthogonal where the sizes of input and output
+        differ): it is 1-Lipschitz in l2, and its transpose preserves the norm of gradients. Without
+        padding it is 1-Lipschitz, and preserves the norm of gradients if `out_channels` is at most
+        `in_channels * stride^2`. With zero padding, a circular padding less than
+        `(kernel_size - 1) / 2`, and sizes that the stride does not divide, it is 1-Lipschitz, but
+        not orthogonal at the border.
+    Cost: the plain convolution, and the weight once per forward pass (once under
+        `torch.no_grad()` inside :func:`taut.cached`); less if the parametrization applies its
+        factors.
+
+    Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`, of any size; with
+    `padding="same"` the output has `ceil(h / stride)` rows and `ceil(w / stride)` columns. In
+    training the output keeps the memory format `torch.channels_last` of the input.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one size, or one per axis; even sizes are allowed.
+        stride: one step, or one per axis; the parametrization says which (BCOP: divisors of the
+            kernel size).
+        padding: `"same"`, `"valid"`, or the number of positions added at both ends of each axis.
+            With `"valid"` or 0 the input is never padded, as in torch.
+        dilation: only 1.
+        groups: blocks of channels that do not mix; the parametrization says which (BCOP: 1).
+        bias: whether to add a learnable bias.
+        padding_mode: `"circular"` or `"zeros"`.
+        parametrization: a class of :mod:`taut.parametrizations`, or a partial of one.
+        device: device of the parameters.
+        dtype: dtype of the parameters.
+
+    Raises:
+        ValueError: if an argument is not one of those; with the argument, what is allowed, and the
+            value.
+
+    Reference:
+        Li et al. (2019), sections 4.2 and 5; arXiv:1911.00937. Without padding: the outputs are
+        some of those of the torus, so that orthonormal rows stay orthonormal.
+
+    Example:
+        >>> layer = Conv2d(3, 16, 4, stride=2)
+        >>> layer(torch.zeros(1, 3, 32, 32)).shape
+        torch.Size([1, 16, 16, 16])
+    """
+
+    axes = 2
+
+
+@final
+class Conv3d(_Conv):
+    r"""3-D convolution with a parametrized kernel: a drop-in replacement of `torch.nn.Conv3d`.
+
+    Inputs are `(batch, in_channels, d, h, w)` or `(in_channels, d, h, w)`. Arguments and guarantee:
+    see :class:`Conv2d`.
+
+    Example:
+        >>> Conv3d(1, 8, 2, stride=2)(torch.zeros(1, 1, 4, 6, 6)).shape
+        torch.Size([1, 8, 2, 3, 3])
+    """
+
+    axes = 3

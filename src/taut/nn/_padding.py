@@ -1,0 +1,250 @@
+"""Padding that keeps an orthogonal kernel an orthogonal (or 1-Lipschitz) operator."""
+
+from itertools import chain
+from operator import gt
+from typing import Any, NamedTuple, final
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from taut._arguments import wholes
+from taut.program import AbstractOp, Site, op
+
+Size = tuple[int, ...]  # one number per spatial axis
+
+
+class Pads(NamedTuple):
+    """How an input is padded before a valid convolution: one number per spatial axis each."""
+
+    extend: Size
+    left: Size
+    right: Size
+
+
+def make_pads(
+    input_size: Size, kernel_size: Size, stride: Size, padding: str | Size, mode: str
+) -> Pads:
+    """The pads of a layer for one input size.
+
+    `"same"` gives `ceil(n / stride)` outputs. Where the stride does not divide a size that is
+    padded circularly, zeros first extend it to the next multiple: no strided convolution on the
+    torus of the size itself is orthogonal. An axis without padding is left as it is.
+    """
+    same = isinstance(padding, str)
+    total = [k - s for k, s in zip(kernel_size, stride, strict=True)]
+    left = tuple(t // 2 for t in total) if same else padding
+    right = tuple(t - t // 2 for t in total) if same else padding
+    extended = [same or (mode == "circular" and p > 0) for p in left]
+    extend = (-n % s if e else 0 for n, s, e in zip(input_size, stride, extended, strict=True))
+    return Pads(tuple(extend), left, right)
+
+
+def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."]:
+    """Apply the pads: zeros for `extend`, then zeros or the other end of the periodic domain."""
+    extend, left, right = pads
+    if mode == "zeros":
+        return _zero_pad(x, left, tuple(map(sum, zip(right, extend, strict=True))))
+    if any(extend):
+        x = _zero_pad(x, (0,) * len(left), extend)
+    if not any(left + right):
+        return x
+    size = x.shape[-len(left) :]
+    if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
+        return _wrap_repeatedly(x, left, right)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
+    return F.pad(x, torch_pads(left, right), "circular")
+
+
+def torch_pads(left: Size, right: Size) -> list[int]:
+    """As `F.pad` takes them: (left, right) of the last axis first."""
+    return list(chain(*zip(left[::-1], right[::-1], strict=True)))
+
+
+def _zero_pad(x: Tensor, left: Size, right: Size) -> Tensor:
+    return F.pad(x, torch_pads(left, right)) if any(left + right) else x
+
+
+def _wrap_repeatedly(x: Tensor, left: Size, right: Size) -> Tensor:
+    """Circular padding by more than the size of the input."""
+    for axis, (a, b) in enumerate(zip(left, right, strict=True), x.ndim - len(left)):
+        n = x.shape[axis]
+        x = x.index_select(axis, torch.arange(-a, n + b, device=x.device) % n)
+    return x
+
+
+class _PadToMultiple(nn.Module):
+    """Add zeros after each axis until `multiple` divides its size."""
+
+    axes: int
+
+    def __init__(self, multiple: int | Size) -> None:
+        super().__init__()
+        self.multiple = wholes("multiple", multiple, self.axes)
+
+    def forward(self, input: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+        """Pad."""
+        sizes = zip(input.shape[-self.axes :], self.multiple, strict=True)
+        return _zero_pad(input, (0,) * self.axes, tuple(-n % m for n, m in sizes))
+
+    def extra_repr(self) -> str:
+        """The multiple."""
+        return f"multiple={self.multiple}"
+
+
+@final
+class PadToMultiple1d(_PadToMultiple):
+    """Add zeros on the right until `multiple` divides the length; see :class:`PadToMultiple2d`.
+
+    Inputs are `(batch, c, l)` or `(c, l)`.
+
+    Example:
+        >>> PadToMultiple1d(4)(torch.zeros(1, 3, 5)).shape
+        torch.Size([1, 3, 8])
+    """
+
+    axes = 1
+
+
+@final
+class PadToMultiple2d(_PadToMultiple):
+    r"""Add zeros below and on the right until `multiple` divides height and width.
+
+    Strided layers pad so if their stride does not divide the size of the input; in frozen models
+    this module precedes the plain convolution.
+
+    Guarantee: an isometry of l2, linear.
+    Cost: one copy of the input; none if there is nothing to add.
+
+    Inputs are `(batch, c, h, w)` or `(c, h, w)`.
+
+    Args:
+        multiple: one number, or a pair (rows, columns).
+
+    Raises:
+        ValueError: if `multiple` is not made of positive integers.
+
+    Example:
+        >>> PadToMultiple2d(4)(torch.zeros(1, 3, 5, 8)).shape
+        torch.Size([1, 3, 8, 8])
+    """
+
+    axes = 2
+
+
+@final
+class PadToMultiple3d(_PadToMultiple):
+    """Add zeros after depth, height and width; see :class:`PadToMultiple2d`.
+
+    Inputs are `(batch, c, d, h, w)` or `(c, d, h, w)`.
+
+    Example:
+        >>> PadToMultiple3d((2, 1, 4))(torch.zeros(1, 3, 5, 5, 5)).shape
+        torch.Size([1, 3, 6, 5, 8])
+    """
+
+    axes = 3
+
+
+@op(PadToMultiple1d, PadToMultiple2d, PadToMultiple3d)
+class _PadToMultipleOp(AbstractOp):
+    proof = "adds zeros"
+    exact = True
+    affine = True
+    helper = '''
+def pad_to_multiple(x, *multiple):
+    """Zeros behind each axis until the size is a multiple."""
+    pairs = zip(x.shape[2:], multiple)
+    return F.pad(x, [n for size, m in list(pairs)[::-1] for n in (0, -size % m)])
+'''
+
+    def gains(self, site: Site) -> tuple[float, ...]:
+        return (1.0,)
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        multiple = list(site.args["multiple"])
+        size = e.node("Shape", x, "size", start=2, end=2 + len(multiple))
+        negative = e.node("Neg", [size], "negative")
+        missing = e.node("Mod", [negative, e.integers("multiple", multiple)], "missing")
+        before = e.integers("before", [0] * (4 + len(multiple)))
+        pads = e.node("Concat", [before, missing], "pads", axis=0)
+        e.node("Pad", [*x, pads], mode="constant")
+
+    def source(self, site: Site, *x: str) -> str:
+        return f"pad_to_multiple({x[0]}, {', '.join(map(str, site.args['multiple']))})"
+
+
+def _channels_last(x: Tensor, axes: int) -> bool:
+    """Whether channels lie last in memory, also for tensors inside `torch.func.vmap`."""
+    return axes > 1 and x.ndim == axes + 2 and x.stride(1) == 1
+
+
+def _new_empty(x: Tensor, size: Size) -> Tensor:
+    """A tensor of another spatial size with the memory format of `x`."""
+    if _channels_last(x, len(size)):
+        return x.new_empty(x.shape[0], *size, x.shape[1]).movedim(-1, 1)
+    return x.new_empty(*x.shape[: -len(size)], *size)
+
+
+def _clone(x: Tensor, *, channels_last: bool) -> Tensor:
+    if channels_last:
+        return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+class _Wrap(torch.autograd.Function):
+    """Circular padding with one copy forward and one backward; torch's takes several."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, left: Size, right: Size) -> Tensor:
+        axes, first = len(left), x.ndim - len(left)
+        size = x.shape[first:]
+        y = _new_empty(x, tuple(map(sum, zip(left, size, right, strict=True))))
+        parts = [y]  # of each axis: what lies between the pads of all axes before it
+        for axis, (a, n) in enumerate(zip(left, size, strict=True), first):
+            parts.append(parts[-1].narrow(axis, a, n))
+        parts.pop().copy_(x)
+        for i in reversed(range(axes)):
+            part, axis, n = parts[i], first + i, size[i]
+            part.narrow(axis, 0, left[i]).copy_(part.narrow(axis, n, left[i]))
+            part.narrow(axis, left[i] + n, right[i]).copy_(part.narrow(axis, left[i], right[i]))
+        return y
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
+        ctx.sides = inputs[1:]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Unwrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
+
+
+class _Unwrap(torch.autograd.Function):
+    """The adjoint of `_Wrap`: adds each copy to its original."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, left: Size, right: Size) -> Tensor:
+        last, first = _channels_last(y, len(left)), y.ndim - len(left)
+        for axis, (a, b) in enumerate(zip(left, right, strict=True), first):
+            if not (a or b):
+                continue
+            n = y.shape[axis] - a - b
+            x = _clone(y.narrow(axis, a, n), channels_last=last)
+            x.narrow(axis, n - a, a).add_(y.narrow(axis, 0, a))
+            x.narrow(axis, 0, b).add_(y.narrow(axis, a + n, b))
+            y = x
+        return y
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
+        ctx.sides = inputs[1:]
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _Wrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]

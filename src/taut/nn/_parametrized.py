@@ -1,0 +1,71 @@
+"""What all layers with a parametrized weight share."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from taut.parametrizations import AbstractParametrization, read_weight
+
+Parametrization = Callable[..., AbstractParametrization]
+_M = TypeVar("_M", bound=nn.Module)
+
+
+@runtime_checkable
+class SharedTensors(Protocol):
+    """Copies of the tensors of a model that is frozen: what is shared there is shared here."""
+
+    def weight(
+        self, parametrization: AbstractParametrization, zeros: tuple[int, ...] = ()
+    ) -> nn.Parameter:
+        """The weight, behind so many positions of zeros on each of its axes."""
+        ...
+
+    def bias(self, bias: Tensor | None) -> nn.Parameter | None:
+        """The bias."""
+        ...
+
+
+def filled(module: _M, weight: nn.Parameter, bias: nn.Parameter | None) -> _M:
+    """A plain layer made without drawing random numbers, with its tensors."""
+    module.register_parameter("weight", weight)
+    module.register_parameter("bias", bias)
+    return module
+
+
+class AbstractParametrizedLayer(nn.Module, ABC):
+    """A layer with a weight from a parametrization, and a bias or None."""
+
+    parametrization: AbstractParametrization
+    bias: nn.Parameter | None
+
+    @abstractmethod
+    def frozen(self, tensors: SharedTensors) -> nn.Module:
+        """The same layer in plain torch; pads of its own as a `Sequential` that ends in `layer`."""
+
+    def _set_parameters(
+        self, parametrization: AbstractParametrization, outputs: int, bias: bool, **factory: Any
+    ) -> None:
+        self.parametrization = parametrization
+        self.bias = nn.Parameter(torch.empty(outputs, **factory)) if bias else None
+        self._reset_bias()
+
+    def reset_parameters(self) -> None:
+        """Draw the raw tensors and the bias anew."""
+        self.parametrization.reset_parameters()
+        self._reset_bias()
+
+    def _reset_bias(self) -> None:
+        """Uniform in the interval that torch's layers take."""
+        if self.bias is not None:
+            method = self.parametrization
+            inputs = method.in_channels // method.groups * math.prod(method.kernel_size)
+            nn.init.uniform_(self.bias, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight, of the same shape as that of torch's layer."""
+        return read_weight(self.parametrization)

@@ -1,0 +1,59 @@
+"""BCOP-Fixed: an orthogonal convolution that is drawn once and never trained."""
+
+from typing import final
+
+import torch
+from torch import Tensor
+
+from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._bcop import BCOP
+from taut.parametrizations._orthogonal import Orthogonal
+
+
+@final
+class BCOPFixed(AbstractParametrization):
+    r"""The kernel of a fresh :class:`taut.BCOP`, never trained: a baseline for training kernels.
+
+    The kernel is a buffer, not a parameter: optimisers do not see it, distributed training does not
+    wait for its gradient, and checkpoints contain it.
+
+    Guarantee: that of :class:`taut.BCOP`, for the kernel as drawn: with circular padding all
+        singular values of the operator are 1 (semi-orthogonal where the channel counts differ).
+    Cost: nothing per read.
+
+    Reference:
+        Li et al. (2019), arXiv:1911.00937, table 7, "BCOP-Fixed".
+
+    Example:
+        >>> list(BCOPFixed(2, 2, (3, 3)).parameters())
+        []
+    """
+
+    guarantee = "orthogonal"
+    reference = "Li et al. 2019, arXiv:1911.00937, table 7"
+    kernel: Tensor
+
+    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Empty: nothing is trained."""
+        return {}
+
+    def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The kernel."""
+        return {"kernel": (self.out_channels, self.in_channels, *self.kernel_size)}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the kernel anew."""
+        options = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        sizes = self.in_channels, self.out_channels, self.kernel_size
+        self.kernel.copy_(BCOP(*sizes, stride=self.stride, **options).weight())
+
+    @classmethod
+    def dense_as(cls) -> type[AbstractParametrization]:
+        """:class:`taut.Orthogonal`, which models train as ever."""
+        return Orthogonal
+
+    def weight(self) -> Tensor:
+        """The kernel, `(out_channels, in_channels, *kernel_size)`."""
+        # A copy, so that writing to a weight does not change the kernel.
+        return self.kernel.clone()

@@ -1,0 +1,198 @@
+"""Weights and bases that are kept for a while: the only caches of the package."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
+from taut.linalg.bases import orthonormal_basis
+from taut.parametrizations._base import AbstractParametrization
+
+_local = threading.local()  # `weights` and `bases`: what the contexts of a thread keep
+_lock = threading.Lock()
+_contexts = 0  # how many contexts are open, in all threads
+
+
+@contextmanager
+def _noticing_steps() -> Iterator[None]:
+    """Inside this context a step of any optimiser counts as a change of its tensors."""
+    global _contexts
+    with _lock:
+        _contexts += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _contexts -= 1
+
+
+def _count_step(optimiser: Optimizer, *_: object) -> None:
+    """Count the step as a change: torch's fused optimisers write without saying so."""
+    if _contexts == 0:
+        return
+    tensors = (p for group in optimiser.param_groups for p in group["params"])
+    changed = [p for p in tensors if p.grad is not None and not p.is_inference()]
+    torch.autograd.graph.increment_version(changed)
+
+
+# Once, on import: torch keeps hooks in a global dict, over which another thread may be iterating.
+register_optimizer_step_post_hook(_count_step)
+
+
+@contextmanager
+def cached() -> Iterator[None]:
+    """Inside this context each weight is computed once, not once per forward pass.
+
+    A cached weight serves only reads that need no gradient of it: with gradients disabled, or with
+    raw tensors that do not require one. Training inside the context computes weights as usual, as
+    do reads under `torch.func` transforms, and reads of tensors made in inference mode. A weight is
+    computed again once a raw tensor has changed (an optimiser step, `load_state_dict`, `.to`);
+    changes through `Tensor.data` go unnoticed, as they do in torch. Contexts may be nested; each
+    thread has its own.
+
+    Example:
+        >>> matrix = taut.Orthogonal(3, 3)
+        >>> with torch.no_grad(), taut.cached():
+        ...     read_weight(matrix) is read_weight(matrix)
+        True
+    """
+    outer = getattr(_local, "weights", None)
+    _local.weights = {} if outer is None else outer
+    try:
+        with _noticing_steps():
+            yield
+    finally:
+        _local.weights = outer
+
+
+def read_basis(raw: Tensor) -> Tensor:
+    """The orthonormal basis of a raw tensor, from :func:`taut.batched` if that has it.
+
+    Example:
+        >>> read_basis(torch.tensor([[3.0], [4.0]]))
+        tensor([[0.6000],
+                [0.8000]])
+    """
+    kept = kept_basis(raw)
+    return orthonormal_basis(raw) if kept is None else kept
+
+
+def kept_basis(raw: Tensor) -> Tensor | None:
+    """The basis that :func:`taut.batched` keeps for a raw tensor, if it has not changed since."""
+    if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
+        return None
+    raw_state, basis_state, basis = _local.bases.get(raw, (None, None, None))
+    if basis is None or raw_state != _state(raw) or basis_state != _state(basis):
+        return None
+    lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
+    return None if lacks_gradient else basis
+
+
+@contextmanager
+def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Inside this context :func:`read_basis` answers with these bases of these raw tensors."""
+    outer = getattr(_local, "bases", None)
+    kept = {
+        raw: (_state(raw), _state(basis), basis)
+        for raw, basis in pairs
+        if not (raw.is_inference() or basis.is_inference())
+    }
+    _local.bases = {**(outer or {}), **kept}
+    try:
+        with _noticing_steps():
+            yield
+    finally:
+        _local.bases = outer
+
+
+class _CachedWeight(NamedTuple):
+    """A cached weight with the state needed to invalidate it."""
+
+    raw_state: tuple
+    weight_state: tuple
+    weight: Tensor
+    alive: tuple[Tensor, ...]  # the raw tensors, so that no new tensor takes their addresses
+
+
+def read_weight(
+    parametrization: AbstractParametrization, size: tuple[int, ...] | None = None
+) -> Tensor:
+    """The weight of a parametrization, from the cache where :func:`cached` allows it.
+
+    Computed in the precision of the raw tensors, under autocast too. Without gradients it is
+    contiguous: convolutions sum in another order for other strides.
+
+    Args:
+        parametrization: the owner of the raw tensors.
+        size: spatial size of the input, for an :class:`AbstractSpectral`, whose kernel depends on
+            it.
+
+    Example:
+        >>> read_weight(taut.Orthogonal(2, 3)).shape
+        torch.Size([3, 2])
+    """
+    sizes = () if size is None else (size,)
+    tensors = (*parametrization.parameters(), *parametrization.buffers())
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        if not keeps_weight(parametrization):
+            weight = parametrization.weight(*sizes)
+            return weight if torch.is_grad_enabled() else _contiguous(weight)
+        key = (parametrization, size)
+        raw_state = (torch.is_inference_mode_enabled(), *map(_state, tensors))
+        kept = _local.weights.get(key)
+        if kept is None or (kept.raw_state, kept.weight_state) != (raw_state, _state(kept.weight)):
+            weight = _contiguous(parametrization.weight(*sizes))
+            alive = tuple(tensor.detach() for tensor in tensors)
+            kept = _CachedWeight(raw_state, _state(weight), weight, alive)
+            _local.weights[key] = kept
+        return kept.weight
+
+
+def _contiguous(weight: Tensor) -> Tensor:
+    """With the strides of a new tensor of its shape, also along axes of length 1."""
+    strides = torch.empty(weight.shape, device="meta").stride()
+    if weight.stride() == strides:
+        return weight
+    return weight.clone(memory_format=torch.contiguous_format)
+
+
+def _state(tensor: Tensor) -> tuple:
+    """Changes if the tensor is replaced, or written to (unless inference mode made it)."""
+    version = None if tensor.is_inference() else version_of(tensor)
+    return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
+
+
+def transformed(
+    parametrization: AbstractParametrization, x: Tensor, bias: Tensor | None
+) -> Tensor | None:
+    """:meth:`AbstractParametrization.transform`, or None where the weight itself has to be used.
+
+    That is so without gradients, so that evaluation equals what :func:`taut.freeze` ships, bit for
+    bit; under autocast, which rounds the weight only when it is used; where :func:`cached` keeps
+    the weight; and under transforms of `torch.func`.
+
+    Example:
+        >>> transformed(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4), None)  # a small kernel
+    """
+    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+        return None
+    if keeps_weight(parametrization) or inside_transform():
+        return None
+    return parametrization.transform(x, bias)
+
+
+def keeps_weight(parametrization: AbstractParametrization) -> bool:
+    """Whether :func:`cached` serves this parametrization here and now."""
+    # A compiled graph computes the weight in each call: freeze the model to have it once.
+    if torch.compiler.is_compiling() or getattr(_local, "weights", None) is None:
+        return False
+    tensors = (*parametrization.parameters(), *parametrization.buffers())
+    if any(t.is_inference() or is_functorch_wrapped_tensor(t) for t in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors))

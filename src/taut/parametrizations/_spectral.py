@@ -1,0 +1,149 @@
+"""Parametrizations in the frequency domain: one matrix per frequency of the periodic input."""
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable
+from itertools import product
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from taut._arguments import wholes
+from taut._torch_private import constant_when_compiled
+from taut.linalg.twiddles import half_plane
+from taut.parametrizations._base import AbstractParametrization
+
+
+class AbstractSpectral(AbstractParametrization):
+    r"""A parametrization whose kernel fills the periodic domain of the input.
+
+    A circular convolution applies one matrix per frequency, its symbol
+    :math:`\hat K(\omega) = \sum_t K_t e^{i \omega \cdot t}`. A subclass defines :meth:`symbol` by
+    matrices that are orthogonal (or of norm at most 1) at each frequency; the kernel follows. Its
+    raw tensors do not depend on the size of the input, its weight does: layers of :mod:`taut.nn`
+    ask for the weight with the size of their input. With a stride the symbol is that of the
+    convolution on the downsampled input. A matrix (`kernel_size=()`) needs no size.
+
+    Guarantee: on the periodic domain of that size only. On another size, or with zero padding, the
+        same kernel may have a norm above 1.
+    """
+
+    @abstractmethod
+    def symbol(self, size: tuple[int, ...]) -> Complex[Tensor, "f o i"]:
+        """Compute the symbol at the frequencies of `taut.linalg.twiddles.half_plane(size)`.
+
+        At frequencies that are their own mirror image the matrices must be real, so that the kernel
+        is: see :func:`kernel_symbol` and :func:`map_symbol`.
+
+        Args:
+            size: of the domain, after downsampling by the stride.
+
+        Returns:
+            Matrices `(out_channels, folded_channels)`.
+        """
+
+    def weight(self, size: tuple[int, ...] | None = None) -> Tensor:
+        """Compute the kernel for inputs of a spatial size, `(out_channels, in_channels, *size)`.
+
+        Raises:
+            ValueError: if `size` is missing, or not a multiple of the stride.
+        """
+        if size is None and self.kernel_size:
+            raise ValueError(
+                f"`size` must be the spatial size of the input, which the kernel of "
+                f"{type(self).__name__} fills; got None. A layer passes it in its forward; use "
+                "layer.kernel(size) in place of layer.weight."
+            )
+        size = wholes("size", size or (), len(self.kernel_size))
+        if any(n % s for n, s in zip(size, self.stride, strict=True)):
+            raise ValueError(
+                f"`size` must be a multiple of `stride`; got size={size}, stride={self.stride}."
+            )
+        size = tuple(n // s for n, s in zip(size, self.stride, strict=True))
+        return self.unfold(_kernel_of(self.symbol(size), size))
+
+
+def kernel_symbol(
+    kernel: Float[Tensor, "o i ..."], size: tuple[int, ...]
+) -> Complex[Tensor, "f o i"]:
+    """The symbol of a kernel of a few taps, its middle tap at the origin, on half the frequencies.
+
+    Differentiable; taps beyond the domain wrap round.
+
+    Args:
+        kernel: (o, i, *taps).
+        size: of the periodic domain.
+
+    Returns:
+        One matrix per frequency of `half_plane(size)`; real at frequencies that mirror themselves.
+
+    Example:
+        >>> kernel_symbol(torch.tensor([[[0.0, 1.0, 1.0]]]), (2,)).flatten()
+        tensor([2.+0.j, 0.+0.j])
+    """
+    grid, counts = _half_plane(size)
+    places = list(product(*(range(-((k - 1) // 2), k // 2 + 1) for k in kernel.shape[2:])))
+    places = torch.tensor(places, dtype=torch.long).reshape(len(places), len(size))
+    frequencies = torch.tensor(grid, dtype=torch.long).reshape(len(grid), 1, len(size))
+    domain = torch.tensor(size, dtype=torch.long)
+    turns = (frequencies * places % domain).double() / domain  # (f, t, axes), reduced exactly
+    angle = 2 * math.pi * turns.sum(2)
+    sine = angle.sin() * (torch.tensor(counts) == 2)[:, None]
+    taps = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1).T
+    symbol = torch.complex(angle.cos().to(kernel) @ taps, sine.to(kernel) @ taps)
+    return symbol.unflatten(1, kernel.shape[:2])
+
+
+def map_symbol(
+    function: Callable[[Tensor], Tensor], symbol: Complex[Tensor, "f o i"], size: tuple[int, ...]
+) -> Complex[Tensor, "f o2 i2"]:
+    r"""Apply a function of matrices at each frequency, in real arithmetic where the symbol is real.
+
+    Complex arithmetic may leave the real matrices by rounding: an orthonormal basis of a
+    rank-deficient matrix is completed by arbitrary vectors, and the real part of a unitary matrix
+    is not unitary.
+
+    Args:
+        function: from real or complex matrices, batched, to such matrices.
+        symbol: on `half_plane(size)`.
+        size: of the periodic domain.
+
+    Example:
+        >>> symbol = kernel_symbol(torch.tensor([[[1.0, 0.0, 3.0]]]), (4,))
+        >>> map_symbol(torch.sgn, symbol, (4,)).real.flatten().round()
+        tensor([ 1.,  0., -1.])
+    """
+    _, counts = _half_plane(size)
+    own, paired = ([i for i, count in enumerate(counts) if count == n] for n in (1, 2))
+    own, paired = (torch.tensor(i, dtype=torch.long, device=symbol.device) for i in (own, paired))
+    mapped = function(symbol.index_select(0, own).real) + 0j
+    if paired.shape[0]:
+        mapped = torch.cat((mapped, function(symbol.index_select(0, paired))))
+    return mapped.index_select(0, torch.cat((own, paired)).argsort())
+
+
+@constant_when_compiled
+def _half_plane(size: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
+    """`half_plane` as plain numbers, which a compiler takes for constants."""
+    grid, counts = half_plane(size)
+    return tuple(map(tuple, grid.tolist())), tuple(counts.tolist())
+
+
+def _kernel_of(symbol: Tensor, size: tuple[int, ...]) -> Tensor:
+    r""":math:`K_t = N^{-1} \sum_\omega \hat K(\omega) e^{-i \omega \cdot t}`, `(o, i, *size)`."""
+    if not size:
+        return symbol[0].real
+    grid, _ = _half_plane(size)
+    number = {frequency: i for i, frequency in enumerate(grid)}
+    # irfftn reads half of the last axis, and sums with e^{+i w t}: of conjugate matrices it gives
+    # the conjugate kernel, which is the kernel itself.
+    shape = (*size[:-1], size[-1] // 2 + 1)
+    half = list(product(*map(range, shape)))
+    mirrors = [tuple(-j % n for j, n in zip(w, size, strict=True)) for w in half]
+    index = [number[min(w, mirror)] for w, mirror in zip(half, mirrors, strict=True)]
+    conjugate = torch.tensor([w in number for w in half], device=symbol.device)
+    plane = symbol.index_select(0, torch.tensor(index, device=symbol.device))
+    plane = torch.where(conjugate[:, None, None], plane.conj(), plane)
+    plane = plane.unflatten(0, shape).movedim((-2, -1), (0, 1))  # (o, i, *shape)
+    return torch.fft.irfftn(plane, s=size, dim=tuple(range(2, plane.ndim)))

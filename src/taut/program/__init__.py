@@ -1,0 +1,71 @@
+"""A model in plain values, and the table of facts: what every operation stretches and rounds."""
+
+from taut.program import ops as ops
+from taut.program._bound import (
+    bound_of,
+    checked_program,
+    lipschitz_bound,
+    single_operator,
+    singular_values,
+    trace,
+    verifiable_bound,
+)
+from taut.program._check import check_agreement, check_precision
+from taut.program._compose import Composed, Layer, compose, row, widened
+from taut.program._op import (
+    CAPTURES,
+    EXACT,
+    READS,
+    AbstractOp,
+    Rounding,
+    captures,
+    norm_upper,
+    op,
+    reads,
+)
+from taut.program._pairwise import UP_SQRT2, pairwise_constants
+from taut.program._program import Node, Program, Site, canonical
+from taut.program._replay import ProgramModule, replay
+from taut.program._result import LayerBound, LipschitzBound, UnprovenError
+from taut.program._walk import layers_of, operation
+from taut.program.passes._padding import fixed_size
+
+__all__ = [
+    "CAPTURES",
+    "EXACT",
+    "READS",
+    "UP_SQRT2",
+    "AbstractOp",
+    "Composed",
+    "Layer",
+    "LayerBound",
+    "LipschitzBound",
+    "Node",
+    "Program",
+    "ProgramModule",
+    "Rounding",
+    "Site",
+    "UnprovenError",
+    "bound_of",
+    "canonical",
+    "captures",
+    "check_agreement",
+    "check_precision",
+    "checked_program",
+    "compose",
+    "fixed_size",
+    "layers_of",
+    "lipschitz_bound",
+    "norm_upper",
+    "op",
+    "operation",
+    "pairwise_constants",
+    "reads",
+    "replay",
+    "row",
+    "single_operator",
+    "singular_values",
+    "trace",
+    "verifiable_bound",
+    "widened",
+]

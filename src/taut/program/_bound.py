@@ -1,0 +1,324 @@
+"""The Lipschitz bound of a whole model, and the spectrum of a linear one."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
+from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
+from taut.program._check import checked_record
+from taut.program._op import AbstractOp
+from taut.program._pairwise import pairwise_constants
+from taut.program._program import LARGEST, Program, Site, canonical, program_from
+from taut.program._replay import ProgramModule, replay
+from taut.program._result import LayerBound, LipschitzBound, UnprovenError
+from taut.program._walk import bounds_of, operation
+from taut.program.passes import rewritten
+
+__all__ = [
+    "bound_of",
+    "checked_program",
+    "lipschitz_bound",
+    "single_operator",
+    "singular_values",
+    "trace",
+    "verifiable_bound",
+]
+
+
+def trace(model: nn.Module, input_shape: tuple[int, ...], *, through: bool = False) -> Program:
+    """Write a model down: the operations that its forward calls, with copies of its weights.
+
+    The forward is run for real, on a few random inputs; see docs/certificates.md for what is
+    followed and what is refused.
+
+    Args:
+        model: takes one tensor, batch first; in eval mode where that matters.
+        input_shape: shape of one input, without the batch.
+        through: whether to follow the forwards of modules that you registered an op for, instead of
+            having one operation for each; exported files hold no op of yours.
+
+    Raises:
+        UnprovenError: (a NotImplementedError and ValueError) naming what cannot be followed.
+        ValueError: if the input shape does not fit, or has a 0 in it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+        >>> [node.op for node in trace(model, (1, 2, 2)).nodes]
+        ['reshape', 'linear']
+    """
+    shape = _checked_shape(input_shape)
+    program = rewritten(checked_record(model, shape, through=through))
+    for site in program.sites():
+        _check_operator(site)
+    return program
+
+
+def checked_program(
+    graph: Mapping[str, Any], shape: tuple[int, ...], tensors: Mapping[str, Tensor]
+) -> Program:
+    """The program that a file writes down, if it is one that a model can have.
+
+    It is run and recorded: what is recorded must be what the file says, operation by operation,
+    argument by argument and tensor by tensor.
+
+    Args:
+        graph: as `Program.content` has it.
+        shape: of one input.
+        tensors: by name.
+
+    Raises:
+        UnprovenError: if an operation has no proven bound, or only the model has it.
+        ValueError: if the graph is none, or no model computes it.
+    """
+    program = program_from(graph, _checked_shape(shape), tensors)
+    if canonical(program.content()) != canonical(graph):
+        raise ValueError("The graph says more, or other things, than graphs do.")
+    _check_shapes(program)
+    again = trace(ProgramModule(_wide(program)), program.input_shape)
+    said, recorded = _numbered(program), _numbered(again)
+    for node, one, other in zip(program.nodes, said, recorded, strict=False):
+        if one != other:
+            raise ValueError(
+                f"`{node.name}` ({node.op}) does not compute what the graph says of it."
+            )
+    same = len(said) == len(recorded) and all(
+        torch.equal(program.tensors[a].to(again.tensors[b].dtype), again.tensors[b])
+        for one, other in zip(program.nodes, again.nodes, strict=True)
+        for a, b in ((one.tensors[role], other.tensors[role]) for role in one.tensors)
+    )
+    if not same:
+        raise ValueError("The graph holds operations that its output does not depend on.")
+    return program
+
+
+def _wide(program: Program) -> Program:
+    """The program in float64, its tensors under names that no attribute has."""
+    names = {name: f"tensor{i}" for i, name in enumerate(program.tensors)}
+    tensors = {
+        names[name]: t.double() if t.is_floating_point() else t
+        for name, t in program.tensors.items()
+    }
+    nodes = (
+        replace(node, tensors={role: names[name] for role, name in node.tensors.items()})
+        for node in program.nodes
+    )
+    return replace(program, nodes=tuple(nodes), tensors=tensors)
+
+
+def _check_shapes(program: Program) -> None:
+    """Run a program without numbers, so that nothing larger than it says is ever made."""
+    meta = {name: t.to("meta") for name, t in program.tensors.items()}
+    values = {
+        program.source: torch.empty(1, *program.input_shape, dtype=torch.float64, device="meta")
+    }
+    for site in replace(program, tensors=meta).sites():
+        node, inputs = site.node, [values[name] for name in site.node.inputs]
+        sides: list[Any] = []  # of a padded image that is nobody's value
+        if node.op == "conv":
+            sides = [node.args["padding"][key] for key in ("left", "right", "extend")]
+        if node.op == "conv_transpose":
+            sides = node.args["wrap"] or []
+        sizes = [sum(n) for n in zip(site.shapes[0][1:], *sides, strict=True)]
+        if sides and math.prod(sizes) * site.shapes[0][0] > LARGEST:
+            raise ValueError(f"`{node.name}` pads its image to more than {LARGEST} numbers.")
+        value = operation(site).run(site, *inputs)
+        if value.shape != (1, *node.shape):
+            raise ValueError(f"`{node.name}` makes {tuple(value.shape[1:])}, not {node.shape}.")
+        values[node.name] = value
+
+
+def _numbered(program: Program) -> list[str]:
+    """The nodes without names: inputs by the number of their node, tensors by their roles."""
+    number = {node.name: i for i, node in enumerate(program.nodes)} | {program.source: -1}
+    contents = []
+    for node in program.nodes:
+        inputs = [number[name] for name in node.inputs]
+        content = node.content() | {"inputs": inputs, "tensors": sorted(node.tensors)}
+        content |= {"name": "", "type": "", "output": node.name == program.output}
+        contents.append(canonical(content))
+    return contents
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    """One convention for shapes: that of one input, without the batch."""
+    if isinstance(shape, int | Tensor) or not all(isinstance(n, int) for n in shape):
+        what = tuple(shape.shape) if isinstance(shape, Tensor) else shape
+        raise ValueError(
+            f"`input_shape` must be the shape of one input, without the batch; got {what}."
+        )
+    if any(n < 1 for n in shape):
+        raise ValueError(f"`input_shape` must be made of positive integers; got {tuple(shape)}.")
+    return tuple(int(n) for n in shape)
+
+
+def _check_operator(site: Site) -> None:
+    """Refuse an operator of a registered module that is not what its forward does."""
+    kind = operation(site)
+    operator = None if site.module is None else kind.operator(site)
+    if operator is None:
+        return
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, *site.shapes[0], generator=generator, dtype=torch.float64)
+    moved = kind.run(site, x) - kind.run(site, torch.zeros_like(x))
+    slices = x.reshape(-1, *operator.in_shape)
+    expected = operator.apply(slices).reshape(moved.shape)
+    if not torch.allclose(moved, expected, 1e-5, 1e-5 * float(expected.abs().max())):
+        raise UnprovenError(
+            f"`{site.node.name}` ({site.node.type}) has an operator that is far from what the "
+            "model computes: the op gives another one than its forward."
+        )
+
+
+def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
+    r"""Proven upper bound of the l2 Lipschitz constant of a model.
+
+    Compositions multiply, sums add, concatenations take the root of the sum of squares. Each
+    layer's factor is a norm bound of its weights as they are now, never a guarantee read from the
+    layer.
+
+    Args:
+        model: made of modules and functions that have a rule; in eval mode where that matters.
+        input_shape: shape of one input, without the batch.
+
+    Returns:
+        The bound: `float(b)`, and `b.layers`, one row a layer.
+
+    Raises:
+        UnprovenError: (a NotImplementedError and ValueError) if anything has no proven bound; it is
+            named.
+        ValueError: if the input shape does not fit, or has a 0 in it.
+
+    Example:
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
+        >>> with torch.no_grad():
+        ...     _ = model[1].weight.copy_(torch.tensor([[3.0, 0, 0, 0], [0, 2.0, 0, 0]]))
+        >>> round(float(lipschitz_bound(model, (1, 2, 2))), 6)
+        3.0
+    """
+    return bound_of(trace(model, input_shape), tight=True)
+
+
+def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
+    """`lipschitz_bound` by proofs that others repeat quickly: of zero padding, that of its torus.
+
+    Certificates are made of it. It is the same but for layers that are far from orthogonal and have
+    zeros at the border, where it may be larger.
+
+    Example:
+        >>> float(verifiable_bound(nn.ReLU(), (3,)))
+        1.0
+    """
+    return bound_of(trace(model, input_shape), tight=False)
+
+
+def bound_of(program: Program, *, tight: bool) -> LipschitzBound:
+    """The bound of a program; `tight` takes more time where zeros are padded."""
+    slopes, rows = {program.source: 1.0}, []
+    for site in program.sites():
+        node, kind = site.node, operation(site)
+        bounds = bounds_of(site, tight=tight)
+        inputs = [slopes[name] for name in node.inputs]
+        terms = [up_product(b.value, s) for b, s in zip(bounds, inputs, strict=True)]
+        slopes[node.name] = (up_sum if kind.combine == "sum" else up_root_sum_square)(*terms)
+        if not slopes[node.name] >= 0:
+            raise UnprovenError(f"`{node.name}` ({node.type}) has no finite bound.")
+        row = _row(site, slopes[node.name], max(inputs), bounds)
+        rows += [row] if row is not None else []
+    total = slopes[program.output]
+    return LipschitzBound(total, tuple(rows), _pairs(program, slopes))
+
+
+def _row(site: Site, slope: float, largest: float, bounds: tuple) -> LayerBound | None:
+    """The row of a layer; functions that stretch nothing have none."""
+    node = site.node
+    gain = bounds[0].value if len(bounds) == 1 else slope / largest if largest > 0 else slope
+    if node.path != node.name and gain == 1.0:
+        return None
+    proof = max(bounds, key=lambda bound: bound.value).proof
+    return LayerBound(node.name, node.type, gain, proof)
+
+
+def _pairs(program: Program, slopes: dict[str, float]) -> Tensor | None:
+    """Constants of pairs of outputs, if the program ends in a matrix."""
+    last = next((node for node in program.nodes if node.name == program.output), None)
+    if last is None or last.op != "linear" or len(last.shape) != 1:
+        return None
+    return pairwise_constants(program.tensors[last.tensors["weight"]], slopes[last.inputs[0]])
+
+
+def singular_values(module: nn.Module, input_shape: tuple[int, ...]) -> Float[Tensor, " s"]:
+    r"""Exact singular values of a linear module, of its operator on inputs of one shape.
+
+    The operator is what forward does, with padding, stride, dilation and groups, without the bias.
+    Convolutions and matrices go by their own spectrum; any other affine module, and any model made
+    of affine modules and functions, is written out densely.
+
+    Args:
+        module: affine in its input.
+        input_shape: shape of one input, without the batch.
+
+    Returns:
+        min(outputs, inputs) values in float64, descending.
+
+    Raises:
+        UnprovenError: (a NotImplementedError) if a part has no rule or is not linear; it is named.
+        ValueError: if the input shape does not fit, or the dense operator would be too large.
+
+    Example:
+        >>> layer = nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular", bias=False)
+        >>> with torch.no_grad():
+        ...     _ = layer.weight.fill_(1.0)
+        >>> singular_values(layer, (1, 4, 4))[0].round(decimals=6).item()
+        9.0
+    """
+    program = trace(module, input_shape)
+    sites = program.sites()
+    for site in sites:
+        bounds_of(site)
+        _check_linear(site, operation(site))
+    operator = single_operator(program)
+    if operator is not None:
+        copies = sites[0].entries[0] // math.prod(operator.in_shape)
+        return operator.singular_values().repeat_interleave(copies)
+    return torch.linalg.svdvals(dense(program))
+
+
+def single_operator(program: Program) -> AbstractOperator | None:
+    """The operator on a slice of the input, if the program is one linear operation on each."""
+    sites = program.sites()
+    operator = operation(sites[0]).operator(sites[0]) if len(sites) == 1 else None
+    if operator is None:
+        return None
+    read, written = sites[0].entries
+    copies = read // math.prod(operator.in_shape)
+    whole = (copies * math.prod(operator.in_shape), copies * math.prod(operator.out_shape))
+    return operator if (read, written) == whole else None
+
+
+def _check_linear(site: Site, kind: AbstractOp) -> None:
+    if not kind.affine and kind.operator(site) is None:
+        raise UnprovenError(
+            f"`{site.node.name}` ({site.node.type}) has no singular values: it is not linear."
+        )
+
+
+def dense(program: Program) -> Float[Tensor, "m n"]:
+    """The matrix of an affine program, by pushing the identity through it."""
+    inputs = torch.Size(program.input_shape).numel()
+    device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
+    zero = torch.zeros(1, *program.input_shape, dtype=torch.float64, device=device)
+    shift = replay(program, zero)
+    if shift.numel() * inputs > DENSE_LIMIT:
+        raise ValueError(
+            f"`input_shape` must be smaller: the dense operator may have at most {DENSE_LIMIT} "
+            f"entries; got {shift.numel()} x {inputs}."
+        )
+    units = torch.eye(inputs, dtype=torch.float64, device=device)
+    moved = replay(program, units.reshape(inputs, *program.input_shape))
+    return (moved - shift).reshape(inputs, -1).T

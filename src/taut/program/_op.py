@@ -1,0 +1,392 @@
+r"""What is known of an operation, in one class: gains or operator, rounding, replay, emission.
+
+To teach taut a layer of your own, register an op for exactly its type:
+
+>>> from torch import nn
+>>> class Flip(nn.Module):
+...     def forward(self, x):
+...         return x.flip(-1)
+>>> @op(Flip)
+... class FlipOp(AbstractOp):
+...     proof = "permutation"
+...     exact = True
+...     def gains(self, site):
+...         return (1.0,)
+>>> float(taut.lipschitz_bound(nn.Sequential(Flip(), nn.Sigmoid()), (3,)))
+0.25
+
+A layer that is a convolution or a matrix gives its operator; bound and rounding follow:
+
+>>> from taut.linalg.matrix import MatrixOperator
+>>> class Tripled(nn.Module):
+...     def forward(self, x):
+...         return 3.0 * x
+>>> @op(Tripled)
+... class TripledOp(AbstractOp):
+...     def operator(self, site):
+...         return MatrixOperator(3.0 * torch.eye(site.shape[0]))
+>>> taut.singular_values(Tripled(), (2,)).tolist()
+[3.0, 3.0]
+"""
+
+import copy
+import functools
+import inspect
+import math
+import threading
+from abc import ABC
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from taut.linalg.operator import AbstractOperator, NormBound
+from taut.linalg.rounding import U64, gamma, up_product, up_root, up_sum
+from taut.program._program import Site
+from taut.program._result import UnprovenError
+
+__all__ = [
+    "CAPTURES", "EXACT", "KINDS", "MODULES", "READS", "AbstractOp", "Rounding", "captures",
+    "integers", "like", "norm_upper", "op", "op_of", "reads",
+]  # fmt: skip
+
+Gain = float | NormBound
+_T = TypeVar("_T", bound="AbstractOp")
+
+
+@final
+@dataclass(frozen=True)
+class Rounding:
+    r"""How far a computed operation may be from the exact one.
+
+    Let f be the operation in real arithmetic and :math:`\hat f` the same as it is executed with
+    unit roundoff u, in any order of summation, with or without fused operations. Promised is
+
+    .. math:: |\hat f(x) - f(x)| \le \gamma_m (|W| |x| + |c|) \quad\text{entry by entry}
+
+    up to underflow, with :math:`\gamma_m = m u / (1 - m u)`, a matrix :math:`|W|` of norm at most
+    `absolute`, and :math:`|f(x)| \le L |x| + \|c\|` for the Lipschitz constant L of its gains.
+
+    Attributes:
+        count: how many roundings (m) any number passes on its way to an output; 0 if outputs are
+            copies of inputs, or of their absolute values, whatever the precision.
+        absolute: bound of the norm of the map with absolute values for entries. No intermediate
+            result is larger than `absolute` times the norm of the input plus `constant`.
+        constant: l2 norm of what is added to the image of the input.
+
+    Example:
+        >>> Rounding(2, 3.0).constant
+        0.0
+    """
+
+    count: int
+    absolute: float
+    constant: float = 0.0
+
+
+EXACT = Rounding(0, 0.0)
+"""Of operations that only choose among their inputs and the absolute values of them; f(0) = 0."""
+
+
+class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not state
+    """All that taut knows of one operation; what is not stated is refused by name.
+
+    State either `gains` or, where the operation is linear in one input (up to a bias), `operator`.
+
+    Attributes:
+        proof: in words, why the gains hold.
+        combine: whether the inputs' contributions add ("sum"), or stand side by side ("root" of
+            the sum of squares).
+        exact: whether outputs are copies of inputs or of their absolute values, so that nothing is
+            rounded and 0 goes to 0.
+        affine: whether the operation is an affine map of its inputs.
+        helper: a function of plain torch that `source` calls, for the files that hold it.
+        kind: the key of the operation in programs and files.
+    """
+
+    proof: ClassVar[str] = ""
+    combine: ClassVar[Literal["sum", "root"]] = "sum"
+    exact: ClassVar[bool] = False
+    affine: ClassVar[bool] = False
+    helper: ClassVar[str] = ""
+    kind: str = ""
+    target: type[nn.Module] | None = None
+
+    def operator(self, site: Site) -> AbstractOperator | None:
+        """The linear part, on one slice of the input; None where the operation has none."""
+        return None
+
+    def gains(self, site: Site) -> tuple[Gain, ...]:
+        """Lipschitz constant in each input; as a `NormBound` where the proof is one of its own."""
+        raise UnprovenError("it has no proven bound")
+
+    def rounding(self, site: Site) -> Rounding:
+        """How far the computed operation may be from the exact one."""
+        operator = self.operator(site)
+        if operator is not None:
+            return operator_rounding(operator, site)
+        if self.exact:
+            return EXACT
+        raise UnprovenError(
+            f"{site.node.type or self.kind} has no proven rounding error; with a proof, state "
+            "`rounding` in its op, or certify in real arithmetic"
+        )
+
+    def run(self, site: Site, *x: Tensor) -> Tensor:
+        """The operation on batches, in their precision: what is certified, and what files do."""
+        return _module_in(site, self.target, x[0].dtype)(*x)
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        """Write the operation as ONNX nodes, of which the last computes `site.node.name`."""
+        raise ValueError("it has no form in ONNX")
+
+    def source(self, site: Site, *x: str) -> str:
+        """The operation as an expression of plain torch."""
+        raise ValueError("it has no form in plain torch")
+
+    def bounds(self, site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
+        """The gains with their proofs; `tight` takes more time where zeros are padded."""
+        operator = self.operator(site)
+        if operator is not None:
+            return (operator.norm_bound(tight=tight),)
+        pairs = [
+            g if isinstance(g, NormBound) else NormBound(g, self.proof) for g in self.gains(site)
+        ]
+        wrong = [pair.value for pair in pairs if not pair.value >= 0]
+        if wrong:
+            raise UnprovenError(f"its rule gave {wrong[0]}")
+        return tuple(pairs)
+
+
+def operator_rounding(operator: AbstractOperator, site: Site) -> Rounding:
+    r"""Rounding of a sum of products and a bias, whatever the order of summation.
+
+    An output is a sum of n products and a bias. A product passes at most 1 multiplication and n
+    additions, the bias at most n additions; each is a factor :math:`1 + \delta` with
+    :math:`|\delta| \le u` (Higham 2002, lemma 3.1): m = n + 1 will do, and one more is to spare.
+    The bias may not be counted for less: a product of matrices that starts from it rounds it once
+    for each block.
+    """
+    bias = site.tensors.get("bias")
+    constant = 0.0
+    if bias is not None:
+        copies = site.entries[1] // bias.numel()
+        constant = up_product(norm_upper(bias), up_root(float(copies)))
+    return Rounding(operator.fan_in + 2, operator.abs_norm_bound(), constant)
+
+
+def like(tensor: Tensor, x: Tensor) -> Tensor:
+    """A tensor of a program in the precision of a value."""
+    return tensor if tensor.dtype == x.dtype else tensor.to(x.dtype)
+
+
+def norm_upper(values: Tensor) -> float:
+    """The l2 norm of finite numbers, never below the exact one.
+
+    Example:
+        >>> 5.0 <= norm_upper(torch.tensor([3.0, 4.0])) < 5.0 + 1e-12
+        True
+    """
+    wide = values.detach().to("cpu", torch.float64).flatten()
+    largest = wide.abs().max().item() if len(wide) else 0.0
+    if not math.isfinite(largest):
+        raise UnprovenError("its bias, or another constant, holds NaN or Inf")
+    if largest == 0.0:
+        return 0.0
+    square = (wide / largest).square().sum().item()
+    # Squares that underflow are below 2^-1000 of the largest, which is 1.
+    factor = up_sum(1.0, gamma(len(wide) + 4, U64), 2.0**-60)
+    return up_product(largest, up_root(up_product(square, factor)))
+
+
+# The tables of facts.
+
+KINDS: dict[str, AbstractOp] = {}
+"""Operations by their kind."""
+
+MODULES: dict[type[nn.Module], AbstractOp] = {}
+"""Operations that are modules of exactly these types."""
+
+CAPTURES: dict[Any, Callable[..., Any]] = {}
+"""What a call of a function of torch is in a program: functions of a `Call` and its arguments."""
+
+READS: dict[str, Callable[..., Any]] = {}
+"""What a node of ONNX is, as a function of torch."""
+
+_FORWARDS: dict[type[nn.Module], Any] = {}
+_NAMESPACES = (torch, F, Tensor, torch._C._nn, torch.special)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def op(*targets: str | type[nn.Module]) -> Callable[[type[_T]], type[_T]]:
+    """Register an operation under a kind, or for exactly a type of module.
+
+    Args:
+        targets: kinds, for operations that functions of torch are captured as; or types of modules,
+            whose subclasses stay unknown. A model that calls such a module has one node for it.
+
+    Returns:
+        A decorator for a subclass of :class:`AbstractOp`.
+
+    Raises:
+        TypeError: if a target is neither.
+    """
+    for target in targets:
+        if not isinstance(target, str) and not (
+            isinstance(target, type) and issubclass(target, nn.Module)
+        ):
+            raise TypeError(f"`targets` must be kinds or types of modules; got {target!r}.")
+
+    def add(kind: type[_T]) -> type[_T]:
+        for target in targets:
+            operation = kind()
+            if isinstance(target, str):
+                operation.kind = target
+                KINDS[target] = operation
+            else:
+                _register_module(target, operation)
+        return kind
+
+    return add
+
+
+def _register_module(target: type[nn.Module], operation: AbstractOp) -> None:
+    """A class from elsewhere never goes by a name of taut."""
+    ours = target.__module__.partition(".")[0] == "taut"
+    operation.kind = target.__name__ if ours else f"custom.{target.__name__}"
+    operation.target = target
+    MODULES[target], _FORWARDS[target] = operation, target.forward
+    if ours:
+        KINDS[operation.kind] = operation
+    if "__call__" not in vars(target) or not hasattr(vars(target)["__call__"], "_taut_boundary"):
+        setattr(target, "__call__", _boundary(target))  # noqa: B010
+
+
+recording = threading.local()
+"""The recorder that is at work in this thread, as `recording.recorder`."""
+
+
+def _boundary(target: type[nn.Module]) -> Callable[..., Any]:
+    """A `__call__` that a recorder sees as one step; without a recorder it is the plain one."""
+    plain = vars(target).get("__call__")
+
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        forward = nn.Module.__call__ if plain is None else plain
+        if torch.compiler.is_compiling() or type(self) not in MODULES:
+            return forward(self, *args, **kwargs)
+        recorder = getattr(recording, "recorder", None)
+        if recorder is None:
+            return forward(self, *args, **kwargs)
+        return recorder.module(self, functools.partial(forward, self), args, kwargs)
+
+    call._taut_boundary = True  # pyright: ignore[reportFunctionMemberAccess]
+    return call
+
+
+def op_of(module: nn.Module, name: str) -> AbstractOp:
+    """The operation of a module of a registered type.
+
+    Raises:
+        UnprovenError: if the forward of the type, or of this module, is no longer the one that the
+            operation was registered for, or hooks may change what it computes.
+    """
+    kind = type(module)
+    where = f"`{name}` ({kind.__name__})"
+    if kind.forward is not _FORWARDS[kind]:
+        raise UnprovenError(f"{where} has a replaced forward.")
+    for attribute, value in vars(module).items():
+        if callable(value) and callable(getattr(kind, attribute, None)):
+            raise UnprovenError(f"{where} has a replaced {attribute}.")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise UnprovenError(f"{where} has forward hooks, which may change its output.")
+    return MODULES[kind]
+
+
+def captures(*names: str, kind: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say what calls of functions of torch are in a program.
+
+    Args:
+        names: as torch, torch.nn.functional and Tensor have them; the variants that write in place
+            ("relu_") count, too.
+        kind: passed to the function, for tables of functions that differ by their kind alone.
+
+    Returns:
+        A decorator for a function of a `Call` and the arguments of the function of torch; it adds
+        nodes and returns the name of the value, or a tuple of names.
+    """
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        capture = functools.partial(function, kind=kind) if kind else function
+        for name in names:
+            for target in _functions(name):
+                CAPTURES[target] = capture
+        return function
+
+    return add
+
+
+def reads(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Say which function of torch a node of ONNX is: of its inputs, and of its attributes by name.
+
+    Reading a file is recording the model that these functions make. Constants that are whole
+    numbers come as lists.
+    """
+
+    def add(function: Callable[..., Any]) -> Callable[..., Any]:
+        READS[kind] = function
+        return function
+
+    return add
+
+
+def integers(value: Any) -> list[Any]:
+    """A list of whole numbers among the inputs of a node of ONNX."""
+    if not isinstance(value, list):
+        raise ValueError("it needs whole numbers that are constants")
+    return value
+
+
+def _functions(name: str) -> Iterable[Any]:
+    """All functions of torch of a name, its variants in place, and its name in `torch.ops.aten`."""
+    for space in _NAMESPACES:
+        for variant in (name, f"{name}_"):
+            found = inspect.getattr_static(space, variant, None)
+            if isinstance(found, property) or inspect.isgetsetdescriptor(found):
+                yield found.__get__
+            elif callable(getattr(space, variant, None)):
+                yield getattr(space, variant)
+    yield f"aten::{name}"
+    yield f"aten::{name}_"
+
+
+def _module_in(site: Site, target: type[nn.Module] | None, dtype: torch.dtype) -> nn.Module:
+    """The module of a node in a precision: a copy, or made from its arguments and tensors."""
+    if site.module is not None:
+        return (
+            copy.deepcopy(site.module).to(dtype).eval()
+            if _has_numbers(site.module)
+            else site.module
+        )
+    if target is None:
+        raise UnprovenError(f"`{site.node.name}` cannot be run without the model; pass it")
+    args = {key: tuple(v) if isinstance(v, list) else v for key, v in site.args.items()}
+    named = inspect.signature(target).parameters
+    module = target(**args, **{role: t for role, t in site.tensors.items() if role in named}).eval()
+    for role, tensor in site.tensors.items():
+        kept = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        parameter = isinstance(getattr(module, role), nn.Parameter)
+        setattr(module, role, nn.Parameter(kept, False) if parameter else kept)
+    return module
+
+
+def _has_numbers(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+
+
+def constructor_arguments(module: nn.Module) -> Mapping[str, Any]:
+    """The arguments of the constructor that a module keeps under their names."""
+    names = inspect.signature(type(module)).parameters
+    kept = vars(module)
+    return {name: kept[name] for name in names if name in kept}

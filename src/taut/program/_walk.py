@@ -1,0 +1,80 @@
+"""One pass over a program: what each node may do to distances and to rounding errors, and why."""
+
+from taut.linalg.operator import NormBound
+from taut.program._compose import Layer
+from taut.program._op import KINDS, MODULES, AbstractOp, Rounding
+from taut.program._program import Node, Program, Site
+from taut.program._result import UnprovenError
+
+__all__ = ["bounds_of", "layers_of", "operation"]
+
+
+def operation(site: Site) -> AbstractOp:
+    """The operation of a node.
+
+    Raises:
+        UnprovenError: if its kind is not known here: it is of a module that only the model has.
+    """
+    node = site.node
+    if site.module is not None and type(site.module) in MODULES:
+        return MODULES[type(site.module)]
+    if node.op not in KINDS:
+        raise UnprovenError(
+            f"`{node.name}` is a {node.op}, which cannot be proven without the model; pass it."
+        )
+    return KINDS[node.op]
+
+
+def bounds_of(site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
+    """The proven gain of a node in each of its inputs.
+
+    Raises:
+        UnprovenError: naming the node.
+    """
+    try:
+        bounds = operation(site).bounds(site, tight=tight)
+        if len(bounds) != len(site.shapes):
+            raise UnprovenError(f"its op states {len(bounds)} gains for {len(site.shapes)} inputs")
+        return bounds
+    except UnprovenError as error:
+        raise UnprovenError(_words(site.node, "has no proven bound", error)) from error
+    except ValueError as error:
+        raise UnprovenError(_words(site.node, "has no proven bound", error)) from error
+
+
+def layers_of(program: Program, *, real: bool) -> list[Layer]:
+    """One row for each node, as certificates have them.
+
+    Args:
+        program: of a model.
+        real: whether rounding is left out.
+
+    Raises:
+        UnprovenError: naming the node without a bound.
+    """
+    layers = []
+    for site in program.sites():
+        bounds = bounds_of(site)
+        rounding = None if real else _rounding_of(site)
+        node, kind = site.node, operation(site)
+        gains = tuple(bound.value for bound in bounds)
+        proof = max(bounds, key=lambda bound: bound.value).proof
+        layer = Layer(
+            node.name, node.type, node.inputs, gains, proof, kind.combine, entries=site.entries
+        )
+        layers.append(layer.rounded(rounding))
+    return layers
+
+
+def _rounding_of(site: Site) -> Rounding:
+    try:
+        return operation(site).rounding(site)
+    except (UnprovenError, ValueError) as error:
+        raise UnprovenError(_words(site.node, "cannot be certified", error)) from error
+
+
+def _words(node: Node, what: str, error: Exception) -> str:
+    text = str(error).rstrip(".")
+    if text.startswith(f"`{node.name}` is a "):
+        return f"{text}."
+    return f"`{node.name}` ({node.type}) {what}: {text}."

@@ -1,0 +1,360 @@
+"""Matrices, convolutions and their adjoints, each with a bias."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from taut.linalg.adjoint import AdjointOperator
+from taut.linalg.convolution import ConvOperator
+from taut.linalg.matrix import MatrixOperator
+from taut.linalg.operator import AbstractOperator
+from taut.linalg.padding import Padding, padded_index
+from taut.program._call import Call
+from taut.program._op import AbstractOp, captures, like, op, reads
+from taut.program._program import Site
+from taut.program._result import UnprovenError
+
+__all__: list[str] = []
+
+_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+
+
+class AbstractAffine(AbstractOp):
+    """An operator of a weight, and a bias."""
+
+    affine = True
+
+    def _held(self, site: Site, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        bias = site.tensors.get("bias")
+        return like(site.tensors["weight"], x), None if bias is None else like(bias, x)
+
+
+@op("linear")
+class Linear(AbstractAffine):
+    """A matrix, `(outputs, inputs)`, on the last axis of a sample."""
+
+    def operator(self, site: Site) -> MatrixOperator:
+        """The matrix, on one row."""
+        return MatrixOperator(site.tensors["weight"])
+
+    def run(self, site: Site, *x: Tensor) -> Tensor:
+        """Multiply and add."""
+        return F.linear(x[0], *self._held(site, x[0]))
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        """A product with the transposed matrix."""
+        if len(site.shape) != 1:
+            raise ValueError("its input must be flat")
+        e.node("Gemm", [*x, *e.held(site, "weight", "bias")], transB=1)
+
+    def source(self, site: Site, *x: str) -> str:
+        """A layer of torch."""
+        return f"self.{site.node.name}({x[0]})"
+
+
+@op("conv")
+class Convolution(AbstractAffine):
+    """A convolution in 1 to 3 axes; `padding` says what is added to the image before."""
+
+    def operator(self, site: Site) -> ConvOperator:
+        """The operator on the image of this size."""
+        args = site.args
+        return ConvOperator(
+            site.tensors["weight"],
+            site.shapes[0][1:],
+            tuple(args["stride"]),
+            tuple(args["dilation"]),
+            args["groups"],
+            padding_of(args["padding"]),
+        )
+
+    def run(self, site: Site, *x: Tensor) -> Tensor:
+        """Pad and convolve."""
+        args, padding = site.args, padding_of(site.args["padding"])
+        weight, bias = self._held(site, x[0])
+        function = _CONVOLUTIONS[weight.dim() - 3]
+        image, sides = x[0], padding.left
+        if padding.mode != "zeros" or padding.left != padding.right or any(padding.extend):
+            image, sides = padded(image, padding), 0
+        return function(
+            image, weight, bias, args["stride"], sides, args["dilation"], args["groups"]
+        )
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        """Pads that a convolution of ONNX has not stand in front of it."""
+        args, padding = site.args, padding_of(site.args["padding"])
+        image, pads = x[0], [*padding.left, *padding.right]
+        if any(padding.extend):
+            image = e.pad("extended", image, (0,) * len(padding.extend), padding.extend, "constant")
+        if padding.mode != "zeros" and any(pads):
+            modes = {"circular": "wrap", "replicate": "edge", "reflect": "reflect"}
+            image = e.pad("padded", image, padding.left, padding.right, modes[padding.mode])
+            pads = [0] * len(pads)
+        options = {
+            "strides": args["stride"],
+            "dilations": args["dilation"],
+            "group": args["groups"],
+        }
+        e.node("Conv", [image, *e.held(site, "weight", "bias")], pads=pads, **options)
+
+    def source(self, site: Site, *x: str) -> str:
+        """A layer of torch; pads that it has not stand in front of it."""
+        padding, image = padding_of(site.args["padding"]), x[0]
+        if any(padding.extend):
+            image = f"F.pad({image}, {_sides((0,) * len(padding.extend), padding.extend)})"
+        if not fits_layer(padding):
+            mode = "" if padding.mode == "zeros" else f", {padding.mode!r}"
+            image = f"F.pad({image}, {_sides(padding.left, padding.right)}{mode})"
+        return f"self.{site.node.name}({image})"
+
+
+@op("conv_transpose")
+class TransposedConvolution(AbstractAffine):
+    """The adjoint of a convolution from the output to the input.
+
+    With zero padding; or circular, where `wrap` holds what is copied in front of each axis of the
+    input and behind it, and `left` the padding of the convolution, see `passes.merge_wraps`.
+    """
+
+    def operator(self, site: Site) -> AbstractOperator:
+        """The adjoint of the convolution on an image of the size of the output."""
+        args, weight = site.args, site.tensors["weight"]
+        if args["wrap"] is None:
+            padding = Padding("zeros", tuple(args["padding"]), tuple(args["padding"]))
+        else:
+            axes = zip(weight.shape[2:], args["stride"], args["left"], strict=True)
+            padding = Padding("circular", tuple(args["left"]), tuple(k - s - n for k, s, n in axes))
+        steps = (tuple(args["stride"]), tuple(args["dilation"]), args["groups"])
+        return AdjointOperator(ConvOperator(weight, site.shape[1:], *steps, padding))
+
+    def run(self, site: Site, *x: Tensor) -> Tensor:
+        """Convolve."""
+        args = site.args
+        weight, bias = self._held(site, x[0])
+        function, image = _TRANSPOSED[weight.dim() - 3], x[0]
+        if args["wrap"] is not None:
+            left, right = args["wrap"]
+            image = padded(image, Padding("circular", tuple(left), tuple(right)))
+        return function(
+            image, weight, bias, args["stride"], args["padding"], args["output_padding"],
+            args["groups"], args["dilation"],
+        )  # fmt: skip
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        """A transposed convolution, behind a pad where it is circular."""
+        args, image = site.args, x[0]
+        if args["wrap"] is not None:
+            image = e.pad("wrapped", image, *args["wrap"], "wrap")
+        options = {
+            "strides": args["stride"], "dilations": args["dilation"], "group": args["groups"],
+            "pads": [*args["padding"], *args["padding"]], "output_padding": args["output_padding"],
+        }  # fmt: skip
+        e.node("ConvTranspose", [image, *e.held(site, "weight", "bias")], **options)
+
+    def source(self, site: Site, *x: str) -> str:
+        """A layer of torch."""
+        wrap, image = site.args["wrap"], x[0]
+        if wrap is not None:
+            image = f"F.pad({image}, {_sides(*wrap)}, 'circular')"
+        return f"self.{site.node.name}({image})"
+
+
+def padded(x: Tensor, padding: Padding) -> Tensor:
+    """The image with its padding: zeros behind it, then zeros or copies around it."""
+    if any(padding.extend):
+        x = F.pad(x, _sides((0,) * len(padding.extend), padding.extend))
+    sides = _sides(padding.left, padding.right)
+    if not any(sides):
+        return x
+    if padding.mode == "zeros":
+        return F.pad(x, sides)
+    sizes = x.shape[2:]
+    if all(max(a, b) <= n for a, b, n in zip(padding.left, padding.right, sizes, strict=True)):
+        return F.pad(x, sides, padding.mode)
+    for axis, (a, b, n) in enumerate(zip(padding.left, padding.right, sizes, strict=True), start=2):
+        if a or b:
+            x = x.index_select(axis, padded_index(n, a, b, padding.mode).to(x.device))
+    return x
+
+
+def fits_layer(padding: Padding) -> bool:
+    """Whether a layer of torch has the padding, but for what extends the image."""
+    return padding.left == padding.right
+
+
+def _sides(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
+    """Pads in the order of `F.pad`: the last axis first."""
+    return tuple(n for pair in zip(left[::-1], right[::-1], strict=True) for n in pair)
+
+
+def padding_of(args: dict[str, Any]) -> Padding:
+    """Padding of its plain values."""
+    return Padding(args["mode"], *(tuple(args[side]) for side in ("left", "right", "extend")))
+
+
+def padding_args(
+    mode: str, left: Sequence[int], right: Sequence[int], extend: Sequence[int] | None = None
+) -> dict[str, Any]:
+    """The plain values of a padding."""
+    extend = [0] * len(left) if extend is None else extend
+    return {"mode": mode, "left": list(left), "right": list(right), "extend": list(extend)}
+
+
+def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    values = (value,) * axes if isinstance(value, int) else tuple(value)
+    return values * axes if len(values) == 1 else values
+
+
+def _check_image(x: Tensor, weight: Tensor) -> int:
+    """The number of spatial axes; without a batch torch would take the batch for channels."""
+    axes = weight.dim() - 2
+    if x.dim() != weight.dim():
+        raise UnprovenError(
+            f"its input must be (batch, channels, {axes} axes); got {tuple(x.shape)}"
+        )
+    return axes
+
+
+@captures("linear")
+def linear(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> str:
+    """A dense layer."""
+    held = {"weight": c.constant(weight), "bias": None if bias is None else c.constant(bias)}
+    if weight.dim() != 2:
+        raise UnprovenError("its weight must be a matrix")
+    return c.add("linear", [c.name(input)], tensors=held)
+
+
+@captures("matmul", "mm", "bmm")
+def matmul(c: Call, x: Tensor, other: Tensor) -> str:
+    """The signal times a constant matrix."""
+    if not c.is_signal(x) or c.is_signal(other):
+        raise UnprovenError("it may only multiply the signal by a constant matrix from the right")
+    matrix = c.constant(other)
+    if matrix.dim() != 2:
+        raise UnprovenError("its second factor must be a matrix")
+    return c.add("linear", [c.name(x)], tensors={"weight": matrix.T})
+
+
+@captures("addmm")
+def addmm(
+    c: Call, input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> str:
+    """A dense layer as compilers write it."""
+    if beta != 1 or alpha != 1:
+        raise UnprovenError("`beta` and `alpha` must be 1")
+    held = {"weight": c.constant(mat2).T, "bias": c.spread(input)}
+    return c.add("linear", [c.name(mat1)], tensors=held)
+
+
+@captures("conv1d", "conv2d", "conv3d")
+def convolve(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1,
+             padding: Any = 0, dilation: Any = 1, groups: int = 1) -> str:  # fmt: skip
+    """A convolution with zero padding."""
+    axes = _check_image(input, weight)
+    gaps = _per_axis(dilation, axes)
+    if padding == "same":
+        total = [d * (k - 1) for d, k in zip(gaps, weight.shape[2:], strict=True)]
+        left = tuple(t // 2 for t in total)
+        right = tuple(t - t // 2 for t in total)
+    else:
+        left = right = (0,) * axes if padding == "valid" else _per_axis(padding, axes)
+    args = {
+        "stride": _per_axis(stride, axes), "dilation": gaps, "groups": groups,
+        "padding": padding_args("zeros", left, right),
+    }  # fmt: skip
+    held = {"weight": c.constant(weight), "bias": None if bias is None else c.constant(bias)}
+    return c.add("conv", [c.name(input)], args=args, tensors=held)
+
+
+@captures("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def convolve_transposed(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None,
+                        stride: Any = 1, padding: Any = 0, output_padding: Any = 0,
+                        groups: int = 1, dilation: Any = 1) -> str:  # fmt: skip
+    """A transposed convolution."""
+    axes = _check_image(input, weight)
+    values = {
+        "stride": stride,
+        "padding": padding,
+        "output_padding": output_padding,
+        "dilation": dilation,
+    }
+    args = {name: _per_axis(value, axes) for name, value in values.items()}
+    args |= {"groups": groups, "wrap": None, "left": None}
+    held = {"weight": c.constant(weight), "bias": None if bias is None else c.constant(bias)}
+    return c.add("conv_transpose", [c.name(input)], args=args, tensors=held)
+
+
+@captures("convolution")
+def convolution(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None, stride: Any,
+                padding: Any, dilation: Any, transposed: bool, output_padding: Any,
+                groups: int) -> str:  # fmt: skip
+    """A convolution as compilers write it."""
+    if transposed:
+        return convolve_transposed(
+            c, input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+    return convolve(c, input, weight, bias, stride, padding, dilation, groups)
+
+
+# What nodes of ONNX are, as functions of torch.
+
+
+def sides_of(pads: Any, axes: int, auto_pad: str) -> tuple[list[int], list[int]]:
+    """Pads of a window operation, before and behind each axis."""
+    if auto_pad != "NOTSET":
+        raise ValueError("its pads must be explicit")
+    pads = [0] * (2 * axes) if pads is None else pads
+    if len(pads) != 2 * axes or min(pads) < 0:
+        raise ValueError("its pads must be two numbers for each axis, none below 0")
+    return pads[:axes], pads[axes:]
+
+
+@reads("Conv")
+def _onnx_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, auto_pad: str = "NOTSET",
+               dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None,
+               strides: Any = None) -> Tensor:  # fmt: skip
+    axes = weight.dim() - 2
+    if axes not in (1, 2, 3) or list(kernel_shape or weight.shape[2:]) != list(weight.shape[2:]):
+        raise ValueError("its kernel has another shape than it says")
+    left, right = sides_of(pads, axes, auto_pad)
+    if left != right:
+        x = F.pad(x, _sides(left, right))
+        left = [0] * axes
+    return _CONVOLUTIONS[axes - 1](x, weight, bias, strides or 1, left, dilations or 1, group)
+
+
+@reads("ConvTranspose")
+def _onnx_conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
+                         auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1,
+                         kernel_shape: Any = None, output_padding: Any = None, pads: Any = None,
+                         strides: Any = None) -> Tensor:  # fmt: skip
+    axes = weight.dim() - 2
+    left, right = sides_of(pads, axes, auto_pad)
+    if (
+        axes not in (1, 2, 3)
+        or left != right
+        or list(kernel_shape or weight.shape[2:]) != list(weight.shape[2:])
+    ):
+        raise ValueError("it must pad both sides alike, and have the kernel that it says")
+    return _TRANSPOSED[axes - 1](
+        x, weight, bias, strides or 1, left, output_padding or 0, group, dilations or 1
+    )
+
+
+@reads("Gemm")
+def _gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, alpha: float = 1.0,
+          beta: float = 1.0, transA: int = 0, transB: int = 0) -> Tensor:  # fmt: skip
+    if (alpha, beta, transA) != (1.0, 1.0, 0):
+        raise ValueError("it must be x W + b")
+    if bias is not None and bias.shape != weight.shape[1 - transB : 2 - transB]:
+        raise ValueError("its bias must have one entry for each output")
+    if x.dim() != 2:
+        raise ValueError("its input must be flat")
+    return F.linear(x, weight if transB else weight.T, bias)
+
+
+reads("MatMul")(lambda a, b: torch.matmul(a, b))

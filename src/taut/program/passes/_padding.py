@@ -1,0 +1,97 @@
+"""Pads that stand in front of a convolution become its padding."""
+
+from dataclasses import replace
+
+import torch
+
+from taut.linalg.padding import padded_index
+from taut.program._program import Node, Program, Shape
+from taut.program.ops._linear import padding_args
+from taut.program.passes._rewriting import rebuilt
+
+__all__ = ["fixed_size", "merge_pads"]
+
+
+def merge_pads(program: Program) -> Program:
+    r"""A convolution without padding of a padded image is a convolution with that padding.
+
+    :math:`K \circ P` is the operator itself, written as one: its norm is at most
+    :math:`\|K\| \|P\|`, and less where P copies entries (circular padding of an orthogonal kernel
+    has norm 1). Zeros behind the image, and then another padding, are `extend`. The value between
+    is computed by copying, so that the rounding stays that of the convolution.
+    """
+    made = {node.name: node for node in program.nodes}
+    shapes = program.shapes
+    nodes = []
+    for node in program.nodes:
+        while node.op == "conv" and node.inputs[0] in made:
+            pad = _as_pad(made[node.inputs[0]], program, shapes)
+            padding = None if pad is None else _joined(*pad, node.args["padding"])
+            if padding is None:
+                break
+            inputs = made[node.inputs[0]].inputs
+            node = replace(node, inputs=inputs, args={**node.args, "padding": padding})
+        nodes.append(node)
+    return rebuilt(program, nodes)
+
+
+Sides = tuple[str, list[int], list[int]]
+
+
+def _as_pad(node: Node, program: Program, shapes: dict[str, Shape]) -> Sides | None:
+    """Mode, left and right by spatial axis of a node that pads images and leaves channels alone."""
+    args = node.args
+    if node.op == "pad" and not args["value"] and not args["left"][0] and not args["right"][0]:
+        mode = "zeros" if args["mode"] == "constant" else args["mode"]
+        return mode, args["left"][1:], args["right"][1:]
+    if node.op != "take" or args["axis"] == 0:
+        return None
+    # Circular padding by more than the image, which torch does not offer, as a list of places.
+    places = program.tensors[node.tensors["index"]]
+    size, axes = shapes[node.inputs[0]][args["axis"]], len(node.shape) - 1
+    before = int(-places[0]) % size
+    after = len(places) - size - before
+    while after < 0 and before >= size:
+        before, after = before - size, after + size
+    if after < 0 or not torch.equal(places.cpu(), padded_index(size, before, after, "circular")):
+        return None
+    axis = args["axis"] - 1
+    return "circular", _at(axis, axes, before), _at(axis, axes, after)
+
+
+def _at(axis: int, axes: int, value: int) -> list[int]:
+    return [value if i == axis else 0 for i in range(axes)]
+
+
+def _joined(mode: str, left: list[int], right: list[int], padding: dict) -> dict | None:
+    """The padding of both together, or None where no convolution has it."""
+    inner = [a or b for a, b in zip(padding["left"], padding["right"], strict=True)]
+    if not any(inner) and not any(padding["extend"]):
+        return padding_args(mode, left, right)
+    apart = not any((a or b) and c for a, b, c in zip(left, right, inner, strict=True))
+    if mode == padding["mode"] and not any(padding["extend"]) and (mode == "zeros" or apart):
+        sums = [
+            [a + b for a, b in zip(x, y, strict=True)]
+            for x, y in ((left, padding["left"]), (right, padding["right"]))
+        ]
+        return padding_args(mode, *sums)
+    if mode == "zeros" and not any(left) and not any(padding["extend"]):
+        return padding_args(padding["mode"], padding["left"], padding["right"], right)
+    return None
+
+
+def fixed_size(program: Program) -> Program:
+    """The program for inputs of its own size alone: zeros up to a multiple are so many zeros."""
+    names, nodes, shapes = {}, [], program.shapes
+    for original in program.nodes:
+        node = replace(original, inputs=tuple(names.get(n, n) for n in original.inputs))
+        if node.op.startswith("PadToMultiple"):
+            size = shapes[node.inputs[0]]
+            right = [m - n for m, n in zip(node.shape, size, strict=True)]
+            if not any(right):
+                names[node.name] = node.inputs[0]
+            args = {"mode": "constant", "left": [0] * len(size), "right": right, "value": 0.0}
+            node = replace(node, op="pad", args=args)
+        nodes.append(node)
+    output = names.get(program.output, program.output)
+    return merge_pads(rebuilt(replace(program, output=output), nodes))

@@ -1,0 +1,72 @@
+"""Circular pads in front of a transposed convolution make it the adjoint of a circular one."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from taut.linalg.padding import padded_index
+from taut.program._program import Node, Program
+from taut.program.passes._rewriting import rebuilt
+
+__all__ = ["merge_wraps"]
+
+
+def merge_wraps(program: Program) -> Program:
+    r"""A transposed convolution of a wrapped image, cut off, is the adjoint of a circular one.
+
+    Both maps are sums over the taps of a kernel, and of each tap products over the axes of 0/1
+    matrices. So they are equal for every kernel if on each axis and for each tap the two matrices
+    are equal; they are written out and compared entry by entry, for each way that the convolution
+    may pad. The plain rules multiply the norm of the wrapping, up to 2, and that of the layer.
+    """
+    made, shapes, nodes = {node.name: node for node in program.nodes}, program.shapes, []
+    for node in program.nodes:
+        pad = made.get(node.inputs[0]) if node.op == "conv_transpose" else None
+        if pad is not None and pad.op == "pad" and pad.args["mode"] == "circular":
+            before, after = pad.args["left"], pad.args["right"]
+            kernel = tuple(program.tensors[node.tensors["weight"]].shape[2:])
+            left = _left(node, shapes[pad.inputs[0]][1:], kernel, before[1:], after[1:])
+            if left is not None and not before[0] and not after[0] and node.args["wrap"] is None:
+                args = {**node.args, "wrap": [before[1:], after[1:]], "left": left}
+                node = replace(node, inputs=pad.inputs, args=args)
+        nodes.append(node)
+    return rebuilt(program, nodes)
+
+
+def _left(
+    node: Node, size: tuple[int, ...], kernel: tuple[int, ...], before: list[int], after: list[int]
+) -> list[int] | None:
+    """The padding in front of each axis of the convolution whose adjoint the node is, if any."""
+    found = []
+    for axis, (n, k) in enumerate(zip(size, kernel, strict=True)):
+        args = {
+            key: node.args[key][axis] for key in ("stride", "padding", "output_padding", "dilation")
+        }
+        s = args["stride"]
+        if args["dilation"] != 1 or k < s or node.shape[axis + 1] != n * s:
+            return None
+        taps = torch.eye(k, dtype=torch.float64)[:, None]
+        here = _transposed(taps, n, before[axis], after[axis], args)
+        fits = [p for p in range(k - s + 1) if torch.equal(here, _adjoint(taps, n * s, s, p))]
+        if not fits:
+            return None
+        found.append(fits[0])
+    return found
+
+
+def _transposed(taps: Tensor, n: int, before: int, after: int, args: dict[str, int]) -> Tensor:
+    """(taps, outputs, inputs): what the pad and the transposed convolution do to each position."""
+    units = torch.eye(n, dtype=torch.float64)[:, None]
+    units = units.index_select(2, padded_index(n, before, after, "circular"))
+    steps = (args["stride"], args["padding"], args["output_padding"])
+    return torch.stack([F.conv_transpose1d(units, tap[None], None, *steps)[:, 0].T for tap in taps])
+
+
+def _adjoint(taps: Tensor, n: int, s: int, left: int) -> Tensor:
+    """(taps, inputs, outputs): the transposed matrices of the circular convolution."""
+    units = torch.eye(n, dtype=torch.float64)[:, None]
+    right = taps.shape[2] - s - left
+    units = units.index_select(2, padded_index(n, left, right, "circular"))
+    return torch.stack([F.conv1d(units, tap[None], stride=s)[:, 0] for tap in taps])

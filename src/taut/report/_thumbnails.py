@@ -1,0 +1,29 @@
+"""Images as data URIs."""
+
+import base64
+import io
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def data_uri(image: Float[Tensor, "c h w"]) -> str:
+    """An image in [0, 1] as PNG, in colour for three channels, else the mean over channels."""
+    from PIL import Image
+
+    image = image.detach().cpu().float().clamp(0, 1)
+    image = image if len(image) == 3 else image.mean(0, keepdim=True)
+    pixels = (255 * image).round().to(torch.uint8).permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.squeeze(2).numpy()).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def perturbation_uri(delta: Float[Tensor, "c h w"]) -> str:
+    """The mean over channels of a perturbation: white is 0, blue darker, orange lighter."""
+    change = delta.detach().cpu().float().mean(0)
+    share = change / change.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    lighter = torch.tensor([0.80, 0.33, 0.06])[:, None, None]
+    darker = torch.tensor([0.11, 0.36, 0.72])[:, None, None]
+    return data_uri(1 - share.abs() * (1 - torch.where(share > 0, lighter, darker)))

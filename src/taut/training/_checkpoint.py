@@ -1,0 +1,102 @@
+"""The state of a training as one file: a crash leaves the old checkpoint whole or the new one."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from taut.files import load_tensors, save_tensors, tensors_under
+from taut.training._run import MODEL, STATE, Run, refuse_foreign
+
+_MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
+
+
+@final
+@dataclass
+class Position:
+    """How far a run has come."""
+
+    step: int  # optimiser steps taken
+    loss_sum: Tensor  # of the current epoch, over its images so far, in float64
+    seconds: float  # wall time, over all sittings
+
+
+def save_checkpoint(
+    run: Run,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    position: Position,
+    *,
+    finished: nn.Module,
+) -> None:
+    """Write the finished model, :func:`taut.projected`, then the state to resume from.
+
+    A crash in between leaves an older state, from which training comes to the same model again.
+    """
+    weights = model.state_dict()
+    moments = {
+        f"{_OPTIMISER}{index}.{name}": value
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+    random = {f"{_RANDOM}cpu": torch.get_rng_state()}
+    if position.loss_sum.is_cuda:
+        random[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(position.loss_sum.device)
+    tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
+    tensors |= moments | random | {_LOSS: position.loss_sum}
+    metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
+    save_tensors(run.path / MODEL, finished.state_dict(), metadata)
+    save_tensors(run.path / STATE, tensors, metadata | {"seconds": repr(position.seconds)})
+
+
+def load_checkpoint(
+    run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+) -> Position:
+    """Restore model, optimiser and random state from the last checkpoint, if there is one.
+
+    Raises:
+        ValueError: if the checkpoint is damaged, of another recipe or model, or holds NaN or
+            infinity; the message names it.
+    """
+    path = run.path / STATE
+    if not path.is_file():
+        return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)
+    tensors, metadata = load_tensors(path)
+    refuse_foreign(metadata, run.recipe, path)
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{path} holds numbers that are not finite, in {name}.")
+    try:
+        model.load_state_dict(tensors_under(tensors, _MODEL))
+        optimiser.load_state_dict(_nested(tensors_under(tensors, _OPTIMISER), optimiser))
+        position = Position(
+            int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])
+        )
+        random = tensors_under(tensors, _RANDOM)
+        if position.step < 0 or position.loss_sum.shape:
+            raise ValueError(f"step {position.step}, loss_sum {tuple(position.loss_sum.shape)}")
+        torch.set_rng_state(random["cpu"])
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the model of this run ({reason}).") from None
+    if device.type == "cuda" and "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"], device)
+    return position
+
+
+def _nested(moments: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
+    """The state of Adam from tensors called INDEX.NAME, their shapes checked."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in moments.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    # The fused step trusts these shapes, and would write past the end of a smaller tensor.
+    shapes = {
+        index: {"step": torch.Size(()), "exp_avg": p.shape, "exp_avg_sq": p.shape}
+        for index, p in enumerate(parameters)
+    }
+    if {i: {name: m.shape for name, m in state[i].items()} for i in sorted(state)} != shapes:
+        raise ValueError("the moments of Adam are not those of its parameters")
+    return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

@@ -1,0 +1,342 @@
+"""The training loop: Adam on any device, resumed where it stopped."""
+
+import math
+import os
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor, nn
+
+from taut.data import Batches, Dataset, StreamedDataset
+from taut.kinds import in_file_of
+from taut.losses import LossInputs
+from taut.parametrizations import projected, retract_, update_
+from taut.training._checkpoint import load_checkpoint, save_checkpoint
+from taut.training._evaluation import Evaluation, evaluate
+from taut.training._interruption import TrainingInterrupted, interrupt_flag
+from taut.training._processes import Launch, Processes
+from taut.training._recipe import Recipe
+from taut.training._run import RECIPE, Run, alone, prepare, write_history
+
+Device = Literal["auto", "cpu", "cuda"]
+
+_ALONE = Launch()
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
+# Reading the loss makes the CPU wait for the GPU.
+_STEPS_BETWEEN_READINGS = {"cpu": 1, "cuda": 16}
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """The state that `train` reports.
+
+    Args:
+        step: optimiser steps taken.
+        total: optimiser steps of the whole run.
+        epoch: the current epoch, from 1.
+        loss: mean training loss of the epoch so far.
+        evaluation: after the last epoch that this call of `train` finished, or None.
+    """
+
+    step: int
+    total: int
+    epoch: int
+    loss: float
+    evaluation: Evaluation | None
+
+
+@final
+class TrainingDiverged(RuntimeError):
+    """The loss or a weight is not finite; the last checkpoint is unchanged."""
+
+
+def choose_device(device: Device) -> torch.device:
+    """The torch device of a name; "auto" is a GPU if there is one.
+
+    Raises:
+        ValueError: if torch finds no GPU for "cuda".
+
+    Example:
+        >>> choose_device("cpu")
+        device(type='cpu')
+    """
+    has_gpu = torch.cuda.is_available()
+    if device == "cuda" and not has_gpu:
+        raise ValueError("`device` must be auto or cpu where torch finds no GPU; got cuda.")
+    if device == "auto":
+        return torch.device("cuda" if has_gpu else "cpu")
+    return torch.device(device)
+
+
+def train(
+    recipe: Recipe,
+    run_dir: str | os.PathLike[str],
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    device: Device = "auto",
+    launch: Launch = _ALONE,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train a recipe into a run folder, from its last checkpoint if it has one.
+
+    The result depends on the recipe alone: on one device a resumed run is bitwise equal to one
+    that was never stopped. A checkpoint is written after every epoch and every minute; Ctrl-C and
+    SIGTERM finish the step, write one, and raise. On several devices each step uses the batch that
+    one device would use, and a run may be resumed on another number of them.
+
+    Args:
+        recipe: all settings.
+        run_dir: the run folder; made if it does not exist.
+        data_dir: where the files of the data set are; when resuming, where they were by default.
+        device: "auto" uses a GPU if there is one.
+        launch: number of processes, one per device, that divide each batch.
+        on_progress: called after steps (every one on a CPU) and after epochs, in the first process.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        ValueError: if the folder holds a run of another recipe, another process trains in it, the
+            data are not those of the recipe, or there is no such device.
+        TrainingInterrupted: after Ctrl-C or SIGTERM.
+        OtherProcessFailed: in all other processes, if the first one fails at what they wait for.
+        TrainingDiverged: if the loss or a weight is not finite.
+
+    Example:
+        >>> import tempfile
+        >>> recipe = Recipe(name="brief", dataset="fashion-mnist-subset", epochs=1, batch_size=1000)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     [row["step"] for row in train(recipe, folder).history()]
+        [2]
+    """
+    folder, processes = Path(run_dir), Processes(launch, choose_device(device), recipe.precision)
+    if data_dir is None and (folder / RECIPE).is_file():
+        data_dir = Run.open(folder).data_dir
+    run = Run(folder, recipe, None if data_dir is None else Path(data_dir), launch.workers)
+    data = run.data()
+    _check_fit(recipe, data)
+    chosen = processes.fabric.device
+    random = torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else [])
+    with ExitStack() as lock, random, interrupt_flag() as interrupted:
+        processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
+        processes.by_first(lambda: lock.enter_context(alone(folder)))
+        torch.manual_seed(recipe.seed)
+        _Trainer(run, data, processes).train(interrupted, on_progress or (lambda _: None))
+    return run
+
+
+@final
+class _Trainer:
+    """One sitting of a training, from the last checkpoint on."""
+
+    def __init__(self, run: Run, data: Dataset | StreamedDataset, processes: Processes) -> None:
+        self.run, self.recipe, self.processes = run, run.recipe, processes
+        self.fabric, self.device = processes.fabric, processes.fabric.device
+        self.data = data.to(self.device)
+        self.plain_model = self.recipe.build_model().to(self.device)
+        self.plain_optimiser = torch.optim.Adam(self.plain_model.parameters(), fused=True)
+        self.position = load_checkpoint(run, self.plain_model, self.plain_optimiser, self.device)
+        self._require_one_run()
+        wrapped: Any = self.fabric.setup(self.plain_model, self.plain_optimiser)
+        self.model, self.optimiser = wrapped
+        self.batches = Batches(
+            split=self.data.train,
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            augment=self.recipe.augment,
+            share=processes.share,
+        )
+        self.steps_per_epoch = self.batches.steps
+        self.total = self.steps_per_epoch * self.recipe.epochs
+        self.rows = run.history()[: self.position.step // self.steps_per_epoch]
+        self.losses = torch.zeros_like(self.position.loss_sum)  # of this process, not yet shared
+        self.evaluation: Evaluation | None = None
+        self.clock = self.saved = time.monotonic()
+
+    def train(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> None:
+        self.processes.by_first(lambda: write_history(self.run, self.rows))
+        tell = tell if self.processes.first else lambda _: None
+        stop = False
+        while self.position.step < self.total:
+            stop = self._epoch(interrupted, tell)
+            if stop and self.position.step < self.total:
+                raise TrainingInterrupted(
+                    f"Stopped after step {self.position.step} of {self.total}; "
+                    f"go on with: taut train --resume {shlex.quote(str(self.run.path))}"
+                )
+
+    def _epoch(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> bool:
+        """Train to the end of the epoch, or until a process is told to stop; whether one was."""
+        epoch, start = divmod(self.position.step, self.steps_per_epoch)
+        readings = _STEPS_BETWEEN_READINGS[self.device.type]
+        if start == 0:
+            self.position.loss_sum.zero_()
+        for images, labels in self.batches.epoch(epoch, start=start):
+            self._step(images, labels)
+            if self.position.step % self.steps_per_epoch == 0:
+                break
+            due = self.position.step % readings == 0
+            # A single process can stop after any step.
+            if not due and self.processes.share.world > 1:
+                continue
+            self._share_losses()
+            if due:
+                tell(self._progress())
+            late = time.monotonic() - self.saved > _SECONDS_BETWEEN_CHECKPOINTS
+            stop, late = self._agree(interrupted.is_set(), late and self.processes.first)
+            if late or stop:
+                self._save(self._finished())
+            if stop:
+                return True
+        self._share_losses()
+        self._finish_epoch()
+        tell(self._progress())
+        return self._agree(interrupted.is_set())[0]
+
+    def _agree(self, *flags: bool) -> list[bool]:
+        """For each flag, whether any process has it set."""
+        if self.processes.share.world == 1:
+            return list(flags)
+        mine = torch.tensor(flags, dtype=torch.float32, device=self.device)
+        return (self.processes.total(mine) > 0).tolist()
+
+    def _share_losses(self) -> None:
+        self.position.loss_sum += self.processes.total(self.losses)
+        self.losses.zero_()
+
+    def _step(self, images: Tensor, labels: Tensor) -> None:
+        lr = self._learning_rate(self.position.step)
+        beta1 = self.recipe.schedule.beta1(self.position.step, self.total)
+        for group in self.plain_optimiser.param_groups:
+            group["lr"], group["betas"] = lr, (beta1, group["betas"][1])
+        self.optimiser.zero_grad()
+        self._backward(images, labels)
+        self.optimiser.step()
+        self.position.step += 1
+        with self._finite_raw_tensors():
+            every = self.recipe.retract_every
+            after_step(self.plain_model, self.position.step, retract_every=every)
+
+    def _backward(self, images: Tensor, labels: Tensor) -> None:
+        world, count = self.processes.share.world, len(labels)
+        if count == 0:  # fewer images than processes: take part with one of weight 0
+            (spare,) = self.data.train.fetch(torch.zeros(1, dtype=torch.int64), [slice(1)])
+            images, labels = spare.float_images(), spare.labels
+        logits = self._logits(images)
+        with in_file_of(type(self.recipe.loss)):
+            loss = self.recipe.loss(LossInputs(logits, labels))
+        self.losses += loss.detach().double() * count
+        if world > 1:
+            # Gradients are averaged over processes; weighted so, that is the mean over all images.
+            total = self.batches.size(self.position.step % self.batches.steps)
+            loss = loss * (count * world / total)
+        self.fabric.backward(loss)
+
+    def _logits(self, images: Tensor) -> Tensor:
+        with self._finite_raw_tensors():
+            return self.model(images)
+
+    @contextmanager
+    def _finite_raw_tensors(self) -> Iterator[None]:
+        """Inside, a refusal of raw tensors that are not finite means that the run diverged."""
+        try:
+            yield
+        except ValueError:
+            self._require_finite_weights()
+            raise
+
+    def _learning_rate(self, step: int) -> float:
+        epochs, steps = self.recipe.epochs, self.steps_per_epoch
+        return self.recipe.lr * self.recipe.schedule.factor(
+            step, steps_per_epoch=steps, epochs=epochs
+        )
+
+    def _finish_epoch(self) -> None:
+        mean_loss = self._progress().loss
+        finished = self._finished()
+        self.processes.require_equal("Weights", *self.plain_model.state_dict().values())
+        self.evaluation = evaluate(finished, self.data.test, self.recipe.eps, self.processes)
+        self._tick()
+        certified = self.evaluation.certified_accuracy
+        self.rows.append(
+            {
+                "epoch": self.position.step // self.steps_per_epoch,
+                "step": self.position.step,
+                "lr": self._learning_rate(self.position.step - 1),
+                "train_loss": mean_loss,
+                "clean_accuracy": self.evaluation.clean_accuracy,
+                **{f"certified_accuracy_{eps}": value for eps, value in certified.items()},
+                "bound": self.evaluation.bound,
+                "seconds": round(self.position.seconds, 3),
+            }
+        )
+        # Rows first, so that every epoch of a checkpoint has its row.
+        self.processes.by_first(lambda: write_history(self.run, self.rows))
+        self._save(finished)
+
+    def _finished(self) -> nn.Module:
+        """The model to save for others, to evaluate and to certify."""
+        self._require_finite_weights()
+        return projected(self.plain_model).eval()
+
+    def _progress(self) -> Progress:
+        epoch, done = divmod(self.position.step - 1, self.steps_per_epoch)
+        seen = min((done + 1) * self.recipe.batch_size, len(self.data.train))
+        loss = float(self.position.loss_sum) / seen
+        if not math.isfinite(loss):
+            raise self._diverged()
+        return Progress(self.position.step, self.total, epoch + 1, loss, self.evaluation)
+
+    def _require_one_run(self) -> None:
+        """Refuse to train if some processes see no checkpoint, or another one."""
+        what = f"The checkpoints in {self.run.path} (is it one folder for all machines?)"
+        step = str(self.position.step).encode()
+        self.processes.require_equal(what, step, *self.plain_model.state_dict().values())
+
+    def _require_finite_weights(self) -> None:
+        if not all(bool(p.isfinite().all()) for p in self.plain_model.parameters()):
+            raise self._diverged()
+
+    def _diverged(self) -> TrainingDiverged:
+        return TrainingDiverged(
+            f"The loss or the weights are not finite after step {self.position.step}; "
+            f"{self.run.path} keeps its last checkpoint. "
+            f"Try a smaller learning rate than {self.recipe.lr}."
+        )
+
+    def _save(self, finished: nn.Module) -> None:
+        self._progress()  # raises if the loss is not finite
+        self._tick()
+        run, model, optimiser = self.run, self.plain_model, self.plain_optimiser
+        self.processes.by_first(
+            lambda: save_checkpoint(run, model, optimiser, self.position, finished=finished)
+        )
+        self.saved = time.monotonic()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        self.position.seconds += now - self.clock
+        self.clock = now
+
+
+def after_step(model: nn.Module, step: int, *, retract_every: int) -> None:
+    """Everything that is done to the raw tensors of a model after an optimiser step."""
+    if retract_every and step % retract_every == 0:
+        retract_(model)
+    update_(model, step)
+
+
+def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
+    if data.input_shape != recipe.input_shape or len(data.classes) != recipe.classes:
+        raise ValueError(
+            f"`input_shape` and `classes` must be those of {data.name}, {data.input_shape} and "
+            f"{len(data.classes)}; got {recipe.input_shape} and {recipe.classes}."
+        )

@@ -1,0 +1,287 @@
+"""A training run as data: everything that decides its result, and nothing about where it runs."""
+
+import dataclasses
+import itertools
+import json
+import math
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, final, get_args
+
+from torch import nn
+
+from taut.certification import as_rational
+from taut.data import Augment, Holdout, names
+from taut.kinds import (
+    Choice,
+    SourceFile,
+    construct,
+    did_you_mean,
+    exported,
+    in_file_of,
+    source_file,
+)
+from taut.losses import AbstractLoss, MultiMargin
+from taut.losses import kinds as losses
+from taut.models import AbstractModel, Small
+from taut.models import kinds as models
+from taut.parametrizations import BCOP, AbstractParametrization, methods
+from taut.training import _schedules
+from taut.training._schedules import AbstractSchedule, OneCycle
+
+Precision = Literal["32-true", "bf16-mixed"]
+
+CHOICES: dict[str, Choice] = {
+    "model": Choice("model", AbstractModel, models()),
+    "loss": Choice("loss", AbstractLoss, losses()),
+    "schedule": Choice("schedule", AbstractSchedule, exported(vars(_schedules), AbstractSchedule)),
+    "parametrization": Choice(
+        "parametrization", AbstractParametrization, methods(), instance=False
+    ),
+}
+"""The settings of a recipe whose class is found by kind or as FILE.py:CLASS."""
+
+# What JSON groups as the data, with the name of the data set as its kind.
+_DATA = ("input_shape", "classes", "holdout", "resize")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """All settings of one training run, with Adam.
+
+    Args:
+        name: what reports and run folders call it.
+        dataset: a name that `taut.data.load` knows.
+        input_shape: channels, height and width of an image.
+        classes: number of classes.
+        holdout: what to test on, for images by class that come without a test split.
+        resize: whether to bring images by class to `input_shape`, scaled until they cover it and
+            cropped around the middle; if not, all must have it.
+        model: the architecture.
+        parametrization: the method of its layers, a class; dense layers use its `dense_as`.
+        loss: the training loss.
+        lr: peak learning rate.
+        schedule: how the learning rate and Adam's beta1 move over the run.
+        epochs: passes over the training set.
+        batch_size: images per step.
+        retract_every: steps from one `taut.retract_` to the next, which keeps raw tensors
+            near-orthonormal; 0 for never.
+        precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
+            are computed in float32 all the same, and what is certified is the net without autocast.
+        augment: random crops and flips, or None.
+        seed: decides initial weights, order and augmentation.
+        eps: l2 radii, each a number or a fraction as text, at which test images are certified.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> recipe = Recipe(name="mine", dataset="mnist", epochs=3)
+        >>> Recipe.from_json(recipe.to_json()) == recipe
+        True
+    """
+
+    name: str
+    dataset: str
+    input_shape: tuple[int, int, int] = (1, 28, 28)
+    classes: int = 10
+    holdout: Holdout | None = None
+    resize: bool = False
+    model: AbstractModel = field(default_factory=Small)
+    parametrization: type[AbstractParametrization] = BCOP
+    loss: AbstractLoss = field(default_factory=MultiMargin)
+    lr: float = 5e-3
+    schedule: AbstractSchedule = field(default_factory=OneCycle)
+    epochs: int = 10
+    batch_size: int = 128
+    retract_every: int = 16
+    precision: Precision = "32-true"
+    augment: Augment | None = None
+    seed: int = 0
+    eps: tuple[str, ...] = ("0.3", "1.58")
+
+    def __post_init__(self) -> None:
+        if self.dataset not in names() and not self.dataset.startswith("hub:"):
+            raise ValueError(
+                f"`dataset` must be one of {', '.join(names())}; got {self.dataset!r}."
+                f"{did_you_mean(self.dataset, names())}"
+            )
+        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+            raise ValueError(
+                "`input_shape` must be channels, height and width, each >= 1; "
+                f"got {self.input_shape}."
+            )
+        least = {"classes": 2, "epochs": 1, "batch_size": 1, "seed": 0, "retract_every": 0}
+        for name, bound in least.items():
+            if vars(self)[name] < bound:
+                raise ValueError(f"`{name}` must be at least {bound}; got {vars(self)[name]}.")
+        for name, choice in CHOICES.items():
+            choice.check(vars(self)[name])
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        if self.precision not in get_args(Precision):
+            allowed = ", ".join(get_args(Precision))
+            raise ValueError(f"`precision` must be one of {allowed}; got {self.precision!r}.")
+        for eps in self.eps:
+            _check_eps(eps)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """The shape that images are brought to; None if they have their own."""
+        return self.input_shape if self.resize else None
+
+    @property
+    def files(self) -> tuple[SourceFile, ...]:
+        """The Python files that define its classes; none for classes of taut.
+
+        Raises:
+            ValueError: if two files have one name.
+        """
+        used = (self.parametrization, *map(type, (self.model, self.loss, self.schedule)))
+        files = sorted({file for cls in used if (file := source_file(cls)) is not None})
+        for file, after in itertools.pairwise(files):
+            if file.name == after.name:
+                raise ValueError(f"Files must have different names; two are called {file.name}.")
+        return tuple(files)
+
+    def build_model(self) -> nn.Module:
+        """The model, freshly initialised from torch's global seed."""
+        with in_file_of(type(self.model)):
+            return self.model.build(
+                self.input_shape, self.classes, parametrization=self.parametrization
+            )
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON that `from_json` reads back.
+
+        Raises:
+            ValueError: if a class is neither one of taut nor loaded from a file, or a setting of
+                it is no JSON value.
+        """
+        values: dict[str, Any] = {"name": self.name, "data": {"kind": self.dataset}}
+        for name in _names(type(self)):
+            value = vars(self)[name]
+            if name in CHOICES:
+                values[name] = _encoded(CHOICES[name], value)
+            elif name in _DATA:
+                values["data"][name] = _plain(value)
+            elif name != "dataset":
+                values[name] = _plain(value)
+        try:
+            return json.dumps(values, indent=2) + "\n"
+        except TypeError as error:
+            raise ValueError(f"A recipe holds plain values alone: {error}.") from None
+
+    @classmethod
+    def from_json(cls, text: str, folder: Path = Path()) -> "Recipe":
+        """The recipe that `to_json` wrote; Python files that it names are executed.
+
+        Args:
+            text: a JSON object; fields left out take their default. A `claim` is for readers.
+            folder: what the paths of Python files are relative to.
+
+        Raises:
+            ValueError: if the text is no recipe; the message says why.
+            FileNotFoundError: if a Python file is missing.
+        """
+        try:
+            values = _tuples(_object("recipe", json.loads(text)))
+        except RecursionError:
+            raise ValueError("A recipe cannot be nested that deeply.") from None
+        values = _from_old_form(values)
+        values.pop("claim", None)
+        for name, choice in CHOICES.items():
+            if name in values:
+                values[name] = _decoded(choice, values[name], folder)
+        if "data" not in values:
+            raise ValueError("`data` must name the data set; got none.")
+        data = _settings("data", values.pop("data"))
+        for name in data.keys() - {"kind", *_DATA}:
+            raise ValueError(f"`{name}` is no setting of data; it has {', '.join(_DATA)}.")
+        values |= {"dataset": data.pop("kind"), **data}
+        for name, part in (("augment", Augment), ("holdout", Holdout)):
+            if values.get(name) is not None:
+                values[name] = construct(part, _object(name, values[name]), _names(part))
+        for name in ("eps", "input_shape"):
+            if not isinstance(values.get(name, ()), tuple):
+                raise ValueError(f"`{name}` must be a JSON list; got {values[name]!r}.")
+        return construct(cls, values, _names(cls))
+
+
+def _from_old_form(values: dict[str, Any]) -> dict[str, Any]:
+    """A recipe as version 0.1 stored it: `dataset` at the top, all about the net in `model`."""
+    if "dataset" not in values:
+        return values
+    values = dict(values)
+    data = {"kind": values.pop("dataset")}
+    model = dict(_object("model", values.pop("model", {})))
+    data |= {name: model.pop(name) for name in ("input_shape", "classes") if name in model}
+    data |= {name: values.pop(name) for name in ("holdout", "resize") if name in values}
+    if "parametrization" in model:
+        values["parametrization"] = model.pop("parametrization")
+    kind = model.pop("architecture", "small")
+    return values | {"data": data, "model": {"kind": kind, **model}}
+
+
+def _encoded(choice: Choice, value: Any) -> dict[str, Any]:
+    """A class or an instance as its kind, its settings and the digest of its file."""
+    cls = type(value) if choice.instance else value
+    file = source_file(cls)
+    values = {"kind": choice.kind_of(cls)} | ({} if file is None else {"sha256": file.sha256})
+    return values | (dataclasses.asdict(value) if choice.instance else {})
+
+
+def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
+    values = _settings(choice.name, value)
+    kind, digest = values.pop("kind"), values.pop("sha256", None)
+    cls = choice.find(kind, folder)
+    file = source_file(cls)
+    if digest is not None and (file is None or file.sha256 != digest):
+        raise ValueError(f"{kind} is in another file than when the recipe was written.")
+    if choice.instance:
+        return construct(cls, values, _names(cls))
+    if values:
+        raise ValueError(f"`{choice.name}` has a kind and no settings; got {', '.join(values)}.")
+    return cls
+
+
+def _settings(name: str, value: Any) -> dict[str, Any]:
+    """The kind and the settings of a part, which may be its kind alone."""
+    values = {"kind": value} if isinstance(value, str) else dict(_object(name, value))
+    if not isinstance(values.get("kind"), str):
+        raise ValueError(f"`{name}` must have a `kind`, a text; got {value!r}.")
+    return values
+
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"`{name}` must be a JSON object; got {value!r}.")
+    return value
+
+
+def _names(cls: Any) -> list[str]:
+    return [one.name for one in fields(cls)]
+
+
+def _tuples(value: Any) -> Any:
+    """A JSON value with its lists as tuples, which can be compared and hashed."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _plain(value: Any) -> Any:
+    return dataclasses.asdict(value) if isinstance(value, Augment | Holdout) else value
+
+
+def _check_eps(eps: str) -> None:
+    try:
+        # As a number of double precision, too: attacks and charts take it as one.
+        positive = isinstance(eps, str) and float(as_rational(eps)) > 0
+    except (ValueError, OverflowError):
+        positive = False
+    if not positive:
+        raise ValueError(
+            f'`eps` must hold positive numbers as text, such as "1.58" or "36/255"; got {eps!r}.'
+        )

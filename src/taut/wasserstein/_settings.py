@@ -1,0 +1,62 @@
+"""Options of an estimate."""
+
+import math
+from dataclasses import dataclass
+from typing import final
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Options of an estimate: all that decides it but the samples and the critic.
+
+    Args:
+        steps: of Adam at most; 0 trains nothing.
+        batch_size: points of either sample a step.
+        lr: peak learning rate; it falls to 0 along half a cosine.
+        checks: how often the lower bound is measured on validation points, the upper one improved.
+        tolerance: stop early once the two are within this share of the upper one.
+        held_out: share of the points that only measures. With 0 all points do both: then the
+            bounds are of the samples themselves, and nothing is said of where they came from.
+        confidence: of the interval for the distributions.
+        domain: least and largest number that a coordinate of a point can have, such as (0.0, 1.0)
+            for images; with it the interval is guaranteed for any number of points, without it
+            only in the limit of many.
+        samples: points to draw from a sampler, and at most from a loader or a data set of torch.
+        max_memory: bytes that exact transport may take; with 0 a plan is made without POT.
+        seed: of initial weights, of the order and of samplers that draw from torch's generator.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> Settings(steps=200).confidence
+        0.95
+    """
+
+    steps: int = 1000
+    batch_size: int = 256
+    lr: float = 1e-2
+    checks: int = 10
+    tolerance: float = 0.005
+    held_out: float = 1 / 3
+    confidence: float = 0.95
+    domain: tuple[float, float] | None = None
+    samples: int = 2000
+    max_memory: int = 1 << 30
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = {"steps": 0, "batch_size": 1, "checks": 1, "samples": 4, "max_memory": 0, "seed": 0}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"`{name}` must be at least {low}; got {getattr(self, name)}.")
+        for name in ("held_out", "tolerance"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be from 0 to below 1; got {getattr(self, name)}.")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"`confidence` must be between 0 and 1; got {self.confidence}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
+            raise ValueError(f"`domain` must be two rising numbers; got {self.domain}.")

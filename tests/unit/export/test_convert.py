@@ -1,0 +1,177 @@
+"""Plain networks converted: the same sizes, 1-Lipschitz, and nothing left unsaid."""
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import taut
+from taut.export import Change
+
+
+def cnn() -> nn.Sequential:
+    """A network as one finds it."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(3, 2, 1),
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GELU(), nn.Dropout(0.1)),
+        nn.Conv2d(8, 6, 1, 2),
+        nn.LeakyReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, 5, bias=False),
+        nn.LayerNorm(5),
+        nn.SiLU(),
+        nn.Linear(5, 4),
+    )
+
+
+def bound(model: nn.Module, shape: tuple[int, ...]) -> float:
+    return float(taut.lipschitz_bound(copy.deepcopy(model).eval(), shape))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (15, 17), (33, 20)])
+def test_a_plain_cnn_becomes_1_lipschitz_and_keeps_its_sizes(size):
+    plain, x = cnn(), torch.rand(2, 3, *size)
+    converted = taut.convert(plain)
+    assert converted.left == ()
+    assert converted.model(x).shape == plain(x).shape
+    for layer, twin in zip(plain[:8], converted.model[:8], strict=True):
+        y = layer(x)
+        assert twin(x).shape == y.shape
+        x = y
+    assert bound(converted.model, (3, *size)) < 1 + 1e-5
+
+
+def test_the_list_names_every_change():
+    lines = str(taut.convert(cnn())).splitlines()
+    assert lines[:5] == [
+        "0: Conv2d -> taut.nn.Conv2d (kernel (8, 8) for (7, 7): the stride must divide it)",
+        "1: BatchNorm2d -> Identity (normalisations are removed)",
+        "2: ReLU -> taut.nn.MaxMin (keeps the norm of gradients)",
+        "3: MaxPool2d -> MaxPool2d (windows (2, 2) for (3, 3): they may not overlap)",
+        "4.0: Conv2d -> taut.nn.Conv2d",
+    ]
+    assert len(lines) == 12
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding", "mode"),
+    [
+        (3, 1, 1, "zeros"), (3, 1, 1, "circular"), (3, 1, 0, "circular"), (3, 1, "same", "zeros"),
+        (3, 2, 1, "zeros"), (5, 2, 2, "circular"), (1, 2, 0, "zeros"), (4, 2, 1, "zeros"),
+        (4, 4, 0, "zeros"), ((3, 5), (1, 2), (1, 2), "zeros"), (3, 1, "valid", "zeros"),
+        (4, 2, 0, "circular"), (3, 1, 3, "zeros"), (6, 3, 2, "circular"),
+    ],
+)  # fmt: skip
+def test_every_convolution_keeps_the_size_of_its_output(kernel, stride, padding, mode):
+    for size in ((8, 8), (9, 11), (12, 7)):
+        plain = nn.Conv2d(2, 4, kernel, stride, padding, padding_mode=mode, dtype=torch.float64)
+        model, changes = taut.convert(plain)
+        x = torch.rand(1, 2, *size, dtype=torch.float64)
+        assert type(model) is taut.nn.Conv2d, changes
+        expected = plain(x).shape
+        if mode == "circular" and any(n % s for n, s in zip(size, model.stride, strict=True)):
+            continue  # extended by zeros: as large or larger
+        assert model(x).shape == expected
+        assert model(x).dtype == torch.float64
+        assert bound(model, (2, *size)) < 1 + 1e-9
+
+
+LEFT = {
+    "groups": (nn.Conv2d(4, 4, 3, groups=2), "groups=2"),
+    "dilation": (nn.Conv2d(4, 4, 3, dilation=2), "dilation=(2, 2)"),
+    "reflection": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "raises the norm"),
+    "odd stride": (nn.Conv2d(4, 4, 3, 2), "no twin's size"),
+    "wide circular padding": (
+        nn.Conv2d(4, 4, 3, padding=2, padding_mode="circular"),
+        "`padding` must be 'same' or at most",
+    ),
+    "overlapping pool": (nn.MaxPool2d(3, 2), "overlap"),
+    "dilated pool": (nn.MaxPool2d(2, dilation=2), "dilated"),
+    "transposed": (nn.ConvTranspose2d(4, 4, 3), "it has weights and no twin"),
+    "attention": (nn.MultiheadAttention(4, 1), "it has weights and no twin"),
+    "glu": (nn.GLU(1), "no proven bound"),
+}
+
+
+@pytest.mark.parametrize("case", LEFT)
+def test_what_has_no_twin_is_left_and_listed(case):
+    layer, note = LEFT[case]
+    model, (change,) = taut.convert(nn.Sequential(layer))
+    assert change.name == "0"
+    assert change.after is None
+    assert note in change.note
+    assert "LEFT AS IT IS" in str(change)
+    assert type(model[0]) is type(layer)
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1) for _ in range(2)])
+        self.alias = self.steps[0]
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm(self.steps[0](x)))
+        return x + self.alias(self.steps[1](y))
+
+
+def test_classes_of_a_users_own_keep_their_forward_and_its_sums_are_listed():
+    model, changes = taut.convert(nn.Sequential(Block(), nn.Identity()))
+    names = {(change.name, change.before, change.after) for change in changes}
+    assert ("0.steps.1", "Conv2d", "taut.nn.Conv2d") in names
+    assert ("0.norm", "BatchNorm2d", "Identity") in names
+    assert {(c.before, c.after) for c in changes if c.after is None} == {
+        ("relu", None),
+        ("add", None),
+    }
+    block = model[0]
+    assert type(block) is Block
+    assert block.alias is block.steps[0]
+    assert type(block.alias) is taut.nn.Conv2d
+    assert 1.9 < bound(model, (4, 6, 6)) < 2.01
+
+
+def test_the_original_is_left_as_it_was_and_modes_are_kept():
+    plain = cnn()
+    plain[4].eval()
+    before, types = copy.deepcopy(plain.state_dict()), [type(m) for m in plain.modules()]
+    converted = taut.convert(plain).model
+    for parameter in converted.parameters():
+        parameter.data.zero_()
+    assert types == [type(m) for m in plain.modules()]
+    assert all(torch.equal(before[k], v) for k, v in plain.state_dict().items())
+    assert [m.training for m in converted] == [m.training for m in plain]
+
+
+def test_methods_can_be_chosen_and_converted_models_train():
+    model = taut.convert(cnn(), parametrization=taut.RKO, dense=taut.RKO).model
+    assert type(model[0].parametrization) is taut.RKO
+    assert type(model[9].parametrization) is taut.RKO
+    assert model[9].bias is None
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(torch.rand(2, 3, 8, 8)).square().sum().backward()
+    optimiser.step()
+    assert bound(model, (3, 8, 8)) < 1 + 1e-5
+
+
+def test_models_of_taut_stay_as_they_are():
+    assert taut.convert(taut.models.Small().build((1, 8, 8), 3)).changes == ()
+
+
+def test_what_cannot_be_copied_is_refused():
+    plain = nn.Sequential(nn.ReLU())
+    plain.held = (i for i in range(3))
+    with pytest.raises(ValueError, match=re.escape("`model` cannot be copied")):
+        taut.convert(plain)
+
+
+def test_a_change_is_one_line():
+    assert str(Change("a", "B", "C")) == "a: B -> C"

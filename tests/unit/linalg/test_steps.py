@@ -1,0 +1,211 @@
+"""Steps applied to images are the convolution with the kernel they would make."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.func import functional_call
+from torch.nn import functional as F
+
+import taut
+from taut.linalg import steps
+from taut.linalg.bases import orthonormal_basis
+from taut.linalg.block import grow
+from taut.linalg.steps import apply_steps
+from taut.parametrizations import _bcop
+
+MOVES = [(0, 1), (1, 1), (0, -1), (1, -1)]
+KERNELS = [(3, 3), (1, 3), (2, 2), (4, 3), (5, 5), (2, 1), (7, 4)]
+SIZES = [(8, 8), (5, 6), (1, 4), (3, 2)]
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Let narrow layers, too, apply steps: the operations are counted as for wide ones."""
+    monkeypatch.setattr(_bcop, "_LEAST_CHANNELS", 2)
+    monkeypatch.setattr(_bcop, "_NARROW", 0)
+
+
+def plain(layer: taut.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """The layer through its kernel and torch's circular padding by index."""
+    rows, columns = layer.pads((x.shape[-2], x.shape[-1]))[1:]
+    index = [
+        torch.arange(-a, n + b) % n for a, b, n in zip(rows, columns, x.shape[-2:], strict=True)
+    ]
+    return F.conv2d(x[..., index[0][:, None], index[1]], layer.weight, layer.bias, layer.stride)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kernel_size", KERNELS)
+@pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (5, 5), (3, 4), (4, 3)])
+def test_applied_steps_are_the_kernel(monkeypatch, inputs, outputs, kernel_size, size):
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    layer = taut.nn.Conv2d(inputs, outputs, kernel_size, dtype=torch.float64)
+    x = torch.randn(2, inputs, *size, dtype=torch.float64)
+    assert layer.parametrization.transform(x, layer.bias) is not None
+    assert torch.allclose(layer(x), plain(layer, x), atol=1e-12)
+
+
+@pytest.mark.parametrize("windows", [(4, 4), (3, 5), (1, 2)])
+@pytest.mark.parametrize(
+    ("kernel_size", "stride"),
+    [(4, 2), (6, 2), (6, 3), ((4, 3), (2, 1)), ((2, 4), (2, 2)), ((3, 8), (1, 2))],
+)
+@pytest.mark.parametrize(("inputs", "outputs"), [(3, 4), (2, 16), (4, 1)])
+def test_applied_steps_are_the_strided_kernel(
+    monkeypatch, inputs, outputs, kernel_size, stride, windows
+):
+    layer = taut.nn.Conv2d(inputs, outputs, kernel_size, stride, dtype=torch.float64)
+    size = (n * s for n, s in zip(windows, layer.stride, strict=True))
+    x = torch.randn(2, inputs, *size, dtype=torch.float64)
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: False)
+    kernel = layer(x)
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    assert layer.parametrization.transform(x, layer.bias) is not None
+    assert torch.allclose(layer(x), kernel, atol=1e-12)
+
+
+def test_one_step_is_grown_by_two_taps():
+    basis = orthonormal_basis(torch.randn(4, 2, dtype=torch.float64))
+    taps = grow(torch.eye(4, dtype=torch.float64)[None, None], basis, 1)
+    x = torch.randn(1, 4, 3, 5, dtype=torch.float64)
+    expected = F.conv2d(torch.cat((x[..., -1:], x), 3), taps.permute(2, 3, 0, 1))
+    assert torch.allclose(apply_steps(x, basis[None], [(1, 1)]), expected)
+
+
+def test_derivatives_are_those_of_finite_differences(monkeypatch):
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
+    names = [name for name, _ in layer.named_parameters()]
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    x = torch.randn(2, 4, 3, 4, dtype=torch.float64, requires_grad=True)
+
+    def f(x, *values):
+        return functional_call(layer, dict(zip(names, values, strict=True)), (x,))
+
+    assert torch.autograd.gradcheck(f, (x, *values))
+    assert torch.autograd.gradgradcheck(lambda x: layer(x).pow(2), (x,))
+
+
+def test_images_in_parts_give_the_same(monkeypatch):
+    x = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    bases = orthonormal_basis(torch.randn(4, 4, 2, dtype=torch.float64)).requires_grad_()
+    grad = torch.randn(5, 4, 6, 6, dtype=torch.float64)
+    results = []
+    for numbers, positions in ((1, 1), (1 << 18, 1 << 10), (2 * 144, 1)):
+        monkeypatch.setattr(steps, "_PART_NUMBERS", numbers)
+        monkeypatch.setattr(steps, "_PART_POSITIONS", positions)
+        y = apply_steps(x, bases, MOVES)
+        results.append((y, *torch.autograd.grad(y, (x, bases), grad)))
+    for other in results[1:]:
+        assert all(torch.allclose(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_default_layers_choose_steps_and_stay_exact(layout):
+    """128 channels in float32: as a user gets them, against float64."""
+    layer = taut.nn.Conv2d(128, 128, 3)
+    x = torch.randn(16, 128, 8, 8).contiguous(memory_format=layout).requires_grad_()
+    assert layer.parametrization.transform(x, layer.bias) is not None
+    twin, grad = copy.deepcopy(layer).double(), torch.randn(16, 128, 8, 8)
+    doubled = x.detach().double().requires_grad_()
+    layer(x).backward(grad)
+    plain(twin, doubled).backward(grad.double())
+    for name, (p, q) in {
+        "input": (x, doubled),
+        **{name: (p, twin.get_parameter(name)) for name, p in layer.named_parameters()},
+    }.items():
+        assert p.grad is not None
+        assert q.grad is not None
+        distance = (p.grad - q.grad).norm() / q.grad.norm()
+        assert distance < 2e-6, name
+
+
+def test_few_positions_few_channels_and_no_torus_take_the_kernel():
+    x = torch.randn(16, 128, 8, 8)
+    assert taut.BCOP(128, 128, (3, 3)).transform(x, None) is not None
+    assert taut.BCOP(128, 64, (3, 3)).transform(x, None) is None
+    assert taut.BCOP(128, 64, (4, 4), stride=(2, 2)).transform(x, None) is None
+    assert taut.BCOP(128, 512, (4, 4), stride=(2, 2)).transform(x[:2], None) is not None
+    assert taut.BCOP(128, 128, (1, 1)).transform(x, None) is None
+    assert taut.BCOP(64, 64, (3, 3)).transform(x[:, :64], None) is None
+    for layer in (
+        taut.nn.Conv2d(128, 128, 3, padding_mode="zeros"),
+        taut.nn.Conv2d(128, 128, 3, padding="valid"),
+    ):
+        padded = F.pad(x, (0,) * 4 if layer.padding == (0, 0) else (1,) * 4)
+        assert torch.allclose(layer(x), F.conv2d(padded, layer.weight, layer.bias), atol=1e-5)
+
+
+def test_cached_autocast_and_torch_func_take_the_kernel(narrow):
+    layer = taut.nn.Conv2d(4, 4, 3)
+    x = torch.randn(3, 2, 4, 5, 5)
+    assert layer.parametrization.transform(x[0], None) is not None
+    expected = torch.stack([plain(layer, images) for images in x])
+    assert torch.allclose(torch.func.vmap(layer)(x), expected, atol=1e-6)
+    with torch.no_grad(), taut.cached():
+        assert torch.equal(layer(x[0]), layer(x[0]))
+        assert torch.allclose(layer(x[0]), expected[0], atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x[0]).dtype == torch.bfloat16
+
+
+COMPILED = """
+import torch, taut
+from torch import nn
+model = nn.Sequential(
+    taut.nn.Conv2d(3, 96, 3), taut.nn.MaxMin(), taut.nn.Conv2d(96, 96, 3), taut.nn.MaxMin(),
+    taut.nn.Conv2d(96, 96, (3, 2)), nn.Flatten(), taut.nn.Linear(96 * 36, 4),
+).train({training})
+assert model[2].parametrization.transform(torch.rand(8, 96, 6, 6), None) is not None
+compiled, x = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.rand(8, 3, 6, 6)
+raws = list(model.parameters())
+grads = [torch.autograd.grad(f(x).square().sum(), raws) for f in (compiled, model)]
+for found, expected in zip(*grads, strict=True):
+    assert (found - expected).norm() < 1e-5 * expected.norm() + 1e-6
+with torch.no_grad(), taut.cached(), taut.batched(model):
+    assert torch.allclose(compiled(x), model(x), atol=1e-5)
+"""
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_wide_layers_compile_in_one_graph(training):
+    """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
+    code = COMPILED.format(training=training)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_no_images_are_no_error():
+    layer = taut.nn.Conv2d(128, 128, 3)
+    assert layer(torch.zeros(0, 128, 4, 4)).shape == (0, 128, 4, 4)
+
+
+@pytest.mark.parametrize(
+    "layer", [taut.nn.Linear(8, 8, bias=False), taut.nn.Conv2d(64, 128, 3, bias=False)]
+)
+def test_what_follows_in_place_is_no_error(monkeypatch, layer):
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    x = torch.randn(2, *((8,) if isinstance(layer, taut.nn.Linear) else (64, 4, 4)))
+    torch.nn.Sequential(layer, torch.nn.ReLU(inplace=True))(x).sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_several_gradients_at_once(narrow):
+    layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    assert layer.parametrization.transform(x, None) is not None
+    jacobians = [
+        torch.autograd.functional.jacobian(lambda x: layer(x).sum((2, 3)), x, vectorize=vectorize)
+        for vectorize in (True, False)
+    ]
+    assert torch.allclose(*jacobians)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_forward_mode_takes_the_weight():
+    layer, x = taut.nn.Linear(4, 3, dtype=torch.float64), torch.randn(2, 4, dtype=torch.float64)
+    _, tangent = torch.func.jvp(layer, (x,), (x,))
+    assert torch.allclose(tangent, x @ layer.weight.T)

@@ -1,0 +1,223 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from taut.losses import (
+    KR,
+    AbstractLoss,
+    HingeKR,
+    HingeKRMulticlass,
+    LossInputs,
+    MultiMargin,
+    OffsetCrossEntropy,
+    kinds,
+)
+
+CLASSIFICATION = (MultiMargin, OffsetCrossEntropy, HingeKRMulticlass)
+TWO_SAMPLES = (KR, HingeKR)
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(7, 5, dtype=torch.float64, generator=generator)
+    return logits, torch.randint(5, (7,), generator=generator)
+
+
+def test_multi_margin_is_the_sum_of_hinges(batch):
+    logits, labels = batch
+    total = 0.0
+    for z, y in zip(logits.tolist(), labels.tolist(), strict=True):
+        hinges = [max(0.0, math.sqrt(2) * 1.3 - z[y] + z[j]) for j in range(5) if j != y]
+        total += sum(hinges) / 5
+    assert math.isclose(MultiMargin(eps_train=1.3)(logits, labels).item(), total / 7)
+    torch_loss = F.multi_margin_loss(logits, labels, margin=math.sqrt(2) * 1.3)
+    torch.testing.assert_close(MultiMargin(eps_train=1.3)(logits, labels), torch_loss)
+
+
+def test_multi_margin_vanishes_exactly_where_all_is_certified():
+    eps = 0.5
+    margins = math.sqrt(2) * torch.tensor([0.49, 0.51], dtype=torch.float64)
+    losses = [
+        MultiMargin(eps_train=eps)(torch.tensor([[m, 0.0]]), torch.tensor([0])) for m in margins
+    ]
+    assert losses[0] > 0
+    assert losses[1] == 0
+
+
+def test_offset_cross_entropy_is_the_log_of_the_softmax(batch):
+    logits, labels = batch
+    total = 0.0
+    for z, y in zip(logits.tolist(), labels.tolist(), strict=True):
+        scaled = [(value - (2.2 if j == y else 0.0)) / 0.35 for j, value in enumerate(z)]
+        total += math.log(sum(map(math.exp, scaled))) - scaled[y]
+    loss = OffsetCrossEntropy(offset=2.2, temperature=0.35)(logits, labels)
+    assert math.isclose(loss.item(), total / 7)
+
+
+def test_without_offset_and_at_temperature_one_it_is_cross_entropy(batch):
+    logits, labels = batch
+    loss = OffsetCrossEntropy(offset=0.0, temperature=1.0)(logits, labels)
+    torch.testing.assert_close(loss, F.cross_entropy(logits, labels))
+
+
+def test_every_loss_is_tested_here_and_has_settings_to_store():
+    assert set(kinds().values()) == {*CLASSIFICATION, *TWO_SAMPLES}
+    for kind, cls in kinds().items():
+        assert dataclasses.replace(cls()) == cls()
+        assert (kind, issubclass(cls, AbstractLoss)) == (cls.kind, True)
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in CLASSIFICATION], ids=lambda loss: loss.kind)
+def test_a_loss_takes_one_object_too(loss, batch):
+    expected = loss(*batch)
+    assert expected.shape == ()
+    assert loss(LossInputs(*batch)) == loss(*batch, bound=1.0, head=torch.eye(5)) == expected
+    with pytest.raises(ValueError, match="`labels` must be one label per image; got None"):
+        loss(batch[0])
+
+
+def test_gradients(batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: MultiMargin(eps_train=0.7)(z, labels), logits)
+    loss = OffsetCrossEntropy(offset=1.0, temperature=0.5)
+    assert torch.autograd.gradcheck(lambda z: loss(z, labels), logits)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_out_of_range_numbers_are_refused_by_name(value):
+    with pytest.raises(ValueError, match="`eps_train` must be a positive number; got"):
+        MultiMargin(eps_train=value)
+    with pytest.raises(ValueError, match="`temperature` must be a positive number; got"):
+        OffsetCrossEntropy(offset=0.0, temperature=value)
+
+
+def test_negative_offset_is_refused():
+    with pytest.raises(ValueError, match=r"`offset` must be a number >= 0; got -0\.1"):
+        OffsetCrossEntropy(offset=-0.1, temperature=1.0)
+
+
+@pytest.fixture
+def two_samples():
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.randn(9, generator=generator, dtype=torch.float64)
+    return scores, torch.tensor([1, 0, 0, 1, 1, 0, 1, 0, 0])
+
+
+def _means(scores, labels):
+    first = [s for s, y in zip(scores.tolist(), labels.tolist(), strict=True) if y]
+    second = [s for s, y in zip(scores.tolist(), labels.tolist(), strict=True) if not y]
+    return sum(first) / len(first), sum(second) / len(second)
+
+
+def test_kr_is_the_difference_of_two_means(two_samples):
+    first, second = _means(*two_samples)
+    assert math.isclose(KR()(*two_samples).item(), second - first)
+
+
+def test_minus_kr_of_a_1_lipschitz_function_is_at_most_the_distance():
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(8, generator=generator, dtype=torch.float64).sort().values
+    y = torch.randn(8, generator=generator, dtype=torch.float64).sort().values + 1
+    distance = (x - y).abs().mean()  # in one dimension the sorted samples are matched
+    points, labels = torch.cat([y, x]), torch.tensor([1] * 8 + [0] * 8)
+    for function in (torch.abs, torch.sin, torch.tanh):
+        assert -KR()(function(points), labels) <= distance
+    assert -KR()(3 * points, labels) <= 3 * distance
+
+
+def test_hinge_kr_adds_what_margins_lack(two_samples):
+    scores, labels = two_samples
+    first, second = _means(scores, labels)
+    lacks = [
+        max(0.0, 0.7 - (s if y else -s))
+        for s, y in zip(scores.tolist(), labels.tolist(), strict=True)
+    ]
+    loss = HingeKR(alpha=3.0, margin=0.7)(scores, labels)
+    assert math.isclose(loss.item(), second - first + 3 * sum(lacks) / 9)
+
+
+def test_hinge_kr_of_classes_is_the_mean_of_one_against_the_rest(batch):
+    logits, labels = batch
+    labels = labels % 4  # class 4 is absent
+    total = 0.0
+    for k in range(5):
+        s = [1.0 if y == k else -1.0 for y in labels.tolist()]
+        column = logits[:, k].tolist()
+        total += 2 * sum(max(0.0, 0.3 - a * b) for a, b in zip(s, column, strict=True)) / 7
+        if k in labels.tolist():
+            first, second = _means(logits[:, k], labels == k)
+            total += second - first
+    loss = HingeKRMulticlass(alpha=2.0, margin=0.3)(logits, labels)
+    assert math.isclose(loss.item(), total / 5)
+
+
+def test_gradients_of_the_losses_on_two_samples(two_samples, batch):
+    scores, labels = two_samples
+    scores.requires_grad_()
+    assert torch.autograd.gradcheck(lambda s: KR()(s, labels), scores)
+    assert torch.autograd.gradcheck(lambda s: HingeKR(alpha=2.0, margin=0.5)(s, labels), scores)
+    logits, classes = batch
+    logits.requires_grad_()
+    loss = HingeKRMulticlass(alpha=2.0, margin=0.5)
+    assert torch.autograd.gradcheck(lambda z: loss(z, classes), logits)
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in TWO_SAMPLES], ids=lambda loss: loss.kind)
+def test_scores_may_be_a_column_and_labels_signs(loss, two_samples):
+    """As critics and other libraries have them; once they were broadcast against each other."""
+    scores, labels = two_samples
+    expected = loss(scores, labels)
+    signs = 2 * labels - 1
+    for same in (labels.bool(), labels.float(), signs, signs.double(), labels[:, None]):
+        assert loss(scores, same) == loss(scores[:, None], same) == expected
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in TWO_SAMPLES], ids=lambda loss: loss.kind)
+def test_samples_that_are_not_two_are_refused(loss):
+    scores = torch.zeros(2)
+    for labels in ([1, 1], [0, 0], [-1, -1], []):
+        with pytest.raises(ValueError, match="`labels` must hold both classes in each batch; got"):
+            loss(scores[: len(labels)], torch.tensor(labels))
+    for labels in ([0, 2], [-1, 0], [0.5, 1.0], [math.nan, 1.0]):
+        with pytest.raises(ValueError, match="`labels` must be 0 and 1, or -1 and 1; got"):
+            loss(scores, torch.tensor(labels))
+    for shape, count in (((2, 2), 2), ((3,), 2), ((3, 1), 2), ((2, 1, 1), 2), ((), 2)):
+        with pytest.raises(ValueError, match="must be one number per image, of shape"):
+            loss(torch.zeros(shape), torch.arange(count))
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in CLASSIFICATION], ids=lambda loss: loss.kind)
+def test_labels_that_are_no_class_indices_are_refused(loss, batch):
+    logits, labels = batch
+    one_hot = F.one_hot(labels, 5)
+    for wrong, got in (
+        (one_hot, "one-hot rows: use labels.argmax"),
+        (one_hot.double(), "one-hot rows: use labels.argmax"),
+        (labels.float(), "torch.float32: use labels.long"),
+        (labels[:, None], r"shape \(7, 1\)"),
+        (labels[:6], r"shape \(6,\)"),
+    ):
+        with pytest.raises(ValueError, match=rf"integers of shape \(7,\); got {got}"):
+            loss(logits, wrong)
+    with pytest.raises(ValueError, match=r"`logits` must be of shape \(n, classes\); got \(5,\)"):
+        loss(logits[0], labels[:1])
+    assert loss(logits, labels.to(torch.uint8)) == loss(logits, labels)
+
+
+def test_classes_that_are_all_the_same_are_refused():
+    with pytest.raises(ValueError, match="`labels` must hold at least two classes"):
+        HingeKRMulticlass()(torch.zeros(2, 3), torch.tensor([1, 1]))
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_weights_and_margins_are_positive(value):
+    for loss in (HingeKR, HingeKRMulticlass):
+        with pytest.raises(ValueError, match="`alpha` must be a positive number; got"):
+            loss(alpha=value, margin=1.0)
+        with pytest.raises(ValueError, match="`margin` must be a positive number; got"):
+            loss(alpha=1.0, margin=value)
