@@ -20,8 +20,17 @@ from torch._C._functorch import (
     # The innermost active transform of `torch.func`, or None.
     peek_interpreter_stack,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class UncompiledMode(TorchDispatchMode):
+    """A dispatch mode that is never compiled, so that it need not import the compiler: seconds."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
 
 
 def constant_when_compiled(function: _Function) -> _Function:

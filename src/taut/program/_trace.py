@@ -20,9 +20,12 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
-from taut._torch_private import is_functorch_wrapped_tensor, peek_interpreter_stack
+from taut._torch_private import (
+    UncompiledMode,
+    is_functorch_wrapped_tensor,
+    peek_interpreter_stack,
+)
 from taut.program._batch import BatchSize, concrete, depends_on_batch
 from taut.program._call import Call, Unknown
 from taut.program._draft import Draft
@@ -75,7 +78,7 @@ def record(model: nn.Module, x: Tensor, *, through: bool = False) -> tuple[Progr
 
 
 @final
-class _Bypass(TorchDispatchMode):
+class _Bypass(UncompiledMode):
     """Refuses operations on the signal that no function of torch was called for."""
 
     def __init__(self, recorder: "Recorder") -> None:
