@@ -1,10 +1,5 @@
 """Mutants of the bounds: every one that is not equivalent makes a named check fail."""
 
-import inspect
-import sys
-import textwrap
-from types import ModuleType
-
 import pytest
 import torch
 
@@ -16,6 +11,7 @@ import unit.linalg.test_bounds_contracts as contracts
 import unit.linalg.test_bounds_rounding as scalars
 import unit.linalg.test_operator_bounds as parts
 import unit.linalg.test_transposed as transposed
+from mutation import mutate, name_of, survives
 from taut.linalg import (
     border,
     bounds,
@@ -35,7 +31,8 @@ from taut.linalg import (
 )
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.padding import Padding
-from taut.program import _pairwise, _registry, _rounding, _torch_rules
+from taut.program import _pairwise
+from taut.program.ops import _normalisation
 
 
 def dense_and_exact(op, most=1e-9):
@@ -355,10 +352,10 @@ MUTANTS = {
         (border, "_proven", "s if count == 0 else math.inf", "s"),
     ],
     check_transposed: [
-        (_rounding, "Affine.rounding", "kernel[:, 0].numel()", "len(kernel)"),
-        (_rounding, "Affine.rounding", "kernel[:, 0].numel()", "1"),
+        (geometry, "AbstractConvolution.__post_init__", " // self.groups * reads", ""),
     ],
     check_adjoints: [
+        (geometry, "AbstractConvolution.__post_init__", "self.kernel[0].numel()", "1"),
         (geometry, "AbstractConvolution._reads", "max(taps, int(", "min(taps, int("),
         (geometry, "AbstractConvolution._adjoint", "(0, missing)", "(missing, 0)"),
     ],
@@ -419,7 +416,7 @@ MUTANTS = {
         (series, "SeriesOperator.norm_bound", "up_sum(1.0, rest)", "1.0"),
     ],
     constants.test_per_channel_deviations_count_by_the_smallest: [
-        (_torch_rules, "_batch_norm", ".max()", ".mean()"),
+        (_normalisation, "BatchNorm.gains", ".max()", ".mean()"),
     ],
 }
 """By the check that fails first."""
@@ -446,40 +443,6 @@ EQUIVALENT = [
 ]
 
 
-def mutate(patch, module: ModuleType, name: str, old: str, new: str) -> None:
-    """Replace one function, wherever the package has imported it, by one with other source."""
-    owner: object = module
-    for part in name.split(".")[:-1]:
-        owner = vars(owner)[part]
-    last = name.split(".")[-1]
-    original = vars(owner)[last]
-    lines = textwrap.dedent(inspect.getsource(inspect.unwrap(original))).splitlines()
-    source = "\n".join(line for line in lines if not line.startswith("@register"))
-    assert source.count(old) == 1, f"{name} has {source.count(old)} of {old!r}"
-    made: dict[str, object] = {}
-    exec(compile(source.replace(old, new), f"<mutant of {name}>", "exec"), vars(module), made)
-    patch.setattr(owner, last, made[last])
-    for kind in [kind for kind, rule in _registry._RULES.items() if rule is original]:
-        patch.setitem(_registry._RULES, kind, made[last])
-    for loaded in [m for n, m in sys.modules.items() if n.startswith("taut.")]:
-        if vars(loaded).get(last) is original:
-            patch.setattr(loaded, last, made[last])
-
-
-def survives(checks) -> bool:
-    twiddles._table.cache_clear()
-    twiddles._pi.cache_clear()
-    try:
-        for check in checks:
-            check()
-    except (Exception, pytest.fail.Exception):
-        return False
-    finally:
-        twiddles._table.cache_clear()
-        twiddles._pi.cache_clear()
-    return True
-
-
 def test_checks_hold_without_mutants():
     for check in MUTANTS:
         check()
@@ -488,7 +451,7 @@ def test_checks_hold_without_mutants():
 @pytest.mark.parametrize(
     ("check", "mutant"),
     [(check, mutant) for check, mutants in MUTANTS.items() for mutant in mutants],
-    ids=lambda m: m.__name__ if callable(m) else f"{m[1]}: {m[2]} -> {m[3]}",
+    ids=name_of,
 )
 def test_mutant_is_killed(check, mutant):
     with pytest.MonkeyPatch.context() as patch:
@@ -496,7 +459,7 @@ def test_mutant_is_killed(check, mutant):
         assert not survives([check])
 
 
-@pytest.mark.parametrize("mutant", EQUIVALENT, ids=lambda m: f"{m[1]}: {m[2]} -> {m[3]}")
+@pytest.mark.parametrize("mutant", EQUIVALENT, ids=name_of)
 def test_equivalent_mutant_is_sound(mutant):
     with pytest.MonkeyPatch.context() as patch:
         mutate(patch, *mutant)
