@@ -190,6 +190,15 @@ MODELS = {
         ),
         (2, 4, 4),
     ),
+    "matrices": (
+        sequential(
+            lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 5), nn.ReLU,
+            lambda: nn.Linear(5, 5),
+        ),
+        (6,),
+    ),
+    "no matrix": (sequential(lambda: nn.Linear(6, 3), nn.ReLU), (6,)),
+    "no weights": (sequential(nn.ReLU), (3,)),
     "any size": (
         sequential(
             lambda: taut.nn.PadToMultiple1d(4),

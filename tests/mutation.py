@@ -49,6 +49,6 @@ def survives(checks: Iterable[Callable[[], None]]) -> bool:
 def name_of(part: object) -> str:
     """How a check, or a mutant, is called among the parameters of a test."""
     if callable(part):
-        return part.__name__
+        return getattr(part, "__name__", "") or part.args[0]
     _, name, old, new = part
     return f"{name}: {old} -> {new}"

@@ -1,0 +1,338 @@
+"""Mutants of the stand-alone verifier: without one of its demands it accepts some forged file."""
+
+import ast
+import copy
+import functools
+import inspect
+import itertools
+import tempfile
+import types
+from pathlib import Path
+
+import pytest
+import torch
+
+import forgery
+import unit.certification.test_adversary as adversary
+import unit.certification.test_verifier as cases
+from taut.certification import verifier
+
+SOURCE = Path(verifier.__file__).read_text()
+DEMANDS = [
+    node
+    for node in ast.walk(ast.parse(SOURCE))
+    if isinstance(node, ast.Expr)
+    and isinstance(node.value, ast.Call)
+    and isinstance(node.value.func, ast.Name)
+    and node.value.func.id == "require"
+]
+
+
+def without(demand):
+    """The verifier without one of its demands, line by line as it is."""
+    lines = SOURCE.splitlines()
+    indent = " " * demand.col_offset
+    lines[demand.lineno - 1 : demand.end_lineno] = [indent + "pass"]
+    module = types.ModuleType("mutant")
+    exec(compile("\n".join(lines), "<mutant of the verifier>", "exec"), vars(module))
+    return module
+
+
+def line_of_refusal(files):
+    """The line of the demand that refuses a forged file; None if something else does."""
+    try:
+        verifier.verify(*files)
+    except verifier.Refused as refusal:
+        error = refusal
+        while error is not None:
+            frames = inspect.getinnerframes(error.__traceback__)
+            own = [frame for frame in frames if frame.filename == verifier.__file__]
+            if own and own[-1].function == "require":
+                return own[-2].lineno
+            error = error.__context__
+        return None
+    raise AssertionError(f"a forged file is proven: {files}")
+
+
+@functools.cache
+def honest(name):
+    """Content, tensors, points and images of a certificate that holds."""
+    path, weights, points, x, _ = forgery.certified(name, tempfile.mkdtemp(), images=6)
+    return *forgery.opened(path, weights), points, x
+
+
+def changed(name, change, folder):
+    """The files of a certificate after a change of its content, with hashes that fit."""
+    content, tensors, points, _ = honest(name)
+    content = copy.deepcopy(content)
+    change(content)
+    return *forgery.forge(folder, content, tensors), points
+
+
+def false_claim(name, change, folder):
+    """After a change of content and tensors."""
+    content, tensors, points, _ = honest(name)
+    content = copy.deepcopy(content)
+    tensors = {key: tensor.clone() for key, tensor in tensors.items()}
+    change(content, tensors)
+    return *forgery.forge(folder, content, tensors), points
+
+
+def other_points(name, change, folder):
+    content, tensors, _, x = honest(name)
+    points = forgery.points_file(folder, change(x.numpy().copy()))
+    return *forgery.forge(folder, content, tensors), points
+
+
+def as_written(name, change, folder):
+    """After a change of the files as they lie there, hashes and all."""
+    content, tensors, points, _ = honest(name)
+    path, weights = forgery.forge(folder, content, tensors)
+    change(path, weights)
+    return path, weights, points
+
+
+def set_keys(**values):
+    return lambda content: content.update(values)
+
+
+def first(kind, /, **changes):
+    """Another node of an operation: its keys, or those of its arguments."""
+
+    def change(content):
+        node = next(node for node in content["graph"]["nodes"] if node["op"] == kind)
+        for key, value in changes.items():
+            (node if key in node else node["args"])[key] = value
+
+    return change
+
+
+def in_words(old, new):
+    """Other text in the certificate."""
+
+    def change(path, _):
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+
+    return change
+
+
+def in_header(old, new):
+    """Other text of the same length in the header of the weights."""
+
+    def change(_, weights):
+        data = weights.read_bytes()
+        assert old in data
+        weights.write_bytes(data.replace(old, new, 1))
+
+    return change
+
+
+def in_both(old, new):
+    def change(path, weights):
+        in_words(old, new)(path, weights)
+        in_header(old.encode(), new.encode())(path, weights)
+
+    return change
+
+
+def real(**values):
+    """In real numbers, whose rows say nothing of rounding."""
+
+    def change(content):
+        for row in content["layers"]:
+            for key in verifier.ROUNDING:
+                del row[key]
+        content.update(arithmetic="real", **values)
+
+    return change
+
+
+def without_images(content):
+    for key in verifier.POINTS:
+        del content[key]
+
+
+def wide_images(content):
+    content["images"]["dtype"] = "F64"
+    content.update(arithmetic="float32", norm_limit=1.0)
+
+
+def of_another_class(content):
+    content["labels"][0] = (content["labels"][0] + 1) % len(content["pairwise"])
+    content.update(clean_accuracy=5 / 6, certified_accuracy={})
+
+
+def with_nan(content, tensors):
+    tensors["2.bias"][0] = torch.nan
+
+
+def in_halves(content, tensors):
+    content.update(arithmetic="float32")
+    tensors["2.bias"] = tensors["2.bias"].half()
+
+
+def before_the_first(content, tensors):
+    next(tensors[key] for key in tensors if "places" in key)[0] = -1
+
+
+def another_role(content, tensors):
+    node = content["graph"]["nodes"][0]
+    node["tensors"] = dict(zip(["middle"], node["tensors"].values(), strict=True))
+
+
+def three_values(content):
+    node = next(node for node in content["graph"]["nodes"] if node["op"] == "maximum")
+    node["inputs"] = ["input", "input"]
+
+
+def smaller_bias(_, weights):
+    data = weights.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    weights.write_bytes(data[:start] + bytes(4) + data[start + 4 :])
+
+
+OTHER = [
+    ("matrices", set_keys(format="certificate")),
+    ("matrices", set_keys(warranty="forever")),
+    ("matrices", set_keys(arithmetic="float16")),
+    ("matrices", lambda content: content["graph"].update(comment="none")),
+    ("matrices", lambda content: content["graph"].update(output="input")),
+    ("matrices", lambda content: content["layers"][0].update(count=2**53)),
+    ("matrices", lambda content: content["layers"][0].update(gains=[1e308], bound=1e308)),
+    ("matrices", set_keys(norm_limit=1e308)),
+    ("matrices", of_another_class),
+    ("matrices", without_images),
+    ("matrices", first("relu", op="tanh")),
+    ("matrices", real()),
+    ("matrices", real(error=None, norm_limit=None)),
+    ("no matrix", set_keys(pairwise=[[0.0] * 3] * 3)),
+    ("no weights", wide_images),
+    ("circular", first("conv", padding={"mode": "reflect", "left": [1, 1], "right": [1, 1],
+                                        "extend": [0, 0]})),
+    ("wrapped", first("conv_transpose", left=[2, 2])),
+    ("maximum", three_values),
+]  # fmt: skip
+OTHER_TENSORS = [
+    ("matrices", with_nan),
+    ("matrices", in_halves),
+    ("take", before_the_first),
+    ("clamp", another_role),
+]
+WRITTEN = [
+    in_words('"version":2', '"version": 2'),
+    in_words('"dtype":"F32","shape":[5,6]', '"dtype":"F32","shape":[6,5]'),
+    in_header(b'"graph_sha256":"', b'"graph_sha256":"~'),
+    in_both("[5,6]", "[6,5]"),
+    in_both("[5,6]", "[-5,-6]"),
+    lambda _, weights: weights.write_bytes(weights.read_bytes() + b"0"),
+    smaller_bias,
+]
+
+
+def forgeries():
+    """Ways to write files that must be refused: who writes them, from which certificate, how."""
+    yield from ((false_claim, "matrices", change) for change in adversary.FALSE.values())
+    yield from ((false_claim, *case) for case in (*adversary.ARGUMENTS.values(), *OTHER_TENSORS))
+    yield from ((changed, *case) for case in (*cases.HUGE.values(), *OTHER))
+    yield from ((changed, "orthogonal", change) for change in cases.CLAIMS.values())
+    yield from ((other_points, "orthogonal", change) for change in cases.TYPES.values())
+    yield from ((as_written, "matrices", change) for change in WRITTEN)
+    places = [cases.put("certified_accuracy", eps)(0.0) for eps in cases.EPS]
+    yield from ((changed, "plain", change) for change in [*places, *wrong_numbers()])
+    for name in forgery.MODELS:
+        yield from ((changed, name, change) for change in lower_rows(honest(name)[0]))
+
+
+def wrong_numbers():
+    for place, value in itertools.product(cases.PLACES, cases.VALUES.values()):
+        large = place in cases.MODEST and isinstance(value, int) and value > 1
+        if not large and place != "weights' shape":  # of which `forge` takes care
+            yield cases.PLACES[place](value)
+
+
+def lower_rows(content):
+    for place, (node, row) in enumerate(
+        zip(content["graph"]["nodes"], content["layers"], strict=True)
+    ):
+        for lower in cases.lowered(row):
+            key = next(k for k in lower if lower[k] != row[k] and k != "bound")
+            if key not in cases.LOOSE.get(node["op"], ()):
+                yield lambda c, place=place, lower=lower: c["layers"].__setitem__(place, lower)
+
+
+LIMITS = {
+    "n <= 2 ** 16",
+    "math.prod(grid) * kernel.size <= 2 ** 37",
+    "math.prod(kernel) * math.prod(out) <= 2 ** 33",
+    "entries <= 2 ** 28",
+    "graph['output'] in runs",
+    "spans[name] == [begin, end] and end <= len(data)",
+    "all((len(shape) == len(self.shape) for shape in self.inputs))",
+    "max(g, a, base + lost) <= most / 4",
+}
+"""Reached by no forged file of a size for tests, or only behind another demand."""
+
+SPARE = {
+    "0 <= 2 * n * u <= 1",
+    "[*made.shape] == step.shape and np.isfinite(made).all()",
+    "all((type(n) is int and n > 0 for n in shape))",
+    "all((type(n) is int and n >= 0 for n in shape))",
+    "bias.shape == (outputs,)",
+    "exact",
+    "file['arithmetic'] in FORMATS",
+    "graph == file['graph_sha256']",
+    "held.shape == () or 1 in (factors[0], constant)",
+    "known and min(radii) >= 0 and (classes > 1)",
+    "last['op'] == 'linear' and len(last['shape']) == 1",
+    "len(step.inputs) + len(held) == 2",
+    "len(step.tensors) == (factor is None)",
+    "math.prod(shape) <= 2 ** 26",
+    "min(k, s, d) > 0 and min(a, b) >= 0",
+    "mode in ('zeros', 'circular')",
+    "name not in shapes and set(node) == NODE",
+    "not inverse or least >= Q(1, 2 ** 126)",
+    "np.isfinite(values).all()",
+    "set(row) == ROW | (set() if real else ROUNDING)",
+    "step.op in OPERATIONS",
+    "sum((shape[axis] for shape in shapes)) == step.shape[axis]",
+    "v >= 0 and eps >= 0 and (v + eps >= Q(1, 2 ** 100))",
+}
+"""What another demand refuses as well, or an error, in other words."""
+
+
+def condition(demand):
+    """What is demanded."""
+    return ast.unparse(demand.value.args[0])
+
+
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory):
+    """Forged files by the line of the demand that refuses them."""
+    folder, found = tmp_path_factory.mktemp("forged"), {}
+    for place, (write, name, change) in enumerate(forgeries()):
+        (folder / str(place)).mkdir()
+        files = write(name, change, folder / str(place))
+        found.setdefault(line_of_refusal(files), []).append(files)
+    return found
+
+
+def proven(module, files):
+    """Whether a verifier proves the files, or the first two of them."""
+    for given in (files, files[:2]):
+        try:
+            module.verify(*given)
+        except module.Refused:
+            continue
+        return True
+    return False
+
+
+@pytest.mark.parametrize("demand", DEMANDS, ids=condition)
+def test_without_a_demand_a_forged_file_is_proven(demand, refused):
+    lines = range(demand.lineno, demand.end_lineno + 1)
+    files = [found for line in lines for found in refused.get(line, ())]
+    assert bool(files) != (condition(demand) in LIMITS)
+    survives = not any(proven(without(demand), found) for found in files)
+    assert survives == (condition(demand) in {*LIMITS, *SPARE})
