@@ -38,10 +38,6 @@ def clip(
     The box comes first: it is convex and holds the image, so shrinking towards the image stays in
     it. A moved pixel is rounded towards the image, so no rounding leaves the ball. Points that are
     inside already come back bit for bit; a NaN moves no pixel.
-
-    Example:
-        >>> clip(torch.full((1, 1, 1, 2), 9.0), torch.zeros(1, 1, 1, 2), torch.ones(1).double())
-        tensor([[[[0.7071, 0.7071]]]])
     """
     boxed = candidates.to(images.dtype).clamp(0, 1)
     boxed = torch.where(boxed.isnan(), images, boxed)

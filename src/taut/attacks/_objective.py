@@ -24,11 +24,6 @@ class Objective:
 
     Args:
         model: maps a batch of images to logits of at least two classes.
-
-    Example:
-        >>> objective = Objective(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)))
-        >>> objective.margin(torch.zeros(3, 1, 2, 2), torch.zeros(3, dtype=torch.long)).shape
-        torch.Size([3])
     """
 
     def __init__(self, model: nn.Module) -> None:

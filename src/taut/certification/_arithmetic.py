@@ -28,15 +28,7 @@ ARITHMETICS: tuple[Arithmetic, ...] = ("float64", "float32", "real")
 
 
 def as_arithmetic(name: str) -> Arithmetic:
-    """The arithmetic of that name.
-
-    Raises:
-        ValueError: if there is none.
-
-    Example:
-        >>> as_arithmetic("real")
-        'real'
-    """
+    """The arithmetic of that name."""
     for arithmetic in ARITHMETICS:
         if arithmetic == name:
             return arithmetic
@@ -44,21 +36,7 @@ def as_arithmetic(name: str) -> Arithmetic:
 
 
 def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: torch.device) -> None:
-    """Refuse settings and weights that the arithmetic's proof does not cover.
-
-    Args:
-        arithmetic: one of `ARITHMETICS`.
-        tensors: the exported weights.
-        device: where the program runs.
-
-    Raises:
-        UnprovenError: naming the setting or the tensor.
-
-    Example:
-        >>> check_arithmetic("float32", {"weight": torch.ones(2).double()}, torch.device("cpu"))
-        Traceback (most recent call last):
-        taut.program._result.UnprovenError: `weight` must be float32 ...; got torch.float64.
-    """
+    """Refuse settings and weights that the arithmetic's proof does not cover."""
     if arithmetic != "float32":
         return
     for name, tensor in tensors.items():
@@ -118,11 +96,6 @@ def conventional() -> Iterator[None]:
     """Convolutions as sums of products: no Winograd, no FFT, which round otherwise.
 
     cuDNN and NNPACK may choose those in float32; the other paths of torch do not.
-
-    Example:
-        >>> with conventional():
-        ...     torch.backends.cudnn.enabled
-        False
     """
     with _SWITCHES:
         yield
@@ -159,10 +132,6 @@ def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
 
     The n squares are summed in any order: a relative error of at most :math:`\gamma_{n+2}`. The
     samples are scaled by a power of two so that no square that matters underflows.
-
-    Example:
-        >>> 5.0 <= norms_upper(torch.tensor([[3.0, 4.0]])).item() < 5.0 + 1e-12
-        True
     """
     wide = x.detach().flatten(1).double()
     largest = wide.abs().amax(1) if wide.shape[1] else wide.new_zeros(len(wide))

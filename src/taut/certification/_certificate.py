@@ -220,23 +220,12 @@ def save(certificate: Certificate, path: Path, text: str) -> tuple[Path, Path]:
 
 
 def describe(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Precision and shape of each tensor, as safetensors names them.
-
-    Example:
-        >>> describe({"w": torch.ones(2)})
-        {'w': {'dtype': 'F32', 'shape': [2]}}
-    """
+    """Precision and shape of each tensor, as safetensors names them."""
     return {n: {"dtype": DTYPES[t.dtype], "shape": list(t.shape)} for n, t in tensors.items()}
 
 
 def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Hash of names, precisions, shapes and bytes, in the order of the names.
-
-    Example:
-        >>> a, b = torch.zeros(2), torch.ones(2)
-        >>> weights_sha256({"a": a, "b": b}) == weights_sha256({"b": b, "a": a})
-        True
-    """
+    """Hash of names, precisions, shapes and bytes, in the order of the names."""
     content = hashlib.sha256(canonical(describe(tensors)).encode())
     for name in sorted(tensors):
         content.update(raw_bytes(tensors[name]))
@@ -244,20 +233,10 @@ def weights_sha256(tensors: Mapping[str, Tensor]) -> str:
 
 
 def image_sha256(image: Tensor) -> str:
-    """Hash of an image: of its precision, its shape and its bytes.
-
-    Example:
-        >>> image_sha256(torch.ones(2)) == image_sha256(torch.ones(2).double())
-        False
-    """
+    """Hash of an image: of its precision, its shape and its bytes."""
     return weights_sha256({"image": image})
 
 
 def raw_bytes(tensor: Tensor) -> bytes:
-    """The numbers of a tensor in their order, little-endian.
-
-    Example:
-        >>> raw_bytes(torch.ones(1)).hex()
-        '0000803f'
-    """
+    """The numbers of a tensor in their order, little-endian."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes()

@@ -74,25 +74,6 @@ def executed_radius(
     m the computed margin at x: positive if :math:`m - 2 E(\|x\|) > (L_{yj} + a) \rho`. Twice more
     is taken off, see `_CONFIRM`; every operation is rounded so that the radius comes out smaller.
     No point beyond the norm at which something may overflow is certified.
-
-    Args:
-        logits: as the program computed them.
-        labels: true classes.
-        norms: of the inputs, rounded up.
-        bound: Lipschitz constants in real arithmetic.
-        composed: error and overflow limit of the program.
-
-    Returns:
-        Radii in float64; 0 where wrong, tied, within the error, or not finite.
-
-    Raises:
-        ValueError: as `certified_radius`.
-
-    Example:
-        >>> bound, exact = LipschitzBound(1.0), Composed(1.0, norm_limit=10.0)
-        >>> executed_radius(torch.tensor([[2.0, 0.0]]), torch.tensor([0]), torch.zeros(1).double(),
-        ...                 bound, exact)
-        tensor([1.4142], dtype=torch.float64)
     """
     _check(logits, labels)
     z, norms = logits.detach().double(), norms.to(logits.device)

@@ -40,19 +40,7 @@ class FileModel(nn.Module):
 
 
 def resolve_shape(said: list[int | None], given: tuple[int, ...] | None) -> tuple[int, ...]:
-    """The shape of one input: what was given, else what the file says.
-
-    Args:
-        said: by the file; None where it leaves a size open.
-        given: by the user; None if nothing was.
-
-    Raises:
-        ValueError: if the two contradict each other, or a size stays open.
-
-    Example:
-        >>> resolve_shape([3, None, None], (3, 32, 32))
-        (3, 32, 32)
-    """
+    """The shape of one input: what was given, else what the file says."""
     shape = tuple(said) if given is None else given
     fits = len(shape) == len(said) and all(b in (None, a) for a, b in zip(shape, said, strict=True))
     if not fits or not all(isinstance(n, int) and n > 0 for n in shape):

@@ -9,13 +9,7 @@ __all__ = ["renamed"]
 
 
 def renamed(program: Program) -> Program:
-    """The program with names that survive any file: after the tensors of a node, else by counting.
-
-    Example:
-        >>> model = torch.nn.Sequential(torch.nn.ReLU(), torch.nn.Linear(2, 2), torch.nn.ReLU())
-        >>> [node.name for node in renamed(taut.program.trace(model, (2,))).nodes]
-        ['relu1', 'layer1', 'relu2']
-    """
+    """The program with names that any file keeps: after the tensors of a node, else counted."""
     tensors = _tensor_names(program)
     names, taken = {program.source: "input"}, {"input"}
     for node in program.nodes:

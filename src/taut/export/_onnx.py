@@ -29,15 +29,7 @@ def require_onnx() -> Any:
 
 
 def onnx_of(program: Program, *, any_size: bool = False) -> "ModelProto":
-    """The ONNX model that computes a program; its batch is of any size.
-
-    Args:
-        program: of float32 tensors, with names from `renamed`.
-        any_size: whether rows and columns of the input are left open, too.
-
-    Raises:
-        ValueError: if the tensors are in another precision, or an operation has no form in ONNX.
-    """
+    """The ONNX model that computes a program; its batch is of any size."""
     onnx = require_onnx()
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     if any(t.is_floating_point() and t.dtype != torch.float32 for t in program.tensors.values()):

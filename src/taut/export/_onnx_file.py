@@ -21,15 +21,7 @@ _OPSETS = range(18, 24)  # their operators mean the same
 def model_of_onnx(
     path: Path, input_shape: tuple[int, ...] | None = None
 ) -> tuple[FileModel, tuple[int, ...]]:
-    """An ONNX file as a model, and the shape of one input.
-
-    Args:
-        path: the file.
-        input_shape: of one input, where the file leaves sizes open.
-
-    Raises:
-        ValueError: naming the file, if it is damaged or holds anything that is not understood.
-    """
+    """An ONNX file as a model, and the shape of one input."""
     onnx = require_onnx()
     try:
         model = onnx.load_model(path, load_external_data=False)

@@ -36,15 +36,7 @@ _LAYERS = ("linear", "conv", "conv_transpose", "batch_norm")
 
 
 def save_plain(program: Program, path: Path) -> list[Path]:
-    """Write the tensors, with the program in their header, and a module of plain torch.
-
-    Args:
-        program: with names from `renamed`.
-        path: of the safetensors file; the module goes beside it, as `.py`.
-
-    Returns:
-        The two files.
-    """
+    """Write the tensors, with the program in their header, and a module of plain torch."""
     text = canonical({"graph": program.content(), "input_shape": list(program.input_shape)})
     module = path.with_suffix(".py")
     source = module_text(program)
@@ -58,13 +50,6 @@ def program_of_tensors(path: Path, input_shape: tuple[int, ...] | None = None) -
 
     The header alone is enough to prove. The Python file, where there is one, is compared with the
     text that the program gives, letter by letter, and never run.
-
-    Args:
-        path: of the safetensors file.
-        input_shape: of one input, if another than it was written for.
-
-    Raises:
-        ValueError: naming the file, if it is damaged, not of this kind, or if the module differs.
     """
     tensors, header = load_tensors(path)
     if "plan" in header:

@@ -26,16 +26,7 @@ _POSITIONAL = 1  # kind of an argument
 
 
 def save_torch(program: Program, path: Path, *, any_size: bool = False) -> None:
-    """Write a program as torch.export saves it; its batch is of any size.
-
-    Args:
-        program: with names from `renamed`.
-        path: the file.
-        any_size: whether rows and columns are left open, too: in multiples of all strides together.
-
-    Raises:
-        ValueError: if the model takes no other sizes.
-    """
+    """Write a program as torch.export saves it; its batch is of any size."""
     from torch._dynamo.exc import UserError  # slow to import
 
     dims: dict[int, Any] = {0: torch.export.Dim("batch")}
@@ -76,15 +67,7 @@ def _multiple(program: Program, axis: int) -> int:
 def model_of_torch(
     path: Path, input_shape: tuple[int, ...] | None = None
 ) -> tuple[FileModel, tuple[int, ...]]:
-    """A file of torch.export as a model, and the shape of one input.
-
-    Args:
-        path: the file.
-        input_shape: of one input, where the file leaves sizes open.
-
-    Raises:
-        ValueError: naming the file, if it is damaged or holds anything that is not understood.
-    """
+    """A file of torch.export as a model, and the shape of one input."""
     try:
         with zipfile.ZipFile(path) as archive:
             files = _files(archive)

@@ -12,14 +12,7 @@ from taut.linalg.operator import AbstractOperator, NormBound
 @final
 @dataclass(frozen=True, eq=False)
 class AdjointOperator(AbstractOperator):
-    """The adjoint of an operator, with the same norms.
-
-    Example:
-        >>> from taut.linalg.convolution import ConvOperator
-        >>> op = AdjointOperator(ConvOperator(torch.tensor([[[1.0, 2.0]]]), (3,)))
-        >>> op(torch.tensor([[[1.0, 10.0]]])).tolist()
-        [[[1.0, 12.0, 20.0]]]
-    """
+    """The adjoint of an operator, with the same norms."""
 
     op: AbstractOperator
 

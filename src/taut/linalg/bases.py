@@ -24,17 +24,9 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
         float64 for others; Householder QR where `a` is too ill-conditioned, and always in float64.
         The gradient: three products.
 
-    Raises:
-        ValueError: if `a` has fewer rows than columns, or a NaN or an infinity.
-
     Reference:
         Yamamoto et al. (2015), *Roundoff error analysis of the CholeskyQR2 algorithm*, ETNA 44;
         derivative: Seeger et al. (2017), *Auto-differentiating linear algebra*, arXiv:1710.08717.
-
-    Example:
-        >>> orthonormal_basis(torch.tensor([[3.0], [4.0]]))
-        tensor([[0.6000],
-                [0.8000]])
     """
     rows, columns = a.shape[-2:]
     if rows < columns:
@@ -52,10 +44,6 @@ def basis_product(
     Guarantee: as the product with the basis, to rounding; so are the gradients.
     Cost: beside the product itself, one Gram matrix for the value and one large product for the
         gradient where `a` is near-orthonormal, twice that where it is not.
-
-    Example:
-        >>> basis_product(torch.tensor([[5.0, 0.0]]), torch.tensor([[3.0], [4.0]]))
-        tensor([[3.]])
     """
     flat = x.reshape(-1, x.shape[-1])
     product_ = _BasisProduct.apply(flat, a, transposed)[0]  # pyright: ignore[reportOptionalSubscript]

@@ -26,10 +26,6 @@ def grow(
     Reference:
         Li et al. (2019), section 4.1 and appendix B; arXiv:1911.00937. Multiplied out one axis
         at a time here, not as 2x2 blocks: 13 instead of over 60 products for a 3x3 kernel.
-
-    Example:
-        >>> grow(torch.ones(1, 1, 1), torch.zeros(1, 0), axis=0).flatten()
-        tensor([0., 1.])
     """
     inside = matmul(matmul(taps.flatten(0, -2), basis), basis.mT).reshape(taps.shape)
     outside = taps - inside

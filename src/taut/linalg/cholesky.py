@@ -28,12 +28,6 @@ def torus_bound(gram: GramKernel, torus: tuple[int, ...]) -> float:
     r"""Bound of the largest eigenvalue of :math:`\hat K \hat K^*` over the frequencies of a torus.
 
     It is for all groups together, and never more than the one that needs no frequency.
-
-    Example:
-        >>> from taut.linalg.gram import gram_kernel
-        >>> gram = gram_kernel(torch.tensor([[[3.0, 0.0], [4.0, 5.0]]], dtype=torch.float64))
-        >>> round(torus_bound(gram, ()), 6)
-        45.0
     """
 
     def pieces() -> Iterator[tuple[Matrices, Matrices | None]]:

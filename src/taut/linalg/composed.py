@@ -21,12 +21,6 @@ class ComposedOperator(AbstractOperator):
 
     Args:
         *ops: at least one; each takes the outputs of the one before.
-
-    Example:
-        >>> from taut.linalg.matrix import MatrixOperator
-        >>> up, down = MatrixOperator(torch.eye(3)[:2]), MatrixOperator(torch.eye(3)[:, :2])
-        >>> round(ComposedOperator(up, down).norm_bound().value, 9)
-        1.0
     """
 
     ops: tuple[AbstractOperator, ...]

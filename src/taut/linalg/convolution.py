@@ -30,14 +30,6 @@ class ConvOperator(AbstractConvolution):
 
     Raises:
         ValueError: if the kernel has NaN or Inf, or a size, a stride or a padding cannot be.
-
-    Example:
-        >>> from taut.linalg.padding import Padding
-        >>> op = ConvOperator(torch.ones(1, 1, 2), (4,), padding=Padding("circular", (0,), (1,)))
-        >>> op(torch.eye(4).unsqueeze(1))[0]
-        tensor([[1., 0., 0., 1.]], dtype=torch.float64)
-        >>> op.norm_bound().proof
-        'spectral norm at all 4 frequencies of the torus'
     """
 
     def norm_bound(self, *, tight: bool = False) -> NormBound:

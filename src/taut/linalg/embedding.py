@@ -17,11 +17,6 @@ def polyphase(
     Dilation stuffs zeros between the taps. With tap :math:`q = s t + a` and input position
     :math:`s u + a`, output :math:`j` reads :math:`u = j + t` of phase :math:`a`: channels become
     (channel, phase) pairs, and unshuffling permutes the input, so that the norm stays.
-
-    Example:
-        >>> polyphase(torch.tensor([[[1.0, 2.0, 3.0]]]), (2,), (1,))
-        tensor([[[1., 3.],
-                 [2., 0.]]])
     """
     for axis, (s, d) in enumerate(zip(stride, dilation, strict=True), start=2):
         kernel = kernel.movedim(axis, -1)

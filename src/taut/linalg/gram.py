@@ -86,11 +86,6 @@ def gram_kernel(kernel: Float[Tensor, "g o i ..."]) -> GramKernel:
     :math:`|\Delta R_d| \le \gamma_n \sum_p |K_p| |K_{p-d}|^\top`, and at each frequency
     :math:`\|\Delta \hat R\| \le \|\sum_d |\Delta R_d|\| \le \gamma_n \|A A^\top\|` with
     :math:`A = \sum_p |K_p|`, since a matrix has at most the norm of its moduli.
-
-    Example:
-        >>> gram = gram_kernel(torch.tensor([[[[1.0, 2.0]]]], dtype=torch.float64))
-        >>> gram.shifts, gram.grams.flatten().tolist()
-        (((0,), (1,)), [5.0, 2.0])
     """
     if kernel.shape[1] > kernel.shape[2]:
         kernel = kernel.transpose(1, 2)

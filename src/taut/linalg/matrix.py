@@ -16,11 +16,6 @@ class MatrixOperator(AbstractOperator):
 
     Args:
         weight: (out, in); read without its gradient.
-
-    Example:
-        >>> op = MatrixOperator(torch.tensor([[3.0, 4.0]]))
-        >>> op(torch.ones(1, 2)).item(), round(op.norm_bound().value, 9)
-        (7.0, 5.0)
     """
 
     weight: Tensor

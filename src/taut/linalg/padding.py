@@ -17,10 +17,6 @@ class Padding:
     """What is added to an input: `extend` zeros after it, then `left` and `right` in `mode`.
 
     Each of `left`, `right` and `extend` has one number per spatial axis; empty means none.
-
-    Example:
-        >>> Padding("circular", left=(1,), right=(2,)).apply(torch.tensor([[[1.0, 2.0, 3.0]]]))
-        tensor([[[3., 1., 2., 3., 1., 2.]]])
     """
 
     mode: str = "zeros"
@@ -62,12 +58,7 @@ class Padding:
 
 
 def padded_index(n: int, left: int, right: int, mode: str) -> Int[Tensor, " p"]:
-    """Which of the `n` positions of an axis each position of the padded axis copies.
-
-    Example:
-        >>> padded_index(3, 1, 2, "reflect")
-        tensor([1, 0, 1, 2, 1, 0])
-    """
+    """Which of the `n` positions of an axis each position of the padded axis copies."""
     index = torch.arange(-left, n + right, device="cpu")
     if mode == "circular":  # may go round several times
         return index % n

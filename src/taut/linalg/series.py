@@ -37,12 +37,6 @@ class SeriesOperator(AbstractOperator):
 
     Raises:
         ValueError: if the shapes differ, or there are no coefficients, or not finite ones.
-
-    Example:
-        >>> from taut.linalg.matrix import MatrixOperator
-        >>> op = SeriesOperator(MatrixOperator(torch.tensor([[2.0]])), (1.0, 0.5, 0.25))
-        >>> op(torch.ones(1, 1)).item(), round(op.norm_bound().value, 6)
-        (3.0, 3.0)
     """
 
     op: AbstractOperator
@@ -69,11 +63,7 @@ class SeriesOperator(AbstractOperator):
 
     @classmethod
     def exponential(cls, op: AbstractOperator, degree: int) -> "SeriesOperator":
-        """The truncated exponential of an exactly skew convolution, nearly orthogonal.
-
-        Raises:
-            ValueError: if the degree is below 1, or the operator is not proven to be skew.
-        """
+        """The truncated exponential of an exactly skew convolution, nearly orthogonal."""
         if degree < 1:
             raise ValueError(f"`degree` must be >= 1; got {degree}.")
         if fault := _skew_fault(op):

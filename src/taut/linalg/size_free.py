@@ -78,10 +78,6 @@ def riesz_factor(degrees: tuple[int, ...], grid: tuple[int, ...]) -> float:
     Reference:
         M. Riesz (1914), *Eine trigonometrische Interpolationsformel und einige Ungleichungen fuer
         Polynome*; Ehlich, Zeller (1964), *Schwankung von Polynomen zwischen Gitterpunkten*.
-
-    Example:
-        >>> round(riesz_factor((2, 2), (8, 8)), 6)
-        2.0
     """
     cosines = [down_cosine(k, 2 * n) for k, n in zip(degrees, grid, strict=True) if k]
     return up(1 / math.prod(cosines, start=Fraction(1)))

@@ -56,12 +56,6 @@ class SpectralOperator(AbstractOperator):
     Args:
         symbols: complex (f, c_out, c_in), in the order of `half_plane(size)`.
         size: of the torus, one number per axis.
-
-    Example:
-        >>> swap = torch.tensor([[0.0, 1.0], [1.0, 0.0]]).to(torch.complex64)
-        >>> op = SpectralOperator(swap.expand(3, 2, 2), (4,))
-        >>> op(torch.arange(8.0).reshape(1, 2, 4)).round(decimals=6).tolist()
-        [[[4.0, 5.0, 6.0, 7.0], [0.0, 1.0, 2.0, 3.0]]]
     """
 
     symbols: Tensor

@@ -51,11 +51,6 @@ def symbols(
     :math:`\hat K(\omega) = \sum_t K_t e^{i \omega t}`; a kernel longer than the torus wraps round.
     Real kernels give conjugate matrices at :math:`\pm\omega`, hence equal singular values: those of
     the half plane are given, with how often each counts. Angles are reduced exactly, as integers.
-
-    Example:
-        >>> piece, counts = next(symbols(torch.ones(1, 1, 2, dtype=torch.float64), (4,)))
-        >>> piece.abs().square().round().flatten().tolist(), counts.tolist()
-        ([4.0, 2.0, 0.0], [1, 2, 1])
     """
     grid, counts = half_plane(torus)
     size = grid.new_tensor(torus)

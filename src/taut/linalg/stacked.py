@@ -24,12 +24,6 @@ class StackedOperator(AbstractOperator):
     Args:
         ops: at least one, with inputs of one shape and outputs that differ along the axis at most.
         axis: of one output, without the batch.
-
-    Example:
-        >>> from taut.linalg.matrix import MatrixOperator
-        >>> op = StackedOperator((MatrixOperator(torch.eye(2)), MatrixOperator(-torch.eye(2))))
-        >>> op.out_shape, round(op.norm_bound().value, 6)
-        ((4,), 1.414214)
     """
 
     ops: Ops
@@ -84,12 +78,6 @@ class BlockOperator(AbstractOperator):
 
     Args:
         ops: at least one; shapes differ along axis 0 at most, the channels.
-
-    Example:
-        >>> from taut.linalg.matrix import MatrixOperator
-        >>> op = BlockOperator((MatrixOperator(torch.eye(2)), MatrixOperator(3 * torch.eye(1))))
-        >>> op.in_shape, op(torch.ones(1, 3)).tolist(), round(op.norm_bound().value, 6)
-        ((3,), [[1.0, 1.0, 3.0]], 3.0)
     """
 
     ops: Ops

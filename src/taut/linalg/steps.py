@@ -39,11 +39,6 @@ def apply_steps(
     Cost: `2 c r` multiplications a position and step; twice that for the gradients of `x` and of
         the bases, and half of it to undo the steps. Kept for the backward pass: the output, and
         `r` numbers a position and step. The output is in the memory format channels_last.
-
-    Example:
-        >>> image = torch.tensor([[[[1.0, 2.0, 3.0]]]])
-        >>> apply_steps(image, torch.ones(1, 1, 1), [(1, 1)])
-        tensor([[[[3., 1., 2.]]]])
     """
     return _Steps.apply(x, bases, tuple(moves))[0]  # pyright: ignore[reportOptionalSubscript]
 

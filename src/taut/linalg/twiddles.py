@@ -24,13 +24,7 @@ _CHUNK_BYTES = 1 << 23  # larger pieces leave the cache and take longer
 
 
 def half_plane(torus: tuple[int, ...]) -> tuple[Int[Tensor, "f a"], Int[Tensor, " f"]]:
-    """One of each pair of frequencies w, -w of a torus, and how often it counts (1 or 2).
-
-    Example:
-        >>> grid, counts = half_plane((4,))
-        >>> grid.flatten().tolist(), counts.tolist()
-        ([0, 1, 2], [1, 2, 1])
-    """
+    """One of each pair of frequencies w, -w of a torus, and how often it counts (1 or 2)."""
     grid = torch.ones(torus, device="cpu").nonzero()
     size = grid.new_tensor(torus)
     weights = grid.new_tensor([math.prod(torus[a + 1 :]) for a in range(len(torus))])
@@ -95,13 +89,6 @@ def fourier_matrix(n: int) -> Float[Tensor, "m m"]:
     r"""The matrix :math:`e^{-2 \pi i j k / n}` as a real one, from the right on (real, imaginary).
 
     Zeros are exact; other entries have a relative error below :math:`(1 + 2^{-50}) u`.
-
-    Example:
-        >>> fourier_matrix(2)
-        tensor([[ 1., -0.,  1., -0.],
-                [ 0.,  1.,  0.,  1.],
-                [ 1., -0., -1., -0.],
-                [ 0.,  1.,  0., -1.]], dtype=torch.float64)
     """
     numbers = torch.arange(n, device="cpu")
     cos, sin = _table(n)[numbers[:, None] * numbers % n].unbind(-1)
@@ -116,11 +103,6 @@ def twiddles(
 
     One of each pair of frequencies :math:`\omega = 2 \pi j / N`, on the CPU, within
     `TWIDDLE_ERROR`. `entries` says how many numbers the caller makes of one frequency.
-
-    Example:
-        >>> cos, sin = next(twiddles((4,), ((0,), (1,)), 1))
-        >>> cos.tolist(), sin.tolist()
-        ([[1.0, 1.0], [1.0, 0.0], [1.0, -1.0]], [[0.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
     """
     grid, _ = half_plane(torus)
     steps = grid.new_tensor(shifts).reshape(len(shifts), len(torus))

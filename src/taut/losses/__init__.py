@@ -25,10 +25,5 @@ __all__ = [
 
 
 def kinds() -> dict[str, type[AbstractLoss]]:
-    """The exported losses by their `kind`.
-
-    Example:
-        >>> kinds()["kr"]
-        <class 'taut.losses._kr.KR'>
-    """
+    """The exported losses by their `kind`."""
     return exported(globals(), AbstractLoss)

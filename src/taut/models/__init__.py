@@ -15,10 +15,5 @@ __all__ = ["FC3", "AbstractModel", "Large", "Small", "Wide", "kinds"]
 
 
 def kinds() -> dict[str, type[AbstractModel]]:
-    """The exported models by their `kind`.
-
-    Example:
-        >>> list(kinds())
-        ['fc3', 'large', 'small', 'wide']
-    """
+    """The exported models by their `kind`."""
     return exported(globals(), AbstractModel)

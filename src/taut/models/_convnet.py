@@ -33,11 +33,7 @@ class AbstractConvNet(AbstractModel):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> nn.Sequential:
-        """A freshly initialised model; see :meth:`AbstractModel.build`.
-
-        Raises:
-            ValueError: if there are convolutions and `input_shape` is not that of an image.
-        """
+        """A freshly initialised model; see :meth:`AbstractModel.build`."""
         if self.convolutions and len(input_shape) != 3:
             raise ValueError(
                 f"`input_shape` must be channels, height and width; got {input_shape}."

@@ -21,14 +21,6 @@ class BatchSize(torch.SymInt):
     Args:
         factor: how many times the size of the batch it is.
         batch: the size of the batch at hand.
-
-    Example:
-        >>> size = BatchSize(1, 3)
-        >>> (size * 4).value, size * 4 // size, size > 0
-        (12, 4, True)
-        >>> size + 1  # doctest: +ELLIPSIS
-        Traceback (most recent call last):
-        taut.program._result.UnprovenError: The forward computes with the size of the batch...
     """
 
     def __init__(self, factor: int, batch: int) -> None:

@@ -39,11 +39,7 @@ class Call:
         return isinstance(value, Tensor) and id(value) in self.recorder.values
 
     def name(self, value: Any) -> str:
-        """The name of a tensor that depends on the input.
-
-        Raises:
-            UnprovenError: if it does not, or has no proven bound itself.
-        """
+        """The name of a tensor that depends on the input."""
         if not self.is_signal(value):
             raise UnprovenError("it may only combine the signal with constants")
         known = self.recorder.values[id(value)]

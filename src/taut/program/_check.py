@@ -33,10 +33,6 @@ def checked_record(model: nn.Module, shape: tuple[int, ...], *, through: bool = 
     that are no tensors, time, counters, globals) shows where two calls differ, or where the model
     differs from the program on samples of many sizes, in batches of several sizes, with and without
     gradients.
-
-    Raises:
-        UnprovenError: if anything has no place in a program, or the model changes between calls.
-        ValueError: if the shape does not fit.
     """
     check_model(model)
     like = _like(model)
@@ -63,11 +59,7 @@ def checked_record(model: nn.Module, shape: tuple[int, ...], *, through: bool = 
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse models that are wrapped, lazy, or run with hooks of the whole process.
-
-    Raises:
-        UnprovenError: naming the module.
-    """
+    """Refuse models that are wrapped, lazy, or run with hooks of the whole process."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     kind = type(model).__name__

@@ -50,12 +50,7 @@ __all__ = ["FORMATS", "Composed", "Format", "Layer", "compose", "row", "widened"
 @final
 @dataclass(frozen=True)
 class Format:
-    """A floating-point format: unit roundoff, smallest normal number, largest number.
-
-    Example:
-        >>> FORMATS["float32"].u == 2.0**-24
-        True
-    """
+    """A floating-point format: unit roundoff, smallest normal number, largest number."""
 
     u: float
     smallest: float

@@ -286,12 +286,7 @@ def _boundary(target: type[nn.Module]) -> Callable[..., Any]:
 
 
 def op_of(module: nn.Module, name: str) -> AbstractOp:
-    """The operation of a module of a registered type.
-
-    Raises:
-        UnprovenError: if the forward of the type, or of this module, is no longer the one that the
-            operation was registered for, or hooks may change what it computes.
-    """
+    """The operation of a module of a registered type."""
     kind = type(module)
     where = f"`{name}` ({kind.__name__})"
     if kind.forward is not _FORWARDS[kind]:

@@ -171,17 +171,7 @@ def plain(value: Any) -> Any:
 
 
 def program_from(graph: Mapping[str, Any], shape: Shape, tensors: Mapping[str, Tensor]) -> Program:
-    """The program that a file writes down.
-
-    Args:
-        graph: as `Program.content` has it.
-        shape: of one input.
-        tensors: by name.
-
-    Raises:
-        ValueError: if a name is there twice, a value or a tensor is missing, or a shape is none.
-        LookupError: if a key is missing.
-    """
+    """The program that a file writes down."""
     source, known, nodes = graph["input"], {graph["input"]}, []
     entries = math.prod(shape) + sum(math.prod(entry["shape"]) for entry in graph["nodes"])
     if entries > LARGEST:

@@ -42,20 +42,7 @@ _PLAIN = (Tensor, nn.Parameter, torch.nn.Buffer)
 
 
 def record(model: nn.Module, x: Tensor, *, through: bool = False) -> tuple[Program, "Recorder"]:
-    """The program of a model, from one call.
-
-    Args:
-        model: any module that takes one tensor.
-        x: a batch; its values do not matter.
-        through: whether to follow the forwards of registered modules that are not taut's.
-
-    Returns:
-        The program, and the recorder, which knows the tensors that were made in the call, and those
-        that were there before it and are not of the model.
-
-    Raises:
-        UnprovenError: naming what cannot be followed.
-    """
+    """The program of a model, from one call."""
     recorder = Recorder(model, x, through=through)
     outer = getattr(recording, "recorder", None)
     recording.recorder = recorder

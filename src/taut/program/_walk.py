@@ -26,11 +26,7 @@ def operation(site: Site) -> AbstractOp:
 
 
 def bounds_of(site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
-    """The proven gain of a node in each of its inputs.
-
-    Raises:
-        UnprovenError: naming the node.
-    """
+    """The proven gain of a node in each of its inputs."""
     try:
         bounds = operation(site).bounds(site, tight=tight)
         if len(bounds) != len(site.shapes):

@@ -53,12 +53,7 @@ def save_checkpoint(
 def load_checkpoint(
     run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> Position:
-    """Restore model, optimiser and random state from the last checkpoint, if there is one.
-
-    Raises:
-        ValueError: if the checkpoint is damaged, of another recipe or model, or holds NaN or
-            infinity; the message names it.
-    """
+    """Restore model, optimiser and random state from the last checkpoint, if there is one."""
     path = run.path / STATE
     if not path.is_file():
         return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)
