@@ -5,8 +5,7 @@ from taut.data._holdout import Holdout
 from taut.data._load import load, load_test, names
 from taut.data._npz import read_arrays
 from taut.data._pixels import images_below, read_images
-from taut.data._seeding import generator
-from taut.data._sets import AbstractSplit, Dataset, Split, to_unit_range
+from taut.data._sets import AbstractSplit, Dataset, Split, generator, to_unit_range
 from taut.data._stream import Stream, StreamedDataset, stream
 
 __all__ = [

@@ -43,13 +43,9 @@ Member = tuple[Parts, Place | None]
 
 
 def members(root: Path, wanted: Callable[[str], bool], *, streamed: bool) -> Iterator[Member]:
-    """All folders, and the files whose name is `wanted`, of a folder or of a tar archive.
-
-    A folder is read in sorted order and without what is hidden; an archive (plain, gz, bz2 or xz)
-    in its own order. If `streamed`, files in archives are given by their place, for which archives
-    must be plain; those inside a folder stand for a folder, or for a class if their files lie in
-    none. A damaged archive, and one with links, devices or paths that lead out, is refused.
-    """
+    """All folders, and the `wanted` files, below a folder (sorted) or in a tar archive."""
+    # If `streamed`, files in archives are given by their place, for which archives must be plain;
+    # those inside a folder stand for a folder, or for a class if their files lie in none.
     if not root.is_dir():
         yield from _in_tar(root, (), wanted, streamed=streamed)
         return
@@ -88,13 +84,12 @@ def _in_tar(
                 check_size(unpacked, packed, f"{archive}: {entry.name}")
                 if entry.isdir():
                     yield (*above, *parts), None
-                elif wanted(parts[-1]):
+                elif wanted(parts[-1]) and streamed:
                     where = Place(archive, "/".join(parts), entry.offset_data, entry.size)
-                    if streamed:
-                        parts = parts if len(parts) > 1 else (archive.stem, *parts)
-                        yield (*above, *parts), where
-                    else:
-                        yield parts, Place(archive, where.name, data=_read(tar, entry))
+                    yield (*above, *(parts if len(parts) > 1 else (archive.stem, *parts))), where
+                elif wanted(parts[-1]):
+                    data = bytes(read_at_most(tar.extractfile(entry).read, entry.size))  # pyright: ignore[reportOptionalMemberAccess]
+                    yield parts, Place(archive, "/".join(parts), data=data)
                 if streamed and entry.isreg() and entry.offset_data + entry.size > packed:
                     raise EOFError("it ends within an image")
             # The checksum of a compressed archive comes last, behind the padding.
@@ -104,12 +99,6 @@ def _in_tar(
     except (*BROKEN, tarfile.TarError) as error:
         kind = "without compression, as is needed to read single images from it" if streamed else ""
         raise ValueError(f"{archive}: not a whole tar archive {kind}: {error}.") from error
-
-
-def _read(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(entry)
-    assert file is not None  # only for what is not a regular file
-    return bytes(read_at_most(file.read, entry.size))
 
 
 @final

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
-from taut.data._seeding import generator
-from taut.data._sets import AbstractSplit, to_unit_range
+from taut.data._sets import AbstractSplit, generator, to_unit_range
 
 _Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
 
@@ -49,19 +48,9 @@ def batches(
     augment: Augment | None = None,
     start: int = 0,
 ) -> Iterator[_Batch]:
-    r"""Float images in [0, 1] and labels of one epoch, shuffled, on the device of the split.
+    r"""Float images in [0, 1] and labels of one epoch, on the device of the split.
 
-    Order and augmentation depend on `seed`, `epoch` and the position in the epoch alone: a run
-    that resumes at any step sees the same batches bitwise, on every device. Each image comes once
-    an epoch; the last batch holds what is left.
-
-    Args:
-        split: where to draw from.
-        batch_size: images a batch.
-        seed: of the run.
-        epoch: number of this epoch.
-        augment: how to vary the images; None leaves them as they are.
-        start: the first step to yield.
+    The undivided batches of :class:`Batches`, from step `start` of the epoch on.
 
     Raises:
         ValueError: if `batch_size` is below 1 or `start` is not a step of the epoch or its end.
@@ -71,8 +60,8 @@ def batches(
         >>> [len(labels) for _, labels in batches(split, 2, seed=0, epoch=0)]
         [2, 2, 1]
     """
-    every = Batches(split=split, batch_size=batch_size, seed=seed, augment=augment)
-    return every.epoch(epoch, start=start)
+    of_run = Batches(split=split, batch_size=batch_size, seed=seed, augment=augment)
+    return of_run.epoch(epoch, start=start)
 
 
 @final
@@ -109,10 +98,11 @@ class Share:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    r"""The batches of a training run, or one process's share of each of them.
+    r"""The batches of a training run, shuffled, or one process's share of each of them.
 
-    A batch is a function of `seed`, the epoch and its place in it, and is then divided: any number
-    of processes together see the same images, augmented alike.
+    Order and augmentation depend on `seed`, the epoch and the position in it alone: a run that
+    resumes at any step sees the same batches bitwise, on every device, and any number of processes
+    together see the same images. Each comes once an epoch; the last batch holds what is left.
 
     Args:
         split: where to draw from.
@@ -151,14 +141,14 @@ class Batches:
         return min(self.batch_size, len(self.split) - step * self.batch_size)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Batch]:
-        r"""The batches of one epoch from step `start` on, as `batches` describes them."""
+        r"""Float images in [0, 1] and labels of one epoch, from step `start` on."""
         if not 0 <= start <= self.steps:
             raise ValueError(
                 f"`start` must be from 0 to {self.steps}, the steps an epoch; got {start}."
             )
-        return self._epoch(generator("batches", self.seed, epoch), start)
+        return self._draw(generator("batches", self.seed, epoch), start)
 
-    def _epoch(self, generator: torch.Generator, start: int) -> Iterator[_Batch]:
+    def _draw(self, generator: torch.Generator, start: int) -> Iterator[_Batch]:
         # All draws of the epoch are made at once on the CPU and moved once: the same on every
         # device and in every process, and no transfer waits inside the loop.
         count, device, augment = len(self.split), self.split.device, self.augment
@@ -182,7 +172,7 @@ def crop(
 ) -> UInt8[Tensor, "b c h w"]:
     """Each image padded with zeros and cut back to its size at its own row and column."""
     height, width = images.shape[-2:]
-    padded = F.pad(images, (padding, padding, padding, padding))
+    padded = F.pad(images, [padding] * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: b c row column h w
     return windows[torch.arange(len(images), device=images.device), :, offsets[:, 0], offsets[:, 1]]
 

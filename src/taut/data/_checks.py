@@ -31,13 +31,9 @@ def check_size(size: int, packed: int, source: object) -> None:
     limit = max(LIMIT, RATIO * packed)
     if size > limit:
         raise ValueError(
-            f"{source} would take {_gib(size)} of memory; the limit for a file of its size is "
-            f"{_gib(limit)}."
+            f"{source} would take {size / 2**30:,.1f} GiB of memory; the limit for a file of its "
+            f"size is {limit / 2**30:,.1f} GiB."
         )
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.1f} GiB"
 
 
 def size_of(path: Path) -> int:

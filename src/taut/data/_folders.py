@@ -1,7 +1,12 @@
 r"""Images sorted into one folder a class, on disk or in tar archives."""
 
+import hashlib
+import io
+import os
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -10,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from taut.data import _cache
 from taut.data._archive import Parts, Place, below, members
 from taut.data._checks import TEST_PARTS, check_size, checked_split, missing, only_file
 from taut.data._holdout import Holdout, check_holdout
 from taut.data._named import JPEG75, NAMED
 from taut.data._pixels import Shape, check_format, decode, is_picture, stack
 from taut.data._sets import Dataset
+from taut.files import write_atomically
 
 _HOW = "Expected {train,test}/<class>/*.jpg, *.png or *.webp, in a folder or a tar archive."
+_CACHE_FORMAT = 2  # part of every key: raise it when what is stored changes its meaning
 _T = TypeVar("_T")
 Tell = Callable[[int], None] | None
 Picture = tuple[np.ndarray, str]  # uint8 pixels (c, h, w), and where they are from
@@ -43,10 +49,7 @@ class Arrangement(NamedTuple):
 def arrange(
     source: Path, take: Callable[[Place], _T], *, streamed: bool
 ) -> tuple[Arrangement, list[_T]]:
-    """All pictures of a folder or an archive, each passed through `take`, and their arrangement.
-
-    The images of the classes take turns, so that the first n are balanced.
-    """
+    """All pictures of a folder or an archive, each passed through `take`, and their arrangement."""
     names: list[Parts] = []
     taken: list[_T] = []
     folders: list[Parts] = []
@@ -99,7 +102,7 @@ def _in_turns(
     of_class: dict[str, list[int]] = defaultdict(list)
     for at in chosen:
         of_class[names[at][-2]].append(at)
-    turns = []
+    turns = []  # so that the first n images are balanced
     for label, name in enumerate(classes):
         if name not in of_class:
             raise ValueError(f"{source}: class {name} has no image {part}.")
@@ -137,20 +140,14 @@ def _locate(path: Path, how: str = _HOW) -> Path:
 
 
 def _read(source: Path, shape: Shape | None, tell: Tell) -> dict[str, np.ndarray]:
-    """The arrays of all images, from the cache or decoded."""
-    files = [source] if source.is_file() else below(source)
-    name = _cache.key(file for file in files if file == source or is_picture(file.name))
-    name += "" if shape is None else "-" + "x".join(map(str, shape))
-    arrays = _cache.fetch(name)
-    if arrays is None:
-        arranged, pictures = arrange(source, _decoder(source, shape, tell), streamed=False)
-        arrays = arrays_of(arranged, pictures)
-        _cache.store(name, arrays)
-    return arrays
-
-
-def _decoder(source: Path, shape: Shape | None, tell: Tell) -> Callable[[Place], Picture]:
-    """A function that decodes pictures to be kept, up to the limit for all together."""
+    """The arrays of all images, from the user's cache folder if they are there, or decoded."""
+    kept = _cache_file(source, shape)
+    with (
+        suppress(OSError, EOFError, ValueError, zipfile.BadZipFile),  # absent or damaged
+        kept.open("rb") as file,
+        np.load(file, allow_pickle=False) as stored,
+    ):
+        return dict(stored)
     done = packed = unpacked = 0
 
     def decoded(place: Place) -> Picture:
@@ -163,7 +160,25 @@ def _decoder(source: Path, shape: Shape | None, tell: Tell) -> Callable[[Place],
             tell(done)
         return pixels, str(place)
 
-    return decoded
+    arrays, content = arrays_of(*arrange(source, decoded, streamed=False)), io.BytesIO()
+    np.savez(content, allow_pickle=False, **arrays)
+    # A cache that cannot be written costs time, not correctness: the data is read all the same.
+    with suppress(OSError):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(kept, content.getvalue())
+    return arrays
+
+
+def _cache_file(source: Path, shape: Shape | None) -> Path:
+    """Its name changes with the path, the size or the time of change of any of the files."""
+    digest = hashlib.sha256(f"taut data {_CACHE_FORMAT}\n".encode())
+    for path in [source] if source.is_file() else below(source):
+        if path == source or is_picture(path.name):
+            stat = path.stat()
+            digest.update(f"{path.resolve()}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
+    name = "-".join([digest.hexdigest(), *(["x".join(map(str, shape))] if shape else [])])
+    folder = os.environ.get("TAUT_CACHE") or Path.home() / ".cache" / "taut"
+    return Path(folder).expanduser() / f"{name}.npz"
 
 
 def arrays_of(arranged: Arrangement, pictures: Sequence[Picture]) -> dict[str, np.ndarray]:

@@ -6,8 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from taut.data._seeding import generator
-from taut.data._sets import Split
+from taut.data._sets import Split, generator
 
 
 @final
@@ -38,11 +37,8 @@ class Holdout:
 
     def split(self, pool: Split) -> tuple[Split, Split]:
         r"""Train and test: a random part of the pool each, in the order of the pool."""
-        train, test = self.choose(len(pool))
-        return (
-            Split(pool.images[train], pool.labels[train]),
-            Split(pool.images[test], pool.labels[test]),
-        )
+        train, test = (Split(pool.images[at], pool.labels[at]) for at in self.choose(len(pool)))
+        return train, test
 
     def choose(self, total: int) -> tuple[Tensor, Tensor]:
         r"""Indices of the train and the test images among `total`, each in rising order.

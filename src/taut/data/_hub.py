@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-import numpy as np
 import torch
 
 from taut.data._checks import TEST_PARTS, check_labels
@@ -28,10 +27,9 @@ class HubPictures:
     shape: Shape | None
 
     def __call__(self, at: int) -> Picture:
-        number, table = at, 0
-        while number >= len(self.tables[table]):
-            number, table = number - len(self.tables[table]), table + 1
-        name = f"{self.source}: {('train', 'test')[table]}: image {number}"
+        first = len(self.tables[0])
+        part, table, number = ("train", 0, at) if at < first else ("test", 1, at - first)
+        name = f"{self.source}: {part}: image {number}"
         with broken_pictures(name):
             picture = self.tables[table][number][self.column]
         return to_array(picture, name, self.shape), name
@@ -40,10 +38,7 @@ class HubPictures:
 def open_hub(
     name: str, cache_dir: Path | None, shape: Shape | None
 ) -> tuple[Arrangement, HubPictures]:
-    """A data set of the hub, with one column of images and one of class labels or called `label`.
-
-    The split `test` is used for testing, `validation` where there is none.
-    """
+    """A data set of the hub, with one column of images and one of class labels."""
     source = f"{PREFIX}{name}"
     try:
         library = importlib.import_module("datasets")
@@ -55,9 +50,9 @@ def open_hub(
     tested_on = next((part for part in TEST_PARTS if part in splits), None)
     if "train" not in splits:
         raise ValueError(f"{source}: must have a split train; got {', '.join(splits)}.")
-    tables = {"all" if tested_on is None else "train": splits["train"]}
+    tables = {"all": splits["train"]}
     if tested_on is not None:
-        tables["test"] = splits[tested_on]
+        tables = {"train": splits["train"], "test": splits[tested_on]}
     image, label = _columns(splits["train"].features, source)
     classes = tuple(splits["train"].features[label].names)
     parts, first = {}, 0
@@ -73,10 +68,10 @@ def open_hub(
 
 def _columns(features: dict[str, Any], source: str) -> tuple[str, str]:
     """The names of the columns of images and of labels."""
-    images = [name for name, kind in features.items() if type(kind).__name__ == "Image"]
-    labels = [name for name, kind in features.items() if type(kind).__name__ == "ClassLabel"]
-    if "label" in labels:
-        labels = ["label"]
+    kinds = {name: type(feature).__name__ for name, feature in features.items()}
+    images = [name for name, kind in kinds.items() if kind == "Image"]
+    labels = [name for name, kind in kinds.items() if kind == "ClassLabel"]
+    labels = ["label"] if "label" in labels else labels
     if len(images) != 1 or len(labels) != 1:
         raise ValueError(
             f"{source}: must have one column of images and one of class labels; "
@@ -90,7 +85,7 @@ def load_hub(
 ) -> Dataset:
     """All images of a data set of the hub, decoded."""
     arranged, picture = open_hub(name, cache_dir, shape)
-    pictures: list[tuple[np.ndarray, str]] = []
+    pictures: list[Picture] = []
     for at in range(sum(len(labels) for _, labels in arranged.parts.values())):
         pictures.append(picture(at))
         if tell is not None:

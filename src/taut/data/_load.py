@@ -56,9 +56,6 @@ def load(
         on_progress: called with the number of images decoded so far, where there are single
             images to decode; all else is read at once.
 
-    Returns:
-        Its train and test splits.
-
     Raises:
         ValueError: if the name is unknown, `data_dir`, `holdout` or `shape` is missing or
             superfluous, or a file is malformed, too large or of another data set.

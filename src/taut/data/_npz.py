@@ -13,16 +13,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from taut.data._checks import (
-    TEST_PARTS,
-    check_labels,
-    check_pairs,
-    check_size,
-    checked_split,
-    missing,
-    only_file,
-    size_of,
-)
+from taut.data import _checks
+from taut.data._checks import TEST_PARTS, checked_split
 from taut.data._sets import Dataset
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -41,9 +33,6 @@ def read_arrays(file: Path, names: Collection[str] | None = None) -> dict[str, n
         file: the file.
         names: the arrays to read, as far as they are there; None for all.
 
-    Returns:
-        The arrays by name.
-
     Raises:
         ValueError: if it is damaged or no such file, or if its arrays would take more than 4 GiB
             and more than 100 times the size of the file.
@@ -58,7 +47,7 @@ def read_arrays(file: Path, names: Collection[str] | None = None) -> dict[str, n
     entries = _entries(file)
     chosen = [name for name in entries if names is None or name in names]
     total = sum(entries[name].file_size for name in chosen)
-    check_size(total, size_of(file), f"{file}: the arrays in it")
+    _checks.check_size(total, _checks.size_of(file), f"{file}: the arrays in it")
     with _naming(file), zipfile.ZipFile(file) as archive:
         return {name: _read_array(archive, entries[name]) for name in chosen}
 
@@ -74,7 +63,7 @@ def _naming(file: Path) -> Iterator[None]:
 
 
 def _entries(file: Path) -> dict[str, zipfile.ZipInfo]:
-    size_of(file)
+    _checks.size_of(file)
     with _naming(file), zipfile.ZipFile(file) as archive:
         return {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
 
@@ -82,12 +71,9 @@ def _entries(file: Path) -> dict[str, zipfile.ZipInfo]:
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     """One array, if its header promises what is there: numpy takes memory for the promise."""
     with archive.open(entry) as stream:
-        version = np.lib.format.read_magic(stream)
-        headers = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }
-        shape, _, dtype = headers[version](stream)
+        npy = np.lib.format
+        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+        shape, _, dtype = headers[npy.read_magic(stream)](stream)
         if dtype.hasobject or not dtype.itemsize:
             raise ValueError(f"{entry.filename} holds neither numbers nor text but {dtype}")
         promised = stream.tell() + math.prod(shape) * dtype.itemsize
@@ -100,11 +86,7 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
 
 
 def read_npz(path: Path) -> Dataset:
-    """Training and test images of a file, and the names of its classes if it has `classes`.
-
-    Images are uint8 of shape (n, h, w), (n, c, h, w) or (n, h, w, c) with one or three channels;
-    labels are integers from 0, of shape (n,) or (n, 1).
-    """
+    """Training and test images of a file, and the names of its classes if it has `classes`."""
     file = _located(path)
     entries = _entries(file)
     _, train = _pair(entries, ("train",)) or ("train", _KEYS[:2])
@@ -142,8 +124,8 @@ def read_npz_test(path: Path) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "
     if images.dtype.kind != "f":
         split = checked_split(_pixels(images, f"{file}: {x}"), labels, 1 << 63, file)
         return split.float_images(), split.labels
-    check_pairs(images, labels, file)
-    check_labels(labels, 1 << 63, file)
+    _checks.check_pairs(images, labels, file)
+    _checks.check_labels(labels, 1 << 63, file)
     low, high = float(images.min()), float(images.max())
     if not 0 <= low <= high <= 1:  # NaN neither
         raise ValueError(f"{file}: {x} must lie in [0, 1]; got {low:g} to {high:g}.")
@@ -152,8 +134,8 @@ def read_npz_test(path: Path) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "
 
 
 def _located(path: Path) -> Path:
-    absent = missing("An npz file", path, _HOW)
-    return path if path.is_file() else only_file(path, ["*.npz"], "npz file", absent)
+    absent = _checks.missing("An npz file", path, _HOW)
+    return path if path.is_file() else _checks.only_file(path, ["*.npz"], "npz file", absent)
 
 
 def _pair(
@@ -171,14 +153,14 @@ def _pair(
 def _classes(labels: np.ndarray, names: np.ndarray | None, source: str) -> tuple[str, ...]:
     """The names of the classes: as given, or their numbers, of which each needs an image."""
     if names is not None:
-        return tuple(str(name) for name in np.atleast_1d(names))
+        return tuple(map(str, np.atleast_1d(names)))
     count = int(labels.max()) + 1 if len(labels) else 0
     if count > len(labels):
         raise ValueError(
             f"{source}: labels must number the classes from 0, each with an image; "
             f"got {count - 1} among {len(labels)} images."
         )
-    return tuple(str(number) for number in range(count))
+    return tuple(map(str, range(count)))
 
 
 def _pixels(images: np.ndarray, source: str) -> np.ndarray:

@@ -64,7 +64,7 @@ def read_images(files: Sequence[Path]) -> UInt8[Tensor, "n c h w"]:
         files: at least one.
 
     Returns:
-        uint8 pixels; one channel if all are grey and three if not.
+        One channel if all are grey and three if not.
 
     Raises:
         ValueError: if a file is damaged, of another format or of another size; names it.
@@ -110,11 +110,7 @@ def broken_pictures(source: object) -> Iterator[Any]:
 
 
 def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.ndarray:
-    """The uint8 pixels of a picture, (c, h, w); transparency is dropped, a palette resolved.
-
-    Without a shape, one channel if it is grey and three if not. With one, it is scaled (bicubic)
-    until it covers height and width, cropped around the middle, and gets its channels, 1 or 3.
-    """
+    """The uint8 pixels of a picture, (c, h, w), brought to a shape if given."""
     if image.mode not in _GREY + _COLOUR:
         raise ValueError(
             f"{source}: must be grey or colour, 8 bits a channel; got mode {image.mode}."

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from taut.data._archive import Place
 from taut.data._checks import checked_shape
-from taut.data._folders import Picture, arrange
+from taut.data._folders import Arrangement, Picture, arrange
 from taut.data._holdout import Holdout
 from taut.data._hub import PREFIX, open_hub
 from taut.data._pixels import Shape, decode
@@ -36,6 +36,9 @@ class Stream(AbstractSplit):
         workers: processes that decode; 0 decodes in this one.
         target: the device that images are put on, over pinned memory if it is a GPU.
 
+    Raises:
+        ValueError: on fetching, if an image is damaged or of another shape; the message names it.
+
     Example:
         >>> def picture(at: int):
         ...     return np.full((1, 2, 2), at, np.uint8), f"picture {at}"
@@ -56,24 +59,16 @@ class Stream(AbstractSplit):
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        r"""Channels, height and width of one image."""
         return self.shape
 
     @property
     def device(self) -> torch.device:
-        r"""Where images are put."""
         return self.target
 
     def to(self, device: torch.device | str) -> "Stream":
-        r"""The same images, to be put on `device`."""
         return replace(self, target=torch.device(device))
 
     def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator[Split]:
-        r"""The images at `order[part]` for one part after the other, some parts ahead.
-
-        Raises:
-            ValueError: if an image is damaged or of another shape; the message names it.
-        """
         wanted = [order[part] for part in parts]
         loader = DataLoader(
             _Decoded(self.pictures, self.shape),
@@ -94,7 +89,7 @@ class Stream(AbstractSplit):
 @final
 @dataclass(frozen=True, eq=False)
 class StreamedDataset:
-    r"""A train and a test split on disk; its fields are those of :class:`Dataset`."""
+    r"""A train and a test split on disk; fields and methods are those of :class:`Dataset`."""
 
     name: str
     label: str
@@ -104,11 +99,9 @@ class StreamedDataset:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        r"""Channels, height and width of one image."""
         return self.train.input_shape
 
     def to(self, device: torch.device | str) -> "StreamedDataset":
-        r"""The same data set, its images to be put on `device`."""
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
 
@@ -132,9 +125,6 @@ def stream(
         holdout: which images to test on, for data that come without a test split.
         shape: to bring all images to; see :func:`taut.data.load`.
 
-    Returns:
-        Its train and test splits.
-
     Raises:
         ValueError: if the data set is not kept as single images, or a setting or file is wrong.
         FileNotFoundError: if there is no image.
@@ -146,28 +136,32 @@ def stream(
     """
     if workers < 0:
         raise ValueError(f"`workers` must be at least 0; got {workers}.")
-    shape = checked_shape(shape)
     path = None if data_dir is None else data_dir.expanduser()
-    pictures: Callable[[int], Picture]
-    if name.startswith(PREFIX):
-        arranged, pictures = open_hub(name.removeprefix(PREFIX), path, shape)
-    elif name != "folder":
-        raise ValueError(
-            f"`name` must be folder or {PREFIX}NAME to be streamed from disk; got {name!r}."
-        )
-    elif path is None or not path.exists():
-        raise ValueError(
-            f"`data_dir` must be a folder or tar archive to be streamed from; got {path}."
-        )
-    else:
-        arranged, places = arrange(path, lambda place: place, streamed=True)
-        pictures = _Files(places, shape)
+    arranged, pictures = _opened(name, path, checked_shape(shape))
     parts = arranged.divided(holdout, name if path is None else path)
     first, _ = pictures(int(parts[0][0][0]))
     channels, height, width = first.shape
     shape = (channels, height, width)
     train, test = (Stream(pictures, which, labels, shape, workers) for which, labels in parts)
     return StreamedDataset(name, arranged.label, arranged.classes, train, test)
+
+
+def _opened(
+    name: str, path: Path | None, shape: Shape | None
+) -> tuple[Arrangement, Callable[[int], Picture]]:
+    """The arrangement of the images, and what decodes one of them."""
+    if name.startswith(PREFIX):
+        return open_hub(name.removeprefix(PREFIX), path, shape)
+    if name != "folder":
+        raise ValueError(
+            f"`name` must be folder or {PREFIX}NAME to be streamed from disk; got {name!r}."
+        )
+    if path is None or not path.exists():
+        raise ValueError(
+            f"`data_dir` must be a folder or tar archive to be streamed from; got {path}."
+        )
+    arranged, places = arrange(path, lambda place: place, streamed=True)
+    return arranged, _Files(places, shape)
 
 
 @final
