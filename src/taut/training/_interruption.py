@@ -4,7 +4,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import final
 
 # SIGTERM is what torchrun, Slurm and `kill` send.
@@ -30,8 +29,7 @@ def interrupt_flag() -> Iterator[threading.Event]:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def on_interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
+    def on_interrupt(*_: object) -> None:
         flag.set()
         restore()
 

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from taut.data import Batches, Dataset, StreamedDataset
 from taut.kinds import in_file_of
 from taut.losses import LossInputs
-from taut.parametrizations import projected, retract_, update_
+from taut.parametrizations import after_step, projected
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
-from taut.training._run import RECIPE, Run, alone, prepare, write_history
+from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
 
 Device = Literal["auto", "cpu", "cuda"]
 
@@ -94,14 +94,11 @@ def train(
 
     Args:
         recipe: all settings.
-        run_dir: the run folder; made if it does not exist.
-        data_dir: where the files of the data set are; when resuming, where they were by default.
+        run_dir: made if it does not exist.
+        data_dir: where the data set is; when resuming, where it was by default.
         device: "auto" uses a GPU if there is one.
         launch: number of processes, one per device, that divide each batch.
         on_progress: called after steps (every one on a CPU) and after epochs, in the first process.
-
-    Returns:
-        The finished run.
 
     Raises:
         ValueError: if the folder holds a run of another recipe, another process trains in it, the
@@ -144,7 +141,9 @@ class _Trainer:
         self.plain_model = self.recipe.build_model().to(self.device)
         self.plain_optimiser = torch.optim.Adam(self.plain_model.parameters(), fused=True)
         self.position = load_checkpoint(run, self.plain_model, self.plain_optimiser, self.device)
-        self._require_one_run()
+        what = f"The checkpoints in {run.path} (is it one folder for all machines?)"
+        step, weights = str(self.position.step).encode(), self.plain_model.state_dict().values()
+        processes.require_equal(what, step, *weights)
         wrapped: Any = self.fabric.setup(self.plain_model, self.plain_optimiser)
         self.model, self.optimiser = wrapped
         self.batches = Batches(
@@ -164,7 +163,6 @@ class _Trainer:
     def train(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> None:
         self.processes.by_first(lambda: write_history(self.run, self.rows))
         tell = tell if self.processes.first else lambda _: None
-        stop = False
         while self.position.step < self.total:
             stop = self._epoch(interrupted, tell)
             if stop and self.position.step < self.total:
@@ -222,15 +220,17 @@ class _Trainer:
         self.optimiser.step()
         self.position.step += 1
         with self._finite_raw_tensors():
-            every = self.recipe.retract_every
-            after_step(self.plain_model, self.position.step, retract_every=every)
+            after_step(
+                self.plain_model, self.position.step, retract_every=self.recipe.retract_every
+            )
 
     def _backward(self, images: Tensor, labels: Tensor) -> None:
         world, count = self.processes.share.world, len(labels)
         if count == 0:  # fewer images than processes: take part with one of weight 0
             (spare,) = self.data.train.fetch(torch.zeros(1, dtype=torch.int64), [slice(1)])
             images, labels = spare.float_images(), spare.labels
-        logits = self._logits(images)
+        with self._finite_raw_tensors():
+            logits = self.model(images)
         with in_file_of(type(self.recipe.loss)):
             loss = self.recipe.loss(LossInputs(logits, labels))
         self.losses += loss.detach().double() * count
@@ -239,10 +239,6 @@ class _Trainer:
             total = self.batches.size(self.position.step % self.batches.steps)
             loss = loss * (count * world / total)
         self.fabric.backward(loss)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        with self._finite_raw_tensors():
-            return self.model(images)
 
     @contextmanager
     def _finite_raw_tensors(self) -> Iterator[None]:
@@ -254,10 +250,8 @@ class _Trainer:
             raise
 
     def _learning_rate(self, step: int) -> float:
-        epochs, steps = self.recipe.epochs, self.steps_per_epoch
-        return self.recipe.lr * self.recipe.schedule.factor(
-            step, steps_per_epoch=steps, epochs=epochs
-        )
+        factor, epochs = self.recipe.schedule.factor, self.recipe.epochs
+        return self.recipe.lr * factor(step, steps_per_epoch=self.steps_per_epoch, epochs=epochs)
 
     def _finish_epoch(self) -> None:
         mean_loss = self._progress().loss
@@ -266,18 +260,17 @@ class _Trainer:
         self.evaluation = evaluate(finished, self.data.test, self.recipe.eps, self.processes)
         self._tick()
         certified = self.evaluation.certified_accuracy
-        self.rows.append(
-            {
-                "epoch": self.position.step // self.steps_per_epoch,
-                "step": self.position.step,
-                "lr": self._learning_rate(self.position.step - 1),
-                "train_loss": mean_loss,
-                "clean_accuracy": self.evaluation.clean_accuracy,
-                **{f"certified_accuracy_{eps}": value for eps, value in certified.items()},
-                "bound": self.evaluation.bound,
-                "seconds": round(self.position.seconds, 3),
-            }
-        )
+        row: EpochRow = {
+            "epoch": self.position.step // self.steps_per_epoch,
+            "step": self.position.step,
+            "lr": self._learning_rate(self.position.step - 1),
+            "train_loss": mean_loss,
+            "clean_accuracy": self.evaluation.clean_accuracy,
+            **{f"certified_accuracy_{eps}": value for eps, value in certified.items()},
+            "bound": self.evaluation.bound,
+            "seconds": round(self.position.seconds, 3),
+        }
+        self.rows.append(row)
         # Rows first, so that every epoch of a checkpoint has its row.
         self.processes.by_first(lambda: write_history(self.run, self.rows))
         self._save(finished)
@@ -295,12 +288,6 @@ class _Trainer:
             raise self._diverged()
         return Progress(self.position.step, self.total, epoch + 1, loss, self.evaluation)
 
-    def _require_one_run(self) -> None:
-        """Refuse to train if some processes see no checkpoint, or another one."""
-        what = f"The checkpoints in {self.run.path} (is it one folder for all machines?)"
-        step = str(self.position.step).encode()
-        self.processes.require_equal(what, step, *self.plain_model.state_dict().values())
-
     def _require_finite_weights(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.plain_model.parameters()):
             raise self._diverged()
@@ -315,23 +302,14 @@ class _Trainer:
     def _save(self, finished: nn.Module) -> None:
         self._progress()  # raises if the loss is not finite
         self._tick()
-        run, model, optimiser = self.run, self.plain_model, self.plain_optimiser
-        self.processes.by_first(
-            lambda: save_checkpoint(run, model, optimiser, self.position, finished=finished)
-        )
+        state = self.run, self.plain_model, self.plain_optimiser, self.position
+        self.processes.by_first(lambda: save_checkpoint(*state, finished=finished))
         self.saved = time.monotonic()
 
     def _tick(self) -> None:
         now = time.monotonic()
         self.position.seconds += now - self.clock
         self.clock = now
-
-
-def after_step(model: nn.Module, step: int, *, retract_every: int) -> None:
-    """Everything that is done to the raw tensors of a model after an optimiser step."""
-    if retract_every and step % retract_every == 0:
-        retract_(model)
-    update_(model, step)
 
 
 def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:

@@ -41,12 +41,7 @@ class OpenedRun:
         device: Device = "auto",
         data_dir: str | os.PathLike[str] | None = None,
     ) -> "OpenedRun":
-        """The run in a folder.
-
-        Args:
-            folder: what `taut train --run` was given.
-            device: "auto" is a GPU if there is one.
-            data_dir: where the data set is now; where training read it by default.
+        """The run in a folder; arguments as of :meth:`Run.open` and :func:`choose_device`.
 
         Raises:
             FileNotFoundError: if the folder holds no run, no trained model, or the data are gone.

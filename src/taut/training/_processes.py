@@ -99,14 +99,13 @@ class Processes:
         try:
             from lightning_fabric import Fabric
         except ImportError as error:
-            raise ImportError(
-                "taut.training needs lightning-fabric: pip install 'taut[cli]'."
-            ) from error
-        launch = launch.resolve()
-        if device.type == "cuda" and launch.devices > torch.cuda.device_count():
+            needs = "taut.training needs lightning-fabric: pip install 'taut[cli]'."
+            raise ImportError(needs) from error
+        launch, gpus = launch.resolve(), torch.cuda.device_count()
+        if device.type == "cuda" and launch.devices > gpus:
             raise ValueError(
-                f"`devices` must be at most {torch.cuda.device_count()}, the GPUs that torch finds;"
-                f" got {launch.devices}."
+                f"`devices` must be at most {gpus}, the GPUs that torch finds; got "
+                f"{launch.devices}."
             )
         several = launch.devices * launch.nodes > 1
         self.fabric = Fabric(
@@ -156,14 +155,12 @@ class Processes:
             return
         digest = hashlib.sha256()
         for value in values:
-            digest.update(value if isinstance(value, bytes) else _bytes(value))
-        mine = torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8).double()
-        mine = mine.to(self.fabric.device)
+            if isinstance(value, Tensor):
+                flat = value.detach().cpu().contiguous().reshape(-1)
+                value = flat.view(torch.uint8).numpy().tobytes()
+            digest.update(value)
+        mine = torch.tensor([*digest.digest()], dtype=torch.float64, device=self.fabric.device)
         # Equal to the mean of all everywhere, and so equal to each other.
         differs = (self.total(mine) != self.share.world * mine).any().double()
         if self.total(differs):
             raise RuntimeError(f"{what} differ from process to process; the run stops here.")
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

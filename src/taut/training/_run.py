@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -22,17 +22,9 @@ from taut.data import Dataset, StreamedDataset, load, stream
 from taut.files import load_tensors, remove_leftovers, write_atomically
 from taut.training._recipe import Recipe
 
-RECIPE, ORIGIN, MODEL, STATE, METRICS, LOCK = (
-    "recipe.json",
-    "run.json",
-    "model.safetensors",
-    "state.safetensors",
-    "metrics.csv",
-    ".lock",
-)
+RECIPE, ORIGIN, METRICS, LOCK = "recipe.json", "run.json", "metrics.csv", ".lock"
+MODEL, STATE = "model.safetensors", "state.safetensors"
 EpochRow = dict[str, int | float]
-
-_WHOLE_NUMBERS = ("epoch", "step")
 
 
 @final
@@ -61,14 +53,11 @@ class Run:
     def open(
         cls, path: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None
     ) -> "Run":
-        """The run in a folder.
+        """The run in a folder; only its settings are read, and Python files they name executed.
 
         Args:
             path: what `taut train --run` was given.
             data_dir: where the data set is now; where training read it by default.
-
-        Returns:
-            The run. Only its settings are read; Python files that they name are executed.
 
         Raises:
             FileNotFoundError: if the folder holds no run.
@@ -110,20 +99,15 @@ class Run:
 
     def dataset(self) -> Dataset:
         """The data set it was trained on, in memory."""
-        name, shape = self.recipe.dataset, self.recipe.image_shape
-        return load(name, self.data_dir, holdout=self.recipe.holdout, shape=shape)
+        recipe = self.recipe
+        return load(recipe.dataset, self.data_dir, holdout=recipe.holdout, shape=recipe.image_shape)
 
     def data(self) -> Dataset | StreamedDataset:
         """The same, streamed from disk if the run streams it."""
         if self.workers is None:
             return self.dataset()
-        return stream(
-            self.recipe.dataset,
-            self.data_dir,
-            workers=self.workers,
-            holdout=self.recipe.holdout,
-            shape=self.recipe.image_shape,
-        )
+        options = {"holdout": self.recipe.holdout, "shape": self.recipe.image_shape}
+        return stream(self.recipe.dataset, self.data_dir, workers=self.workers, **options)
 
     def history(self) -> list[EpochRow]:
         """One row per epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
@@ -131,11 +115,9 @@ class Run:
         if not path.is_file():
             return []
         try:
-            rows = list(csv.DictReader(io.StringIO(path.read_text()), strict=True))
-            return [
-                {k: int(v) if k in _WHOLE_NUMBERS else float(v) for k, v in row.items()}
-                for row in rows
-            ]
+            rows = csv.DictReader(io.StringIO(path.read_text()), strict=True)
+            whole = ("epoch", "step")
+            return [{k: int(v) if k in whole else float(v) for k, v in r.items()} for r in rows]
         except (csv.Error, ValueError, TypeError) as error:
             raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
 
@@ -155,9 +137,6 @@ class Run:
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a JSON file; Python files that it names lie beside it, and are executed.
-
-    Args:
-        path: the file.
 
     Raises:
         FileNotFoundError: if there is no such file, or a Python file is missing.
@@ -236,12 +215,7 @@ def refuse_foreign(metadata: Mapping[str, str], recipe: Recipe, path: Path) -> N
 
 
 def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
-    """Refuse to go on in a folder with another recipe than its own.
-
-    Args:
-        asked: the settings wanted.
-        found: those of the run in the folder.
-        folder: for the message.
+    """Refuse to go on in a folder whose recipe, `found`, is not the one asked for.
 
     Raises:
         ValueError: if they differ; the message names the first setting that does.
@@ -251,7 +225,7 @@ def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
         >>> refuse_other_recipe(recipe, recipe, Path("runs/a"))
     """
     ours, theirs = vars(asked), vars(found)
-    for name in (field.name for field in fields(asked)):
+    for name in ours:
         if ours[name] != theirs[name]:
             raise ValueError(
                 f"{folder} holds a run of another recipe (`{name}` is {theirs[name]!r} there, "

@@ -44,13 +44,11 @@ class OneCycle(AbstractSchedule):
     kind = "one-cycle"
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-        """The factor of the peak learning rate."""
         rising, height = self._cycle(step, steps_per_epoch * epochs)
         low = 1 / 25 if rising else 1 / 25 / 1e4
         return low + (1 - low) * height
 
     def beta1(self, step: int, total: int) -> float:
-        """Adam's beta1."""
         return 0.95 - 0.1 * self._cycle(step, total)[1]
 
     def _cycle(self, step: int, total: int) -> tuple[bool, float]:
@@ -91,11 +89,9 @@ class Exponential(AbstractSchedule):
             raise ValueError(f"`decay` must be above 0 and at most 1; got {self.decay}.")
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-        """The factor of the peak learning rate."""
         return self.decay ** (step // steps_per_epoch)
 
     def beta1(self, step: int, total: int) -> float:
-        """Adam's beta1."""
         return 0.9
 
 
@@ -117,9 +113,7 @@ class Cosine(AbstractSchedule):
     kind = "cosine"
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
-        """The factor of the peak learning rate."""
         return (1 + math.cos(math.pi * step / (steps_per_epoch * epochs))) / 2
 
     def beta1(self, step: int, total: int) -> float:
-        """Adam's beta1."""
         return 0.9
