@@ -108,7 +108,7 @@ def example(start: str) -> str:
 
 
 def overview() -> str:
-    rows = ((f"[`taut {name}`](#taut-{name})", c.summary) for name, c in COMMANDS.items())
+    rows = ((f"[`taut {name}`](#taut-{name})", what) for name, what in COMMANDS.items())
     return markdown(("command", "what it does"), rows)
 
 

@@ -32,7 +32,7 @@ def test_commands_name_the_extra_that_they_need(library):
     for arguments in (["--help"], ["--version"]):
         assert python(script, *arguments).returncode == 0
     done = python(script, "list")
-    expected = f"taut: The commands need {library}: pip install 'taut[cli]'.\n"
+    expected = f"taut: `list` needs {library}: pip install 'taut[cli]'.\n"
     assert (done.returncode, done.stderr) == (2, expected)
 
 

@@ -6,18 +6,10 @@ from typing import Annotated
 
 import torch
 import tyro
-from torch import nn
 
-from taut.certification import (
-    Arithmetic,
-    Certificate,
-    Certification,
-    as_rational,
-    prove,
-    verify,
-)
-from taut.certification import certify as certify_model
-from taut.cli.model_file import NO_FILE, ModelFile, load_model
+from taut import certification as proofs
+from taut.certification import Arithmetic, Certificate, Certification
+from taut.cli.model_file import NO_FILE, ModelFile
 from taut.cli.shared import Eps, OptionalFolder, show_certification
 from taut.data import load_test
 from taut.export import load as load_exported
@@ -72,8 +64,7 @@ def certify(
         if output is not None:
             print(f"\nWrote {proved.save(output)[0]}")
         return
-    if plain != NO_FILE or output is not None:
-        raise ValueError("A run folder has its own model and data; leave out the options of files.")
+    plain.refuse_beside_run(output)
     opened = OpenedRun.open(run, device=device, data_dir=data_dir)
     certification = opened.certify(opened.radii(eps), arithmetic)
     target, _ = certification.save(run / "certificate.json")
@@ -88,19 +79,20 @@ def _certify_file(
     eps: Sequence[str],
     device: torch.device,
 ) -> Certificate | Certification:
-    model, shape = _read_model(exported, plain)
-    if exported is not None:
-        _verify_beside(exported, model)
+    model, shape = plain.load() if exported is None else load_exported(exported, plain.shape)
+    beside = None if exported is None else exported.with_name("certificate.json")
+    if exported is not None and beside is not None and beside.is_file():
+        verified = proofs.verify(beside, model)
+        print(f"{beside} holds for {exported.name}: bound {verified.bound:.9g}.\n")
     model = model.to(device)
     if plain.data is None:
         if eps:
             raise ValueError("`eps` needs `data`, an npz file with test images.")
-        proved: Certificate | Certification = prove(model, shape, arithmetic=arithmetic)
-        certificate = proved
+        proved = certificate = proofs.prove(model, shape, arithmetic=arithmetic)
     else:
         images, labels = load_test("npz", plain.data)
-        radii = tuple(sorted(eps or ("36/255", "72/255", "108/255"), key=as_rational))
-        proved = certify_model(model, images, labels, radii, shape, arithmetic=arithmetic)
+        radii = tuple(sorted(eps or ("36/255", "72/255", "108/255"), key=proofs.as_rational))
+        proved = proofs.certify(model, images, labels, radii, shape, arithmetic=arithmetic)
         certificate = proved.certificate
         show_certification(f"{plain.data.name}, {len(labels):,} test images", proved)
         print()
@@ -109,22 +101,6 @@ def _certify_file(
         size = ",".join(map(str, shape))
         print(f"\nThe file takes other sizes, too: this holds for {size} alone (--input-shape).")
     return proved
-
-
-def _read_model(exported: Path | None, plain: ModelFile) -> tuple[nn.Module, tuple[int, ...]]:
-    if exported is not None:
-        return load_exported(exported, plain.shape)
-    if plain.model is None or plain.shape is None:
-        raise ValueError("`model` needs `input_shape`, such as 3,32,32.")
-    return load_model(plain.model, plain.weights), plain.shape
-
-
-def _verify_beside(exported: Path, model: nn.Module) -> None:
-    """Verify the certificate beside an exported file, if there is one."""
-    certificate = exported.with_name("certificate.json")
-    if certificate.is_file():
-        verified = verify(certificate, model)
-        print(f"{certificate} holds for {exported.name}: bound {verified.bound:.9g}.\n")
 
 
 def _bound(certificate: Certificate) -> str:

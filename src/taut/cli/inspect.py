@@ -2,16 +2,16 @@
 
 import copy
 import itertools
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from taut import diagnostics
-from taut.cli.model_file import NO_FILE, ModelFile, load_model
+from taut.cli.model_file import NO_FILE, ModelFile
 from taut.cli.shared import OptionalFolder, show_table
 from taut.data import load_test
 from taut.diagnostics import Inspection, LayerDiagnostics, five_numbers, histogram
@@ -60,8 +60,7 @@ def inspect(
     if not runs:
         _inspect_file(plain, limit, output, choose_device(device))
         return
-    if plain != NO_FILE:
-        raise ValueError("A run folder has its own model and data; leave out the options of files.")
+    plain.refuse_beside_run()
     opened = [OpenedRun.open(folder, device=device, data_dir=data_dir) for folder in runs]
     if len(opened) == 1:
         _inspect_run(opened[0], limit, output)
@@ -82,7 +81,10 @@ def _inspect_run(opened: OpenedRun, limit: int, output: Path | None) -> None:
 def _compare(opened_runs: Sequence[OpenedRun], limit: int, output: Path | None) -> None:
     runs: dict[str, Inspection] = {}
     for opened in opened_runs:
-        name = _unused(opened.run.path.resolve().name, runs)
+        folder = name = opened.run.path.resolve().name
+        numbers = itertools.count(2)
+        while name in runs:
+            name = f"{folder} ({next(numbers)})"
         runs[name] = diagnostics.inspect(opened.model, *opened.head(limit))
     names = ("run", "at the image: margin", "all", "Jacobian: least", "median", "largest")
     rows = [(name, *_summary(inspection)) for name, inspection in runs.items()]
@@ -93,29 +95,21 @@ def _compare(opened_runs: Sequence[OpenedRun], limit: int, output: Path | None) 
 
 
 def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: torch.device) -> None:
-    shape = plain.shape
-    if plain.model is None or shape is None:
-        raise ValueError("`model` needs `input_shape`, such as 3,32,32.")
-    model = load_model(plain.model, plain.weights).to(device)
+    model, shape = plain.load()
+    model = model.to(device)
     images, labels = _inputs(plain.data, shape, limit)
     images, labels = images.to(device), None if labels is None else labels.to(device)
-    _check_fits(model, images[:1], shape)
-    inspection = diagnostics.inspect(model, images, labels)
-    _show(
-        f"{plain.model}, {len(images):,} {'test images' if plain.data else 'of noise'}", inspection
-    )
-    if output is not None:
-        _save(diagnostics.plot_inspection(inspection), output)
-
-
-def _check_fits(model: nn.Module, image: Tensor, shape: tuple[int, ...]) -> None:
-    """Refuse a shape that the model does not take; the caller's model is not changed."""
-    try:
+    try:  # on a copy: the forward pass of a stranger's model may write to it
         with torch.no_grad():
-            copy.deepcopy(model).eval()(image)
+            copy.deepcopy(model)(images[:1])
     except RuntimeError as error:
         text = ",".join(map(str, shape))
         raise ValueError(f"`input_shape` must fit the model; with {text}: {error}") from None
+    inspection = diagnostics.inspect(model, images, labels)
+    kind = "test images" if plain.data else "of noise"
+    _show(f"{plain.model}, {len(images):,} {kind}", inspection)
+    if output is not None:
+        _save(diagnostics.plot_inspection(inspection), output)
 
 
 def _inputs(data: Path | None, shape: tuple[int, ...], limit: int) -> tuple[Tensor, Tensor | None]:
@@ -130,9 +124,8 @@ def _inputs(data: Path | None, shape: tuple[int, ...], limit: int) -> tuple[Tens
 
 def _show(title: str, inspection: Inspection, before: Mapping[str, Tensor] | None = None) -> None:
     names = ("layer", "input", "smallest", "largest", "values 0 to 1.2", "margin", "all")
-    rows = [
-        row for layer in inspection.layers for row in _rows(layer, (before or {}).get(layer.label))
-    ]
+    old = before or {}
+    rows = [row for layer in inspection.layers for row in _rows(layer, old.get(layer.label))]
     show_table(f"{title}: singular values, gradient norm", names, rows)
     if not all(layer.whole for layer in inspection.layers):
         print("* in a branch: the norm of its share of the gradient")
@@ -161,28 +154,19 @@ def _rows(layer: LayerDiagnostics, old: Tensor | None) -> list[tuple[str, ...]]:
 def _spectrum(values: Tensor | None) -> tuple[str, str, str]:
     if values is None:
         return "-", "-", ""
-    ends = float(values.min()), float(values.max())
-    return f"{ends[0]:.6f}", f"{ends[1]:.6f}", text_histogram(histogram(values))
+    return f"{values.min():.6f}", f"{values.max():.6f}", text_histogram(histogram(values))
 
 
 def _summary(inspection: Inspection) -> tuple[str, ...]:
     """Gradient norms at the image; smallest, median and largest singular value."""
-    first = inspection.layers[0]
-    ends = ("-",) * 3
-    if inspection.jacobian is not None:
-        ends = tuple(_norm(value) for value in five_numbers(inspection.jacobian)[::2])
+    first, jacobian = inspection.layers[0], inspection.jacobian
+    ends = ["-"] * 3 if jacobian is None else map(_norm, five_numbers(jacobian)[::2])
     return (_norm(first.margin), _norm(first.random), *ends)
 
 
 def _norm(value: float) -> str:
     """Four decimals, or an exponent where those would show nothing."""
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
-
-
-def _unused(name: str, taken: Container[str]) -> str:
-    """The name, with a number if another run has it."""
-    numbered = (f"{name} ({i})" for i in itertools.count(2))
-    return next(x for x in itertools.chain([name], numbered) if x not in taken)
 
 
 def _save(figure: "Figure", target: Path) -> None:

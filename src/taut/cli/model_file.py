@@ -32,22 +32,34 @@ class ModelFile:
     @property
     def shape(self) -> tuple[int, ...] | None:
         """The shape of one input, if it is given."""
-        return None if self.input_shape is None else parse_shape(self.input_shape)
+        if self.input_shape is None:
+            return None
+        parts = self.input_shape.split(",")
+        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+            raise ValueError(
+                "`input_shape` must be positive integers such as 3,32,32; "
+                f"got {self.input_shape!r}."
+            )
+        return tuple(map(int, parts))
+
+    def load(self) -> tuple[nn.Module, tuple[int, ...]]:
+        """The model in eval mode, and the shape of one input."""
+        if self.model is None or self.shape is None:
+            raise ValueError("`model` needs `input_shape`, such as 3,32,32.")
+        return _load_model(self.model, self.weights), self.shape
+
+    def refuse_beside_run(self, output: Path | None = None) -> None:
+        """Refuse options of a model in a file where a run folder is given."""
+        if self != NO_FILE or output is not None:
+            raise ValueError(
+                "A run folder has its own model and data; leave out the options of files."
+            )
 
 
 NO_FILE = ModelFile()
 
 
-def parse_shape(text: str) -> tuple[int, ...]:
-    """The shape in a text such as "3,32,32"."""
-    parts = text.split(",")
-    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"`input_shape` must be positive integers such as 3,32,32; got {text!r}.")
-    return tuple(map(int, parts))
-
-
-def load_model(source: str, weights: Path | None) -> nn.Module:
-    """The model that FILE.py:FUNCTION makes, with the weights of a file if given, in eval mode."""
+def _load_model(source: str, weights: Path | None) -> nn.Module:
     make = load_object(source)
     file = Path(source.rpartition(":")[0])
     if not callable(make):

@@ -12,13 +12,7 @@ from taut.attacks import ATTACKS, Target, read_attacks
 from taut.cli.shared import OptionalFolder, RunFolder, progress
 from taut.diagnostics import inspect
 from taut.recipes import RECIPES
-from taut.report import (
-    ReportInputs,
-    Robustness,
-    attack_lines,
-    measure_robustness,
-    write_report,
-)
+from taut.report import ReportInputs, Robustness, attack_lines, measure_robustness, write_report
 from taut.training import Device, OpenedRun, Run, check_limit
 
 

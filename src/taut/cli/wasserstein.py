@@ -44,36 +44,28 @@ def wasserstein(
         out: the page.
         device: auto takes a GPU if there is one.
     """
-    _refuse_early(samples, out)
+    if samples < FEWEST:  # refused before the work, as all that would fail after it
+        raise ValueError(f"`samples` must be at least {FEWEST}; got {samples}.")
+    if out.is_dir() or not out.parent.is_dir():
+        raise ValueError(f"`out` must be a file in a folder that exists; got {out}.")
     first = read_source(p, data_dir=data_dir, count=samples, seed=seed)
     second = read_source(q, data_dir=data_dir, count=samples, seed=seed + 1)
     pixels = first.pixels and second.pixels
     settings = Settings(steps=steps, seed=seed, domain=(0.0, 1.0) if pixels else None)
-    with progress("critic", max(steps, 1)) as tell:
+    points, chosen = (first.points, second.points), choose_device(device)
+    with progress("critic", max(steps, 1)) as bar:
         result = estimate(
-            first.points,
-            second.points,
-            settings=settings,
-            device=choose_device(device),
-            on_progress=lambda row: tell(row.step),
+            *points, settings=settings, device=chosen, on_progress=lambda row: bar(row.step)
         )
     print(result)
     words = ["taut", "wasserstein", p, q, "--samples", str(samples), "--steps", str(steps)]
     words += ["--seed", str(seed), *(() if data_dir is None else ("--data-dir", "DATA_DIR"))]
     inputs = DistanceInputs(
         names=(p, q),
-        points=(first.points, second.points),
+        points=points,
         estimate=result,
         settings=asdict(settings),
         command=shlex.join(words),
         versions=versions(),
     )
     print(f"Wrote {write_distance_report(out, inputs)}")
-
-
-def _refuse_early(samples: int, out: Path) -> None:
-    """Refuse before the work what would fail after it."""
-    if samples < FEWEST:
-        raise ValueError(f"`samples` must be at least {FEWEST}; got {samples}.")
-    if out.is_dir() or not out.parent.is_dir():
-        raise ValueError(f"`out` must be a file in a folder that exists; got {out}.")
