@@ -128,8 +128,7 @@ def files_called(archive: Path, names: Collection[str]) -> dict[str, Place]:
     """The files of an archive that have one of these names, wherever in it they lie."""
     files: dict[str, Place] = {}
     for parts, place in members(archive, lambda name: name in names, streamed=False):
-        if place is not None:
-            if parts[-1] in files:
-                raise ValueError(f"{archive}: two files are called {parts[-1]}.")
-            files[parts[-1]] = place
+        if place is not None and parts[-1] in files:
+            raise ValueError(f"{archive}: two files are called {parts[-1]}.")
+        files |= {} if place is None else {parts[-1]: place}
     return files

@@ -23,9 +23,10 @@ def read_idx(place: Place) -> bytearray:
         with open_unpacked(path) as stream:
             header = stream.read(length)
             if header[:4] != magic:
+                got = header[:4].hex() or "an empty file"
                 raise ValueError(
                     f"{path}: an idx file of bytes in {ndim} dimensions starts with {magic.hex()}; "
-                    f"got {header[:4].hex() or 'an empty file'}."
+                    f"got {got}."
                 )
             shape = _idx_shape(header)
             promised = length + math.prod(shape)

@@ -1,8 +1,7 @@
 r"""Reads a pickle of numbers, strings, lists, dicts and uint8 arrays without running its code.
 
-CIFAR's python batches are pickles, and a pickle can name any function to call. Here the few names
-that an array needs resolve to classes of our own, which only record their arguments, and every
-other name is refused: numpy's own reconstruction is not called either.
+A pickle can name any function to call. Here the few names that an array needs resolve to classes of
+our own, which only record their arguments, and every other name is refused.
 """
 
 import io

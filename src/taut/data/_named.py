@@ -5,7 +5,7 @@ import tomllib
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, final
+from typing import final
 
 import torch
 
@@ -15,6 +15,7 @@ from taut.data._formats import PARSERS, read_idx
 from taut.data._npz import read_arrays
 from taut.data._sets import Dataset, Split
 
+_FILES = resources.files("taut.data")
 EMBEDDED, EMBEDDED_FILE = "fashion-mnist-subset", "fashion_mnist_subset.npz"
 JPEG75 = "cifar10-jpeg75"
 
@@ -55,16 +56,10 @@ class NamedSet:
         return f"Download {files or 'it'} from {self.url} (licence: {self.licence})."
 
 
-def _table() -> dict[str, NamedSet]:
-    text = resources.files("taut.data").joinpath("named.toml").read_text()
-    rows: dict[str, Any] = tomllib.loads(text)
-    return {
-        name: NamedSet(**row | {"forms": [Form(**form) for form in row.get("forms", ())]})
-        for name, row in rows.items()
-    }
-
-
-NAMED = _table()
+NAMED = {
+    name: NamedSet(**row | {"forms": [Form(**form) for form in row.get("forms", ())]})
+    for name, row in tomllib.loads((_FILES / "named.toml").read_text()).items()
+}
 
 
 def read_named(name: str, path: Path) -> Dataset:
@@ -76,23 +71,21 @@ def read_named(name: str, path: Path) -> Dataset:
             raise missing(file, where, known.how)
     read = read_idx if form.format == "idx" else Place.read
     contents = {file: read(places[file]) for file in form.files}
-    label = known.label if _is_published(name, contents, places) else f"{known.label} {_OTHER}"
-    splits = []
-    for groups in (form.train, form.test):
-        parsed = []
-        for group in groups:
-            sources = [places[file] for file in group]
-            try:
-                images, labels = PARSERS[form.format]([contents[file] for file in group])
-            except ValueError as error:
-                raise ValueError(f"{sources[0]}: {error}") from error
-            parsed.append(checked_split(images, labels, len(known.classes), sources[-1]))
-        images, labels = [part.images for part in parsed], [part.labels for part in parsed]
-        splits.append(Split(torch.cat(images), torch.cat(labels)))
+    published = _is_published(name, contents, places)
+
+    def parse(group: list[str]) -> Split:
+        try:
+            images, labels = PARSERS[form.format]([contents[file] for file in group])
+        except ValueError as error:
+            raise ValueError(f"{places[group[0]]}: {error}") from error
+        return checked_split(images, labels, len(known.classes), places[group[-1]])
+
+    def joined(parts: list[Split]) -> Split:
+        return Split(torch.cat([p.images for p in parts]), torch.cat([p.labels for p in parts]))
+
+    label = known.label if published else f"{known.label} (not the published files)"
+    splits = (joined([parse(group) for group in groups]) for groups in (form.train, form.test))
     return Dataset(name, label, tuple(known.classes), *splits)
-
-
-_OTHER = "(not the published files)"
 
 
 def _locate(known: NamedSet, path: Path) -> tuple[Form, dict[str, Place], Path]:
@@ -104,10 +97,8 @@ def _locate(known: NamedSet, path: Path) -> tuple[Form, dict[str, Place], Path]:
                 return form, places, folder
     for form in known.forms:
         archive = path if path.is_file() else path / form.archive
-        if form.archive and archive.is_file():
-            places = files_called(archive, form.files)
-            if places:
-                return form, places, archive
+        if form.archive and archive.is_file() and (places := files_called(archive, form.files)):
+            return form, places, archive
     what = " or ".join(form.archive or form.files[0] for form in known.forms)
     raise missing(what, path, known.how)
 
@@ -122,12 +113,11 @@ def _spelled(folder: Path, name: str) -> list[Path]:
 
 def _is_published(name: str, contents: dict[str, Data], places: dict[str, Place]) -> bool:
     """Whether no file differs from the published one; files of another set are refused."""
-    same = True
-    for file in NAMED[name].hashes.keys() & contents.keys():
-        expected = NAMED[name].hashes[file]
-        kind = "md5" if len(expected) == 32 else "sha256"
+    same, hashes = True, NAMED[name].hashes
+    for file in hashes.keys() & contents.keys():
+        kind = "md5" if len(hashes[file]) == 32 else "sha256"
         digest = hashlib.new(kind, contents[file], usedforsecurity=False).hexdigest()
-        same = same and digest == expected
+        same = same and digest == hashes[file]
         for other, its in NAMED.items():
             if other != name and its.hashes.get(file) == digest:
                 raise ValueError(
@@ -140,8 +130,7 @@ def _is_published(name: str, contents: dict[str, Data], places: dict[str, Place]
 def read_embedded() -> Dataset:
     """The first 200 training and 100 test images of each class of Fashion-MNIST, in its order."""
     known = NAMED[EMBEDDED]
-    file = resources.files("taut.data").joinpath("embedded", EMBEDDED_FILE)
-    with resources.as_file(file) as path:
+    with resources.as_file(_FILES / "embedded" / EMBEDDED_FILE) as path:
         arrays = read_arrays(path)
     train, test = (
         checked_split(arrays[f"x_{part}"][:, None], arrays[f"y_{part}"], len(known.classes), path)

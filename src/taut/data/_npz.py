@@ -1,5 +1,6 @@
 r"""Any data set from one npz file."""
 
+import itertools
 import lzma
 import math
 import zipfile
@@ -114,10 +115,8 @@ def read_npz_test(path: Path) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "
     entries = _entries(file)
     names = _pair(entries, TEST_PARTS) or _pair(entries, ("all",), _ALONE)
     if names is None:
-        raise ValueError(
-            f"{file}: must hold x_test and y_test, or images and labels; "
-            f"got {', '.join(entries) or 'no array'}."
-        )
+        got = ", ".join(entries) or "no array"
+        raise ValueError(f"{file}: must hold x_test and y_test, or images and labels; got {got}.")
     x, y = names[1]
     arrays = read_arrays(file, (x, y))
     images, labels = arrays[x], _labels(arrays[y], f"{file}: {y}")
@@ -142,11 +141,10 @@ def _pair(
     names: Collection[str], parts: Sequence[str], templates: Sequence[tuple[str, str]] = _NAMES
 ) -> tuple[str, tuple[str, str]] | None:
     """The first part that is there, and the names of its images and labels."""
-    for part in parts:
-        for images, labels in templates:
-            pair = images.format(part), labels.format(part)
-            if pair[0] in names and pair[1] in names:
-                return part, pair
+    for part, (images, labels) in itertools.product(parts, templates):
+        pair = images.format(part), labels.format(part)
+        if pair[0] in names and pair[1] in names:
+            return part, pair
     return None
 
 
@@ -172,8 +170,7 @@ def _pixels(images: np.ndarray, source: str) -> np.ndarray:
 def _channels_first(images: np.ndarray, source: str) -> np.ndarray:
     if images.ndim == 3:
         return images[:, None]
-    first = images.ndim == 4 and images.shape[1] in (1, 3)
-    last = images.ndim == 4 and images.shape[3] in (1, 3)
+    first, last = (images.ndim == 4 and images.shape[axis] in (1, 3) for axis in (1, 3))
     if first == last:
         raise ValueError(
             f"{source} must have shape (n, h, w), or (n, c, h, w) or (n, h, w, c) with c 1 or 3; "

@@ -33,11 +33,9 @@ class AbstractSplit(ABC):
 
     @abstractmethod
     def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator["Split"]:
-        r"""The images at `order[part]` for one part after the other, as tensors on the device.
+        r"""The images at `order[part]`, indices on the CPU, for one part after the other.
 
-        Args:
-            order: indices of images, on the CPU.
-            parts: slices of it, without steps; empty ones give splits without images.
+        Parts are slices without steps; empty ones give splits without images.
         """
 
 

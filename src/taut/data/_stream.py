@@ -187,17 +187,17 @@ class _Decoded(torch.utils.data.Dataset):
 
     def __getitem__(self, batch: list[int]) -> Tensor | str:
         images = np.empty((len(batch), *self.shape), dtype=np.uint8)
-        try:
-            for image, at in zip(images, batch, strict=True):
+        for image, at in zip(images, batch, strict=True):
+            try:
                 pixels, name = self.pictures(at)
-                if pixels.shape[1:] != self.shape[1:] or len(pixels) not in (1, len(image)):
-                    raise ValueError(
-                        f"{name}: all images must have the shape of the first one, {self.shape}; "
-                        f"got {pixels.shape}."
-                    )
-                image[:] = pixels
-        except ValueError as error:
-            return str(error)
+            except ValueError as error:
+                return str(error)
+            if pixels.shape[1:] != self.shape[1:] or len(pixels) not in (1, len(image)):
+                return (
+                    f"{name}: all images must have the shape of the first one, {self.shape}; "
+                    f"got {pixels.shape}."
+                )
+            image[:] = pixels
         return torch.from_numpy(images)
 
 
