@@ -5,14 +5,31 @@ from typing import Any
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
-    """The argument `name` as an int; integers of numpy are accepted."""
+    """The argument `name` as an int; integers of numpy are accepted.
+
+    Raises:
+        ValueError: if it is not an integer, or below `least`.
+
+    Example:
+        >>> whole("factor", 0)
+        Traceback (most recent call last):
+        ValueError: `factor` must be a positive integer; got 0.
+    """
     if not _is_whole(value, least):
         raise ValueError(f"`{name}` must be {_kind(least)}; got {value}.")
     return int(value)
 
 
 def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ...]:
-    """The argument `name` as one int per axis; a single integer counts for all axes."""
+    """The argument `name` as one int per axis; a single integer counts for all axes.
+
+    Raises:
+        ValueError: if it is neither an integer nor `axes` integers, or one is below `least`.
+
+    Example:
+        >>> wholes("stride", 2, 3)
+        (2, 2, 2)
+    """
     values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
     if len(values) != axes or not all(_is_whole(v, least) for v in values):
         allowed = f"{_kind(least)} or a tuple of {axes}"

@@ -15,7 +15,21 @@ _CHECKSUM = "sha256"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, and a crash, see the old content or the new."""
+    """Replace a file in one step: a reader, and a crash, see the old content or the new.
+
+    Args:
+        path: the file; its folder exists.
+        content: all of it.
+
+    Raises:
+        OSError: if the folder cannot be written to or the disk is full; the error names the file.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_atomically(Path(folder, "a.txt"), b"new")
+        ...     Path(folder, "a.txt").read_text(), len(os.listdir(folder))
+        ('new', 1)
+    """
     try:
         # In the same folder: a rename is only atomic within one file system.
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=_prefix(path))
@@ -36,7 +50,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files of killed writers of `path`; no writer may be at work."""
+    """Remove temporary files of killed writers of `path`; no writer may be at work.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Path(folder, ".a.txt.x1y2").touch()
+        ...     remove_leftovers(Path(folder, "a.txt"))
+        ...     os.listdir(folder)
+        []
+    """
     for leftover in path.parent.glob(f"{glob.escape(_prefix(path))}*"):
         leftover.unlink(missing_ok=True)
 
@@ -45,6 +67,17 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
     """Write tensors and text as one safetensors file, atomically, with a checksum of all.
 
     Equal content gives equal bytes.
+
+    Args:
+        path: the file; its folder exists.
+        tensors: on any device, of any strides.
+        metadata: text for the header.
+
+    Example:
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_tensors(Path(folder, "a"), {"x": torch.ones(2)}, {"step": "3"})
+        ...     load_tensors(Path(folder, "a"))
+        ({'x': tensor([1., 1.])}, {'step': '3'})
     """
     from safetensors.torch import save
 
@@ -54,7 +87,20 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file of `save_tensors`, or any safetensors file; those of others have no checksum."""
+    """Read a file of `save_tensors`, or any safetensors file; those of others have no checksum.
+
+    Returns:
+        The tensors on the CPU, and the text.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, even by one bit; the message names it.
+
+    Example:
+        >>> load_tensors(Path("nowhere"))
+        Traceback (most recent call last):
+        FileNotFoundError: There is no file nowhere.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -73,7 +119,12 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names."""
+    """The tensors whose names begin with a prefix, by the rest of their names.
+
+    Example:
+        >>> tensors_under({"model.x": torch.ones(1), "step": torch.ones(1)}, "model.")
+        {'x': tensor([1.])}
+    """
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 

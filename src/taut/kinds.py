@@ -52,7 +52,12 @@ def exported(namespace: Mapping[str, Any], base: type[_T]) -> dict[str, type[_T]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A question with the name that is most like a misspelt one; empty if none is."""
+    """A question with the name that is most like a misspelt one; empty if none is.
+
+    Example:
+        >>> did_you_mean("bkop", ["BCOP", "RKO"])
+        ' Did you mean BCOP?'
+    """
     spelling = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), spelling, n=1)
     return f" Did you mean {spelling[close[0]]}?" if close else ""
@@ -119,7 +124,13 @@ class Choice(Generic[_T]):
 
 
 def load_object(source: str, folder: Path = Path()) -> Any:
-    """Execute a Python file, and return the object that FILE.py:NAME names."""
+    """Execute a Python file, and return the object that FILE.py:NAME names.
+
+    Example:
+        >>> load_object("nowhere.py:make")
+        Traceback (most recent call last):
+        FileNotFoundError: There is no file nowhere.py.
+    """
     return _load(source, folder)[0]
 
 
@@ -179,7 +190,13 @@ def one_sentence(path: Path) -> Iterator[None]:
 
 
 def construct(cls: Callable[..., _T], values: Mapping[str, Any], settings: Iterable[str]) -> _T:
-    """Make an instance from settings by name; refuse unknown and missing ones in one sentence."""
+    """Make an instance from settings by name; refuse unknown and missing ones in one sentence.
+
+    Example:
+        >>> construct(taut.losses.HingeKR, {"alhpa": 1.0}, ["alpha"])
+        Traceback (most recent call last):
+        ValueError: `alhpa` is no setting of HingeKR; it has alpha. Did you mean alpha?
+    """
     settings = sorted(settings)
     for name in values:
         if name not in settings:

@@ -23,7 +23,21 @@ FLOOR = 1e-20
 def plot_style(
     ink: str = INK, muted: str = MUTED, edge: str = FAINT, **settings: object
 ) -> AbstractContextManager[None]:
-    """Settings of matplotlib for one figure; the global ones stay as they are."""
+    """Settings of matplotlib for one figure; the global ones stay as they are.
+
+    Args:
+        ink: colour of text.
+        muted: colour of labels.
+        edge: colour of axes and ticks.
+        **settings: further settings, with underscores for dots.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    Example:
+        >>> with plot_style(font_size=12):
+        ...     pass
+    """
     try:
         import matplotlib
     except ImportError:
@@ -56,13 +70,23 @@ def plot_style(
 
 
 def needs_log(values: Iterable[float]) -> bool:
-    """Whether the positive values are so far from 1 that they need a logarithmic axis."""
+    """Whether the positive values are so far from 1 that they need a logarithmic axis.
+
+    Example:
+        >>> needs_log([1.0, 0.7]), needs_log([1.0, 1e-3]), needs_log([1.0, 0.0])
+        (False, True, False)
+    """
     positive = [value for value in values if value > 0 and math.isfinite(value)]
     return bool(positive) and (min(positive) < 0.05 or max(positive) > 20)
 
 
 def clipped(values: Sequence[float], *, log: bool) -> list[float]:
-    """The values as the axis can show them."""
+    """The values as the axis can show them.
+
+    Example:
+        >>> clipped([1.0, 0.0], log=True)
+        [1.0, 1e-20]
+    """
     return [max(value, FLOOR) for value in values] if log else list(values)
 
 
@@ -73,7 +97,16 @@ def mark_one(axes: "Axes", *, vertical: bool = False, colour: str = FAINT) -> No
 
 
 def spread(positions: Sequence[float], gap: float) -> list[float]:
-    """The nearest positions (least squares) in the same order that are at least `gap` apart."""
+    """The nearest positions (least squares) in the same order that are at least `gap` apart.
+
+    Args:
+        positions: in any order.
+        gap: the least distance.
+
+    Example:
+        >>> spread([10.0, 0.0, 10.0], 4.0)
+        [8.0, 0.0, 12.0]
+    """
     order = sorted(range(len(positions)), key=positions.__getitem__)
     # positions[order[i]] - i * gap must not decrease: pool adjacent violators.
     pools: list[list[float]] = []

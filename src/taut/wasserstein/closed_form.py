@@ -18,6 +18,10 @@ class Distance(nn.Module):
     Args:
         centre: of the shape of one input.
         sign: 1, or -1 for the cone upside down.
+
+    Example:
+        >>> Distance(torch.zeros(2), -1.0)(torch.tensor([[3.0, 4.0]]))
+        tensor([[-5.]])
     """
 
     centre: Tensor
@@ -52,6 +56,12 @@ class Potential(nn.Module):
     Args:
         points: the y, each of the shape of one input.
         offsets: the v.
+
+    Example:
+        >>> f = Potential(torch.tensor([[0.0], [4.0]]), torch.tensor([0.0, 1.0]))
+        >>> f(torch.tensor([[1.0], [4.0]]))
+        tensor([[ 1.],
+                [-1.]])
     """
 
     points: Tensor
@@ -101,6 +111,16 @@ def linear(
     r"""The linear critic along the difference of the means: optimal between translates.
 
     Its dual value is the distance of the means.
+
+    Args:
+        p: the sample to score high.
+        q: the sample to score low.
+        weights: of the points of either sample; None for equal ones.
+
+    Example:
+        >>> critic = linear(torch.tensor([[3.0, 4.0]]), torch.tensor([[0.0, 0.0]]))
+        >>> critic(torch.tensor([[1.0, 1.0]]))
+        tensor([[1.4000]])
     """
     difference = (_mean(p, weights[0]) - _mean(q, weights[1])).flatten()
     direction = difference / difference.norm().clamp(min=torch.finfo(torch.float64).tiny)
@@ -115,7 +135,17 @@ def radial(
     *,
     weights: _Weights = (None, None),
 ) -> list[Distance]:
-    """Distances from the mean of either sample, with the sign that scores `p` high."""
+    """Distances from the mean of either sample, with the sign that scores `p` high.
+
+    Args:
+        p: the sample to score high.
+        q: the sample to score low.
+        weights: of the points of either sample; None for equal ones.
+
+    Example:
+        >>> len(radial(torch.zeros(2, 1), torch.ones(2, 1)))
+        2
+    """
     sides = list(zip((p, q), weights, strict=True))
     cones = [Distance(_mean(*side).to(p.dtype), 1.0).to(p.device) for side in sides]
     signs = []
