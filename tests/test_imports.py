@@ -23,16 +23,15 @@ def test_the_core_imports_nothing_of_the_command_line():
     assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
 
 
-@pytest.mark.parametrize("library", ["tyro", "rich"])
-def test_commands_name_the_extra_that_they_need(library):
+def test_commands_name_the_extra_that_they_need():
     script = (
-        f"import sys; sys.modules[{library!r}] = None; from taut.cli import main; "
+        "import sys; sys.modules['tyro'] = None; from taut.cli import main; "
         "sys.exit(main(sys.argv[1:]))"
     )
     for arguments in (["--help"], ["--version"]):
         assert python(script, *arguments).returncode == 0
     done = python(script, "list")
-    expected = f"taut: `list` needs {library}: pip install 'taut[cli]'.\n"
+    expected = "taut: `list` needs tyro: pip install 'taut[cli]'.\n"
     assert (done.returncode, done.stderr) == (2, expected)
 
 

@@ -19,6 +19,12 @@ def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
     """Train on embedded images, certify, attack and write a report: about a minute.
 
     The same command continues a stopped run; a finished run is not trained again.
+
+    Example: taut demo
+
+    Args:
+        run: the run folder.
+        limit: number of test images to attack, the first ones.
     """
     start = time.monotonic()
     check_limit(limit)

@@ -165,7 +165,12 @@ def _summary(inspection: Inspection) -> tuple[str, ...]:
 
 
 def _norm(value: float) -> str:
-    """Four decimals, or an exponent where those would show nothing."""
+    """Four decimals, or an exponent where those would show nothing.
+
+    Example:
+        >>> _norm(0.99996), _norm(0.0), _norm(1.234e-9), _norm(54321.0)
+        ('1.0000', '0.0000', '1.2e-09', '5.4e+04')
+    """
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e4 else f"{value:.1e}"
 
 
@@ -175,6 +180,11 @@ def _save(figure: "Figure", target: Path) -> None:
 
 
 def text_histogram(counts: Sequence[int]) -> str:
-    """Draw counts as a row of blocks; a count that is not zero is visible."""
+    """Draw counts as a row of blocks; a count that is not zero is visible.
+
+    Example:
+        >>> text_histogram([0, 1, 100])
+        ' ▁█'
+    """
     most = max(counts, default=0)
     return "".join(_BLOCKS[-(-8 * count // most)] if count else " " for count in counts)

@@ -8,7 +8,10 @@ from taut.training import CHOICES, Recipe
 
 
 def list_() -> None:
-    """List recipes, data sets, models, losses, schedules and parametrizations."""
+    """List recipes, data sets, models, losses, schedules and parametrizations.
+
+    Example: taut list
+    """
     _print("Recipes (taut train NAME)", map(_recipe_row, RECIPES.values()))
     _print("Data sets (--dataset)", ((name,) for name in names()))
     for name, choice in CHOICES.items():

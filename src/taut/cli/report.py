@@ -27,6 +27,14 @@ def report(
 
     Writes report.html into the run folder; it needs no network, and includes the results of
     `taut attack` there. Fails (exit code 1) if an attack refutes a certificate; the page says so.
+
+    Example: taut report runs/demo --limit 500
+
+    Args:
+        run: the run folder.
+        limit: number of test images to attack, the first ones.
+        data_dir: where the data set of the run is now, if it has moved.
+        device: auto uses a GPU if there is one.
     """
     target, robustness = make_report(OpenedRun.open(run, device=device, data_dir=data_dir), limit)
     print(f"Wrote {target}")

@@ -53,5 +53,10 @@ def show_certification(title: str, certification: Certification) -> None:
 
 
 def percent(share: float) -> str:
-    """Write a share in per cent."""
+    """Write a share in per cent.
+
+    Example:
+        >>> percent(0.4584)
+        '45.84 %'
+    """
     return f"{100 * share:.2f} %"

@@ -53,7 +53,12 @@ def save_checkpoint(
 def load_checkpoint(
     run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
 ) -> Position:
-    """Restore model, optimiser and random state from the last checkpoint, if there is one."""
+    """Restore model, optimiser and random state from the last checkpoint, if there is one.
+
+    Raises:
+        ValueError: if the checkpoint is damaged, of another recipe or model, or holds NaN or
+            infinity; the message names it.
+    """
     path = run.path / STATE
     if not path.is_file():
         return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)

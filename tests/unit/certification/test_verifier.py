@@ -556,8 +556,8 @@ def test_huge_shapes_are_refused_before_they_are_made(case, tmp_path):
 
 
 def test_gains_have_no_slack(tmp_path):
-    """A thousand times a little less would be much less."""
-    model = nn.Sequential(nn.Linear(3, 3), *(nn.ReLU() for _ in range(1000)), nn.Linear(3, 2))
+    """Many times a little less would be much less."""
+    model = nn.Sequential(nn.Linear(3, 3), *(nn.ReLU() for _ in range(200)), nn.Linear(3, 2))
     path, weights = forgery.honest(model, (3,), tmp_path)
     assert verifier.verify(path, weights)
     assert taut.verify(path, weights)

@@ -140,6 +140,7 @@ def test_the_page_says_what_was_kept(out):
     assert "what it claims is no distance" in page
 
 
+@pytest.mark.slow
 def test_more_seeds_train_only_what_is_missing(out, tmp_path, capsys):
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     before = states(copy / "critics")
@@ -181,6 +182,7 @@ def test_ctrl_c_keeps_what_is_done_and_goes_on(out, tmp_path, monkeypatch, capsy
     assert (place / "table4.md").read_bytes() == (out / "table4.md").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_data_sets_need_no_generator_and_images_are_resized(tmp_path, capsys):
     files = tmp_path / "data" / "stl10"
     files.mkdir(parents=True)

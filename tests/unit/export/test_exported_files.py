@@ -28,7 +28,9 @@ def onnx_file(name: str, folder: Path) -> tuple[onnx.ModelProto, Path]:
     return onnx.load(path), path
 
 
-@pytest.mark.parametrize("name", ["paper", "sorting", "plain"])
+@pytest.mark.parametrize(
+    "name", ["paper", pytest.param("sorting", marks=pytest.mark.slow), "plain"]
+)
 def test_every_changed_number_of_an_onnx_graph_is_noticed(name, tmp_path):
     """One attribute or index constant after the other is changed by one."""
     original, path = onnx_file(name, tmp_path)

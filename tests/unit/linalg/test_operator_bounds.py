@@ -360,7 +360,7 @@ def test_operators_that_are_not_exactly_skew_are_refused():
 # Settings of torch
 
 
-@pytest.mark.parametrize("size", [(12, 12), (40, 40)])
+@pytest.mark.parametrize("size", [(12, 12), pytest.param((40, 40), marks=pytest.mark.slow)])
 def test_default_device_and_dtype_do_not_matter(size):
     def values():
         op = ConvOperator(kernel, size, padding=Padding("zeros", (1, 1), (1, 1)))

@@ -170,7 +170,7 @@ with torch.no_grad(), taut.cached(), taut.batched(model):
 """
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_wide_layers_compile_in_one_graph(training):
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     code = COMPILED.format(training=training)

@@ -21,6 +21,7 @@ import taut
 from layer_cases import KERNELS, SIZES, cases
 from oracles import dense_operator
 from taut.nn._padding import Pads, pad
+from thinning import one_in
 
 
 def spectrum(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:
@@ -33,7 +34,9 @@ def divides(stride, size: tuple[int, int]) -> bool:
 
 
 @pytest.mark.parametrize("parametrization", [taut.BCOP, taut.RKO])
-@pytest.mark.parametrize(("kernel_size", "stride", "channels", "padding", "mode"), list(cases()))
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "channels", "padding", "mode"), one_in(3, cases())
+)
 def test_spectrum_of_every_accepted_combination(
     kernel_size, stride, channels, padding, mode, parametrization
 ):
@@ -237,8 +240,12 @@ def test_gradient_of_a_tie_is_a_permutation():
     assert torch.equal(torch.autograd.grad(taut.nn.MaxMin()(x), x, grad)[0], grad)
 
 
-@pytest.mark.parametrize("left", [(1, 1), (0, 2), (3, 4), (5, 0)])
-@pytest.mark.parametrize("right", [(1, 1), (2, 0), (0, 0), (0, 9)])
+@pytest.mark.parametrize(
+    ("left", "right"),
+    one_in(
+        3, itertools.product([(1, 1), (0, 2), (3, 4), (5, 0)], [(1, 1), (2, 0), (0, 0), (0, 9)])
+    ),
+)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 def test_circular_padding_and_its_gradients(left, right, memory):
     x = torch.randn(2, 2, 3, 4, dtype=torch.float64).to(memory_format=memory).requires_grad_()
@@ -475,7 +482,7 @@ if {training}:
 """
 
 
-@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_compiled_in_one_graph(training):
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     code = COMPILED.format(training=training)

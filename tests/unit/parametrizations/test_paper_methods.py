@@ -112,7 +112,7 @@ def test_ossn_leaves_kernels_of_norm_below_1_alone(configuration):
     assert torch.equal(module.weight(), plain_kernel(module))
 
 
-@pytest.mark.parametrize("configuration", CONFIGURATIONS)
+@pytest.mark.parametrize("configuration", CONFIGURATIONS[::2])
 def test_gradient_of_ossn_is_that_of_division_by_the_true_norm(configuration):
     module = stirred(made(taut.OSSN, configuration, iterations=3000))
     *_, stride, torus = configuration
@@ -455,6 +455,7 @@ for step in (100, 200):
 """
 
 
+@pytest.mark.slow
 def test_compiled_in_one_graph_that_follows_updates():
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     run = [sys.executable, "-c", COMPILED.format(names=NEW)]

@@ -299,7 +299,7 @@ def certificates(models, x, arithmetic):
         return [result.to_json() for result in pool.map(one, models)]
 
 
-@pytest.mark.parametrize("arithmetic", ["float64", "float32"])
+@pytest.mark.parametrize("arithmetic", ["float64", pytest.param("float32", marks=pytest.mark.slow)])
 def test_threads_certify_one_model_and_many(arithmetic):
     x = torch.rand(6, 1, 4, 4)
     calls, switches = nn.Module.__call__, (torch.backends.cudnn.enabled, nn.Linear.__call__)

@@ -61,7 +61,7 @@ def numbers(result):
 @pytest.mark.parametrize(
     ("shape", "exponent"),
     [
-        *itertools.product([(1,), (2,)], [-900, -27, 1, 900]),
+        *zip([(1,), (2,), (2,)], [-900, -27, 900], strict=True),
         ((1, 8, 8), 146),
     ],
 )
@@ -155,7 +155,7 @@ def test_truth_lies_between_for_points_of_mixed_scales(name, max_memory):
         assert result.upper < 0.51e-200
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_truth_lies_between_for_exponents_at_random(seed):
     random = torch.Generator().manual_seed(seed)
     spread = (0, 60, 600)[seed % 3]
