@@ -80,7 +80,9 @@ def _face(taut: griffe.Module) -> str:
 def _package(package: _Found) -> str:
     """Its docstring and what it exports; a package that exports nothing shows its modules."""
     lines = [f"# {package.path}", "", *_entry(package.path, "members: false")]
-    modules = [name for name, member in package.members.items() if member.is_module]
+    modules = [
+        name for name, member in package.members.items() if not member.is_alias and member.is_module
+    ]
     for name in sorted(map(str, package.exports or modules), key=str.lower):
         found = _exported(package, name)
         if found.is_module:

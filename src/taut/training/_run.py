@@ -22,8 +22,12 @@ from taut.data import Dataset, StreamedDataset, load, stream
 from taut.files import load_tensors, remove_leftovers, write_atomically
 from taut.training._recipe import Recipe
 
-RECIPE, ORIGIN, METRICS, LOCK = "recipe.json", "run.json", "metrics.csv", ".lock"
-MODEL, STATE = "model.safetensors", "state.safetensors"
+RECIPE = "recipe.json"
+ORIGIN = "run.json"
+METRICS = "metrics.csv"
+LOCK = ".lock"
+MODEL = "model.safetensors"
+STATE = "state.safetensors"
 EpochRow = dict[str, int | float]
 
 
