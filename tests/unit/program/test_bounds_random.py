@@ -93,7 +93,6 @@ def dense_norm(op):
 SEEN = Counter()
 
 
-@given(options())
 def check_operator(case):
     op = operator(case)
     bound = conv_norm_bound(op)
@@ -109,12 +108,15 @@ def check_operator(case):
         assert bound.value <= norm * scale * (1 + 1e-9)
 
 
-@pytest.mark.parametrize("count", [400, pytest.param(2000, marks=pytest.mark.slow)])
-def test_bounds_of_random_operators(count):
+LESS, MORE = settings(RANDOM, max_examples=400), settings(RANDOM, max_examples=2000)
+
+
+@pytest.mark.parametrize("drawn", [LESS, pytest.param(MORE, marks=pytest.mark.slow)])
+def test_bounds_of_random_operators(drawn):
     SEEN.clear()
-    settings(RANDOM, max_examples=count)(check_operator)()
-    assert SEEN["all"] >= count
-    assert min(SEEN["size-free"], SEEN["torus"], SEEN["tight"]) >= count // 40, SEEN
+    drawn(given(options())(check_operator))()
+    assert SEEN["all"] >= drawn.max_examples
+    assert min(SEEN["size-free"], SEEN["torus"], SEEN["tight"]) >= drawn.max_examples // 40, SEEN
 
 
 @settings(RANDOM, max_examples=120)
