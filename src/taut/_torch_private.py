@@ -26,7 +26,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class UncompiledMode(TorchDispatchMode):
-    """A dispatch mode that is never compiled, so that it need not import the compiler: seconds."""
+    """A dispatch mode that is never compiled, which saves the import of the compiler: seconds."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
