@@ -15,6 +15,7 @@ import torch
 import forgery
 import unit.certification.test_adversary as adversary
 import unit.certification.test_verifier as cases
+from mutation import mutate, name_of, survives
 from taut.certification import verifier
 
 SOURCE = Path(verifier.__file__).read_text()
@@ -336,3 +337,59 @@ def test_without_a_demand_a_forged_file_is_proven(demand, refused):
     assert bool(files) != (condition(demand) in LIMITS)
     survives = not any(proven(without(demand), found) for found in files)
     assert survives == (condition(demand) in {*LIMITS, *SPARE})
+
+
+def check_half_an_error():
+    """A bound that is a little too small is refused, and half of either part of the error."""
+    folder = Path(tempfile.mkdtemp())
+    bound, (a, b) = (honest("matrices")[0][key] for key in ("bound", "error"))
+    for claim in ({"bound": bound * (1 - 1e-9)}, {"error": [a / 2, b]}, {"error": [a, b / 2]}):
+        with pytest.raises(verifier.Refused):
+            verifier.verify(*changed("matrices", set_keys(**claim), folder)[:2])
+
+
+def check_norm_limit():
+    cases.test_biases_count_towards_the_norm_limit(Path(tempfile.mkdtemp()))
+
+
+def check_margins():
+    saved = forgery.certified("orthogonal", tempfile.mkdtemp(), images=6)
+    cases.test_the_error_is_taken_off_each_margin(saved, Path(tempfile.mkdtemp()))
+
+
+V = verifier
+FORMULAS = {
+    cases.test_no_bound_below_the_norm_is_accepted_and_any_a_bit_above_is: [
+        (V, "twiddles", "parts[0] - parts[2]", "parts[0] + parts[2]"),
+        (V, "grams", "symbol.conj()", "symbol"),
+        (V, "on_torus", "-(-out * s // n)", "1"),
+        (V, "norms_hold", "(a.T @ (a @ v) / v).max()", "(a.T @ (a @ v) / v).min()"),
+    ],
+    cases.test_peaks_between_the_points_of_the_grid_are_seen: [
+        (V, "norms_hold", 'Q("1.0823923")', "Q(1)"),
+    ],
+    cases.test_a_torus_of_the_input_is_too_small_for_zero_padding: [
+        (V, "on_torus", 'n + max(left, right) * (mode == "zeros")', "n"),
+    ],
+    check_half_an_error: [
+        (V, "compose", "g * bound", "g * bound / 2"),
+        (V, "compose", "(g + k) * d0 + k * r0", "g * d0"),
+        (V, "compose", "(g + k) * d1 + k * r1", "g * d1"),
+    ],
+    check_norm_limit: [(V, "compose", "max(g, a) * (r1 + d1)", "0")],
+    check_margins: [(V, "check_point", "gap - wrong >", "gap >")],
+}
+
+
+def test_formulas_hold_without_mutants():
+    for check in FORMULAS:
+        check()
+
+
+@pytest.mark.parametrize(
+    ("check", "mutant"), [(c, m) for c, mutants in FORMULAS.items() for m in mutants], ids=name_of
+)
+def test_another_formula_is_noticed(check, mutant):
+    with pytest.MonkeyPatch.context() as patch:
+        mutate(patch, *mutant)
+        assert not survives([check])
