@@ -1,6 +1,7 @@
 """Honest certificates of many models, and ways to forge them."""
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -249,8 +250,6 @@ def rewritten(path, change, **paths):
 
 def rehash(content):
     """As a forger would: the hash of the graph fits again."""
-    import hashlib
-
     content["graph_sha256"] = hashlib.sha256(canonical(content["graph"]).encode()).hexdigest()
 
 

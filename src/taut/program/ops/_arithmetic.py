@@ -98,10 +98,6 @@ class Add(AbstractOp):
         return "(" + " + ".join(terms) + ")"
 
 
-def _buffer(site: Site) -> str:
-    return f"{site.node.name}_{next(iter(site.node.tensors))}"
-
-
 def buffer_name(site: Site) -> str:
     """What files of plain torch call the one tensor of an operation."""
     return f"{site.node.name}_{next(iter(site.node.tensors))}"
