@@ -63,7 +63,7 @@ def shrink_(model: _M, input_shape: tuple[int, ...]) -> _M:
 def _excesses(model: nn.Module, input_shape: tuple[int, ...]) -> dict[nn.Parameter, float]:
     """By how much the bound of each nearly orthogonal weight is above 1, where it is largest."""
     program = trace(model, input_shape)
-    bounds = {row.name: row.bound for row in bound_of(program, tight=False).layers}
+    bounds = {row.name: row.bound for row in bound_of(program, passes=(), work=0.0).layers}
     excesses: dict[nn.Parameter, float] = {}
     for node in program.nodes:
         bound = bounds.get(node.name, 0.0)

@@ -28,11 +28,13 @@ from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
 from taut.program._walk import layers_of, operation
+from taut.program.passes import PASSES
 from taut.program.passes._padding import fixed_size
 
 __all__ = [
     "CAPTURES",
     "EXACT",
+    "PASSES",
     "READS",
     "UP_SQRT2",
     "AbstractOp",

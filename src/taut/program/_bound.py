@@ -1,7 +1,7 @@
 """The Lipschitz bound of a whole model, and the spectrum of a linear one."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,15 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
-from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
 from taut.program._check import checked_record
+from taut.program._dense import dense_matrix
+from taut.program._norms import WORK, Norms, Progress
 from taut.program._op import AbstractOp
 from taut.program._pairwise import pairwise_constants
 from taut.program._program import LARGEST, Program, Site, canonical, program_from
-from taut.program._replay import ProgramModule, replay
+from taut.program._replay import ProgramModule
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
+from taut.program._slopes import Slopes, Step
 from taut.program._walk import bounds_of, operation
-from taut.program.passes import rewritten
+from taut.program.passes import REWRITINGS, changes, pass_names, rewritten
 
 __all__ = [
     "bound_of",
@@ -53,7 +55,11 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, through: bool = Fal
         ['reshape', 'linear']
     """
     shape = _checked_shape(input_shape)
-    program = rewritten(checked_record(model, shape, through=through))
+    return _checked_operators(rewritten(checked_record(model, shape, through=through)))
+
+
+def _checked_operators(program: Program) -> Program:
+    """Refuse operations of registered modules whose operator is not what their forward does."""
     for site in program.sites():
         _check_operator(site)
     return program
@@ -175,24 +181,39 @@ def _check_operator(site: Site) -> None:
         )
 
 
-def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
+def lipschitz_bound(
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    passes: Sequence[str] | None = None,
+    tight: bool = False,
+    seconds: float | None = None,
+    progress: Progress | None = None,
+) -> LipschitzBound:
     r"""Proven upper bound of the l2 Lipschitz constant of a model.
 
-    Compositions multiply, sums add, concatenations take the root of the sum of squares. Each
-    layer's factor is a norm bound of its weights as they are now, never a guarantee read from the
-    layer.
+    Affine neighbours (convolutions, matrices, batch norms in eval mode, factors, pools, sums) are
+    composed before they are bounded; what is split and joined is followed by parts; everything
+    else multiplies, adds, or counts as the root of the sum of squares. Each factor is a norm bound
+    of the weights as they are now, never a guarantee read from a layer.
 
     Args:
         model: made of modules and functions that have a rule; in eval mode where that matters.
         input_shape: shape of one input, without the batch.
+        passes: names of those of `taut.program.PASSES` that are used, all by default; () gives the
+            plain product of the layers.
+        tight: whether all zeros and copies at borders are bounded as tightly as can be, which may
+            take minutes for large images; by default those only that take seconds together.
+        seconds: time for tight bounds instead, where they may gain most first.
+        progress: called with the name of what is being bounded and the share that is done.
 
     Returns:
-        The bound: `float(b)`, and `b.layers`, one row a layer.
+        The bound: `float(b)`, and `b.layers`, one row for each step; `print` it.
 
     Raises:
         UnprovenError: (a NotImplementedError and ValueError) if anything has no proven bound; it is
             named.
-        ValueError: if the input shape does not fit, or has a 0 in it.
+        ValueError: if the input shape does not fit, or an argument is wrong.
 
     Example:
         >>> model = nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU())
@@ -201,50 +222,64 @@ def lipschitz_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschitz
         >>> round(float(lipschitz_bound(model, (1, 2, 2))), 6)
         3.0
     """
-    return bound_of(trace(model, input_shape), tight=True)
+    names = pass_names(passes)
+    recorded = checked_record(model, _checked_shape(input_shape))
+    program = _checked_operators(rewritten(recorded, names))
+    changed = [name for name in names if name in REWRITINGS and changes(recorded, name)]
+    work = math.inf if tight else WORK
+    bound = bound_of(program, passes=names, seconds=seconds, work=work, progress=progress)
+    return replace(bound, passes=(*changed, *bound.passes))
 
 
 def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
-    """`lipschitz_bound` by proofs that others repeat quickly: of zero padding, that of its torus.
-
-    Certificates are made of it. It is the same but for layers that are far from orthogonal and have
-    zeros at the border, where it may be larger.
+    """The plain product of the layers, by proofs that others repeat quickly, see `prove`.
 
     Example:
         >>> float(verifiable_bound(nn.ReLU(), (3,)))
         1.0
     """
-    return bound_of(trace(model, input_shape), tight=False)
+    return bound_of(trace(model, input_shape), passes=(), work=0.0)
 
 
-def bound_of(program: Program, *, tight: bool) -> LipschitzBound:
-    """The bound of a program; `tight` takes more time where zeros are padded."""
-    slopes, rows = {program.source: 1.0}, []
-    for site in program.sites():
-        node, kind = site.node, operation(site)
-        bounds = bounds_of(site, tight=tight)
-        inputs = [slopes[name] for name in node.inputs]
-        terms = [up_product(b.value, s) for b, s in zip(bounds, inputs, strict=True)]
-        slopes[node.name] = (up_sum if kind.combine == "sum" else up_root_sum_square)(*terms)
-        if not slopes[node.name] >= 0:
-            raise UnprovenError(f"`{node.name}` ({node.type}) has no finite bound.")
-        row = _row(site, slopes[node.name], max(inputs), bounds)
-        rows += [row] if row is not None else []
-    total = slopes[program.output]
-    return LipschitzBound(total, tuple(rows), _pairs(program, slopes))
+def bound_of(
+    program: Program,
+    *,
+    passes: Sequence[str],
+    seconds: float | None = None,
+    work: float = WORK,
+    progress: Progress | None = None,
+) -> LipschitzBound:
+    """The bound of a program that was rewritten already; see `lipschitz_bound`."""
+    norms = Norms(progress)
+    slopes = Slopes(
+        program, norms, affine="compose_affine" in passes, parts="follow_parts" in passes
+    )
+    slopes.compute()
+    if work or seconds is not None:
+        norms.tighten(seconds, work)
+        slopes.compute()
+    rows = [row for step in slopes.used() if (row := _row(program, slopes, step)) is not None]
+    used = [name for name in ("compose_affine", "follow_parts")
+            if any(step.by == name for step in slopes.used())]  # fmt: skip
+    total = slopes.slopes[program.output]
+    return LipschitzBound(total, tuple(rows), _pairs(program, slopes.slopes), tuple(used))
 
 
-def _row(site: Site, slope: float, largest: float, bounds: tuple) -> LayerBound | None:
-    """The row of a layer; functions that stretch nothing have none."""
-    node = site.node
-    gain = bounds[0].value if len(bounds) == 1 else slope / largest if largest > 0 else slope
-    if node.path != node.name and gain == 1.0:
+def _row(program: Program, slopes: Slopes, step: Step) -> LayerBound | None:
+    """The row of a step; functions that stretch nothing have none."""
+    nodes = [slopes.sites[name].node for name in step.nodes]
+    last = nodes[-1]
+    largest = max(slopes.slopes[name] for name in step.inputs)
+    total = slopes.slopes[last.name]
+    gain = step.bounds[0].value if len(step.bounds) == 1 else total / largest if largest else total
+    if all(node.path != node.name for node in nodes) and gain == 1.0:
         return None
-    proof = max(bounds, key=lambda bound: bound.value).proof
-    return LayerBound(node.name, node.type, gain, proof)
+    proof = max(step.bounds, key=lambda bound: bound.value).proof
+    types = " + ".join(dict.fromkeys(node.type for node in nodes))
+    return LayerBound(last.name, types, gain, proof, slopes.excess(step))
 
 
-def _pairs(program: Program, slopes: dict[str, float]) -> Tensor | None:
+def _pairs(program: Program, slopes: Mapping[str, float]) -> Tensor | None:
     """Constants of pairs of outputs, if the program ends in a matrix."""
     last = next((node for node in program.nodes if node.name == program.output), None)
     if last is None or last.op != "linear" or len(last.shape) != 1:
@@ -309,16 +344,12 @@ def _check_linear(site: Site, kind: AbstractOp) -> None:
 
 
 def dense(program: Program) -> Float[Tensor, "m n"]:
-    """The matrix of an affine program, by pushing the identity through it."""
-    inputs = torch.Size(program.input_shape).numel()
-    device = next((t.device for t in program.tensors.values()), torch.device("cpu"))
-    zero = torch.zeros(1, *program.input_shape, dtype=torch.float64, device=device)
-    shift = replay(program, zero)
-    if shift.numel() * inputs > DENSE_LIMIT:
+    """The matrix of an affine program."""
+    inputs = math.prod(program.input_shape)
+    outputs = math.prod(program.shapes[program.output])
+    if outputs * inputs > DENSE_LIMIT:
         raise ValueError(
             f"`input_shape` must be smaller: the dense operator may have at most {DENSE_LIMIT} "
-            f"entries; got {shift.numel()} x {inputs}."
+            f"entries; got {outputs} x {inputs}."
         )
-    units = torch.eye(inputs, dtype=torch.float64, device=device)
-    moved = replay(program, units.reshape(inputs, *program.input_shape))
-    return (moved - shift).reshape(inputs, -1).T
+    return dense_matrix(program)

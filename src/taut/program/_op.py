@@ -43,6 +43,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from taut.linalg.convolution import ConvOperator
+from taut.linalg.folded import Folded
 from taut.linalg.operator import AbstractOperator, NormBound
 from taut.linalg.rounding import U64, gamma, up_product, up_root, up_sum
 from taut.program._program import Site
@@ -118,6 +120,17 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
     def operator(self, site: Site) -> AbstractOperator | None:
         """The linear part, on one slice of the input; None where the operation has none."""
         return None
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """The linear part as a convolution that can be composed with others, where it is one.
+
+        Args:
+            site: of an operation of one input.
+            last: whether channels are the last axis of a sample, and all others are places; else
+                they are the first, and the others those of an image.
+        """
+        operator = None if last else self.operator(site)
+        return Folded.of(operator) if isinstance(operator, ConvOperator) else None
 
     def gains(self, site: Site) -> tuple[Gain, ...]:
         """Lipschitz constant in each input; as a `NormBound` where the proof is one of its own."""

@@ -24,6 +24,14 @@ class UnprovenError(NotImplementedError, ValueError):
 class LayerBound:
     """One row of a bound: by how much a layer, or a place where branches meet, multiplies it.
 
+    Attributes:
+        name: of the layer, the last one of several that were composed.
+        type: of the layers.
+        bound: Lipschitz constant, proven.
+        proof: in words.
+        excess: at most so many times the true norm, by an estimate of that; None where the bound
+            is no norm bound, or is as tight as its proof can be.
+
     >>> LayerBound("0", "ReLU", 1.0, "slope at most 1").bound
     1.0
     """
@@ -32,6 +40,7 @@ class LayerBound:
     type: str
     bound: float
     proof: str
+    excess: float | None = None
 
 
 @final
@@ -46,6 +55,7 @@ class LipschitzBound:
         layers: one row per layer, in the order of execution.
         pairwise: for a model that ends in a matrix, (classes, classes) constants of the differences
             of two outputs, from the rows of the matrix; None for other models.
+        passes: names of the passes that made a difference.
 
     Example:
         >>> print(LipschitzBound(2.0, (LayerBound("fc", "Linear", 2.0, "spectral norm"),)))
@@ -57,14 +67,22 @@ class LipschitzBound:
     value: float
     layers: tuple[LayerBound, ...] = ()
     pairwise: Tensor | None = field(default=None, compare=False, repr=False)
+    passes: tuple[str, ...] = ()
 
     def __float__(self) -> float:
         return self.value
 
     def __str__(self) -> str:
         rows = [("layer", "type", "bound", "proof")]
-        rows += [(row.name, row.type, f"{row.bound:.8g}", row.proof) for row in self.layers]
+        rows += [
+            (row.name, row.type, f"{row.bound:.8g}", row.proof + _above(row.excess))
+            for row in self.layers
+        ]
         rows.append(("total", "", f"{self.value:.8g}", ""))
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
+
+
+def _above(excess: float | None) -> str:
+    return "" if excess is None else f"; at most {excess - 1:.2%} above the norm"

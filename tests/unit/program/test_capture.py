@@ -246,7 +246,7 @@ FOLLOWED = {
     "an assert on shapes": (lambda m, x: m.fc(x) if x.dim() == 2 and x.shape[1] == 4 else x, 1.0),
     "a batch size above 0": (lambda m, x: m.fc(x) if x.shape[0] > 0 else x, 1.0),
     "a flag": (lambda m, x, flag=False: 9 * m.fc(x) if flag else m.fc(x), 1.0),
-    "a loop over parts": (parts_in_turn, 8**0.5),
+    "a loop over parts": (parts_in_turn, 2.0),
     "a function of autograd": (lambda m, x: Scaled.apply(m.fc(x)), 3.0),
     "a row for each sample": (per_sample_constant, 1.0),
     "an operation by its name": (lambda m, x: torch.ops.aten.mul.Tensor(m.fc(x), 3.0), 3.0),

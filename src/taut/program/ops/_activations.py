@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from taut.linalg.folded import Folded
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root
 from taut.program._call import Call
@@ -87,6 +88,13 @@ class Neg(AbstractActivation):
     exact = True
     affine = True
     onnx = "Neg"
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """A factor of -1."""
+        if not site.shape:
+            return None
+        size = () if last else site.shape[1:]
+        return Folded.channelwise(-torch.ones(site.shape[-1 if last else 0]), size)
 
 
 @op("tanh")

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from taut.linalg.folded import Folded
 from taut.linalg.rounding import up_product, up_root
 from taut.program._batch import BatchSize
 from taut.program._call import Call
@@ -38,6 +39,12 @@ class Add(AbstractOp):
         """The modulus of each factor."""
         pairs = zip(site.args["factors"], site.shapes, strict=True)
         return tuple(up_product(abs(f), spread(shape, site.shape)) for f, shape in pairs)
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """The factor of one value that a constant is added to."""
+        if site.shapes != (site.shape,):
+            return None
+        return _by_channel(torch.tensor(site.args["factors"][0]), site, last=last)
 
     def rounding(self, site: Site) -> Rounding:
         """A number is rounded first; then the product, then the sum."""
@@ -109,6 +116,14 @@ class AbstractScale(AbstractOp):
     affine = True
     proof = "largest factor"
 
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """A factor for each channel, where the constant is one."""
+        constant = site.tensors.get(self.role, site.args.get(self.role))
+        values = torch.as_tensor(constant, dtype=torch.float64, device="cpu")
+        values = values.reciprocal() if self.role == "divisor" else values
+        exact = self.role == "factor" or bool((values.abs().frexp().mantissa == 0.5).all())
+        return _by_channel(values, site, last=last, roundings=int(not exact))
+
     def rounding(self, site: Site) -> Rounding:
         """The constant, the operation, and one to spare."""
         (gain,) = self.gains(site)
@@ -131,6 +146,19 @@ class AbstractScale(AbstractOp):
             else e.number(self.role, site.args[self.role])
         )
         e.node(self.onnx, [*x, held])
+
+
+def _by_channel(values: Tensor, site: Site, *, last: bool, roundings: int = 0) -> Folded | None:
+    """Factors that are the same at each place, as a kernel."""
+    shape = site.shape
+    values = values.double()[(None,) * (len(shape) - values.dim())]
+    axis = len(shape) - 1 if last else 0
+    single = all(n == 1 for i, n in enumerate(values.shape) if i != axis)
+    if site.shapes[0] != shape or not shape or not single:
+        return None
+    return Folded.channelwise(
+        values.flatten().expand(shape[axis]), () if last else shape[1:], roundings
+    )
 
 
 @op("scale")

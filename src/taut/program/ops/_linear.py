@@ -1,6 +1,7 @@
 """Matrices, convolutions and their adjoints, each with a bias."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from taut.linalg.adjoint import AdjointOperator
 from taut.linalg.convolution import ConvOperator
+from taut.linalg.folded import Folded
 from taut.linalg.matrix import MatrixOperator
 from taut.linalg.operator import AbstractOperator
 from taut.linalg.padding import Padding, padded_index
@@ -40,6 +42,12 @@ class Linear(AbstractAffine):
     def operator(self, site: Site) -> MatrixOperator:
         """The matrix, on one row."""
         return MatrixOperator(site.tensors["weight"])
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """The matrix at each place."""
+        if not (last or len(site.shape) == 1):
+            return None
+        return Folded.matrix(site.tensors["weight"], ())
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Multiply and add."""
@@ -130,6 +138,13 @@ class TransposedConvolution(AbstractAffine):
             padding = Padding("circular", tuple(args["left"]), tuple(k - s - n for k, s, n in axes))
         steps = (tuple(args["stride"]), tuple(args["dilation"]), args["groups"])
         return AdjointOperator(ConvOperator(weight, site.shape[1:], *steps, padding))
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """The adjoint of the convolution."""
+        operator = None if last else self.operator(site)
+        if not isinstance(operator, AdjointOperator) or not isinstance(operator.op, ConvOperator):
+            return None
+        return replace(Folded.of(operator.op), transposed=True)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Convolve."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from taut.linalg.folded import Folded
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root
 from taut.program._call import Call
@@ -42,6 +43,15 @@ class BatchNorm(AbstractOp):
         return (
             NormBound(up_product(largest, 1 + torch.finfo(variance.dtype).eps), "largest scale"),
         )
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """A factor for each channel, in real arithmetic."""
+        if last and len(site.shape) > 1:
+            return None
+        wide = {role: t.detach().cpu().double() for role, t in site.tensors.items()}
+        factors = (wide["running_var"] + site.args["eps"]).sqrt().reciprocal()
+        factors = factors * wide["weight"] if "weight" in wide else factors
+        return Folded.channelwise(factors, site.shape[1:], 8)
 
     def rounding(self, site: Site) -> Rounding:
         r"""Each way to order (x - mean) / sqrt(var + eps) * weight + bias.

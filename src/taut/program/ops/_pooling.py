@@ -1,6 +1,7 @@
 """Pools: averages, which are convolutions, and maxima."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taut.linalg.convolution import ConvOperator
+from taut.linalg.folded import Folded
 from taut.linalg.operator import NormBound
 from taut.linalg.padding import Padding
 from taut.linalg.rounding import up, up_product, up_root
@@ -47,6 +49,10 @@ class AveragePool(AbstractOp):
         return ConvOperator(
             kernel, site.shapes[0][1:], tuple(args["stride"]), (), channels, padding
         )
+
+    def folded(self, site: Site, *, last: bool) -> Folded | None:
+        """Its taps are rounded once."""
+        return None if last else replace(Folded.of(self.operator(site)), roundings=1)
 
     def bounds(self, site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
         """The bound of one channel: all are alike."""

@@ -1,4 +1,6 @@
-"""Sound rewritings of programs: equal functions, sharper bounds; proofs in the docstrings."""
+"""Sound passes over programs: equal functions, sharper bounds; proofs in the docstrings."""
+
+from collections.abc import Sequence
 
 from taut.program._program import Program
 from taut.program.passes._padding import merge_pads
@@ -6,13 +8,39 @@ from taut.program.passes._places import merge_places
 from taut.program.passes._sorting import recognise_sorting
 from taut.program.passes._wrapping import merge_wraps
 
-__all__ = ["PASSES", "merge_pads", "merge_places", "merge_wraps", "recognise_sorting", "rewritten"]
+__all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
 
-PASSES = (merge_places, merge_pads, merge_wraps, recognise_sorting)
+REWRITINGS = {
+    rewrite.__name__: rewrite
+    for rewrite in (merge_places, merge_pads, merge_wraps, recognise_sorting)
+}
+"""Passes that rewrite the program, in their order; certificates are about the result."""
+
+PASSES = (*REWRITINGS, "compose_affine", "follow_parts")
+"""All passes by name; the last two are ways to bound a program that stays the same."""
 
 
-def rewritten(program: Program) -> Program:
-    """The program after all passes, in their order."""
-    for rewrite in PASSES:
-        program = rewrite(program)
+def pass_names(passes: Sequence[str] | None) -> tuple[str, ...]:
+    """The names of passes in their order; None means all.
+
+    Raises:
+        ValueError: if there is no such pass.
+    """
+    chosen = PASSES if passes is None else passes
+    unknown = [name for name in chosen if name not in PASSES] if not isinstance(chosen, str) else []
+    if isinstance(chosen, str) or unknown:
+        got = repr(chosen) if isinstance(chosen, str) else repr(unknown[0])
+        raise ValueError(f"`passes` must be a sequence of {', '.join(PASSES)}; got {got}.")
+    return tuple(name for name in PASSES if name in chosen)
+
+
+def rewritten(program: Program, names: Sequence[str] = PASSES) -> Program:
+    """The program after the rewriting passes, in their order."""
+    for name, rewrite in REWRITINGS.items():
+        program = rewrite(program) if name in names else program
     return program
+
+
+def changes(program: Program, name: str) -> bool:
+    """Whether a rewriting pass does anything to a program."""
+    return REWRITINGS[name](program).content() != program.content()

@@ -1,0 +1,363 @@
+r"""Convolutions that several affine steps amount to: one kernel, computed with a known error.
+
+A step is a convolution, a matrix, a factor for each channel, or a choice of channels. One after the
+other, and added or stacked, they are one convolution again in the cases below; in all others there
+is None. The kernel K of the result is computed in float64, each entry as a sum of products with at
+most m roundings on the way of a product, so that it is off by at most :math:`\gamma_m |K|`, where
+:math:`|K|` is what the same steps give for moduli.
+
+*One after the other.* Let A follow B. A factor for each channel commutes with every padding. A
+kernel of one tap without stride or padding acts at each place alone: it goes into the kernel of the
+other. If A pads nothing, its windows lie in the outputs of B, and
+
+.. math:: (A B x)_j = \sum_t A_t (B x)_{s_A j + d_A t} = \sum_{t, u} A_t B_u\,
+          x_{s_B s_A j + s_B d_A t + d_B u},
+
+x padded as B does it. The same holds on a torus: if both are circular, and B has stride 1 and as
+many outputs as inputs, paddings add up.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from taut.linalg.adjoint import AdjointOperator
+from taut.linalg.convolution import ConvOperator
+from taut.linalg.operator import AbstractOperator, NormBound
+from taut.linalg.padding import Padding
+from taut.linalg.rounding import U64, UNDERFLOW, gamma, up_product, up_sum
+
+__all__ = ["Folded"]
+
+_LARGEST = 1 << 23
+"""Entries of the largest kernel that is computed."""
+
+_TAPS = 1 << 8
+"""Taps of the largest kernel that is computed."""
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Folded:
+    """A convolution whose kernel was computed.
+
+    Attributes:
+        kernel: (c_out, c_in / groups, *taps); without taps for a matrix.
+        size: of the image that it reads.
+        stride, dilation, groups, padding: as of `ConvOperator`.
+        moduli: what the same steps give for moduli; None for the kernel's own.
+        roundings: m above; 0 for a kernel that was not computed.
+        transposed: whether it is the adjoint of that convolution.
+    """
+
+    kernel: Tensor
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    padding: Padding
+    moduli: Tensor | None = None
+    roundings: int = 0
+    transposed: bool = False
+
+    @staticmethod
+    def of(op: ConvOperator) -> "Folded":
+        """A convolution as it is."""
+        return Folded(op.kernel, op.input_size, op.stride, op.dilation, op.groups, op.padding)
+
+    @staticmethod
+    def channelwise(factors: Tensor, size: Sequence[int], roundings: int = 0) -> "Folded":
+        """A factor for each channel."""
+        axes = len(size)
+        kernel = factors.double().reshape(-1, 1, *[1] * axes)
+        ones, zeros = (1,) * axes, (0,) * axes
+        padding = Padding("zeros", zeros, zeros, zeros)
+        return Folded(kernel, tuple(size), ones, ones, len(kernel), padding, None, roundings)
+
+    @staticmethod
+    def matrix(weight: Tensor, size: Sequence[int]) -> "Folded":
+        """A matrix at each place."""
+        plain = Folded.channelwise(torch.ones(1), size)
+        return replace(plain, kernel=weight.double()[(...,) + (None,) * len(size)], groups=1)
+
+    @property
+    def operator(self) -> AbstractOperator:
+        """The operator by the computed kernel."""
+        op = self._convolution
+        return AdjointOperator(op) if self.transposed else op
+
+    @property
+    def _convolution(self) -> ConvOperator:
+        return ConvOperator(
+            self.kernel, self.size, self.stride, self.dilation, self.groups, self.padding
+        )
+
+    @property
+    def output_size(self) -> tuple[int, ...]:
+        """Of the image that the convolution makes."""
+        return self._convolution.output_size
+
+    def norm_bound(self, *, tight: bool = False) -> NormBound:
+        """Upper bound of the norm of the exact steps: that of the kernel, and of its error."""
+        bound = self._simple_bound() or self.operator.norm_bound(tight=tight)
+        if not self.roundings:
+            return bound
+        sizes = self.operator if self.moduli is None else replace(self, kernel=self.moduli).operator
+        # The moduli are rounded as often as the kernel.
+        share = up_product(gamma(2 * self.roundings + 2, U64), sizes.abs_norm_bound())
+        return NormBound(up_sum(bound.value, share, UNDERFLOW), bound.proof)
+
+    def _simple_bound(self) -> NormBound | None:
+        """Of factors by channel, and of choices of channels."""
+        if self.is_channelwise:
+            return NormBound(self.kernel.abs().max().item(), "largest factor")
+        return NormBound(1.0, "permutation or restriction") if self._chooses else None
+
+    @property
+    def _chooses(self) -> bool:
+        """Whether each output is an input of its own, or zero."""
+        if not self.is_pointwise or self.groups > 1:
+            return False
+        matrix = self.kernel.flatten(1)
+        whole = bool(((matrix == 0) | (matrix == 1)).all())
+        return whole and bool(matrix.sum(0).max() <= 1) and bool(matrix.sum(1).max() <= 1)
+
+    # What steps amount to.
+
+    def after(self, first: "Folded") -> "Folded | None":
+        """This step after another one, as one; None where that is no convolution of a fair size."""
+        if self.transposed or first.transposed:
+            return self._after_adjoint(first)
+        if first.is_channelwise:
+            return self._with_inputs_scaled(first)
+        if self.is_channelwise:
+            return first._with_outputs_scaled(self)
+        if self.is_pointwise and self.groups == first.groups == 1:
+            return self._over(first, first, "oj,jit->oit")
+        if first.is_pointwise and self.groups == first.groups == 1:
+            return self._over(first, self, "oit,ij->ojt")
+        return self._with_taps(first)
+
+    def _after_adjoint(self, first: "Folded") -> "Folded | None":
+        """Factors of channels before or behind an adjoint are factors of the convolution."""
+        if first.is_channelwise:
+            return replace(
+                replace(self, transposed=False)._with_outputs_scaled(first), transposed=True
+            )
+        if self.is_channelwise:
+            return replace(
+                replace(first, transposed=False)._with_inputs_scaled(self), transposed=True
+            )
+        return None
+
+    def plus(self, other: "Folded") -> "Folded | None":
+        """The sum of two steps on the same image."""
+        if self.transposed or other.transposed:
+            return None
+        one, two = self._aligned(other)
+        if one is None or two is None:
+            return None
+        moduli = one._moduli + two._moduli
+        apart = not bool(((one.kernel != 0) & (two.kernel != 0)).any())
+        count = max(one.roundings, two.roundings) + (not apart)
+        return replace(one, kernel=one.kernel + two.kernel, moduli=moduli, roundings=count)
+
+    def rows(self, before: int, behind: int) -> "Folded | None":
+        """The same with outputs that are zero before its own and behind them."""
+        if before == behind == 0:
+            return self
+        if self.transposed:
+            return None
+        full = self._ungrouped()
+        if full is None or full.kernel[0].numel() * (len(full.kernel) + before + behind) > _LARGEST:
+            return None
+        pads = [0, 0] * (full.kernel.dim() - 1) + [before, behind]
+        kernel, moduli = F.pad(full.kernel, pads), F.pad(full._moduli, pads)
+        return replace(full, kernel=kernel, moduli=moduli)
+
+    @property
+    def reads(self) -> Tensor:
+        """Which channels of the input count, as booleans."""
+        if self.transposed:
+            return self.kernel.flatten(1).ne(0).any(1)
+        kernel = self.kernel.unflatten(0, (self.groups, -1))
+        return kernel.movedim(2, 1).flatten(2).ne(0).any(2).flatten()
+
+    @property
+    def is_channelwise(self) -> bool:
+        """Whether each output is a multiple of the input of its number."""
+        return self.is_pointwise and self.groups == len(self.kernel) and self.kernel.shape[1] == 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it acts at each place alone, in the same way."""
+        pads = (*self.padding.left, *self.padding.right, *self.padding.extend)
+        single = math.prod(self.kernel.shape[2:]) == 1 and not self.transposed
+        return single and not any(pads) and all(s == 1 for s in self.stride)
+
+    @property
+    def _moduli(self) -> Tensor:
+        return self.kernel.abs() if self.moduli is None else self.moduli
+
+    def _with_outputs_scaled(self, last: "Folded") -> "Folded":
+        shape = (-1, *[1] * (self.kernel.dim() - 1))
+        kernel = self.kernel * last.kernel.reshape(shape)
+        moduli = self._moduli * last._moduli.reshape(shape)
+        count = self.roundings + last.roundings + _rounds(last.kernel)
+        return replace(self, kernel=kernel, moduli=moduli, roundings=count)
+
+    def _with_inputs_scaled(self, first: "Folded") -> "Folded":
+        def scaled(kernel: Tensor, factors: Tensor) -> Tensor:
+            factors = factors.reshape(self.groups, 1, -1, *[1] * (kernel.dim() - 2))
+            return (kernel.unflatten(0, (self.groups, -1)) * factors).flatten(0, 1)
+
+        kernel = scaled(self.kernel, first.kernel)
+        moduli = scaled(self._moduli, first._moduli)
+        count = self.roundings + first.roundings + _rounds(first.kernel)
+        return replace(self, kernel=kernel, moduli=moduli, roundings=count)
+
+    def _over(self, first: "Folded", kept: "Folded", terms: str) -> "Folded | None":
+        """A product over channels, one of both with a single tap; strides are those of `kept`."""
+        taps = math.prod(kept.kernel.shape[2:])
+        if len(self.kernel) * first.kernel.shape[1] * taps > _LARGEST:
+            return None
+        flat = kept is first
+
+        def product(a: Tensor, b: Tensor) -> Tensor:
+            if not kept.kernel.shape[2:]:
+                return a.flatten(1) @ b.flatten(1)
+            a, b = (a.flatten(1), b.flatten(2)) if flat else (a.flatten(2), b.flatten(1))
+            return torch.einsum(terms, a, b).unflatten(2, kept.kernel.shape[2:])
+
+        count = self.roundings + first.roundings
+        if not (self._chooses or first._chooses):
+            count += len(first.kernel) + 1
+        return replace(
+            kept,
+            kernel=product(self.kernel, first.kernel),
+            moduli=product(self._moduli, first._moduli),
+            roundings=count,
+        )
+
+    def _with_taps(self, first: "Folded") -> "Folded | None":
+        """A kernel of several taps after one of several taps."""
+        padding = self._padding_after(first)
+        one, two = self._ungrouped(), first._ungrouped()
+        if padding is None or one is None or two is None:
+            return None
+        steps = [s * d for s, d in zip(two.stride, one.dilation, strict=True)]
+        last = _stuffed(one.kernel, steps), _stuffed(one._moduli, steps)
+        sizes = zip(last[0].shape[2:], two.dilation, two.kernel.shape[2:], strict=True)
+        taps = [n + d * (k - 1) for n, d, k in sizes]
+        entries = len(one.kernel) * two.kernel.shape[1] * math.prod(taps)
+        if entries > _LARGEST or math.prod(taps) > _TAPS:
+            return None
+        kernel, moduli = (
+            _convolved(a, _stuffed(b, two.dilation))
+            for a, b in zip(last, (two.kernel, two._moduli), strict=True)
+        )
+        return replace(
+            two,
+            kernel=kernel,
+            moduli=moduli,
+            stride=tuple(s * t for s, t in zip(one.stride, two.stride, strict=True)),
+            dilation=(1,) * len(taps),
+            padding=padding,
+            roundings=one.roundings + two.roundings + one.kernel[0].numel() + 1,
+        )
+
+    def _padding_after(self, first: "Folded") -> Padding | None:
+        """The padding of both, or None if no convolution has it."""
+        mine, its = self.padding, first.padding
+        if not any((*mine.left, *mine.right, *mine.extend)):
+            return its
+        torus = (
+            mine.mode == its.mode == "circular"
+            and not any((*mine.extend, *its.extend))
+            and all(s == 1 for s in first.stride)
+            and first.output_size == first.size
+        )
+        if not torus:
+            return None
+        left = tuple(a + b for a, b in zip(mine.left, its.left, strict=True))
+        right = tuple(a + b for a, b in zip(mine.right, its.right, strict=True))
+        return Padding("circular", left, right, its.extend)
+
+    def _ungrouped(self) -> "Folded | None":
+        """The same with a kernel for all channels, zero outside of the groups."""
+        if self.groups == 1:
+            return self
+        if self.kernel.numel() * self.groups > _LARGEST:
+            return None
+
+        def spread(kernel: Tensor) -> Tensor:
+            blocks = kernel.unflatten(0, (self.groups, -1))
+            outputs, inputs = blocks.shape[1:3]
+            wide = kernel.new_zeros(self.groups, outputs, self.groups, inputs, *kernel.shape[2:])
+            places = torch.arange(self.groups)
+            wide[places, :, places] = blocks
+            return wide.flatten(2, 3).flatten(0, 1)
+
+        moduli = None if self.moduli is None else spread(self.moduli)
+        return replace(self, kernel=spread(self.kernel), moduli=moduli, groups=1)
+
+    def _aligned(self, other: "Folded") -> "tuple[Folded | None, Folded | None]":
+        """Both with the same geometry, or None."""
+        one, two = (self, other) if self.groups == other.groups else (
+            self._ungrouped(), other._ungrouped())  # fmt: skip
+        if one is None or two is None:
+            return None, None
+        if one._geometry == two._geometry and one.kernel.shape == two.kernel.shape:
+            return one, two
+        if two.is_pointwise:
+            return one, two._widened(one)
+        return (one._widened(two), two) if one.is_pointwise else (None, None)
+
+    @property
+    def _geometry(self) -> tuple:
+        return self.stride, self.dilation, self.padding
+
+    def _widened(self, like: "Folded") -> "Folded | None":
+        """A kernel of one tap as one of more: the tap that reads the place of the output."""
+        places = []
+        for left, d, k in zip(like.padding.left, like.dilation, like.kernel.shape[2:], strict=True):
+            if left % d or left // d >= k:
+                return None
+            places.append(left // d)
+        same = all(s == 1 for s in like.stride) and like.output_size == self.output_size
+        if not same or self.kernel.shape[:2] != like.kernel.shape[:2]:
+            return None
+
+        def put(kernel: Tensor) -> Tensor:
+            wide = torch.zeros(like.kernel.shape, dtype=torch.float64, device=kernel.device)
+            wide[(slice(None), slice(None), *places)] = kernel.flatten(1)
+            return wide
+
+        moduli = None if self.moduli is None else put(self.moduli)
+        return replace(like, kernel=put(self.kernel), moduli=moduli, roundings=self.roundings)
+
+
+def _rounds(factors: Tensor) -> int:
+    """How often a product with factors is rounded: not where they are powers of two."""
+    mantissa = factors.abs().frexp().mantissa
+    return int(not bool(((mantissa == 0.5) | (mantissa == 0.0)).all()))
+
+
+def _stuffed(kernel: Tensor, steps: Sequence[int]) -> Tensor:
+    """Zeros between the taps."""
+    sizes = [s * (k - 1) + 1 for s, k in zip(steps, kernel.shape[2:], strict=True)]
+    wide = kernel.new_zeros(*kernel.shape[:2], *sizes)
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in steps))] = kernel
+    return wide
+
+
+def _convolved(last: Tensor, first: Tensor) -> Tensor:
+    """(o, m, ...) and (m, i, ...) to (o, i, ...): the product of polynomials."""
+    axes = last.dim() - 2
+    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
+    return function(last, first)
