@@ -11,6 +11,8 @@ from taut.program.ops import (
     _reductions,
     _selections,
     _shapes,
+    _smooth,
+    _softmax,
     _sorting,
 )
 
@@ -25,5 +27,7 @@ __all__ = [
     "_reductions",
     "_selections",
     "_shapes",
+    "_smooth",
+    "_softmax",
     "_sorting",
 ]
