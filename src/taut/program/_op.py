@@ -217,7 +217,7 @@ READS: dict[str, Callable[..., Any]] = {}
 """What a node of ONNX is, as a function of torch."""
 
 _FORWARDS: dict[type[nn.Module], Any] = {}
-_NAMESPACES = (torch, F, Tensor, torch._C._nn, torch.special)  # pyright: ignore[reportAttributeAccessIssue]
+_NAMESPACES = (torch, F, Tensor, torch._C._nn, torch._C._linalg, torch.special)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def op(*targets: str | type[nn.Module]) -> Callable[[type[_T]], type[_T]]:

@@ -296,7 +296,7 @@ class Custom(nn.Linear):
     ("model", "message"),
     [
         (Forward(lambda m, x: torch.lgamma(x)), r"lgamma has no rule.*register an op"),
-        (nn.Sequential(nn.LayerNorm(6)), "LayerNorm"),
+        (nn.Sequential(nn.LayerNorm(6, eps=0.0)), "LayerNorm.*`eps` is above 0"),
         (nn.Sequential(nn.Softmax(0)), "`dim`"),
         (Forward(lambda m, x: x * x), "product of two signals"),
         (Forward(lambda m, x: x / x), "constants"),
@@ -312,7 +312,7 @@ class Custom(nn.Linear):
         (Forward(lambda m, x: torch.cat([x, x])), "batch"),
         (Forward(lambda m, x: x if x.sum() > 0 else -x), "branch"),
         (Forward(lambda m, x: F.dropout(x)), "random"),
-        (Forward(lambda m, x: F.normalize(x)), "no rule|no proven"),
+        (Forward(lambda m, x: F.normalize(x, eps=0.0)), "`eps` is above 0"),
         (Forward(lambda m, x: (x, x)), "one tensor"),
         (Forward(lambda m, x: x * m.t, t=nn.Parameter(torch.tensor(math.nan))), "NaN"),
         (nn.Sequential(nn.LazyLinear(3)), "lazy"),

@@ -17,12 +17,12 @@ from taut.program._op import AbstractOp, Rounding, captures, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
 from taut.program.ops._linear import sides_of
+from taut.program.ops._separable import ADAPTIVE, AVERAGES, adaptive_call
 
-__all__: list[str] = []
+__all__ = ["axes_of_pool", "per_axis"]
 
-_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-_ADAPTIVE = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 _MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_ADAPTIVE_MAXIMA = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 _FOLDED = 1 + 2.0**-40
 """Covers the float64 rounding of the few operations that fold a scale."""
 
@@ -64,8 +64,8 @@ class AveragePool(AbstractOp):
         """Average."""
         args = site.args
         if args["whole"]:
-            return _ADAPTIVE[len(site.shape) - 2](x[0], 1)
-        function, sizes = _AVERAGES[len(site.shape) - 2], (args["kernel_size"], args["stride"])
+            return ADAPTIVE[len(site.shape) - 2](x[0], 1)
+        function, sizes = AVERAGES[len(site.shape) - 2], (args["kernel_size"], args["stride"])
         if args["divisor"] == math.prod(args["kernel_size"]):
             return function(x[0], *sizes, args["padding"])
         options = {"divisor_override": args["divisor"]}  # of two or three axes
@@ -142,11 +142,36 @@ class MaxPool(AbstractOp):
         return f"F.max_pool{axes}d({x[0]}, {sizes}, {args['ceil_mode']})"
 
 
+@op("adaptive_max_pool")
+class AdaptiveMaxPool(AbstractOp):
+    """Maxima over windows of several sizes, which overlap where they must."""
+
+    exact = True
+
+    def gains(self, site: Site) -> tuple[NormBound, ...]:
+        """As of other maxima; windows of an axis overlap as those of its averages do."""
+        shares = 1
+        for n, outputs in zip(site.shapes[0][1:], site.shape[1:], strict=True):
+            windows = F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64), outputs) > 0
+            shares *= int(windows.sum(1).max())
+        return (
+            NormBound(up_root(float(shares)), f"maxima; up to {shares} windows share an entry"),
+        )
+
+    def run(self, site: Site, *x: Tensor) -> Tensor:
+        """Pool."""
+        return _ADAPTIVE_MAXIMA[len(site.shape) - 2](x[0], tuple(site.shape[1:]))
+
+    def source(self, site: Site, *x: str) -> str:
+        """As an expression."""
+        return f"F.adaptive_max_pool{len(site.shape) - 1}d({x[0]}, {tuple(site.shape[1:])})"
+
+
 def _one_channel(site: Site) -> Site:
     return Site(site.node, ((1, *site.shapes[0][1:]),), {})
 
 
-def _axes(c: Call, x: Tensor) -> int:
+def axes_of_pool(c: Call, x: Tensor) -> int:
     """Spatial axes of a pool; without channels torch would take the batch for them."""
     axes = (
         int(c.function.rstrip("d_")[-1]) if c.function.rstrip("d_")[-1].isdigit() else x.dim() - 2
@@ -158,7 +183,8 @@ def _axes(c: Call, x: Tensor) -> int:
     return axes
 
 
-def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
+def per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    """A number for each axis."""
     values = (value,) * axes if isinstance(value, int) else tuple(value)
     return values * axes if len(values) == 1 else values
 
@@ -167,15 +193,18 @@ def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
 def average(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
             ceil_mode: bool = False, count_include_pad: bool = True,
             divisor_override: int | None = None) -> str:  # fmt: skip
-    """Averages over windows that all have their full size."""
-    axes = _axes(c, input)
-    kernel, pads = _per_axis(kernel_size, axes), _per_axis(padding, axes)
-    steps = kernel if stride in (None, (), []) else _per_axis(stride, axes)
-    if any(pads) and not count_include_pad:
-        raise UnprovenError("`count_include_pad` must be True where there is padding")
+    """Averages over windows, which all have their full size if none goes over the border."""
+    axes = axes_of_pool(c, input)
+    kernel, pads = per_axis(kernel_size, axes), per_axis(padding, axes)
+    steps = kernel if stride in (None, (), []) else per_axis(stride, axes)
     fits = zip(input.shape[2:], pads, kernel, steps, strict=True)
-    if ceil_mode and any((n + 2 * p - k) % s for n, p, k, s in fits):
-        raise UnprovenError("`ceil_mode` must be False where windows do not fit")
+    ceil_mode = ceil_mode and any((n + 2 * p - k) % s for n, p, k, s in fits)
+    if ceil_mode or (any(pads) and not count_include_pad):
+        args = {
+            "kernel_size": kernel, "stride": steps, "padding": pads, "ceil_mode": ceil_mode,
+            "count_include_pad": count_include_pad, "divisor": divisor_override, "adaptive": False,
+        }  # fmt: skip
+        return c.add("average", [c.name(input)], args=args)
     return _averaged(c, input, kernel, steps, pads, divisor_override or math.prod(kernel))
 
 
@@ -201,17 +230,20 @@ def _averaged(
 
 @captures("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 def adaptive_average(c: Call, input: Tensor, output_size: Any) -> str:
-    """Averages over windows of one size."""
-    kernel = _adaptive(c, input, output_size)
+    """Averages over windows of one size, where that divides the input."""
+    kernel = _adaptive(c, input)
+    if kernel is None:
+        return adaptive_call(c, input)
     whole = all(n == 1 for n in c.result.shape[2:])
     return _averaged(c, input, kernel, kernel, (0,) * len(kernel), math.prod(kernel), whole=whole)
 
 
-def _adaptive(c: Call, x: Tensor, output_size: Any) -> Shape:
-    _axes(c, x)
+def _adaptive(c: Call, x: Tensor) -> Shape | None:
+    """The one size of the windows of an adaptive pool, if they have one."""
+    axes_of_pool(c, x)
     size, outputs = tuple(x.shape[2:]), tuple(c.result.shape[2:])
     if any(n % o for o, n in zip(outputs, size, strict=True)):
-        raise UnprovenError(f"`output_size` must divide the input size {size}; got {outputs}")
+        return None
     return tuple(n // o for o, n in zip(outputs, size, strict=True))
 
 
@@ -222,19 +254,21 @@ def maximum(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, paddin
     """Maxima over windows."""
     if return_indices or not isinstance(c.result, Tensor):
         raise UnprovenError("`return_indices` must be False")
-    axes = _axes(c, input)
+    axes = axes_of_pool(c, input)
     steps = kernel_size if stride in (None, (), []) else stride
     values = {"kernel_size": kernel_size, "stride": steps, "padding": padding, "dilation": dilation}
-    args = {name: _per_axis(value, axes) for name, value in values.items()}
+    args = {name: per_axis(value, axes) for name, value in values.items()}
     return c.add("max_pool", [c.name(input)], args=args | {"ceil_mode": ceil_mode})
 
 
 @captures("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_maximum(c: Call, input: Tensor, output_size: Any, return_indices: bool = False) -> str:
-    """Maxima over windows that do not overlap."""
+    """Maxima over windows, of one size and side by side where that divides the input."""
     if return_indices or not isinstance(c.result, Tensor):
         raise UnprovenError("`return_indices` must be False")
-    kernel = _adaptive(c, input, output_size)
+    kernel = _adaptive(c, input)
+    if kernel is None:
+        return c.add("adaptive_max_pool", [c.name(input)])
     ones = (1,) * len(kernel)
     args = {
         "kernel_size": kernel,
@@ -263,7 +297,7 @@ def _average_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
     axes, *sizes = _pooled_options(x, kernel_shape, pads, strides, auto_pad)
     if set(dilations or [1]) != {1} or (ceil_mode and any(sizes[2])):
         raise ValueError("it must have no dilation, nor pads with ceil_mode")
-    return _AVERAGES[axes - 1](
+    return AVERAGES[axes - 1](
         x, *sizes, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad)
     )
 
@@ -278,4 +312,4 @@ def _max_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilati
     return _MAXIMA[axes - 1](x, *sizes, dilations or 1, ceil_mode=bool(ceil_mode))
 
 
-reads("GlobalAveragePool")(lambda x: _ADAPTIVE[x.dim() - 3](x, 1))
+reads("GlobalAveragePool")(lambda x: ADAPTIVE[x.dim() - 3](x, 1))
