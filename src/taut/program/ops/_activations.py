@@ -46,7 +46,7 @@ class AbstractActivation(AbstractOp):
 
     def source(self, site: Site, *x: str) -> str:
         """As an expression."""
-        args = "".join(f", {name}={value!r}" for name, value in site.args.items())
+        args = "".join(f", {name}={value!r}" for name, value in sorted(site.args.items()))
         return f"{_SOURCES.get(self.kind, 'F')}.{self.kind}({x[0]}{args})"
 
 
@@ -70,10 +70,6 @@ class ReLU6(AbstractActivation):
 
     function = F.relu6
     exact = True
-
-    def emit(self, e: Any, site: Site, *x: str) -> None:
-        """Ends."""
-        e.node("Clip", [*x, e.number("min", 0.0), e.number("max", 6.0)])
 
 
 @op("abs")
@@ -293,6 +289,8 @@ reads("HardSwish")(lambda x: F.hardswish(x))
 
 @reads("HardSigmoid")
 def _hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
+    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:  # files hold numbers in float32
+        return F.hardsigmoid(x)
     return torch.clamp(alpha * x + beta, 0.0, 1.0)
 
 

@@ -13,8 +13,7 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, op, reads
 from taut.program._program import Site
 from taut.program._result import UnprovenError
-from taut.program.ops._pooling import axes_of_pool, per_axis
-from taut.program.ops._separable import AVERAGES
+from taut.program.ops._pooling import _axes, _per_axis
 
 __all__: list[str] = []
 
@@ -67,9 +66,9 @@ class NormPool(AbstractOp):
 def lp_pool(c: Call, input: Tensor, norm_type: Any, kernel_size: Any, stride: Any = None,
             ceil_mode: bool = False) -> str:  # fmt: skip
     """Norms of windows; of infinite order they are maxima of absolute values."""
-    axes = axes_of_pool(c, input)
-    kernel = per_axis(kernel_size, axes)
-    steps = kernel if stride is None else per_axis(stride, axes)
+    axes = _axes(c, input)
+    kernel = _per_axis(kernel_size, axes)
+    steps = kernel if stride is None else _per_axis(stride, axes)
     fits = zip(input.shape[2:], kernel, steps, strict=True)
     if ceil_mode and any((n - k) % s for n, k, s in fits):
         raise UnprovenError("`ceil_mode` must be False where windows do not fit")
@@ -95,7 +94,7 @@ def _onnx_lp_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, di
     axes = len(kernel_shape)
     if auto_pad != "NOTSET" or ceil_mode or any(pads or ()) or set(dilations or [1]) != {1}:
         raise ValueError("it must have no pads, dilation or ceil_mode")
-    if not 1 <= axes <= len(AVERAGES):
+    if not 1 <= axes <= len(_POOLS):
         raise ValueError("it must have 1 to 3 axes")
     sizes = (kernel_shape, strides or [1] * axes)
     return _POOLS[axes - 1](x, p, *(size if axes > 1 else size[0] for size in sizes))

@@ -17,10 +17,11 @@ from taut.program._op import AbstractOp, Rounding, captures, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
 from taut.program.ops._linear import sides_of
-from taut.program.ops._separable import ADAPTIVE, AVERAGES, adaptive_call
 
-__all__ = ["axes_of_pool", "per_axis"]
+__all__: list[str] = []
 
+_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_ADAPTIVE = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 _MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _ADAPTIVE_MAXIMA = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
 _FOLDED = 1 + 2.0**-40
@@ -64,8 +65,8 @@ class AveragePool(AbstractOp):
         """Average."""
         args = site.args
         if args["whole"]:
-            return ADAPTIVE[len(site.shape) - 2](x[0], 1)
-        function, sizes = AVERAGES[len(site.shape) - 2], (args["kernel_size"], args["stride"])
+            return _ADAPTIVE[len(site.shape) - 2](x[0], 1)
+        function, sizes = _AVERAGES[len(site.shape) - 2], (args["kernel_size"], args["stride"])
         if args["divisor"] == math.prod(args["kernel_size"]):
             return function(x[0], *sizes, args["padding"])
         options = {"divisor_override": args["divisor"]}  # of two or three axes
@@ -171,7 +172,7 @@ def _one_channel(site: Site) -> Site:
     return Site(site.node, ((1, *site.shapes[0][1:]),), {})
 
 
-def axes_of_pool(c: Call, x: Tensor) -> int:
+def _axes(c: Call, x: Tensor) -> int:
     """Spatial axes of a pool; without channels torch would take the batch for them."""
     axes = (
         int(c.function.rstrip("d_")[-1]) if c.function.rstrip("d_")[-1].isdigit() else x.dim() - 2
@@ -183,8 +184,7 @@ def axes_of_pool(c: Call, x: Tensor) -> int:
     return axes
 
 
-def per_axis(value: Any, axes: int) -> tuple[int, ...]:
-    """A number for each axis."""
+def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
     values = (value,) * axes if isinstance(value, int) else tuple(value)
     return values * axes if len(values) == 1 else values
 
@@ -194,9 +194,9 @@ def average(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, paddin
             ceil_mode: bool = False, count_include_pad: bool = True,
             divisor_override: int | None = None) -> str:  # fmt: skip
     """Averages over windows, which all have their full size if none goes over the border."""
-    axes = axes_of_pool(c, input)
-    kernel, pads = per_axis(kernel_size, axes), per_axis(padding, axes)
-    steps = kernel if stride in (None, (), []) else per_axis(stride, axes)
+    axes = _axes(c, input)
+    kernel, pads = _per_axis(kernel_size, axes), _per_axis(padding, axes)
+    steps = kernel if stride in (None, (), []) else _per_axis(stride, axes)
     fits = zip(input.shape[2:], pads, kernel, steps, strict=True)
     ceil_mode = ceil_mode and any((n + 2 * p - k) % s for n, p, k, s in fits)
     if ceil_mode or (any(pads) and not count_include_pad):
@@ -233,14 +233,14 @@ def adaptive_average(c: Call, input: Tensor, output_size: Any) -> str:
     """Averages over windows of one size, where that divides the input."""
     kernel = _adaptive(c, input)
     if kernel is None:
-        return adaptive_call(c, input)
+        return c.add("average", [c.name(input)], args={"adaptive": True, "divisor": None})
     whole = all(n == 1 for n in c.result.shape[2:])
     return _averaged(c, input, kernel, kernel, (0,) * len(kernel), math.prod(kernel), whole=whole)
 
 
 def _adaptive(c: Call, x: Tensor) -> Shape | None:
     """The one size of the windows of an adaptive pool, if they have one."""
-    axes_of_pool(c, x)
+    _axes(c, x)
     size, outputs = tuple(x.shape[2:]), tuple(c.result.shape[2:])
     if any(n % o for o, n in zip(outputs, size, strict=True)):
         return None
@@ -254,10 +254,10 @@ def maximum(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, paddin
     """Maxima over windows."""
     if return_indices or not isinstance(c.result, Tensor):
         raise UnprovenError("`return_indices` must be False")
-    axes = axes_of_pool(c, input)
+    axes = _axes(c, input)
     steps = kernel_size if stride in (None, (), []) else stride
     values = {"kernel_size": kernel_size, "stride": steps, "padding": padding, "dilation": dilation}
-    args = {name: per_axis(value, axes) for name, value in values.items()}
+    args = {name: _per_axis(value, axes) for name, value in values.items()}
     return c.add("max_pool", [c.name(input)], args=args | {"ceil_mode": ceil_mode})
 
 
@@ -297,7 +297,7 @@ def _average_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
     axes, *sizes = _pooled_options(x, kernel_shape, pads, strides, auto_pad)
     if set(dilations or [1]) != {1} or (ceil_mode and any(sizes[2])):
         raise ValueError("it must have no dilation, nor pads with ceil_mode")
-    return AVERAGES[axes - 1](
+    return _AVERAGES[axes - 1](
         x, *sizes, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad)
     )
 
@@ -312,4 +312,4 @@ def _max_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilati
     return _MAXIMA[axes - 1](x, *sizes, dilations or 1, ceil_mode=bool(ceil_mode))
 
 
-reads("GlobalAveragePool")(lambda x: ADAPTIVE[x.dim() - 3](x, 1))
+reads("GlobalAveragePool")(lambda x: _ADAPTIVE[x.dim() - 3](x, 1))

@@ -81,4 +81,4 @@ def _refuse(c: Call, *args: Any, kind: str, **kwargs: Any) -> NoReturn:
 
 
 for _name in FUNCTIONS_REFUSED:
-    captures(_name, kind=_name)(_refuse)
+    captures(_name, kind=_name, fallback=True)(_refuse)

@@ -19,11 +19,9 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, Rounding, captures, op
 from taut.program._program import Site
 from taut.program._result import UnprovenError
+from taut.program.ops._pooling import _ADAPTIVE, _AVERAGES
 
-__all__ = ["ADAPTIVE", "AVERAGES", "adaptive_call"]
-
-AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-ADAPTIVE = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+__all__: list[str] = []
 
 _ROUNDED = 1 + 2.0**-50
 """Covers the float64 rounding of an entry that is one over a whole number."""
@@ -92,10 +90,10 @@ class Average(AbstractSeparable):
         """Average."""
         args, axes = site.args, len(site.shape) - 1
         if args["adaptive"]:
-            return ADAPTIVE[axes - 1](x[0], site.shape[1:])
+            return _ADAPTIVE[axes - 1](x[0], site.shape[1:])
         sizes = (args[key] for key in ("kernel_size", "stride", "padding"))
         extra = {} if args["divisor"] is None else {"divisor_override": args["divisor"]}
-        return AVERAGES[axes - 1](x[0], *sizes, *self._options(site), **extra)
+        return _AVERAGES[axes - 1](x[0], *sizes, *self._options(site), **extra)
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
         """Means, with pads that count or not."""
@@ -115,12 +113,6 @@ class Average(AbstractSeparable):
         options = ", ".join(map(str, self._options(site)))
         extra = "" if args["divisor"] is None else f", divisor_override={args['divisor']}"
         return f"F.avg_pool{axes}d({x[0]}, {sizes}, {options}{extra})"
-
-
-def adaptive_call(c: Call, input: Tensor) -> str:
-    """An adaptive average whose windows are not all of one size."""
-    args = {"adaptive": True, "divisor": None}
-    return c.add("average", [c.name(input)], args=args)
 
 
 _LINE_MODES = {
@@ -178,12 +170,14 @@ class Interpolate(AbstractSeparable):
         args, axes = site.args, list(range(2, len(site.shape) + 1))
         corners = "align_corners" if args["align_corners"] else "pytorch_half_pixel"
         mode = "cubic" if args["mode"] == "bicubic" else "linear"
-        options = {"mode": mode, "coordinate_transformation_mode": corners, "axes": axes}
+        options: dict[str, Any] = {"mode": mode, "coordinate_transformation_mode": corners}
         options |= {"cubic_coeff_a": -0.75} if mode == "cubic" else {}
         if args["scale_factor"] is None:
-            e.node("Resize", [*x, "", "", e.integers("sizes", site.shape[1:])], **options)
+            sizes = e.integers("sizes", site.shape[1:])
+            e.node("Resize", [*x, "", "", sizes], axes=axes, **options)
         else:
-            e.node("Resize", [*x, "", e.numbers("scales", args["scale_factor"])], **options)
+            scales = e.numbers("scales", [1.0, 1.0, *args["scale_factor"]])
+            e.node("Resize", [*x, "", scales], **options)
 
     def source(self, site: Site, *x: str) -> str:
         """As an expression."""
@@ -210,7 +204,7 @@ def interpolate(c: Call, input: Tensor, size: Any = None, scale_factor: Any = No
     if axes < 1:
         raise UnprovenError("its input must be (batch, channels, axes)")
     if mode == "area":
-        return adaptive_call(c, input)
+        return c.add("average", [c.name(input)], args={"adaptive": True, "divisor": None})
     if recompute_scale_factor:
         size, scale_factor = tuple(c.result.shape[2:]), None
     factors = None if scale_factor is None else [float(f) for f in _per_axis(scale_factor, axes)]

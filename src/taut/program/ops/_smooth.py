@@ -205,13 +205,10 @@ class Softplus(AbstractActivation):
     function = F.softplus
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
-        """Between a product and a quotient."""
-        beta = site.args["beta"]
-        if beta == 1:
-            e.node("Softplus", x)
-            return
-        inner = e.node("Mul", [*x, e.number("beta", beta)], "scaled")
-        e.node("Div", [e.node("Softplus", [inner], "softplus"), e.number("by", beta)])
+        """ONNX has no factor."""
+        if site.args["beta"] != 1:
+            raise ValueError("its `beta` must be 1")
+        e.node("Softplus", x)
 
 
 # What calls of torch are.

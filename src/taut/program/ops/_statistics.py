@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_divide, up_product, up_root, up_sum
 from taut.program._call import Call
-from taut.program._op import AbstractOp, captures, like, op
+from taut.program._op import AbstractOp, captures, like, op, reads
 from taut.program._program import Site
 from taut.program._result import UnprovenError
 from taut.program.ops._normalisation import batch_norm
@@ -221,3 +221,14 @@ def local_response_norm(c: Call, input: Tensor, size: int, alpha: float = 1e-4, 
         )
     args = {"size": size, "alpha": float(alpha), "beta": float(beta), "k": float(k)}
     return c.add("local_response_norm", [c.name(input)], args=args)
+
+
+# What nodes of ONNX are, as functions of torch.
+
+
+@reads("LayerNormalization")
+def _layer_normalization(x: Tensor, scale: Tensor, bias: Tensor | None = None, *, axis: int = -1,
+                         epsilon: float = 1e-5, stash_type: int = 1) -> Tensor:  # fmt: skip
+    if axis % x.dim() == 0:
+        raise ValueError("it must not normalise over the batch")
+    return F.layer_norm(x, x.shape[axis % x.dim() :], scale, bias, epsilon)
