@@ -1,15 +1,16 @@
 """What taut says of each module of torch.nn: its bound, or why it has none."""
 
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import nn
 
+from experiments._show import markdown
 from taut.program import UnprovenError, lipschitz_bound
 
-__all__ = ["ABSENT", "CASES", "ModuleCase", "modules_of_torch"]
+__all__ = ["ABSENT", "CASES", "TABLES", "ModuleCase", "modules_of_torch"]
 
 
 @final
@@ -184,18 +185,32 @@ def modules_of_torch() -> list[str]:
     ]
 
 
-def rows() -> Iterator[tuple[str, str, str]]:
-    """Module, bound and proof; or the reason where there is none."""
-    for each in CASES:
-        try:
-            bound = lipschitz_bound(each.module(), each.shape)
-            table = lipschitz_bound(nn.Sequential(each.module()).eval(), each.shape).layers
-            proof = table[-1].proof if table else "does nothing in evaluation"
-            yield f"`{each}`", f"{float(bound):.6g}", proof
-        except UnprovenError as error:
-            yield f"`{each}`", "refused", str(error)
+def said_of(each: ModuleCase) -> tuple[str, str]:
+    """The bound of a module and its proof; or that it is refused, and the reason."""
+    module = each.module()
+    try:
+        bound = lipschitz_bound(module, each.shape)
+        table = lipschitz_bound(nn.Sequential(module).eval(), each.shape).layers
+    except UnprovenError as error:
+        return "refused", str(error).partition("has no proven bound: ")[2].rstrip(".")
+    return f"{float(bound):.6g}", table[-1].proof if table else "does nothing in evaluation"
 
 
-if __name__ == "__main__":
-    for row in rows():
-        print(*row, sep=" | ")
+def torch_modules_table() -> str:
+    """One row for each module of torch.nn; those with weights have fixed ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # of NLLLoss2d
+        rows = [(f"`{each}`", _sizes(each.shape), *said_of(each)) for each in CASES]
+    return markdown(("module", "input", "bound", "proof, or reason"), rows)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def absent_table() -> str:
+    """Names of torch.nn that have no row."""
+    return markdown(("name", "what it is"), [(f"`{k}`", v) for k, v in sorted(ABSENT.items())])
+
+
+TABLES = {"torch-modules": torch_modules_table, "torch-absent": absent_table}
