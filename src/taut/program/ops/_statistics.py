@@ -125,10 +125,9 @@ class LocalResponseNorm(AbstractOp):
         beta, k = site.args["beta"], site.args["k"]
         # 2^-40 covers the rounding of powers in float64.
         direct = up_product(k**-beta, 1 + 2.0**-40)
-        share = 2 * (beta / (beta + 1)) ** (beta + 1)
-        value = up_product(
-            direct, up_sum(1.0, up_product(share, up_root(float(site.args["size"]))))
-        )
+        moved = 2 * (beta / (beta + 1)) ** (beta + 1)
+        share = up_product(moved, up_root(float(site.args["size"])), 1 + 2.0**-40)
+        value = up_product(direct, up_sum(1.0, share))
         return (NormBound(value, "1 / k^beta, and the change of the divisor"),)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
