@@ -54,7 +54,7 @@ class Fold(AbstractOp):
         return f"F.fold({x[0]}, {tuple(site.shape[1:])}, {', '.join(map(str, sizes))})"
 
 
-@captures("fold")
+@captures("fold", "col2im")
 def fold(c: Call, input: Tensor, output_size: Any, kernel_size: Any, dilation: Any = 1,
          padding: Any = 0, stride: Any = 1) -> str:  # fmt: skip
     """Windows added up."""

@@ -181,17 +181,18 @@ def group_norm(c: Call, input: Tensor, num_groups: int, weight: Tensor | None = 
 
 
 @captures("instance_norm")
-def instance_norm(c: Call, input: Tensor, running_mean: Tensor | None = None,
-                  running_var: Tensor | None = None, weight: Tensor | None = None,
-                  bias: Tensor | None = None, use_input_stats: bool = True, momentum: Any = 0.1,
-                  eps: Any = 1e-5, *_: Any) -> str:  # fmt: skip
+def instance_norm(c: Call, input: Tensor, *args: Any, **kwargs: Any) -> str:
     """Instance norm; with running statistics that are constant it is a batch norm."""
-    if not isinstance(running_mean, Tensor | None) or c.function != "instance_norm":
-        raise UnprovenError("its arguments are not those of torch.nn.functional")
-    if not use_input_stats:
-        held = {"running_mean": running_mean, "running_var": running_var}
-        return batch_norm(c, input, **held, weight=weight, bias=bias, eps=eps)
-    if running_mean is not None:
+    names = ["running_mean", "running_var", "weight", "bias", "use_input_stats", "momentum", "eps"]
+    if len(args) > len(names):  # torch.instance_norm and aten's
+        names = [*names[2:4], *names[:2], *names[4:], "cudnn_enabled"]
+    given: dict[str, Any] = dict(zip(names, args, strict=False))
+    given |= kwargs
+    running = {key: given.get(key) for key in ("running_mean", "running_var")}
+    weight, bias, eps = given.get("weight"), given.get("bias"), given.get("eps", 1e-5)
+    if not given.get("use_input_stats", True):
+        return batch_norm(c, input, **running, weight=weight, bias=bias, eps=eps)
+    if running["running_mean"] is not None:
         raise UnprovenError("it moves its running statistics in training; call model.eval() first")
     return c.add(
         "instance_norm", [c.name(input)], args={"eps": _eps(eps)}, tensors=_held(c, weight, bias)
