@@ -47,12 +47,11 @@ class AbstractActivation(AbstractOp):
     def source(self, site: Site, *x: str) -> str:
         """As an expression."""
         args = "".join(f", {name}={value!r}" for name, value in sorted(site.args.items()))
-        return f"{_SOURCES.get(self.kind, 'F')}.{self.kind}({x[0]}{args})"
+        return f"{'torch' if self.kind in _IN_TORCH else 'F'}.{self.kind}({x[0]}{args})"
 
 
-_SOURCES = dict.fromkeys(
-    ("tanh", "sigmoid", "abs", "neg", "sin", "cos", "atan", "erf", "asinh"), "torch"
-)
+_IN_TORCH = ("tanh", "sigmoid", "abs", "neg", "sin", "cos", "atan", "erf", "asinh")
+"""What `torch` has, and `torch.nn.functional` has not."""
 
 
 @op("relu")

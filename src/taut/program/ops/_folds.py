@@ -76,5 +76,5 @@ def _col2im(x: Tensor, image_shape: Any, block_shape: Any, *, dilations: Any = N
     left = (pads or [0, 0, 0, 0])[:2]
     if len(integers(block_shape)) != 2 or left != (pads or [0, 0, 0, 0])[2:]:
         raise ValueError("it must make an image of two axes, padded alike on both sides")
-    sizes = (dilations or [1, 1], left, strides or [1, 1])
-    return F.fold(x, integers(image_shape), integers(block_shape), *sizes)
+    sizes: Any = (integers(image_shape), integers(block_shape), dilations or 1, left, strides or 1)
+    return F.fold(x, *sizes)

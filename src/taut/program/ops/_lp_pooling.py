@@ -17,7 +17,7 @@ from taut.program.ops._pooling import _axes, _per_axis
 
 __all__: list[str] = []
 
-_POOLS = (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
+_POOLS: tuple[Any, ...] = (F.lp_pool1d, F.lp_pool2d, F.lp_pool3d)
 
 
 @op("lp_pool")

@@ -20,10 +20,14 @@ from taut.program.ops._linear import sides_of
 
 __all__: list[str] = []
 
-_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-_ADAPTIVE = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+_AVERAGES: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_ADAPTIVE: tuple[Any, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 _MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
-_ADAPTIVE_MAXIMA = (F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d)
+_ADAPTIVE_MAXIMA: tuple[Any, ...] = (
+    F.adaptive_max_pool1d,
+    F.adaptive_max_pool2d,
+    F.adaptive_max_pool3d,
+)
 _FOLDED = 1 + 2.0**-40
 """Covers the float64 rounding of the few operations that fold a scale."""
 

@@ -67,8 +67,9 @@ class Average(AbstractSeparable):
         args, units = site.args, torch.eye(site.shapes[0][axis + 1], dtype=torch.float64)
         if args["adaptive"]:
             return F.adaptive_avg_pool1d(units, site.shape[axis + 1]).T
-        sizes = (args[key][axis] for key in ("kernel_size", "stride", "padding"))
-        return F.avg_pool1d(units[:, None], *sizes, *self._options(site))[:, 0].T
+        kernel, stride, padding = (args[k][axis] for k in ("kernel_size", "stride", "padding"))
+        ceil, counted = self._options(site)
+        return F.avg_pool1d(units[:, None], kernel, stride, padding, ceil, counted)[:, 0].T
 
     def _options(self, site: Site) -> tuple[bool, bool]:
         return site.args["ceil_mode"], site.args["count_include_pad"]
@@ -155,8 +156,10 @@ class Interpolate(AbstractSeparable):
             size = site.shape[axis + 1]
         if mode == "linear":
             return F.interpolate(units[:, None], size, factor, mode, corners)[:, 0].T
-        pair = [None if size is None else (size, 1), None if factor is None else (factor, 1.0)]
-        return F.interpolate(units[:, None, :, None], *pair, mode, corners)[:, 0, :, 0].T
+        sizes = None if size is None else (size, 1)
+        factors = None if factor is None else (factor, 1.0)
+        image = units[:, None, :, None]
+        return F.interpolate(image, sizes, factors, mode, corners)[:, 0, :, 0].T  # pyright: ignore[reportArgumentType]
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Interpolate."""

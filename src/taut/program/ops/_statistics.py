@@ -107,7 +107,8 @@ class Normalize(AbstractOp):
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Normalise."""
-        return F.normalize(x[0], 2.0, tuple(a + 1 for a in site.args["axes"]), site.args["eps"])
+        dims: Any = tuple(axis + 1 for axis in site.args["axes"])
+        return F.normalize(x[0], 2.0, dims, site.args["eps"])
 
 
 @op("local_response_norm")
