@@ -18,6 +18,7 @@ from experiments import (
     orthonormalisation,
     reproduce,
     speed,
+    torch_modules,
     wasserstein,
     wgan,
 )
@@ -71,6 +72,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "dense": orthonormalisation.dense_table,
         **command_line.experiment_tables("speed"),
     },
+    ROOT / "docs/torch-modules.md": torch_modules.TABLES,
     ROOT / "docs/weights.md": {"retraction": classify.retraction},
     ROOT / "docs/wasserstein.md": {
         **wasserstein.TABLES,

@@ -203,6 +203,10 @@ def check_exponentials():
         parts.test_only_the_exponential_of_a_skew_operator_has_norm_one(patch)
 
 
+def check_copies():
+    whole.test_copies_around_small_images_are_bounded_by_the_dense_operator("replicate", 3, 1.0)
+
+
 SOUND = [check_paddings, check_random]
 """Of the checks, those that say nothing about how tight a bound is."""
 
@@ -414,6 +418,10 @@ MUTANTS = {
             "degree in _RADII",
         ),
         (series, "SeriesOperator.norm_bound", "up_sum(1.0, rest)", "1.0"),
+    ],
+    check_copies: [
+        (bounds, "_tightened_groups", "max((", "min(("),
+        (operator, "tightened", "up_product(norm, scale)", "up_product(0.9 * norm, scale)"),
     ],
     constants.test_per_channel_deviations_count_by_the_smallest: [
         (_normalisation, "BatchNorm.gains", ".max()", ".mean()"),

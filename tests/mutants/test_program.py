@@ -1,7 +1,8 @@
 """Mutants of what is known of each operation, and of what refuses to follow a forward.
 
-What an operation claims is held against the stand-alone verifier, which derives it again; what
-refuses is held against models that depend on more than their input.
+What an operation claims is held against the stand-alone verifier, which derives it again, or
+against Jacobians and float64; what refuses is held against models that depend on more than their
+input.
 """
 
 import functools
@@ -11,18 +12,27 @@ import pytest
 
 import forgery
 import unit.program.test_capture as capture
+import unit.program.test_torch_modules as modules
+import unit.program.test_torch_modules_files as files
 from mutation import mutate, name_of, survives
 from taut.certification import verifier
 from taut.program import _batch, _check, _op, _trace
 from taut.program.ops import (
     _activations,
     _arithmetic,
+    _folds,
     _joins,
+    _lp_pooling,
     _normalisation,
+    _norms,
     _pads,
     _pooling,
     _reductions,
     _selections,
+    _separable,
+    _smooth,
+    _softmax,
+    _statistics,
 )
 
 VERIFIED = {
@@ -30,7 +40,7 @@ VERIFIED = {
         (_normalisation, "BatchNorm.gains", "scale.abs() / root", "0.999 * scale.abs() / root"),
         (_normalisation, "BatchNorm.rounding", ", constant)", ", 0.5 * constant)"),
         (_normalisation, "BatchNorm.rounding", "up_root(positions)", "1.0"),
-        (_activations, "LeakyReLU.largest_slope", "_at_least_one(", "min(1.0, "),
+        (_activations, "LeakyReLU.largest_slope", "at_least_one(", "min(1.0, "),
         (_activations, "LeakyReLU.rounding", "Rounding(2", "Rounding(1"),
     ],
     "add": [
@@ -80,7 +90,7 @@ VERIFIED = {
         (_joins, "AbstractJoin.rounding", "up_root_sum_square(*sizes)", "0.0"),
     ],
     "minimum": [
-        (_joins, "AbstractExtremum.gains", "for shape in site.shapes", "for shape in [[0]] * 2"),
+        (_joins, "AbstractExtremum.gains", "spread(shape, site.shape)", "0.9"),
     ],
     "concat": [
         (_joins, "Concat.gains", "(1.0,)", "(0.9,)"),
@@ -99,6 +109,45 @@ VERIFIED = {
     ],
 }
 """By the model, whose certificate is no longer proven."""
+
+STEEP = {
+    "log_softmax": [(_softmax, "LogSoftmax.gains", "up_root(", "0.9 * (")],
+    "norm 1": [(_norms, "Norm.gains", "up_root(", "0.4 * (")],
+    "layer_norm": [(_statistics, "AbstractStandardisation.gains", "math.sqrt(", "(0.5 + ")],
+    "rms_norm": [(_statistics, "AbstractStandardisation.gains", "up_divide(largest", "(largest")],
+    "normalize": [(_statistics, "Normalize.gains", "up_divide(1.0, eps)", "1.0")],
+    "fold": [(_folds, "Fold.gains", "up_root(float(most))", "1.0")],
+    "adaptive average": [
+        (_separable, "AbstractSeparable.gains", "*norms", "*(n / 2 for n in norms)")
+    ],
+    "average divided": [
+        (_separable, "Average.factor", "up_divide(1.0, ", "up_divide(0.9, "),
+        (_separable, "Average.axis_norm", "(matrix > 0).double()", "matrix"),
+    ],
+}
+"""By the function, whose Jacobian is larger than its bound."""
+
+STEEP_MODULES = {
+    "GELU(approximate='tanh')": [(_smooth, "GELU.largest_slope", "1.12900", "1.12899")],
+    "AdaptiveMaxPool2d(4)": [(_pooling, "AdaptiveMaxPool.gains", ".max())", ".min())")],
+    "LPPool2d(2, 3, 2)": [(_lp_pooling, "NormPool.gains", ".max())", ".min())")],
+    "LocalResponseNorm(2)": [
+        (_statistics, "LocalResponseNorm.gains", "up_sum(1.0, share)", "0.9 + 0 * share"),
+    ],
+    "Upsample(scale_factor=2, mode='bicubic', align_corners=True)": [
+        (_separable, "Interpolate._axis_matrix", 'site.args["align_corners"]', "False"),
+    ],
+}
+"""By the module, likewise."""
+
+ROUNDED = {
+    "hardswish": [(_activations, "Hardswish.rounding", "Rounding(5, 6.0)", "Rounding(1, 0.1)")],
+    "hardsigmoid": [(_activations, "Hardsigmoid.rounding", "up_product(3.0", "up_product(0.0")],
+    "softshrink": [(_activations, "Softshrink.rounding", "Rounding(2, 1.0", "Rounding(1, 0.0")],
+    "fold": [(_folds, "Fold.rounding", "+ 1, gain.value", "- 9, 0.1 * gain.value")],
+    "ceil": [(_separable, "Average.rounding", "largest + len(site.shape) + 2, ", "0, ")],
+}
+"""By the function, whose float32 is further from float64 than promised."""
 
 REFUSING = {
     "a drift": [(_check, "_State.check", "_equal(t.detach(), copy)", "True")],
@@ -132,9 +181,21 @@ def refused(name):
     capture.test_hidden_dependences_are_refused_by_name(name)
 
 
+def bounded(name):
+    case = next(case for case in modules.CASES if str(case) == name)
+    modules.test_bound_of_a_module(case)
+
+
+TABLES = (
+    (verified, VERIFIED),
+    (refused, REFUSING),
+    (modules.test_bound_of_a_function, STEEP),
+    (bounded, STEEP_MODULES),
+    (files.test_float32_is_no_further_from_float64_than_promised, ROUNDED),
+)
 CASES = [
     (functools.partial(check, name), mutant)
-    for check, table in ((verified, VERIFIED), (refused, REFUSING))
+    for check, table in TABLES
     for name, mutants in table.items()
     for mutant in mutants
 ]

@@ -19,7 +19,7 @@ from taut.linalg.cholesky import torus_bound
 from taut.linalg.embedding import embedding, polyphase
 from taut.linalg.geometry import AbstractConvolution
 from taut.linalg.gram import gram_kernel
-from taut.linalg.operator import DENSE_PROOF, NormBound
+from taut.linalg.operator import DENSE_PROOF, NormBound, tightened
 from taut.linalg.rounding import (
     collatz_wielandt,
     power_of_two,
@@ -61,17 +61,20 @@ def conv_norm_bound(op: AbstractConvolution) -> NormBound:
 
 
 def tight_norm_bound(op: AbstractConvolution) -> NormBound:
-    r"""`conv_norm_bound`, or less for zero padding, where it is only as tight as the torus.
+    r"""`conv_norm_bound`, or less where padding makes it looser than the norm.
 
-    Small operators are bounded as dense matrices, whose entries are those of the kernel; larger
-    ones by a witness, see `border_bound`. Kernels that are nearly orthogonal need neither.
+    Small operators are bounded as dense matrices: with zero padding their entries are those of the
+    kernel, with copies around the image they are sums of these. Larger ones with zero padding are
+    bounded by a witness, see `border_bound`; nearly orthogonal ones need neither.
 
     Guarantee: not below the norm of the operator with exactly these weights, in real arithmetic.
     Cost: an application of the operator and of its adjoint for each singular value of the torus
         above the norm, a few hundred times; layers too large for that keep their `conv_norm_bound`.
     """
     loose = conv_norm_bound(op)
-    if op.padding.mode != "zeros" or loose.value == 0.0 or "any input size" in loose.proof:
+    if op.padding.mode != "zeros":
+        return _tightened_groups(op, loose) if embedding(op)[2] > 1 else loose
+    if loose.value == 0.0 or "any input size" in loose.proof:
         return loose
     scale = power_of_two(op.kernel)
     op = replace(op, kernel=op.kernel / scale)
@@ -81,6 +84,14 @@ def tight_norm_bound(op: AbstractConvolution) -> NormBound:
         bound, proof = border_bound(op, loose.value / scale), "witness for the zeros at the border"
     value = math.inf if bound is None else up_product(bound, scale)
     return NormBound(value, proof) if value < loose.value else loose
+
+
+def _tightened_groups(op: AbstractConvolution, loose: NormBound) -> NormBound:
+    """By the dense matrix of each group, its entries rounded as `tightened` says."""
+    if op.groups == 1:
+        return tightened(op, loose)
+    blocks = (replace(op, kernel=kernel, groups=1) for kernel in op.group_kernels())
+    return max((tightened(block, loose) for block in blocks), key=lambda bound: bound.value)
 
 
 def _dense_bound(op: AbstractConvolution) -> float:

@@ -13,6 +13,7 @@ from taut.program._program import Program
 from taut.program._replay import replay
 from taut.program._result import UnprovenError
 from taut.program._trace import record
+from taut.program.ops._refused import reason_against
 
 __all__ = ["check_agreement", "check_precision", "checked_record"]
 
@@ -69,6 +70,9 @@ def check_model(model: nn.Module) -> None:
         raise UnprovenError(
             "`model` is a script, whose forward cannot be followed; pass the module."
         )
+    reason = reason_against(model)
+    if reason is not None:
+        raise UnprovenError(f"`model` ({kind}) has no proven bound: {reason}.")
     if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
         raise UnprovenError("Global forward hooks may change any output; remove them.")
     for path, module in model.named_modules():
@@ -161,9 +165,9 @@ def check_agreement(computed: Tensor, expected: Tensor, x: Tensor) -> None:
     """
     coarse = max(torch.finfo(t.dtype).eps for t in (computed, expected))
     tolerance = max(1e-6, min(0.1, 2e4 * coarse))
-    a, b = wide(computed).cpu().flatten(1), wide(expected).cpu().flatten(1)
+    a, b, inputs = (wide(t).cpu().reshape(len(t), -1) for t in (computed, expected, x))
     if a.shape == b.shape:
-        order = wide(x).cpu().flatten(1).norm(dim=1).argsort()
+        order = inputs.norm(dim=1).argsort()
         largest = b.abs().nan_to_num(0.0, 0.0, 0.0).amax(1)
         largest[order] = largest[order].cummax(0).values
         close = (a - b).abs() <= tolerance * largest[:, None] + 1e-30

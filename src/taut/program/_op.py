@@ -230,7 +230,7 @@ READS: dict[str, Callable[..., Any]] = {}
 """What a node of ONNX is, as a function of torch."""
 
 _FORWARDS: dict[type[nn.Module], Any] = {}
-_NAMESPACES = (torch, F, Tensor, torch._C._nn, torch.special)  # pyright: ignore[reportAttributeAccessIssue]
+_NAMESPACES = (torch, F, Tensor, torch._C._nn, torch._C._linalg, torch.special)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def op(*targets: str | type[nn.Module]) -> Callable[[type[_T]], type[_T]]:
@@ -312,13 +312,16 @@ def op_of(module: nn.Module, name: str) -> AbstractOp:
     return MODULES[kind]
 
 
-def captures(*names: str, kind: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def captures(
+    *names: str, kind: str = "", fallback: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Say what calls of functions of torch are in a program.
 
     Args:
         names: as torch, torch.nn.functional and Tensor have them; the variants that write in place
             ("relu_") count, too.
         kind: passed to the function, for tables of functions that differ by their kind alone.
+        fallback: whether what is said elsewhere of a function counts instead.
 
     Returns:
         A decorator for a function of a `Call` and the arguments of the function of torch; it adds
@@ -329,7 +332,8 @@ def captures(*names: str, kind: str = "") -> Callable[[Callable[..., Any]], Call
         capture = functools.partial(function, kind=kind) if kind else function
         for name in names:
             for target in _functions(name):
-                CAPTURES[target] = capture
+                if not (fallback and target in CAPTURES):
+                    CAPTURES[target] = capture
         return function
 
     return add

@@ -46,12 +46,13 @@ class Places:
             frame = frame.f_back
         return Layer("", title, False)
 
-    def of_error(self, error: Exception) -> str:
-        """The innermost module in whose forward an error was raised."""
-        place, trace = "`model`", error.__traceback__
+    def of_error(self, error: Exception) -> tuple[str, nn.Module | None]:
+        """The innermost module in whose forward an error was raised, in words and itself."""
+        place, innermost, trace = "`model`", None, error.__traceback__
         while trace is not None:
             module = trace.tb_frame.f_locals.get("self")
             if isinstance(module, nn.Module) and id(module) in self.paths:
                 place = f"`{self.paths[id(module)] or 'model'}` ({type(module).__name__})"
+                innermost = module
             trace = trace.tb_next
-        return place
+        return place, innermost

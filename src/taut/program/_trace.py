@@ -34,6 +34,7 @@ from taut.program._op import CAPTURES, constructor_arguments, op_of, recording
 from taut.program._places import Layer, Places
 from taut.program._program import Program, Shape, plain
 from taut.program._result import UnprovenError
+from taut.program.ops._refused import reason_against
 
 __all__ = ["record"]
 
@@ -50,11 +51,15 @@ def record(model: nn.Module, x: Tensor, *, through: bool = False) -> tuple[Progr
         with torch.no_grad(), _Bypass(recorder), recorder:
             result = model(x)
     except Exception as error:  # a forward may raise anything
+        place, module = recorder.places.of_error(error)
+        reason = reason_against(module)
+        if reason is not None:
+            raise UnprovenError(f"{place} has no proven bound: {reason}.") from error
         if recorder.refused is not None or isinstance(error, ValueError):
             raise recorder.refused or error from None
         words = " ".join(str(error).split())
         raise UnprovenError(
-            f"{recorder.places.of_error(error)} fails on one tensor of `input_shape` "
+            f"{place} fails on one tensor of `input_shape` "
             f"{tuple(x.shape[1:])} ({type(error).__name__}: {words})."
         ) from error
     finally:
@@ -278,7 +283,7 @@ class Recorder(TorchFunctionMode):
                 raise UnprovenError(
                     f"{title} has no rule; make it a module and register an op for it"
                 )
-            if "out" in kwargs:
+            if kwargs.get("out") is not None:
                 raise UnprovenError("it writes to a tensor that others may read")
             names = capture(call, *args, **kwargs)
             names = list(names) if isinstance(names, tuple | list) else [names]

@@ -259,7 +259,8 @@ REFUSED = {
     "pre-hook": (lambda m: hooked(m, "register_forward_pre_hook"), "`3` .*hook"),
     "unknown": (lambda m: m.append(nn.Tanh()), r"`3` \(Tanh\).*state `rounding` in its op"),
     "softmax": (lambda m: m.append(nn.Softmax(1)), r"`3` \(Softmax\) .*no proven rounding"),
-    "unproven": (lambda m: m.append(nn.LayerNorm(10)), "LayerNorm"),
+    "unproven": (lambda m: m.append(nn.GLU()), r"`3` \(GLU\)"),
+    "statistics": (lambda m: m.append(nn.LayerNorm(10)), "LayerNorm.*no proven rounding"),
     "train mode": (lambda m: m.append(nn.BatchNorm1d(10).train()), r"model\.eval\(\)"),
 }
 

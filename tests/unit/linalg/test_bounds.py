@@ -213,3 +213,32 @@ def test_sums_and_products_round_up():
     assert up_product(5e-324, 0.5) > 0
     assert up_product(1.0, 1.0, 1.0) == 1.0
     assert up_root_sum_square(1e200, 1e200) < 1.5e200
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1.0])
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("mode", ["reflect", "replicate", "circular"])
+def test_copies_around_small_images_are_bounded_by_the_dense_operator(mode, groups, scale):
+    """Copies are as in the whole operator: what it takes from a pixel and its copies may cancel."""
+    checked = 0
+    cases = itertools.product([3, 5], [1, 2], [1, 2], [(5, 6), (7,)])
+    for k, s, p, size in [*cases, (3, 1, 1, (3, 4, 3))]:
+        axes = len(size)
+        kernel = scale * random(groups, 2, *[k] * axes, seed=k + s)
+        sides = (p,) * axes
+        op = ConvOperator(kernel, size, (s,) * axes, (), groups, Padding(mode, sides, sides))
+        norm, bound = true_norm(op), op.norm_bound(tight=True)
+        assert norm * (1 - 1e-13) <= bound.value <= conv_norm_bound(op).value
+        if embedding(op)[2] > 1:
+            assert bound.value <= norm * (1 + 1e-8)
+            checked += 1
+    assert checked > 2
+
+
+def test_entries_of_dense_operators_that_are_sums_count_their_rounding(monkeypatch):
+    op = ConvOperator(random(1, 1, 3), (4,), (), (), 1, Padding("reflect", (1,), (1,)))
+    exact = op.norm_bound(tight=True).value
+    monkeypatch.setattr("taut.linalg.operator.gamma", lambda n, u: 1e-6 * n)
+    coarse = op.norm_bound(tight=True).value
+    # Three products are summed, in each of four columns.
+    assert coarse >= exact + 2 * 3e-6 * abs(op.kernel).sum().item() * 0.99

@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import mpmath
 import pytest
 import torch
 from torch import nn
@@ -54,6 +55,36 @@ def test_slope_of_gelu():
     least = (1 + erf[0]) / 2 + low / root_pi[1]
     most = (1 + erf[1]) / 2 + high / root_pi[0]
     assert most <= slope(nn.GELU()) <= least * (1 + Fraction(1, 10**5))
+
+
+@pytest.mark.parametrize(
+    ("module", "where", "function"),
+    [
+        (nn.Mish(), 1.49, lambda x: x * mpmath.tanh(mpmath.log(1 + mpmath.exp(x)))),
+        (nn.GELU("tanh"), 1.42, lambda x: x * (1 + mpmath.tanh(_cubic(x))) / 2),
+        (nn.SiLU(), 2.4, lambda x: x / (1 + mpmath.exp(-x))),
+        (nn.SELU(), -1e-9, lambda x: _selu(x)),
+    ],
+    ids=["mish", "gelu tanh", "silu", "selu"],
+)
+def test_slopes_in_the_last_digit(module, where, function):
+    """Slopes on a grid in 30 digits, and at their largest point: no more than the last digit."""
+    with mpmath.workdps(30):
+        grid = [mpmath.diff(function, mpmath.mpf(i) / 16) for i in range(-160, 160)]
+        nearby = [mpmath.diff(function, where + mpmath.mpf(i) / 2000) for i in range(-20, 21)]
+        bound = mpmath.mpf(float(slope(module)))
+        assert max(map(abs, grid)) <= bound
+        assert bound - mpmath.mpf("1e-5") <= max(nearby) <= bound
+
+
+def _cubic(x):
+    return mpmath.sqrt(2 / mpmath.pi) * (x + mpmath.mpf("0.044715") * x**3)
+
+
+def _selu(x):
+    alpha, scale = "1.67326324235437728481", "1.05070098735548049342"
+    below = mpmath.mpf(alpha) * mpmath.expm1(x)
+    return mpmath.mpf(scale) * (x if x > 0 else below)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 5, 7])

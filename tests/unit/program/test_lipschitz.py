@@ -128,7 +128,7 @@ def test_nearest_upsampling_has_gain_two():
     "activation",
     [
         nn.ReLU(), nn.ReLU6(), nn.LeakyReLU(0.2), nn.LeakyReLU(-3.0), nn.Tanh(), nn.Sigmoid(),
-        nn.Softplus(3.0, threshold=math.inf), nn.ELU(2.0), nn.SELU(), nn.SiLU(), nn.GELU(),
+        nn.Softplus(3.0), nn.ELU(2.0), nn.SELU(), nn.SiLU(), nn.GELU(),
         nn.Hardtanh(), nn.Softsign(), nn.LogSigmoid(), nn.PReLU(init=-1.5),
     ],
     ids=str,
@@ -295,8 +295,8 @@ class Custom(nn.Linear):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (nn.Sequential(linear(), nn.Softmin(1)), r"softmin has no rule.*register an op"),
-        (nn.Sequential(nn.LayerNorm(6)), "LayerNorm"),
+        (Forward(lambda m, x: torch.lgamma(x)), r"lgamma has no rule.*register an op"),
+        (nn.Sequential(nn.LayerNorm(6, eps=0.0)), "LayerNorm.*`eps` is above 0"),
         (nn.Sequential(nn.Softmax(0)), "`dim`"),
         (Forward(lambda m, x: x * x), "product of two signals"),
         (Forward(lambda m, x: x / x), "constants"),
@@ -312,7 +312,7 @@ class Custom(nn.Linear):
         (Forward(lambda m, x: torch.cat([x, x])), "batch"),
         (Forward(lambda m, x: x if x.sum() > 0 else -x), "branch"),
         (Forward(lambda m, x: F.dropout(x)), "random"),
-        (Forward(lambda m, x: F.normalize(x)), "no rule|no proven"),
+        (Forward(lambda m, x: F.normalize(x, eps=0.0)), "`eps` is above 0"),
         (Forward(lambda m, x: (x, x)), "one tensor"),
         (Forward(lambda m, x: x * m.t, t=nn.Parameter(torch.tensor(math.nan))), "NaN"),
         (nn.Sequential(nn.LazyLinear(3)), "lazy"),
@@ -328,8 +328,8 @@ class Custom(nn.Linear):
         (Forward(lambda m, x: torch.sum(x, (1,), True, dtype=torch.int64) / 2), "dtype"),
         (Forward(lambda m, x: x * 1j), "real number"),
         (Forward(lambda m, x: x * (1 + 1e-4 * torch.rand(1))), "random"),
-        (nn.Sequential(nn.Softplus()), "jumps"),
-        (Forward(lambda m, x: nn.functional.softplus(x)), "jumps"),
+        (nn.Sequential(nn.Softplus(threshold=1.0)), "jumps"),
+        (Forward(lambda m, x: F.softplus(x, 1.0, math.inf)), "overflow"),
         (nn.Sequential(nn.MultiheadAttention(6, 1)), "MultiheadAttention"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Functions of each entry alone, by their largest slope, and softmax."""
+"""Functions of each entry alone, by their largest slope: those made of straight pieces."""
 
 import math
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from taut.program._op import AbstractOp, Rounding, captures, like, op, reads
 from taut.program._program import Site
 from taut.program._result import UnprovenError
 
-__all__: list[str] = []
+__all__ = ["AbstractActivation", "at_least_one", "number", "plain_call"]
 
 
 class AbstractActivation(AbstractOp):
@@ -47,11 +47,12 @@ class AbstractActivation(AbstractOp):
 
     def source(self, site: Site, *x: str) -> str:
         """As an expression."""
-        args = "".join(f", {name}={value!r}" for name, value in site.args.items())
-        return f"{_SOURCES.get(self.kind, 'F')}.{self.kind}({x[0]}{args})"
+        args = "".join(f", {name}={value!r}" for name, value in sorted(site.args.items()))
+        return f"{'torch' if self.kind in _IN_TORCH else 'F'}.{self.kind}({x[0]}{args})"
 
 
-_SOURCES = {"tanh": "torch", "sigmoid": "torch", "abs": "torch", "neg": "torch"}
+_IN_TORCH = ("tanh", "sigmoid", "abs", "neg", "sin", "cos", "atan", "erf", "asinh")
+"""What `torch` has, and `torch.nn.functional` has not."""
 
 
 @op("relu")
@@ -97,76 +98,6 @@ class Neg(AbstractActivation):
         return Folded.channelwise(-torch.ones(site.shape[-1 if last else 0]), size)
 
 
-@op("tanh")
-class Tanh(AbstractActivation):
-    """tanh x."""
-
-    function = torch.tanh
-
-
-@op("sigmoid")
-class Sigmoid(AbstractActivation):
-    """1 / (1 + exp(-x))."""
-
-    function = torch.sigmoid
-    slope = 0.25
-
-
-@op("logsigmoid")
-class LogSigmoid(AbstractActivation):
-    """log(1 / (1 + exp(-x)))."""
-
-    function = F.logsigmoid
-
-
-@op("softsign")
-class Softsign(AbstractActivation):
-    """x / (1 + |x|)."""
-
-    function = F.softsign
-
-    def rounding(self, site: Site) -> Rounding:
-        """The sum below, the division."""
-        return Rounding(2, 1.0)
-
-
-@op("selu")
-class SELU(AbstractActivation):
-    """An exponential below 0, where its slope is scale * alpha = 1.75809934... at most."""
-
-    function = F.selu
-    slope = 1.7580994
-
-
-@op("silu")
-class SiLU(AbstractActivation):
-    """x s(x), s the sigmoid.
-
-    The slope s + x s (1 - s) is largest where x tanh(x / 2) = 2, and there it is 1/2 + x/4;
-    x = 2.39935...
-    """
-
-    function = F.silu
-    slope = 1.09984
-
-
-@op("gelu")
-class GELU(AbstractActivation):
-    """x P(x), P of the normal distribution with density p.
-
-    The slope P + x p has the derivative p (2 - x^2): largest at sqrt(2), 1.128904...
-    """
-
-    function = F.gelu
-    slope = 1.12891
-
-    def largest_slope(self, site: Site) -> float:
-        """Of the exact form."""
-        if site.args["approximate"] != "none":
-            raise UnprovenError(f"`approximate` must be 'none'; got {site.args['approximate']!r}")
-        return self.slope
-
-
 @op("leaky_relu")
 class LeakyReLU(AbstractActivation):
     """x above 0, a multiple of it below."""
@@ -175,7 +106,7 @@ class LeakyReLU(AbstractActivation):
 
     def largest_slope(self, site: Site) -> float:
         """1, or the slope below 0."""
-        return _at_least_one(site.args["negative_slope"])
+        return at_least_one(site.args["negative_slope"])
 
     def rounding(self, site: Site) -> Rounding:
         """The slope, the product."""
@@ -186,24 +117,13 @@ class LeakyReLU(AbstractActivation):
         e.node("LeakyRelu", x, alpha=site.args["negative_slope"])
 
 
-@op("elu")
-class ELU(AbstractActivation):
-    """x above 0, alpha (exp x - 1) below."""
-
-    function = F.elu
-
-    def largest_slope(self, site: Site) -> float:
-        """1, or alpha."""
-        return _at_least_one(site.args["alpha"])
-
-
 @op("prelu")
 class PReLU(AbstractActivation):
     """LeakyReLU with a slope of each channel."""
 
     def largest_slope(self, site: Site) -> float:
         """1, or the steepest below 0."""
-        return _at_least_one(site.tensors["weight"].double().abs().max().item())
+        return at_least_one(site.tensors["weight"].double().abs().max().item())
 
     def rounding(self, site: Site) -> Rounding:
         """The product."""
@@ -212,28 +132,6 @@ class PReLU(AbstractActivation):
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Apply the function."""
         return F.prelu(x[0], like(site.tensors["weight"], x[0]))
-
-
-@op("softplus")
-class Softplus(AbstractActivation):
-    """log(1 + exp(beta x)) / beta."""
-
-    function = F.softplus
-
-    def largest_slope(self, site: Site) -> float:
-        """1, without a threshold: above it torch returns x, a jump down."""
-        beta, threshold = site.args["beta"], site.args["threshold"]
-        if threshold != {"float": "inf"} or not beta > 0:
-            shown = threshold["float"] if isinstance(threshold, dict) else threshold
-            raise UnprovenError(
-                "`threshold` must be inf, as torch jumps down to x at any other, and `beta` > 0; "
-                f"got {shown}, {beta}"
-            )
-        return 1.0
-
-    def run(self, site: Site, *x: Tensor) -> Tensor:
-        """Apply the function."""
-        return F.softplus(x[0], site.args["beta"], math.inf)
 
 
 @op("hardtanh")
@@ -248,34 +146,59 @@ class Hardtanh(AbstractActivation):
         return Rounding(1, 1.0, up_product(end, up_root(float(site.entries[0]))))
 
 
-@op("softmax")
-class Softmax(AbstractOp):
-    r"""exp x / sum exp x along an axis.
+@op("hardsigmoid")
+class Hardsigmoid(AbstractActivation):
+    """min(max(x + 3, 0), 6) / 6: slope 1/6 between -3 and 3."""
 
-    The Jacobian diag(p) - p p^T is symmetric with rows of absolute sum 2 p_i (1 - p_i), at most 1/2
-    (Gershgorin).
-    """
+    function = F.hardsigmoid
+    slope = math.nextafter(1 / 6, 1.0)
 
-    proof = "Jacobian of norm at most 1/2"
+    def rounding(self, site: Site) -> Rounding:
+        r"""The sum, the inverse of 6, the quotient, and one to spare.
 
-    def gains(self, site: Site) -> tuple[float, ...]:
-        """One half."""
-        return (0.5,)
-
-    def run(self, site: Site, *x: Tensor) -> Tensor:
-        """Normalise."""
-        return torch.softmax(x[0], site.args["axis"] + 1)
+        :math:`|x + 3| \le |x| + 3` bounds what is cut, what is rounded, and each result between.
+        """
+        return Rounding(4, 1.0, up_product(3.0, up_root(float(site.entries[0]))))
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
-        """Along the axis."""
-        e.node("Softmax", x, axis=site.args["axis"] + 1)
-
-    def source(self, site: Site, *x: str) -> str:
-        """As an expression."""
-        return f"torch.softmax({x[0]}, {site.args['axis'] + 1})"
+        """With its slope."""
+        e.node("HardSigmoid", x, alpha=1 / 6, beta=0.5)
 
 
-def _at_least_one(value: float | dict) -> float:
+@op("hardswish")
+class Hardswish(AbstractActivation):
+    r"""x min(max(x + 3, 0), 6) / 6: slope x/3 + 1/2 from -3 to 3, between -1/2 and 3/2."""
+
+    function = F.hardswish
+    slope = 1.5
+    onnx = "HardSwish"
+
+    def rounding(self, site: Site) -> Rounding:
+        r"""The sum, the product, the inverse of 6, the quotient, and one to spare.
+
+        The sum is off by at most 6 u after it is cut to [0, 6], so that the product is off by
+        at most :math:`|x| 6 u` and, in all, :math:`\gamma_5 |x|`; it is at most :math:`6 |x|`.
+        """
+        return Rounding(5, 6.0)
+
+
+@op("softshrink")
+class Softshrink(AbstractActivation):
+    """0 up to `lambd`, from there on slope 1."""
+
+    function = F.softshrink
+
+    def rounding(self, site: Site) -> Rounding:
+        """`lambd` is rounded, then the difference."""
+        return Rounding(2, 1.0, up_product(site.args["lambd"], up_root(float(site.entries[0]))))
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        """A shrinkage that moves the rest."""
+        e.node("Shrink", x, lambd=site.args["lambd"], bias=site.args["lambd"])
+
+
+def at_least_one(value: float | dict) -> float:
+    """The larger of 1 and the modulus of a slope."""
     if isinstance(value, dict) or not math.isfinite(value):
         raise UnprovenError("its slope is NaN or Inf")
     return max(1.0, abs(value))
@@ -284,32 +207,22 @@ def _at_least_one(value: float | dict) -> float:
 # What calls of torch are.
 
 
-def _plain(c: Call, input: Tensor, inplace: bool = False, *, kind: str) -> str:
+def number(value: Any, name: str) -> float:
+    """A finite real number among the arguments of a call."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        raise UnprovenError(f"`{name}` must be a finite number; got {value!r}")
+    return float(value)
+
+
+def plain_call(c: Call, input: Tensor, inplace: bool = False, *, kind: str) -> str:
+    """A function without arguments."""
     return c.add(kind, [c.name(input)])
 
 
-for _kind in (
-    "relu",
-    "relu6",
-    "abs",
-    "neg",
-    "tanh",
-    "sigmoid",
-    "logsigmoid",
-    "softsign",
-    "selu",
-    "silu",
-):
-    captures(_kind, kind=_kind)(_plain)
-captures("absolute", kind="abs")(_plain)
-captures("negative", kind="neg")(_plain)
-captures("log_sigmoid", kind="logsigmoid")(_plain)
-
-
-@captures("gelu")
-def gelu(c: Call, input: Tensor, approximate: str = "none") -> str:
-    """GELU."""
-    return c.add("gelu", [c.name(input)], args={"approximate": approximate})
+for _kind in ("relu", "relu6", "abs", "neg", "hardswish", "hardsigmoid"):
+    captures(_kind, kind=_kind)(plain_call)
+captures("absolute", kind="abs")(plain_call)
+captures("negative", kind="neg")(plain_call)
 
 
 @captures("leaky_relu")
@@ -318,23 +231,47 @@ def leaky_relu(c: Call, input: Tensor, negative_slope: Any = 0.01, inplace: bool
     return c.add("leaky_relu", [c.name(input)], args={"negative_slope": float(negative_slope)})
 
 
-@captures("elu")
-def elu(c: Call, input: Tensor, alpha: Any = 1.0, inplace: bool = False) -> str:
-    """ELU."""
-    return c.add("elu", [c.name(input)], args={"alpha": float(alpha)})
+@captures("rrelu")
+def rrelu(c: Call, input: Tensor, lower: float = 1 / 8, upper: float = 1 / 3,
+          training: bool = False, *_: Any, **kwargs: Any) -> str:  # fmt: skip
+    """In evaluation, LeakyReLU with the slope in the middle."""
+    if training:
+        raise UnprovenError("its slopes are random in training; call model.eval() first")
+    return leaky_relu(c, input, (lower + upper) / 2)
+
+
+@captures("hardshrink")
+def hardshrink(c: Call, input: Tensor, lambd: Any = 0.5) -> str:
+    """The signal itself where nothing is cut."""
+    if lambd != 0:
+        raise UnprovenError(
+            f"it jumps from 0 to `lambd` = {lambd}, so that it has no Lipschitz constant; "
+            "Softshrink has one"
+        )
+    return c.name(input)
+
+
+@captures("softshrink")
+def softshrink(c: Call, input: Tensor, lambd: Any = 0.5) -> str:
+    """Softshrink."""
+    return c.add("softshrink", [c.name(input)], args={"lambd": number(lambd, "lambd")})
+
+
+@captures("_threshold", "threshold")
+def threshold(c: Call, input: Tensor, threshold: Any, value: Any, inplace: bool = False) -> str:
+    """The larger of the signal and the threshold, where the value below is the threshold."""
+    if threshold != value:
+        raise UnprovenError(
+            f"it jumps from `value` = {value} to `threshold` = {threshold}, so that it has no "
+            "Lipschitz constant unless they are equal"
+        )
+    return c.add("clamp", [c.name(input)], args={"min": number(value, "value"), "max": None})
 
 
 @captures("prelu", "_prelu_kernel")
 def prelu(c: Call, input: Tensor, weight: Tensor) -> str:
     """PReLU."""
     return c.add("prelu", [c.name(input)], tensors={"weight": c.constant(weight)})
-
-
-@captures("softplus")
-def softplus(c: Call, input: Tensor, beta: Any = 1.0, threshold: Any = 20.0) -> str:
-    """Softplus."""
-    args = {"beta": float(beta), "threshold": float(threshold)}
-    return c.add("softplus", [c.name(input)], args=args)
 
 
 @captures("hardtanh")
@@ -347,23 +284,25 @@ def hardtanh(
     )
 
 
-@captures("softmax")
-def softmax(c: Call, input: Tensor, dim: int | None = None, *_: Any, **kwargs: Any) -> str:
-    """Softmax along an axis of the sample."""
-    if dim is None or dim % input.dim() == 0:
-        raise UnprovenError("it must have a `dim` that is not the batch")
-    return c.add("softmax", [c.name(input)], args={"axis": dim % input.dim() - 1})
-
-
 # What nodes of ONNX are, as functions of torch.
 
 reads("Relu")(lambda x: F.relu(x))
 reads("Abs")(lambda x: torch.abs(x))
-reads("Tanh")(lambda x: torch.tanh(x))
-reads("Sigmoid")(lambda x: torch.sigmoid(x))
-reads("Softsign")(lambda x: F.softsign(x))
 reads("LeakyRelu")(lambda x, *, alpha=0.01: F.leaky_relu(x, alpha))
-reads("Elu")(lambda x, *, alpha=1.0: F.elu(x, alpha))
 reads("PRelu")(lambda x, slope: F.prelu(x, slope.flatten()))
-reads("Softmax")(lambda x, *, axis=-1: torch.softmax(x, axis))
 reads("Neg")(lambda x: [-n for n in x] if isinstance(x, list) else torch.neg(x))
+reads("HardSwish")(lambda x: F.hardswish(x))
+
+
+@reads("HardSigmoid")
+def _hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
+    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:  # files hold numbers in float32
+        return F.hardsigmoid(x)
+    return torch.clamp(alpha * x + beta, 0.0, 1.0)
+
+
+@reads("Shrink")
+def _shrink(x: Tensor, *, lambd: float = 0.5, bias: float = 0.0) -> Tensor:
+    if lambd != bias:
+        raise ValueError("it jumps, unless `bias` is `lambd`")
+    return F.softshrink(x, lambd)

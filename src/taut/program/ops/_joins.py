@@ -13,7 +13,7 @@ from taut.program._result import UnprovenError
 from taut.program.ops._arithmetic import _check_batch, spread
 from taut.program.ops._shapes import reshaped
 
-__all__: list[str] = []
+__all__ = ["extremum"]
 
 
 class AbstractJoin(AbstractOp):
@@ -146,15 +146,16 @@ def stack(c: Call, tensors: Any, dim: int = 0) -> str:
     return c.add("concat", names, args={"axis": axis, "parts": list(range(len(names)))})
 
 
-def _extremum(c: Call, input: Any, other: Any, *, kind: str) -> str:
+def extremum(c: Call, input: Any, other: Any, *, kind: str) -> str:
+    """The larger or smaller of two values, or of a value and a constant."""
     _check_batch(c, input, other)
     signals = [c.name(value) for value in (input, other) if c.is_signal(value)]
     constants = [c.spread(value) for value in (input, other) if not c.is_signal(value)]
     return c.add(kind, signals, tensors=dict(zip(("constant",), constants, strict=False)))
 
 
-captures("maximum", kind="maximum")(_extremum)
-captures("minimum", kind="minimum")(_extremum)
+captures("maximum", kind="maximum")(extremum)
+captures("minimum", kind="minimum")(extremum)
 
 
 # What nodes of ONNX are, as functions of torch.

@@ -129,29 +129,6 @@ def pad(c: Call, input: Tensor, pad: Any, mode: str = "constant", value: Any = N
     return c.add("pad", [name], args=args)
 
 
-@captures("interpolate", "upsample", "upsample_nearest")
-def interpolate(c: Call, input: Tensor, size: Any = None, scale_factor: Any = None,
-                mode: str = "nearest", align_corners: Any = None,
-                recompute_scale_factor: Any = None, antialias: bool = False) -> str:  # fmt: skip
-    """Nearest neighbours only."""
-    if mode not in ("nearest", "nearest-exact"):
-        raise UnprovenError(f"`mode` must be nearest; got {mode!r}")
-    axes = input.dim() - 2
-    if axes < 1:
-        raise UnprovenError("its input must be (batch, channels, axes)")
-    if recompute_scale_factor:
-        size, scale_factor = tuple(c.result.shape[2:]), None
-    sizes = None if size is None else [size] * axes if isinstance(size, int) else list(size)
-    factors = None
-    if scale_factor is not None:
-        factors = (
-            [scale_factor] * axes if isinstance(scale_factor, int | float) else list(scale_factor)
-        )
-        factors = [float(factor) for factor in factors]
-    args = {"size": sizes, "scale_factor": factors, "mode": mode}
-    return c.add("upsample", [c.name(input)], args=args)
-
-
 @reads("Pad")
 def _onnx_pad(
     x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "constant"

@@ -22,9 +22,14 @@ from taut.program.ops._linear import sides_of
 
 __all__: list[str] = []
 
-_AVERAGES = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
-_ADAPTIVE = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+_AVERAGES: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+_ADAPTIVE: tuple[Any, ...] = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
 _MAXIMA = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_ADAPTIVE_MAXIMA: tuple[Any, ...] = (
+    F.adaptive_max_pool1d,
+    F.adaptive_max_pool2d,
+    F.adaptive_max_pool3d,
+)
 _FOLDED = 1 + 2.0**-40
 """Covers the float64 rounding of the few operations that fold a scale."""
 
@@ -148,6 +153,31 @@ class MaxPool(AbstractOp):
         return f"F.max_pool{axes}d({x[0]}, {sizes}, {args['ceil_mode']})"
 
 
+@op("adaptive_max_pool")
+class AdaptiveMaxPool(AbstractOp):
+    """Maxima over windows of several sizes, which overlap where they must."""
+
+    exact = True
+
+    def gains(self, site: Site) -> tuple[NormBound, ...]:
+        """As of other maxima; windows of an axis overlap as those of its averages do."""
+        shares = 1
+        for n, outputs in zip(site.shapes[0][1:], site.shape[1:], strict=True):
+            windows = F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64), outputs) > 0
+            shares *= int(windows.sum(1).max())
+        return (
+            NormBound(up_root(float(shares)), f"maxima; up to {shares} windows share an entry"),
+        )
+
+    def run(self, site: Site, *x: Tensor) -> Tensor:
+        """Pool."""
+        return _ADAPTIVE_MAXIMA[len(site.shape) - 2](x[0], tuple(site.shape[1:]))
+
+    def source(self, site: Site, *x: str) -> str:
+        """As an expression."""
+        return f"F.adaptive_max_pool{len(site.shape) - 1}d({x[0]}, {tuple(site.shape[1:])})"
+
+
 def _one_channel(site: Site) -> Site:
     return Site(site.node, ((1, *site.shapes[0][1:]),), {})
 
@@ -173,15 +203,18 @@ def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
 def average(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
             ceil_mode: bool = False, count_include_pad: bool = True,
             divisor_override: int | None = None) -> str:  # fmt: skip
-    """Averages over windows that all have their full size."""
+    """Averages over windows, which all have their full size if none goes over the border."""
     axes = _axes(c, input)
     kernel, pads = _per_axis(kernel_size, axes), _per_axis(padding, axes)
     steps = kernel if stride in (None, (), []) else _per_axis(stride, axes)
-    if any(pads) and not count_include_pad:
-        raise UnprovenError("`count_include_pad` must be True where there is padding")
     fits = zip(input.shape[2:], pads, kernel, steps, strict=True)
-    if ceil_mode and any((n + 2 * p - k) % s for n, p, k, s in fits):
-        raise UnprovenError("`ceil_mode` must be False where windows do not fit")
+    ceil_mode = ceil_mode and any((n + 2 * p - k) % s for n, p, k, s in fits)
+    if ceil_mode or (any(pads) and not count_include_pad):
+        args = {
+            "kernel_size": kernel, "stride": steps, "padding": pads, "ceil_mode": ceil_mode,
+            "count_include_pad": count_include_pad, "divisor": divisor_override, "adaptive": False,
+        }  # fmt: skip
+        return c.add("average", [c.name(input)], args=args)
     return _averaged(c, input, kernel, steps, pads, divisor_override or math.prod(kernel))
 
 
@@ -207,17 +240,20 @@ def _averaged(
 
 @captures("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 def adaptive_average(c: Call, input: Tensor, output_size: Any) -> str:
-    """Averages over windows of one size."""
-    kernel = _adaptive(c, input, output_size)
+    """Averages over windows of one size, where that divides the input."""
+    kernel = _adaptive(c, input)
+    if kernel is None:
+        return c.add("average", [c.name(input)], args={"adaptive": True, "divisor": None})
     whole = all(n == 1 for n in c.result.shape[2:])
     return _averaged(c, input, kernel, kernel, (0,) * len(kernel), math.prod(kernel), whole=whole)
 
 
-def _adaptive(c: Call, x: Tensor, output_size: Any) -> Shape:
+def _adaptive(c: Call, x: Tensor) -> Shape | None:
+    """The one size of the windows of an adaptive pool, if they have one."""
     _axes(c, x)
     size, outputs = tuple(x.shape[2:]), tuple(c.result.shape[2:])
     if any(n % o for o, n in zip(outputs, size, strict=True)):
-        raise UnprovenError(f"`output_size` must divide the input size {size}; got {outputs}")
+        return None
     return tuple(n // o for o, n in zip(outputs, size, strict=True))
 
 
@@ -237,10 +273,12 @@ def maximum(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, paddin
 
 @captures("adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d")
 def adaptive_maximum(c: Call, input: Tensor, output_size: Any, return_indices: bool = False) -> str:
-    """Maxima over windows that do not overlap."""
+    """Maxima over windows, of one size and side by side where that divides the input."""
     if return_indices or not isinstance(c.result, Tensor):
         raise UnprovenError("`return_indices` must be False")
-    kernel = _adaptive(c, input, output_size)
+    kernel = _adaptive(c, input)
+    if kernel is None:
+        return c.add("adaptive_max_pool", [c.name(input)])
     ones = (1,) * len(kernel)
     args = {
         "kernel_size": kernel,

@@ -290,7 +290,7 @@ def _repeated(c: Call, x: str, counts: tuple[int, ...]) -> str:
     return c.add("repeat", [x], args={"repeats": list(counts)})
 
 
-@captures("unfold")
+@captures("unfold", "im2col")
 def unfold(c: Call, x: Tensor, *args: Any, **kwargs: Any) -> str:
     """Windows: of an image as columns (a function), or of one axis (a method)."""
     if x.dim() == 4 and c.result.dim() == 3:
