@@ -6,12 +6,16 @@ from taut.program.ops import (
     _joins,
     _linear,
     _normalisation,
+    _numbers,
     _pads,
     _pooling,
+    _readers,
     _reductions,
     _selections,
     _shapes,
     _sorting,
+    _traced,
+    _windows,
 )
 
 __all__ = [
@@ -20,10 +24,14 @@ __all__ = [
     "_joins",
     "_linear",
     "_normalisation",
+    "_numbers",
     "_pads",
     "_pooling",
+    "_readers",
     "_reductions",
     "_selections",
     "_shapes",
     "_sorting",
+    "_traced",
+    "_windows",
 ]
