@@ -108,7 +108,7 @@ class Upsample(AbstractSelection):
 
 @captures("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
           "replication_pad2d", "_pad_circular")  # fmt: skip
-def pad(c: Call, input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> str:
+def pad(c: Call, input: Tensor, pad: Any, mode: Any = "constant", value: Any = None) -> str:
     """Pads along the last axes; what is negative cuts off."""
     if c.function == "constant_pad_nd" and not isinstance(mode, str):
         mode, value = "constant", mode

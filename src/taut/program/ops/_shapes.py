@@ -326,8 +326,9 @@ def open_batch(x: Tensor, sizes: Sequence[Any], batch: int | None) -> list[Any]:
 @reads("Reshape")
 def _reshaped(x: Any, shape: Any, *, allowzero: int = 0, batch: int | None) -> Any:
     sizes = integers(shape)
-    if isinstance(x, list) and sizes in ([-1], [len(x)]):
-        return x  # which may hold the size of the batch
+    whole = [x] if isinstance(x, int | BatchSize) else x
+    if isinstance(whole, list) and sizes in ([-1], [len(whole)]):
+        return whole  # it may hold the size of the batch
     x = as_tensor(x)
     copied = [x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(sizes)]
     return x.reshape(open_batch(x, copied, batch))
