@@ -1,6 +1,7 @@
 """ONNX files as models: each node is a function of torch; to read a file is to record it."""
 
 import inspect
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, final
@@ -147,6 +148,8 @@ def _step(node: Any, onnx: Any) -> Step:
         raise ValueError(f"{where} is an operator without a reader")
     entries = _by_name(node.attribute, "name", f"attribute of {where}")
     options = {name: _option(a, onnx) for name, a in entries.items()}
+    if any(isinstance(value, float) and not math.isfinite(value) for value in options.values()):
+        raise ValueError(f"{where} has a number that is not finite")
     function = READS[node.op_type]
     known = inspect.signature(function).parameters
     unknown = [name for name in options if name not in known or name in _GIVEN]

@@ -99,7 +99,7 @@ def model_of_torch(
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError | ValueError):
             raise
         raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} cannot be read as a model: {reason}.") from None
 
@@ -148,6 +148,8 @@ def _tensors(archive: zipfile.ZipFile, files: Mapping[str, str], kind: str) -> d
         if entry["use_pickle"] or meta["dtype"] not in _DTYPES:
             continue  # of a step that needs it, it is missed by name
         shape = [size["as_int"] for size in meta["sizes"]]
+        if any(n < 0 for n in shape):
+            raise ValueError(f"{name} has a size below 0")
         strides = [stride["as_int"] for stride in meta["strides"]]
         plain = torch.empty(shape, device="meta")
         if meta["storage_offset"]["as_int"] or strides != list(plain.stride()):

@@ -226,6 +226,10 @@ def _larger(config):
     next(iter(config["config"].values()))["tensor_meta"]["sizes"][0]["as_int"] = 17
 
 
+def _below_0(config):
+    next(iter(config["config"].values()))["tensor_meta"]["sizes"][0]["as_int"] = -17
+
+
 def _version(model):
     model["schema_version"]["major"] = 1
 
@@ -297,6 +301,7 @@ PROGRAM_DAMAGE = {
     "a pickle": ("model_weights_config.json", _as_pickle, "no plain tensor of the file"),
     "strides": ("model_weights_config.json", _strided, "not in their order"),
     "a size": ("model_weights_config.json", _larger, "not as many numbers"),
+    "a size below 0": ("model_weights_config.json", _below_0, "a size below 0"),
     "a version": ("model.json", _version, "of the format"),
     "an operator": ("model.json", _operator, "operator without a reader"),
     "an argument": ("model.json", _argument, "other arguments"),

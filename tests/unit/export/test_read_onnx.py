@@ -116,6 +116,9 @@ CASES = {
     ),
     "gemm without bias": one("Gemm", "w", constants={"w": numbers(6, 2)}, shape=FLAT, alpha=2.0),
     "matrix": one("MatMul", "w", constants={"w": numbers(7, 4)}),
+    "a copy of a weight": (
+        [("Identity", ["w"], {}), ("MatMul", ["input", "x"], {})], {"w": numbers(7, 4)}, IMAGE
+    ),
     "matrix from the left": (
         [("MatMul", ["w", "x"], {})], {"w": numbers(4, 8)}, IMAGE
     ),
@@ -302,6 +305,17 @@ REFUSED = {
     "half precision": (one("Cast", to=10), "another precision"),
     "two precisions": (
         one("Mul", "a", constants={"a": numbers(7, kind=np.float64)}), "more than one precision",
+    ),
+    "real and whole numbers": (
+        one("Max", "a", constants={"a": np.array([1])}), "both real and whole",
+    ),
+    "an axis that is none": (one("Flatten", axis=5), "an axis 5 of 4"),
+    "an axis of more entries": (
+        one("Squeeze", "a", constants={"a": np.array([2])}), "must have one entry",
+    ),
+    "a slope that is no number": (one("LeakyRelu", alpha=float("nan")), "is not finite"),
+    "a step over the image": (
+        one("Conv", "w", constants=KERNEL, strides=[2**40, 1]), "larger than the padded image",
     ),
     "windows behind the image": (
         one("MaxPool", kernel_shape=[2, 2], strides=[3, 8], pads=[0, 0, 0, 9], ceil_mode=1),

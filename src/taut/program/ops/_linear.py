@@ -165,6 +165,14 @@ class TransposedConvolution(AbstractAffine):
         return f"self.{site.node.name}({image})"
 
 
+def check_steps(
+    steps: Sequence[int], size: Sequence[int], left: Sequence[int], right: Sequence[int]
+) -> None:
+    """Refuse steps over a whole image: the memory that a proof takes grows with them."""
+    if any(s > n + a + b for s, n, a, b in zip(steps, size, left, right, strict=True)):
+        raise UnprovenError("its stride is larger than the padded image")
+
+
 def padded(x: Tensor, padding: Padding) -> Tensor:
     """The image with its padding: zeros behind it, then zeros or copies around it."""
     if any(padding.extend):
@@ -275,8 +283,10 @@ def convolve(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None,
         right = tuple(t - t // 2 for t in total)
     else:
         left = right = (0,) * axes if padding == "valid" else _per_axis(padding, axes)
+    steps = _per_axis(stride, axes)
+    check_steps(steps, input.shape[2:], left, right)
     args = {
-        "stride": _per_axis(stride, axes), "dilation": gaps, "groups": groups,
+        "stride": steps, "dilation": gaps, "groups": groups,
         "padding": padding_args("zeros", left, right),
     }  # fmt: skip
     held = {"weight": c.constant(weight), "bias": None if bias is None else c.constant(bias)}

@@ -17,7 +17,7 @@ from taut.program._batch import BatchSize
 from taut.program._op import READS, integers, reads
 from taut.program._program import LARGEST
 
-__all__ = ["as_tensor", "elementwise", "read_all"]
+__all__ = ["as_tensor", "axis_of", "checked_sizes", "elementwise", "quotient", "read_all"]
 
 DTYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32,
@@ -35,12 +35,20 @@ def as_tensor(value: Any) -> Tensor:
     return torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else None)
 
 
+def axis_of(axis: int, dims: int) -> int:
+    """An axis counted from the front; one that is none is refused."""
+    if not -dims <= axis < dims:
+        raise ValueError(f"it has an axis {axis} of {dims}")
+    return axis % dims
+
+
 def elementwise(function: Numbers, numbers: Numbers | None = None) -> Numbers:
     """A function of tensors that is one of numbers, too, and of lists of them, one by one."""
     plain = numbers or function
 
     def read(*values: Any) -> Any:
         if any(isinstance(value, Tensor) for value in values):
+            _check_kinds(values)
             return function(*(as_tensor(v) if isinstance(v, list) else v for v in values))
         lengths = {len(value) for value in values if isinstance(value, list)}
         if not lengths:
@@ -52,6 +60,13 @@ def elementwise(function: Numbers, numbers: Numbers | None = None) -> Numbers:
         return [plain(*row) for row in zip(*rows, strict=True)]
 
     return read
+
+
+def _check_kinds(values: Sequence[Any]) -> None:
+    """Nodes of ONNX never mix real and whole numbers, but functions of torch do."""
+    real = any(isinstance(v, Tensor) and v.is_floating_point() for v in values)
+    if real and any(isinstance(v, int | list) for v in values):
+        raise ValueError("its inputs are both real and whole numbers")
 
 
 def _listed(value: Any) -> list[Any]:

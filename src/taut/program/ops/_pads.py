@@ -14,7 +14,7 @@ from taut.program._call import Call
 from taut.program._op import EXACT, Rounding, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._numbers import checked_sizes
+from taut.program.ops._numbers import axis_of, checked_sizes
 from taut.program.ops._selections import AbstractSelection, copied_norm, sliced
 from taut.program.ops._shapes import open_batch
 
@@ -161,7 +161,7 @@ def _onnx_pad(
 ) -> Tensor:
     sides, named = integers(pads), {"wrap": "circular", "edge": "replicate"}.get(mode, mode)
     if axes is not None:
-        along, given = [axis % x.dim() for axis in integers(axes)], sides
+        along, given = [axis_of(axis, x.dim()) for axis in integers(axes)], sides
         if len(given) != 2 * len(along) or len(set(along)) != len(along):
             raise ValueError("it must have two pads for each of its axes")
         sides = [0] * (2 * x.dim())
@@ -226,7 +226,7 @@ def _of_image(values: Any, axes: Any, spatial: int, kept: Any = None) -> tuple[A
     """What stands for the axes of an image; batch and channels must be kept, if they are named."""
     if values is None:
         return None
-    named = list(range(spatial + 2)) if axes is None else [a % (spatial + 2) for a in axes]
+    named = list(range(spatial + 2)) if axes is None else [axis_of(a, spatial + 2) for a in axes]
     by_axis = dict(zip(named, values, strict=True))
     others = [by_axis[axis] for axis in (0, 1) if axis in by_axis]
     named_all = set(range(2, spatial + 2)) <= by_axis.keys()

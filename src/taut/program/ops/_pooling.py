@@ -16,7 +16,7 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, Rounding, captures, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._linear import _sides
+from taut.program.ops._linear import _sides, check_steps
 from taut.program.ops._windows import Pads, sides_of
 
 __all__: list[str] = []
@@ -191,6 +191,7 @@ def _averaged(
     *,
     whole: bool = False,
 ) -> str:
+    check_steps(stride, x.shape[2:], pads, pads)
     args = {
         "kernel_size": kernel,
         "stride": stride,

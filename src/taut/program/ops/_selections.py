@@ -15,7 +15,7 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._numbers import as_tensor, checked_sizes
+from taut.program.ops._numbers import as_tensor, axis_of, checked_sizes
 from taut.program.ops._shapes import Turned, open_batch, reshaped
 
 __all__ = ["AbstractSelection", "copied_norm", "copies", "sliced"]
@@ -324,7 +324,8 @@ def _gather(x: Any, indices: Any, *, axis: int = 0) -> Any:
         return [x[i] for i in indices] if isinstance(indices, list) else x[indices]
     if isinstance(indices, int):
         return x.select(axis, indices)
-    axis, size = axis % x.dim(), x.shape[axis]
+    axis = axis_of(axis, x.dim())
+    size = x.shape[axis]
     places = torch.as_tensor(indices)
     if places.is_floating_point() or not bool(((places >= -size) & (places < size)).all()):
         raise ValueError("its places must be whole numbers within the axis")

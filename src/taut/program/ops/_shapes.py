@@ -14,7 +14,7 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._numbers import as_tensor
+from taut.program.ops._numbers import as_tensor, axis_of
 
 __all__ = ["Turned", "open_batch", "permuted", "reshaped"]
 
@@ -311,7 +311,7 @@ def _dropped(x: Tensor, ratio: Any = None, training: Any = None, *, seed: int = 
 
 @reads("Flatten")
 def _flattened(x: Tensor, *, axis: int = 1) -> Tensor:
-    if axis % x.dim() != 1:
+    if axis_of(axis, x.dim()) != 1:
         raise ValueError("it must flatten all but the batch")
     return x.flatten(1)
 
@@ -360,7 +360,9 @@ def _squeezed(x: Any, axes: Any = None) -> Any:
     if isinstance(x, list):
         (number,) = x
         return number
-    return x.squeeze(tuple(integers(axes)))
+    if any(x.shape[axis] != 1 for axis in integers(axes)):
+        raise ValueError("its axes must have one entry")
+    return x.squeeze(tuple(axes))
 
 
 @reads("Unsqueeze")
@@ -368,7 +370,7 @@ def _unsqueezed(x: Any, axes: Any) -> Any:
     if isinstance(x, int | BatchSize) and axes in ([0], [-1]):
         return [x]
     x = as_tensor(x)
-    for axis in sorted(a % (x.dim() + len(integers(axes))) for a in integers(axes)):
+    for axis in sorted(axis_of(a, x.dim() + len(axes)) for a in integers(axes)):
         x = x.unsqueeze(axis)
     return x
 
