@@ -185,7 +185,7 @@ def _recorded(path: Path, model: FileModel, input_shape: tuple[int, ...]) -> Pro
     """The program of a model that a file holds: reading it is recording it."""
     try:
         return ProgramModule(renamed(trace(model, input_shape)), any_size=model.any_size)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, TypeError, RuntimeError, ArithmeticError, MemoryError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} cannot be read as a model: {reason}.") from None
 

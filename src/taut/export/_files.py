@@ -1,5 +1,8 @@
 """What models that are read from files have in common."""
 
+import itertools
+
+import torch
 from torch import Tensor, nn
 
 __all__ = ["FileModel", "resolve_shape"]
@@ -12,30 +15,44 @@ class FileModel(nn.Module):
         any_size: whether the file leaves sizes of the input open.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.any_size = False
+        self.any_size, self.dtype = False, dtype
         self._places: dict[str, tuple[nn.Module, str]] = {}
+        # The first of the parameters, which says in what precision the model runs.
+        self.register_parameter("_like", nn.Parameter(torch.zeros((), dtype=dtype), False))
         self.eval()
 
-    def hold(self, name: str, tensor: Tensor) -> None:
-        """Keep a tensor under a name, which may have dots."""
+    def hold(self, name: str, tensor: Tensor, key: str | None = None) -> None:
+        """Keep a tensor under a name, which may have dots; another where none can have it.
+
+        Args:
+            name: in the file.
+            tensor: what it stands for.
+            key: of the tensor in `tensors()`, if other than its name.
+        """
         *path, last = name.split(".")
         owner: nn.Module = self
         for part in path:
-            if not hasattr(owner, part):
-                owner.add_module(part or "_", nn.Module())
-            owner = getattr(owner, part or "_")
-        if not isinstance(owner, nn.Module) or hasattr(owner, last):
-            raise ValueError(f"`{name}` cannot be the name of a tensor")
-        if tensor.is_floating_point():
+            inner = owner._modules.get(part)
+            if inner is None and (not part or hasattr(owner, part)):
+                owner, last = self, ""
+                break
+            if inner is None:
+                inner = nn.Module()
+                owner.add_module(part, inner)
+            owner = inner
+        if not last or hasattr(owner, last):
+            names = (f"constant_{number}" for number in itertools.count(len(self._places)))
+            last = next(free for free in names if not hasattr(owner, free))
+        if tensor.dtype == self.dtype:
             owner.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
         else:
             owner.register_buffer(last, tensor)
-        self._places[name] = owner, last
+        self._places[name if key is None else key] = owner, last
 
     def tensors(self) -> dict[str, Tensor]:
-        """The tensors by their names in the file."""
+        """The tensors by their names in the file, or their keys."""
         return {name: getattr(owner, last) for name, (owner, last) in self._places.items()}
 
 

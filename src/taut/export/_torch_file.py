@@ -14,14 +14,26 @@ from torch import Tensor
 from taut.export._files import FileModel, resolve_shape
 from taut.files import write_atomically
 from taut.program import CAPTURES, Program, ProgramModule
+from taut.program.ops._numbers import checked_sizes
+from taut.program.ops._shapes import open_batch
 
 __all__ = ["model_of_torch", "save_torch"]
 
 _LIMIT = 1 << 34  # no file in the archive is larger
-_DTYPES = {7: torch.float32, 8: torch.float64}
+_DTYPES = {
+    1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64,
+    6: torch.float16, 7: torch.float32, 8: torch.float64, 12: torch.bool,
+}  # fmt: skip
+_MADE = {"full", "zeros", "ones", "arange", "scalar_tensor"}  # constants of their arguments
+_OF_CONSTANTS = {
+    "lift_fresh_copy", "full_like", "zeros_like", "ones_like", "sqrt", "rsqrt", "reciprocal",
+    "exp", "pow", "eq", "ne", "lt", "le", "gt", "ge", "floor_divide", "remainder",
+}  # fmt: skip
+"""Without a rule: of the signal, the recorder refuses them."""
 _SHAPE = "extra/input_shape"  # where the file leaves sizes open
 _SCHEMA = 8  # major version of the JSON
 _LEGACY = "data/weights/model.pt"
+_KINDS = ("weights", "constants")
 _POSITIONAL = 1  # kind of an argument
 
 
@@ -79,13 +91,15 @@ def model_of_torch(
             if input_shape is None and _SHAPE in files:
                 text = _content(archive, files, _SHAPE).decode()
                 input_shape = tuple(map(int, text.split(",")))
-            read = TorchModel(model["graph_module"], _weights(archive, files))
+            kinds = [kind for kind in _KINDS if _config(kind) in files or kind == "weights"]
+            tensors = {kind: _tensors(archive, files, kind) for kind in kinds}
+            read = TorchModel(model["graph_module"], tensors)
             return read, resolve_shape(read.sizes, input_shape)
     except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
         if isinstance(error, FileNotFoundError | IsADirectoryError | PermissionError | ValueError):
             raise
         raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(f"{path} cannot be read as a model: {reason}.") from None
 
@@ -117,39 +131,50 @@ def _content(archive: zipfile.ZipFile, files: Mapping[str, str], name: str) -> b
     return archive.read(files[name])
 
 
-def _weights(archive: zipfile.ZipFile, files: Mapping[str, str]) -> dict[str, Tensor]:
+def _config(kind: str) -> str:
+    return f"data/{kind}/model_{kind}_config.json"
+
+
+def _tensors(archive: zipfile.ZipFile, files: Mapping[str, str], kind: str) -> dict[str, Tensor]:
+    """Weights or constants by their names."""
     tensors, numbers = {}, {}
-    content = _content(archive, files, "data/weights/model_weights_config.json")
+    content = _content(archive, files, _config(kind))
     for name, entry in json.loads(content, object_pairs_hook=_once)["config"].items():
         meta = entry["tensor_meta"]
+        if meta is None:  # an object of some other kind
+            continue
         if not entry["use_pickle"] and numbers.setdefault(entry["path_name"], meta) != meta:
             raise ValueError(f"the numbers of {name} are also those of another shape")
         if entry["use_pickle"] or meta["dtype"] not in _DTYPES:
             continue  # of a step that needs it, it is missed by name
         shape = [size["as_int"] for size in meta["sizes"]]
+        if any(n < 0 for n in shape):
+            raise ValueError(f"{name} has a size below 0")
         strides = [stride["as_int"] for stride in meta["strides"]]
         plain = torch.empty(shape, device="meta")
         if meta["storage_offset"]["as_int"] or strides != list(plain.stride()):
             raise ValueError(f"the numbers of {name} are not in their order")
-        data = _content(archive, files, f"data/weights/{entry['path_name']}")
+        data = _content(archive, files, f"data/{kind}/{entry['path_name']}")
         dtype = _DTYPES[meta["dtype"]]
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} has not as many numbers as its shape")
-        tensors[name] = torch.frombuffer(bytearray(data), dtype=dtype).reshape(shape)
+        numbers_read = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0)
+        tensors[name] = numbers_read.to(dtype).reshape(shape)
     return tensors
 
 
 def _ends(
     graph: Mapping[str, Any], signature: Mapping[str, Any]
-) -> tuple[str, str, dict[str, str]]:
-    """Names of the input and of the output, and of the tensors by their names in the graph."""
+) -> tuple[str, str, dict[str, tuple[str, str]]]:
+    """Names of the input and of the output; kinds and names of tensors by names in the graph."""
     inputs, held = [], {}
     for spec in signature["input_specs"]:
         ((kind, content),) = spec.items()
         name = content["arg"].get("name") or content["arg"]["as_tensor"]["name"]
         inputs.append(name)
-        if kind == "parameter" or (kind == "buffer" and content["persistent"]):
-            held[name] = content[f"{kind}_name"]
+        if kind in ("parameter", "buffer", "tensor_constant"):
+            apart = kind == "tensor_constant" or not content.get("persistent", True)
+            held[name] = (_KINDS[apart], content[f"{kind}_name"])
         elif kind != "user_input":
             raise ValueError(f"it has an input of the kind {kind}")
     sources = [name for name in inputs if name not in held]
@@ -168,20 +193,27 @@ def _ends(
 class TorchModel(FileModel):
     """A model that runs the nodes of an exported graph, of operations that are known."""
 
-    def __init__(self, module: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
-        super().__init__()
+    def __init__(
+        self, module: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
         graph = module["graph"]
-        self.source, self.output, self.held = _ends(graph, module["signature"])
-        used = {tensors[name].dtype for name in self.held.values() if name in tensors}
-        if len(used) > 1:
-            raise ValueError("its tensors must be of one precision")
-        self.sizes = [size.get("as_int") for size in graph["tensor_values"][self.source]["sizes"]][
-            1:
-        ]
+        source, output, held = _ends(graph, module["signature"])
+        input_meta = graph["tensor_values"][source]
+        dtype = _DTYPES.get(input_meta["dtype"])
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError("its input must be float32 or float64")
+        named = dict.fromkeys(held.values())
+        known = {(k, n): tensors[k][n] for k, n in named if n in tensors.get(k, {})}
+        used = {tensor.dtype for tensor in known.values()}
+        if {t for t in used if t.is_floating_point} - {dtype}:
+            raise ValueError("its tensors must be of one precision, that of its input")
+        super().__init__(dtype)
+        self.source, self.output = source, output
+        self.held = {name: "/".join(key) for name, key in held.items()}
+        self.batch, *self.sizes = [size.get("as_int") for size in input_meta["sizes"]]
         self.any_size = None in self.sizes
-        for name in dict.fromkeys(self.held.values()):
-            if name in tensors:
-                self.hold(name, tensors[name])
+        for (kind, name), tensor in known.items():
+            self.hold(name, tensor, f"{kind}/{name}")
         self.steps = [_step(node) for node in graph["nodes"]]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -189,6 +221,7 @@ class TorchModel(FileModel):
         kept = self.tensors()
         values: dict[str, Any] = {self.source: x}
         values |= {name: kept[held] for name, held in self.held.items() if held in kept}
+        moving = {self.source}
         for where, function, args, kwargs, outputs in self.steps:
             taken = [n for n in outputs if n in values]
             if taken:
@@ -196,10 +229,14 @@ class TorchModel(FileModel):
             try:
                 chosen = [self._value(arg, values) for arg in args]
                 named = {name: self._value(arg, values) for name, arg in kwargs.items()}
+                if not moving.isdisjoint(_names(args)) and function in _SHAPING:
+                    chosen[1] = open_batch(chosen[0], chosen[1], self.batch)
                 result = function(*chosen, **named)
             except (RuntimeError, ValueError, IndexError) as error:
                 raise type(error)(f"{where}: {error}") from None
-            results = result if isinstance(result, tuple | list) else [result]
+            results = list(result) if isinstance(result, tuple | list) else [result]
+            if not moving.isdisjoint(_names([*args, *kwargs.values()])):
+                moving.update(outputs)
             values |= dict(zip(outputs, results, strict=True))
         if self.output not in values:
             raise ValueError(f"`{self.output}` is no value of the graph")
@@ -211,10 +248,16 @@ class TorchModel(FileModel):
             return self._named(value["name"], values)
         if kind == "as_tensors":
             return [self._named(part["name"], values) for part in value]
+        if kind == "as_optional_tensors":
+            return [self._value(part, values) for part in value]
         if kind == "as_none":
             return None
-        if kind in ("as_int", "as_ints", "as_float", "as_bool", "as_string"):
+        if kind in _NUMBERS:
             return value
+        if kind == "as_scalar_type" and value in _DTYPES:
+            return _DTYPES[value]
+        if kind in _PLACED:
+            return _PLACED[kind]
         if kind == "as_sym_int":
             return values[value["as_name"]] if "as_name" in value else value["as_int"]
         if kind == "as_sym_ints":
@@ -228,7 +271,41 @@ class TorchModel(FileModel):
         return values[name]
 
 
+_NUMBERS = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string")
+_PLACED = {
+    "as_device": torch.device("cpu"), "as_layout": torch.strided,
+    "as_memory_format": torch.preserve_format,
+}  # fmt: skip
+"""Where numbers lie in memory, which changes none of them."""
+
+_SHAPING = {torch.ops.aten.reshape.default, torch.ops.aten.expand.default}
+"""Their second argument is a shape, which begins with the batch that the file is for."""
+
 Step = tuple[str, Any, list[Any], dict[str, Any], list[str]]
+
+
+def _names(args: Iterable[Any]) -> list[str]:
+    """Names of the tensors among arguments."""
+    names = []
+    for arg in args:
+        ((kind, value),) = arg.items()
+        if kind == "as_tensor":
+            names.append(value["name"])
+        elif kind == "as_tensors":
+            names += [part["name"] for part in value]
+        elif kind == "as_optional_tensors":
+            names += _names(value)
+    return names
+
+
+def _checked_maker(function: Any) -> Any:
+    """A function that makes a constant, after its size was seen."""
+
+    def make(*args: Any, **kwargs: Any) -> Tensor:
+        checked_sizes(function(*args, **{**kwargs, "device": "meta"}).shape)
+        return function(*args, **kwargs)
+
+    return make
 
 
 def _step(node: Mapping[str, Any]) -> Step:
@@ -237,7 +314,8 @@ def _step(node: Mapping[str, Any]) -> Step:
     where = f"`{node.get('name') or target}` ({target})"
     space, _, name = target.partition(".")
     name, _, overload = name.partition(".")
-    if space != "aten" or (f"aten::{name}" not in CAPTURES and name != "sym_size"):
+    known = name in _MADE | _OF_CONSTANTS | {"sym_size"} or f"aten::{name}" in CAPTURES
+    if space != "aten" or not known:
         raise ValueError(f"{where} is an operator without a reader")
     function = getattr(getattr(torch.ops.aten, name), overload)
     if name == "sym_size":
@@ -245,6 +323,12 @@ def _step(node: Mapping[str, Any]) -> Step:
         order = ["self", "dim"]
     else:
         order = [argument.name for argument in function._schema.arguments]
+    if name == "view" and overload != "default":
+        raise ValueError(f"{where} reads the bits of numbers as another type")
+    if name in _MADE:
+        function = _checked_maker(function)
+    if name in ("view", "_unsafe_view"):  # of another batch the strides may not allow a view
+        function = torch.ops.aten.reshape.default
     values = _once((entry["name"], entry["arg"]) for entry in node["inputs"])
     # Without a name in the call: torch puts them side by side, whatever was left out between.
     placed = {entry["name"] for entry in node["inputs"] if entry["kind"] == _POSITIONAL}

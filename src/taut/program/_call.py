@@ -51,6 +51,10 @@ class Call:
         """Shape of one sample of a value."""
         return self.recorder.draft.shapes[name]
 
+    def made(self, name: str) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
+        """The operation that made a value of other values and of no tensors, and its arguments."""
+        return self.recorder.draft.made(name)
+
     def constant(self, value: Tensor) -> Tensor:
         """A tensor that does not depend on the input; of one sample where each has its own."""
         if self.is_signal(value):

@@ -24,29 +24,27 @@ from taut.program._replay import replay
 from taut.program._result import UnprovenError
 from taut.program._walk import layers_of, operation
 
-__all__ = ["Dense", "dense_bound", "dense_matrix"]
+__all__ = ["Region", "dense_matrix", "region_bound", "small_region"]
 
 
 @final
 @dataclass(frozen=True)
-class Dense:
-    """A bound of the norm of several affine operations together.
+class Region:
+    """Several affine operations that read one earlier value.
 
     Attributes:
         source: the value that they read.
         nodes: their names, in their order.
-        bound: of the norm.
     """
 
     source: str
     nodes: tuple[str, ...]
-    bound: NormBound
 
 
-def dense_bound(program: Program, sites: Mapping[str, Site], name: str) -> Dense | None:
-    """The bound of all affine operations behind a value, up to the one value that they read.
+def small_region(program: Program, sites: Mapping[str, Site], name: str) -> Region | None:
+    """All affine operations behind a value, up to the one value that they read.
 
-    None where they read several, are fewer than two, or are too large.
+    None where they read several, are fewer than two, or have a large matrix.
     """
     nodes, sources = _region(program, sites, name)
     if len(sources) != 1 or len(nodes) < 2:
@@ -57,18 +55,22 @@ def dense_bound(program: Program, sites: Mapping[str, Site], name: str) -> Dense
     widest = max(math.prod(shapes[node]) for node in nodes)
     if inputs * outputs > DENSE_PROOF or inputs * widest > 16 * DENSE_PROOF:
         return None
-    region = replace(
+    return Region(source, nodes)
+
+
+def region_bound(program: Program, sites: Mapping[str, Site], region: Region) -> NormBound | None:
+    """The bound of the matrix of a region; None where its rounding has no proof."""
+    part = replace(
         program,
-        nodes=tuple(sites[node].node for node in nodes),
-        input_shape=shapes[source],
-        source=source,
-        output=name,
+        nodes=tuple(sites[node].node for node in region.nodes),
+        input_shape=program.shapes[region.source],
+        source=region.source,
+        output=region.nodes[-1],
     )
     try:
-        bound = _proven(region)
-    except UnprovenError:  # an operation without a proof of its rounding
+        return _proven(part)
+    except UnprovenError:
         return None
-    return None if bound is None else Dense(source, nodes, bound)
 
 
 def _region(

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import final
 
+from taut.linalg.adjoint import AdjointOperator
 from taut.linalg.geometry import AbstractConvolution
 from taut.linalg.operator import AbstractOperator, NormBound
 from taut.linalg.torus import torus_part
@@ -61,6 +62,7 @@ class Norms:
             if self.progress is not None:
                 self.progress(name, 0.0)
             bound, map_ = make(False), operator()
+            map_ = map_.op if isinstance(map_, AdjointOperator) else map_
             loose = isinstance(map_, AbstractConvolution) and _may_be_loose(map_, bound)
             self.entries[name] = _Entry(
                 bound, (lambda: make(True)) if loose else None, map_ if loose else None

@@ -6,7 +6,7 @@ from typing import final
 
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
-from taut.program._dense import dense_bound
+from taut.program._dense import region_bound, small_region
 from taut.program._norms import Norms
 from taut.program._program import Program, Site
 from taut.program._result import UnprovenError
@@ -26,6 +26,9 @@ from taut.program.passes._parts import (
 )
 
 __all__ = ["Slopes", "Step"]
+
+_ENOUGH = 1 + 1e-5
+"""A gain up to which a region counts as orthogonal, and needs no matrix."""
 
 
 @final
@@ -96,6 +99,10 @@ class Slopes:
     def _add(self, site: Site) -> None:
         name = site.node.name
         steps = [step for step in self._ways(site) if step is not None]
+        terms = self.terms.get(name) or {}
+        if self.affine and not (terms and all(map(self._is_first, terms))):
+            dense = self._dense(site, min(step.value for step in steps))
+            steps += [dense] if dense is not None else []
         best = min(steps, key=lambda step: (step.value, not step.state))
         if not best.value >= 0:
             raise UnprovenError(f"`{name}` ({site.node.type}) has no finite bound.")
@@ -110,8 +117,6 @@ class Slopes:
         alone = all(term.nodes == (name,) for term in terms.values())
         if len(terms) > 1 or not terms or (not alone and self._is_known(site)):
             ways.append(self._plain(site))
-        if self.affine and not (terms and all(map(self._is_first, terms))):
-            ways.append(self._dense(site))
         if self.parts and site.node.op == "concat" and self._is_known(site):
             ways.append(self._joined(site))
         return ways
@@ -227,15 +232,21 @@ class Slopes:
             name = node.inputs[0]
         return None
 
-    def _dense(self, site: Site) -> Step | None:
-        """The matrix of all affine operations up to one earlier value, where it is small."""
-        found = dense_bound(self.program, self.sites, site.node.name)
-        if found is None or found.source not in self.slopes:
+    def _dense(self, site: Site, most: float) -> Step | None:
+        """The matrix of all affine operations up to one earlier value, where it is small.
+
+        None where the constant `most` that is known is that of the earlier value already.
+        """
+        region = small_region(self.program, self.sites, site.node.name)
+        slope = self.slopes.get(region.source) if region is not None else None
+        if region is None or slope is None or most <= slope * _ENOUGH:
             return None
-        bound = found.bound
-        value = up_product(bound.value, self.slopes[found.source])
-        state = scaled({Part(found.source): 1.0}, bound.value) if self.parts else {}
-        return self._step(found.nodes, (found.source,), (bound,), value, state)
+        bound = region_bound(self.program, self.sites, region)
+        if bound is None:
+            return None
+        state = scaled({Part(region.source): 1.0}, bound.value) if self.parts else {}
+        value = up_product(bound.value, slope)
+        return self._step(region.nodes, (region.source,), (bound,), value, state)
 
     def _step(
         self,

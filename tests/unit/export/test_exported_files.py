@@ -85,7 +85,9 @@ def _bump_constant(i: int, k: int, m: onnx.ModelProto) -> None:
 
 
 def _functions(m):
-    m.functions.append(onnx.helper.make_function("x", "F", ["a"], ["a"], [], []))
+    """A function that calls itself."""
+    node = onnx.helper.make_node("F", ["a"], ["b"], domain="x")
+    m.functions.append(onnx.helper.make_function("x", "F", ["a"], ["b"], [node], []))
 
 
 def _second_output(m):
@@ -163,9 +165,9 @@ ONNX_DAMAGE = {
     "numbers twice": (_numbers_twice, "has its numbers twice"),
     "a factor with axes": (_more_axes, "it broadcasts over the batch"),
     "an overload": (_overload, "operator without a reader"),
-    "functions": (_functions, "neither functions"),
+    "functions": (_functions, "call those before them"),
     "two outputs": (_second_output, "one output"),
-    "numbers elsewhere": (_external, "lies in another file"),
+    "numbers elsewhere": (_external, "has its numbers twice"),
     "a missing layer": (_leave_out, "no value of the graph"),
     "another domain": (_other_domain, "operator without a reader"),
     "another version": (_other_version, "operators must be of ONNX"),
@@ -224,6 +226,10 @@ def _larger(config):
     next(iter(config["config"].values()))["tensor_meta"]["sizes"][0]["as_int"] = 17
 
 
+def _below_0(config):
+    next(iter(config["config"].values()))["tensor_meta"]["sizes"][0]["as_int"] = -17
+
+
 def _version(model):
     model["schema_version"]["major"] = 1
 
@@ -277,7 +283,7 @@ def _argument_twice(model):
 
 
 def _elsewhere(model):
-    """A buffer that is not persistent lies among the constants, which nothing here reads."""
+    """A buffer that is not persistent lies among the constants, where it is not."""
     spec = model["graph_module"]["signature"]["input_specs"][0]
     ((_, content),) = spec.items()
     name = content.pop("parameter_name")
@@ -291,10 +297,11 @@ PROGRAM_DAMAGE = {
     "swapped weights": ("model.json", _swapped, "other inputs or outputs"),
     "an argument left out": ("model.json", _left_out, "other arguments"),
     "an argument twice": ("model.json", _argument_twice, "twice"),
-    "a weight elsewhere": ("model.json", _elsewhere, "of the kind buffer"),
+    "a weight elsewhere": ("model.json", _elsewhere, "no plain tensor of the file"),
     "a pickle": ("model_weights_config.json", _as_pickle, "no plain tensor of the file"),
     "strides": ("model_weights_config.json", _strided, "not in their order"),
     "a size": ("model_weights_config.json", _larger, "not as many numbers"),
+    "a size below 0": ("model_weights_config.json", _below_0, "a size below 0"),
     "a version": ("model.json", _version, "of the format"),
     "an operator": ("model.json", _operator, "operator without a reader"),
     "an argument": ("model.json", _argument, "other arguments"),

@@ -9,8 +9,10 @@ from taut.program.ops import (
     _lp_pooling,
     _normalisation,
     _norms,
+    _numbers,
     _pads,
     _pooling,
+    _readers,
     _reductions,
     _refused,
     _selections,
@@ -20,6 +22,8 @@ from taut.program.ops import (
     _softmax,
     _sorting,
     _statistics,
+    _traced,
+    _windows,
 )
 
 __all__ = [
@@ -31,8 +35,10 @@ __all__ = [
     "_lp_pooling",
     "_normalisation",
     "_norms",
+    "_numbers",
     "_pads",
     "_pooling",
+    "_readers",
     "_reductions",
     "_refused",
     "_selections",
@@ -42,4 +48,6 @@ __all__ = [
     "_softmax",
     "_sorting",
     "_statistics",
+    "_traced",
+    "_windows",
 ]

@@ -289,8 +289,6 @@ def hardtanh(
 reads("Relu")(lambda x: F.relu(x))
 reads("Abs")(lambda x: torch.abs(x))
 reads("LeakyRelu")(lambda x, *, alpha=0.01: F.leaky_relu(x, alpha))
-reads("PRelu")(lambda x, slope: F.prelu(x, slope.flatten()))
-reads("Neg")(lambda x: [-n for n in x] if isinstance(x, list) else torch.neg(x))
 reads("HardSwish")(lambda x: F.hardswish(x))
 
 

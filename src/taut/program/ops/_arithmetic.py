@@ -1,6 +1,7 @@
 """Sums, and products, quotients and ends by constants; broadcasting copies entries."""
 
 import math
+import operator
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, Rounding, captures, like, norm_upper, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
+from taut.program.ops._numbers import elementwise, quotient, read_all
 
 __all__: list[str] = []
 
@@ -328,6 +330,9 @@ def mul(c: Call, input: Any, other: Any) -> str:
     """A product, one factor of which is constant."""
     _check_batch(c, input, other)
     if c.is_signal(input) and c.is_signal(other):
+        for x, y in ((c.name(input), c.name(other)), (c.name(other), c.name(input))):
+            if c.made(y) == ("sigmoid", (x,), {}):
+                return c.add("silu", [x])
         raise UnprovenError("a product of two signals has no Lipschitz constant")
     signal, constant = (input, other) if c.is_signal(input) else (other, input)
     args, tensors = _held(c, constant, "factor")
@@ -340,6 +345,11 @@ def div(c: Call, input: Any, other: Any = None, *, rounding_mode: str | None = N
     _check_batch(c, input, other)
     if rounding_mode is not None:
         raise UnprovenError("a division that rounds has no Lipschitz constant")
+    if c.is_signal(input) and c.is_signal(other):
+        op, (below, *more), args = c.made(c.name(other))
+        sum_with_1 = (op, more, args) == ("add", [], {"factors": [1.0], "constant": 1.0})
+        if sum_with_1 and c.made(below) == ("abs", (c.name(input),), {}):
+            return c.add("softsign", [c.name(input)])
     if (
         c.function in ("__rdiv__", "__rtruediv__", "reciprocal")
         or not c.is_signal(input)
@@ -382,19 +392,16 @@ def clamp_max(c: Call, input: Tensor, max: Any) -> str:
 
 # What nodes of ONNX are, as functions of torch.
 
-reads("Add")(lambda a, b: torch.add(a, b))
-reads("Sub")(lambda a, b: torch.sub(a, b) if isinstance(a, Tensor) else torch.rsub(b, a))
-reads("Mul")(lambda a, b: torch.mul(a, b))
-reads("Div")(lambda a, b: torch.div(a, b))
+reads("Add")(elementwise(operator.add))
+reads("Sub")(elementwise(operator.sub))
+reads("Mul")(elementwise(operator.mul))
+reads("Div")(elementwise(quotient))
+reads("Sum")(read_all(operator.add))
+reads("Mean")(lambda *values: read_all(operator.add)(*values) / len(values))
 
 
 @reads("Clip")
 def _clip(x: Tensor, low: Any = None, high: Any = None) -> Tensor:
-    return torch.clamp(x, low, high)
-
-
-@reads("Mod")
-def _modulo(a: Any, b: Any, *, fmod: int = 0) -> list[Any]:
-    if fmod or not isinstance(a, list) or not isinstance(b, list):
-        raise ValueError("it must be of whole numbers")
-    return [n % m for n, m in zip(a, b, strict=True)]
+    """Ends of one number each."""
+    ends = [end.item() if isinstance(end, Tensor) else end for end in (low, high)]
+    return torch.clamp(x, *ends)

@@ -11,6 +11,7 @@ from taut.program._op import EXACT, AbstractOp, Rounding, captures, like, norm_u
 from taut.program._program import Site
 from taut.program._result import UnprovenError
 from taut.program.ops._arithmetic import _check_batch, spread
+from taut.program.ops._numbers import as_tensor, read_all
 from taut.program.ops._shapes import reshaped
 
 __all__ = ["extremum"]
@@ -160,12 +161,25 @@ captures("minimum", kind="minimum")(extremum)
 
 # What nodes of ONNX are, as functions of torch.
 
-reads("Max")(lambda a, b: torch.maximum(a, b))
-reads("Min")(lambda a, b: torch.minimum(a, b))
+
+def _extremes(function: Any, numbers: Any) -> Any:
+    """Of tensors and single numbers alike."""
+    return read_all(lambda a, b: function(as_tensor(a), as_tensor(b)), numbers)
+
+
+reads("Max")(_extremes(torch.maximum, max))
+reads("Min")(_extremes(torch.minimum, min))
 
 
 @reads("Concat")
-def _concat(*parts: Any, axis: int) -> Any:
+def _concat(*parts: Any, axis: int, moving: list[bool]) -> Any:
+    """A constant side by side with the signal has one row, which all samples have."""
     if all(isinstance(part, list) for part in parts) and axis in (0, -1):
         return [entry for part in parts for entry in part]
+    if any(moving):
+        rows = parts[moving.index(True)].shape[0]
+        parts = tuple(
+            part if moves else part.expand(rows, *part.shape[1:])
+            for part, moves in zip(parts, moving, strict=True)
+        )
     return torch.cat(parts, axis)

@@ -18,6 +18,8 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, like, op, reads
 from taut.program._program import Site
 from taut.program._result import UnprovenError
+from taut.program.ops._shapes import permuted
+from taut.program.ops._windows import shared_out, sides_of, steps_of
 
 __all__: list[str] = []
 
@@ -178,6 +180,14 @@ class TransposedConvolution(AbstractAffine):
         return f"self.{site.node.name}({image})"
 
 
+def check_steps(
+    steps: Sequence[int], size: Sequence[int], left: Sequence[int], right: Sequence[int]
+) -> None:
+    """Refuse steps over a whole image: the memory that a proof takes grows with them."""
+    if any(s > n + a + b for s, n, a, b in zip(steps, size, left, right, strict=True)):
+        raise UnprovenError("its stride is larger than the padded image")
+
+
 def padded(x: Tensor, padding: Padding) -> Tensor:
     """The image with its padding: zeros behind it, then zeros or copies around it."""
     if any(padding.extend):
@@ -246,12 +256,23 @@ def linear(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None) -
 @captures("matmul", "mm", "bmm")
 def matmul(c: Call, x: Tensor, other: Tensor) -> str:
     """The signal times a constant matrix."""
-    if not c.is_signal(x) or c.is_signal(other):
-        raise UnprovenError("it may only multiply the signal by a constant matrix from the right")
-    matrix = c.constant(other)
-    if matrix.dim() != 2:
-        raise UnprovenError("its second factor must be a matrix")
-    return c.add("linear", [c.name(x)], tensors={"weight": matrix.T})
+    if c.is_signal(x) and c.is_signal(other):
+        raise UnprovenError("a product of two signals has no Lipschitz constant")
+    signal, matrix = (x, other) if c.is_signal(x) else (other, x)
+    matrix = c.constant(matrix)
+    if matrix.dim() != 2 or signal.dim() < 2:
+        raise UnprovenError("it may only multiply the signal by a constant matrix")
+    if signal is x:
+        return c.add("linear", [c.name(x)], tensors={"weight": matrix.T})
+    if signal.dim() < 3:
+        raise UnprovenError("from the left it mixes the samples of the batch")
+    # W X = (X^T W^T)^T, and W X^T is the matrix on the last axis.
+    axes = list(range(signal.dim() - 1))
+    axes[-2:] = axes[:-3:-1]
+    turned = permuted(c, c.name(signal), axes)
+    shape = (*c.shape(turned)[:-1], matrix.shape[0])
+    made = c.add("linear", [turned], shape, tensors={"weight": matrix})
+    return permuted(c, made, axes)
 
 
 @captures("addmm")
@@ -277,8 +298,10 @@ def convolve(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None = None,
         right = tuple(t - t // 2 for t in total)
     else:
         left = right = (0,) * axes if padding == "valid" else _per_axis(padding, axes)
+    steps = _per_axis(stride, axes)
+    check_steps(steps, input.shape[2:], left, right)
     args = {
-        "stride": _per_axis(stride, axes), "dilation": gaps, "groups": groups,
+        "stride": steps, "dilation": gaps, "groups": groups,
         "padding": padding_args("zeros", left, right),
     }  # fmt: skip
     held = {"weight": c.constant(weight), "bias": None if bias is None else c.constant(bias)}
@@ -318,58 +341,55 @@ def convolution(c: Call, input: Tensor, weight: Tensor, bias: Tensor | None, str
 # What nodes of ONNX are, as functions of torch.
 
 
-def sides_of(pads: Any, axes: int, auto_pad: str) -> tuple[list[int], list[int]]:
-    """Pads of a window operation, before and behind each axis."""
-    if auto_pad != "NOTSET":
-        raise ValueError("its pads must be explicit")
-    pads = [0] * (2 * axes) if pads is None else pads
-    if len(pads) != 2 * axes or min(pads) < 0:
-        raise ValueError("its pads must be two numbers for each axis, none below 0")
-    return pads[:axes], pads[axes:]
-
-
 @reads("Conv")
 def _onnx_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, auto_pad: str = "NOTSET",
                dilations: Any = None, group: int = 1, kernel_shape: Any = None, pads: Any = None,
                strides: Any = None) -> Tensor:  # fmt: skip
-    axes = weight.dim() - 2
-    if axes not in (1, 2, 3) or list(kernel_shape or weight.shape[2:]) != list(weight.shape[2:]):
-        raise ValueError("its kernel has another shape than it says")
-    left, right = sides_of(pads, axes, auto_pad)
+    steps, windows = steps_of(weight, kernel_shape, strides, dilations)
+    left, right = sides_of(pads, x, windows, steps, auto_pad)
     if left != right:
         x = F.pad(x, _sides(left, right))
-        left = [0] * axes
-    return _CONVOLUTIONS[axes - 1](x, weight, bias, strides or 1, left, dilations or 1, group)
+        left = [0] * len(left)
+    return _CONVOLUTIONS[len(left) - 1](x, weight, bias, steps, left, dilations or 1, group)
 
 
 @reads("ConvTranspose")
 def _onnx_conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, *,
                          auto_pad: str = "NOTSET", dilations: Any = None, group: int = 1,
-                         kernel_shape: Any = None, output_padding: Any = None, pads: Any = None,
+                         kernel_shape: Any = None, output_padding: Any = None,
+                         output_shape: Any = None, pads: Any = None,
                          strides: Any = None) -> Tensor:  # fmt: skip
-    axes = weight.dim() - 2
-    left, right = sides_of(pads, axes, auto_pad)
-    if (
-        axes not in (1, 2, 3)
-        or left != right
-        or list(kernel_shape or weight.shape[2:]) != list(weight.shape[2:])
-    ):
-        raise ValueError("it must pad both sides alike, and have the kernel that it says")
-    return _TRANSPOSED[axes - 1](
-        x, weight, bias, strides or 1, left, output_padding or 0, group, dilations or 1
-    )
+    """Pads cut off the ends; where both sides differ, what one has more is cut off afterwards."""
+    steps, windows = steps_of(weight, kernel_shape, strides, dilations)
+    added = output_padding or [0] * len(steps)
+    parts = list(zip(x.shape[2:], steps, windows, added, strict=True))
+    whole = [s * (n - 1) + k + a for n, s, k, a in parts]
+    if output_shape or auto_pad.startswith("SAME"):
+        sizes = output_shape or [s * n for n, s, _, _ in parts]
+        totals = [n - m for n, m in zip(whole, sizes[-len(whole) :], strict=True)]
+        if min(totals) < 0:
+            raise ValueError("its output must not be larger than its kernel makes it")
+        left, right = shared_out(totals, "SAME_LOWER" if auto_pad == "NOTSET" else auto_pad)
+    else:
+        left, right = sides_of(pads, x, windows, steps, auto_pad)
+    common = [min(a, b) for a, b in zip(left, right, strict=True)]
+    y = _TRANSPOSED[len(steps) - 1](x, weight, bias, steps, common, added, group, dilations or 1)
+    for axis, (a, b, n, m) in enumerate(zip(left, right, common, whole, strict=True), start=2):
+        y = y.narrow(axis, a - n, m - a - b) if a != b else y
+    return y
 
 
 @reads("Gemm")
-def _gemm(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, alpha: float = 1.0,
+def _gemm(x: Tensor, weight: Tensor, bias: Any = None, *, alpha: float = 1.0,
           beta: float = 1.0, transA: int = 0, transB: int = 0) -> Tensor:  # fmt: skip
-    if (alpha, beta, transA) != (1.0, 1.0, 0):
-        raise ValueError("it must be x W + b")
-    if bias is not None and bias.shape != weight.shape[1 - transB : 2 - transB]:
-        raise ValueError("its bias must have one entry for each output")
-    if x.dim() != 2:
-        raise ValueError("its input must be flat")
-    return F.linear(x, weight if transB else weight.T, bias)
+    """A product and a bias; what is broadcast or has a factor is multiplied and added alone."""
+    if x.dim() != 2 or weight.dim() != 2:
+        raise ValueError("its input must be flat, and its weight a matrix")
+    x, matrix = x.T if transA else x, weight if transB else weight.T
+    if (alpha, beta) == (1.0, 1.0) and (bias is None or bias.shape == matrix.shape[:1]):
+        return F.linear(x, matrix, bias)
+    product = F.linear(x, matrix) if alpha == 1.0 else alpha * F.linear(x, matrix)
+    return product if bias is None else product + (bias if beta == 1.0 else beta * bias)
 
 
 reads("MatMul")(lambda a, b: torch.matmul(a, b))

@@ -177,36 +177,8 @@ def norm(c: Call, input: Tensor, p: Any = None, dim: Any = None, keepdim: bool =
 # What nodes of ONNX are, as functions of torch.
 
 
-@reads("ReduceMax")
-def _reduce_max(
-    x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    return torch.amax(x, integers(axes), bool(keepdims))
-
-
-@reads("ReduceMin")
-def _reduce_min(
-    x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    return torch.amin(x, integers(axes), bool(keepdims))
-
-
 @reads("ReduceLogSumExp")
 def _reduce_logsumexp(
     x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
 ) -> Tensor:
     return torch.logsumexp(x, integers(axes), bool(keepdims))
-
-
-@reads("ReduceL1")
-def _reduce_l1(
-    x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    return torch.norm(x, 1, integers(axes), bool(keepdims))
-
-
-@reads("ReduceL2")
-def _reduce_l2(
-    x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    return torch.norm(x, 2, integers(axes), bool(keepdims))

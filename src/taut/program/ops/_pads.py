@@ -1,6 +1,7 @@
 """Operations that put entries around or between the others: pads and upsampling."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from taut.program._call import Call
 from taut.program._op import EXACT, Rounding, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
+from taut.program.ops._numbers import axis_of, checked_sizes
 from taut.program.ops._selections import AbstractSelection, copied_norm, sliced
+from taut.program.ops._shapes import open_batch
 
 
 @op("pad")
@@ -105,7 +108,7 @@ class Upsample(AbstractSelection):
 
 @captures("pad", "constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "replication_pad1d",
           "replication_pad2d", "_pad_circular")  # fmt: skip
-def pad(c: Call, input: Tensor, pad: Any, mode: str = "constant", value: Any = None) -> str:
+def pad(c: Call, input: Tensor, pad: Any, mode: Any = "constant", value: Any = None) -> str:
     """Pads along the last axes; what is negative cuts off."""
     if c.function == "constant_pad_nd" and not isinstance(mode, str):
         mode, value = "constant", mode
@@ -134,8 +137,17 @@ def _onnx_pad(
     x: Tensor, pads: Any, value: Any = None, axes: Any = None, *, mode: str = "constant"
 ) -> Tensor:
     sides, named = integers(pads), {"wrap": "circular", "edge": "replicate"}.get(mode, mode)
-    if axes is not None or len(sides) != 2 * x.dim() or sides[0] or sides[x.dim()]:
+    if axes is not None:
+        along, given = [axis_of(axis, x.dim()) for axis in integers(axes)], sides
+        if len(given) != 2 * len(along) or len(set(along)) != len(along):
+            raise ValueError("it must have two pads for each of its axes")
+        sides = [0] * (2 * x.dim())
+        for place, axis in enumerate(along):
+            sides[axis], sides[x.dim() + axis] = given[place], given[len(along) + place]
+    if len(sides) != 2 * x.dim() or sides[0] or sides[x.dim()]:
         raise ValueError("it must pad all axes but the batch")
+    checked_sizes([max(0, n + a + b) for n, a, b in zip(
+        x.shape[1:], sides[1 : x.dim()], sides[x.dim() + 1 :], strict=True)])  # fmt: skip
     pairs = [
         n for axis in reversed(range(1, x.dim())) for n in (sides[axis], sides[x.dim() + axis])
     ]
@@ -148,10 +160,104 @@ def _onnx_pad(
 
 @reads("Resize")
 def _resize(x: Tensor, roi: Any = None, scales: Any = None, sizes: Any = None, *,
-            mode: str = "nearest", coordinate_transformation_mode: str = "half_pixel",
-            nearest_mode: str = "round_prefer_floor") -> Tensor:  # fmt: skip
-    if (mode, coordinate_transformation_mode, nearest_mode) != ("nearest", "asymmetric", "floor"):
-        raise ValueError("it must take the nearest entry, as torch does")
-    if scales is None or sizes is not None or scales[:2].tolist() != [1.0, 1.0]:
-        raise ValueError("it must have factors for the axes of an image")
-    return F.interpolate(x, scale_factor=tuple(scales[2:].tolist()))
+            antialias: int = 0, axes: Any = None, coordinate_transformation_mode: str =
+            "half_pixel", cubic_coeff_a: float = -0.75, exclude_outside: int = 0,
+            extrapolation_value: float = 0.0, keep_aspect_ratio_policy: str = "stretch",
+            mode: str = "nearest", nearest_mode: str = "round_prefer_floor",
+            batch: int | None) -> Tensor:  # fmt: skip
+    """By factors or to sizes of the axes of an image; coordinates as torch has them."""
+    spatial, places = x.dim() - 2, coordinate_transformation_mode
+    if antialias or exclude_outside or cubic_coeff_a != -0.75 or spatial not in (1, 2, 3):
+        raise ValueError("it must interpolate 1 to 3 axes, as torch does")
+    if keep_aspect_ratio_policy != "stretch":
+        raise ValueError("`keep_aspect_ratio_policy` must be stretch")
+    kept = None if sizes is None or axes is not None else open_batch(x, sizes, batch)
+    if kept is not None and kept[:2] != list(x.shape[:2]):
+        raise ValueError("it must keep the batch and the channels")
+    wanted = _of_image(sizes, axes, spatial)
+    factors = None if wanted else _of_image(_listed(scales), axes, spatial, 1.0)
+    if wanted is None and factors is None:
+        raise ValueError("it must have factors or sizes for the axes of an image")
+    options: dict[str, Any] = {"size": wanted, "scale_factor": factors}
+    checked_sizes(wanted or [int(n * f) for n, f in zip(x.shape[2:], factors or (), strict=True)])
+    if mode == "nearest":
+        return _nearest(x, options, places, nearest_mode)
+    corners = {"align_corners": True, "half_pixel": False, "pytorch_half_pixel": False}
+    words = {("linear", 1): "linear", ("linear", 2): "bilinear", ("linear", 3): "trilinear",
+             ("cubic", 2): "bicubic"}  # fmt: skip
+    if places not in corners or (mode, spatial) not in words:
+        raise ValueError(f"its coordinates, {places}, must be those of torch")
+    y = F.interpolate(x, **options, mode=words[mode, spatial], align_corners=corners[places])
+    if any(m == 1 < n for n, m in zip(x.shape[2:], y.shape[2:], strict=True)):
+        raise ValueError("it must leave more than one entry of an axis")
+    return y
+
+
+def _listed(scales: Any) -> list[float] | None:
+    """Factors as numbers; none where the list is empty."""
+    values = [] if scales is None else torch.as_tensor(scales).flatten().tolist()
+    return values or None
+
+
+def _of_image(values: Any, axes: Any, spatial: int, kept: Any = None) -> tuple[Any, ...] | None:
+    """What stands for the axes of an image; batch and channels must be kept, if they are named."""
+    if values is None:
+        return None
+    named = list(range(spatial + 2)) if axes is None else [axis_of(a, spatial + 2) for a in axes]
+    by_axis = dict(zip(named, values, strict=True))
+    others = [by_axis[axis] for axis in (0, 1) if axis in by_axis]
+    named_all = set(range(2, spatial + 2)) <= by_axis.keys()
+    if (
+        not named_all
+        or (kept is not None and any(other != kept for other in others))
+        or (axes is not None and kept is None and others)
+    ):
+        raise ValueError("it must resize the axes of an image, all of them and no others")
+    return tuple(by_axis[axis] for axis in range(2, spatial + 2))
+
+
+def _nearest(x: Tensor, options: dict[str, Any], places: str, rounding: str) -> Tensor:
+    """By the ways of torch where they choose the same entries, else by a list of places."""
+    sizes = options["size"] or [
+        math.floor(n * Fraction(f))
+        for n, f in zip(x.shape[2:], options["scale_factor"], strict=True)
+    ]
+    chosen = []
+    for axis, (n, m) in enumerate(zip(x.shape[2:], sizes, strict=True)):
+        scale = Fraction(m, n) if options["size"] else Fraction(options["scale_factor"][axis])
+        chosen.append([_place(i, n, m, scale, places, rounding) for i in range(m)])
+    for mode in ("nearest", "nearest-exact"):
+        if all(_torch_places(n, options, axis, mode) == chosen[axis]
+               for axis, n in enumerate(x.shape[2:])):  # fmt: skip
+            return F.interpolate(x, **options, mode=mode)
+    for axis, line in enumerate(chosen, start=2):
+        x = x.index_select(axis, torch.tensor(line))
+    return x
+
+
+def _torch_places(n: int, options: dict[str, Any], axis: int, mode: str) -> list[int]:
+    """The entries, of n, that torch copies along an axis."""
+    own: dict[str, Any] = {
+        key: None if value is None else value[axis] for key, value in options.items()
+    }
+    line = torch.arange(n, dtype=torch.float32)[None, None]
+    return F.interpolate(line, **own, mode=mode).flatten().long().tolist()
+
+
+def _place(i: int, n: int, m: int, scale: Fraction, places: str, rounding: str) -> int:
+    """The entry, of n, that is copied to place i of m."""
+    half = Fraction(1, 2)
+    formulas = {
+        "asymmetric": lambda: i / scale,
+        "half_pixel": lambda: (i + half) / scale - half,
+        "pytorch_half_pixel": lambda: (i + half) / scale - half if m > 1 else Fraction(0),
+        "align_corners": lambda: Fraction(i * (n - 1), m - 1) if m > 1 else Fraction(0),
+    }
+    roundings = {
+        "floor": math.floor, "ceil": math.ceil,
+        "round_prefer_floor": lambda at: math.ceil(at - half),
+        "round_prefer_ceil": lambda at: math.floor(at + half),
+    }  # fmt: skip
+    if places not in formulas or rounding not in roundings:
+        raise ValueError(f"its places, {places} and {rounding}, are not read")
+    return min(max(roundings[rounding](formulas[places]()), 0), n - 1)

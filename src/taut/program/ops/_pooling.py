@@ -18,7 +18,8 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, Rounding, captures, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._linear import sides_of
+from taut.program.ops._linear import _sides, check_steps
+from taut.program.ops._windows import Pads, sides_of
 
 __all__: list[str] = []
 
@@ -228,6 +229,7 @@ def _averaged(
     *,
     whole: bool = False,
 ) -> str:
+    check_steps(stride, x.shape[2:], pads, pads)
     args = {
         "kernel_size": kernel,
         "stride": stride,
@@ -238,7 +240,8 @@ def _averaged(
     return c.add("avg_pool", [c.name(x)], args=args)
 
 
-@captures("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
+@captures("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d",
+          "_adaptive_avg_pool2d", "_adaptive_avg_pool3d")  # fmt: skip
 def adaptive_average(c: Call, input: Tensor, output_size: Any) -> str:
     """Averages over windows of one size, where that divides the input."""
     kernel = _adaptive(c, input)
@@ -257,13 +260,27 @@ def _adaptive(c: Call, x: Tensor) -> Shape | None:
     return tuple(n // o for o, n in zip(outputs, size, strict=True))
 
 
-@captures("max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices")
+@captures("max_pool1d", "max_pool2d", "max_pool3d")
 def maximum(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
             dilation: Any = 1, ceil_mode: bool = False,
             return_indices: bool = False) -> str:  # fmt: skip
     """Maxima over windows."""
     if return_indices or not isinstance(c.result, Tensor):
         raise UnprovenError("`return_indices` must be False")
+    return _maxima(c, input, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+@captures("max_pool2d_with_indices", "max_pool3d_with_indices")
+def maximum_of(c: Call, input: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0,
+               dilation: Any = 1, ceil_mode: bool = False,
+               return_indices: bool = True) -> tuple[str, None]:  # fmt: skip
+    """Maxima, and places that no rule follows."""
+    one = Call(c.recorder, c.result[0], c.function)
+    return _maxima(one, input, kernel_size, stride, padding, dilation, ceil_mode), None
+
+
+def _maxima(c: Call, input: Tensor, kernel_size: Any, stride: Any, padding: Any, dilation: Any,
+            ceil_mode: bool) -> str:  # fmt: skip
     axes = _axes(c, input)
     steps = kernel_size if stride in (None, (), []) else stride
     values = {"kernel_size": kernel_size, "stride": steps, "padding": padding, "dilation": dilation}
@@ -292,23 +309,38 @@ def adaptive_maximum(c: Call, input: Tensor, output_size: Any, return_indices: b
 # What nodes of ONNX are, as functions of torch.
 
 
-def _pooled_options(x: Tensor, kernel_shape: Any, pads: Any, strides: Any, auto_pad: str) -> tuple:
-    axes = len(kernel_shape)
-    left, right = sides_of(pads, axes, auto_pad)
-    if axes not in (1, 2, 3) or left != right:
-        raise ValueError("it must pad both sides alike, in 1 to 3 axes")
-    return axes, kernel_shape, strides or [1] * axes, left
+def _windows(x: Tensor, kernel: list[int], steps: list[int], gaps: list[int], pads: Any,
+             auto_pad: str, ceil_mode: int) -> tuple[Pads, list[int]]:  # fmt: skip
+    """Pads of both sides, and the number of windows along each axis."""
+    axes, sizes = len(kernel), x.shape[2:]
+    if axes not in (1, 2, 3) or x.dim() != axes + 2:
+        raise ValueError("it must have 1 to 3 axes, as its input")
+    windows = [d * (k - 1) + 1 for k, d in zip(kernel, gaps, strict=True)]
+    left, right = sides_of(pads, x, windows, steps, auto_pad)
+    counts = []
+    for n, k, s, a, b in zip(sizes, windows, steps, left, right, strict=True):
+        rest = n + a + b - k
+        counts.append((-(-rest // s) if ceil_mode else rest // s) + 1)
+        if counts[-1] < 1 or (counts[-1] - 1) * s >= n + a:
+            raise ValueError("each of its windows must begin in the image or in front of it")
+    return (left, right), counts
 
 
 @reads("AveragePool")
 def _average_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
                   count_include_pad: int = 0, dilations: Any = None, kernel_shape: Any,
                   pads: Any = None, strides: Any = None) -> Tensor:  # fmt: skip
-    axes, *sizes = _pooled_options(x, kernel_shape, pads, strides, auto_pad)
-    if set(dilations or [1]) != {1} or (ceil_mode and any(sizes[2])):
+    steps, ones = strides or [1] * len(kernel_shape), [1] * len(kernel_shape)
+    (left, right), _ = _windows(x, kernel_shape, steps, ones, pads, auto_pad, ceil_mode)
+    if set(dilations or [1]) != {1} or (ceil_mode and any(left + right)):
         raise ValueError("it must have no dilation, nor pads with ceil_mode")
-    return _AVERAGES[axes - 1](
-        x, *sizes, ceil_mode=bool(ceil_mode), count_include_pad=bool(count_include_pad)
+    if left != right:
+        if not count_include_pad:
+            raise ValueError("it must pad both sides alike, or count what it pads")
+        x, left = F.pad(x, _sides(left, right)), [0] * len(left)
+    counted = bool(count_include_pad) or not any(left)
+    return _AVERAGES[len(steps) - 1](
+        x, kernel_shape, steps, left, ceil_mode=bool(ceil_mode), count_include_pad=counted
     )
 
 
@@ -316,10 +348,17 @@ def _average_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
 def _max_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0, dilations: Any = None,
               kernel_shape: Any, pads: Any = None, storage_order: int = 0,
               strides: Any = None) -> Tensor:  # fmt: skip
-    axes, *sizes = _pooled_options(x, kernel_shape, pads, strides, auto_pad)
-    if ceil_mode and any(sizes[2]):
-        raise ValueError("it must have no pads with ceil_mode")
-    return _MAXIMA[axes - 1](x, *sizes, dilations or 1, ceil_mode=bool(ceil_mode))
+    """Windows that reach over the end need no pads there: torch has them by `ceil_mode`."""
+    steps, gaps = strides or [1] * len(kernel_shape), dilations or [1] * len(kernel_shape)
+    (left, right), counts = _windows(x, kernel_shape, steps, gaps, pads, auto_pad, ceil_mode)
+    ceil = bool(ceil_mode) or left != right
+    y = _MAXIMA[len(steps) - 1](x, kernel_shape, steps, left, gaps, ceil_mode=ceil)
+    for axis, (n, m) in enumerate(zip(y.shape[2:], counts, strict=True), start=2):
+        if n < m:
+            raise ValueError("its windows must not lie behind the image")
+        y = y.narrow(axis, 0, m) if n > m else y
+    return y
 
 
 reads("GlobalAveragePool")(lambda x: _ADAPTIVE[x.dim() - 3](x, 1))
+reads("GlobalMaxPool")(lambda x: _ADAPTIVE_MAXIMA[x.dim() - 3](x, 1))

@@ -1,6 +1,7 @@
 """Sums and means over axes of the sample."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -89,15 +90,22 @@ captures("mean", kind="mean")(_reduced)
 # What nodes of ONNX are, as functions of torch.
 
 
-@reads("ReduceSum")
-def _reduce_sum(
-    x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    return torch.sum(x, integers(axes), bool(keepdims))
+def _reader(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A reduction whose axes are an input, or an attribute in files before ONNX 18."""
+
+    def read(x: Tensor, along: Any = None, /, *, axes: Any = None, keepdims: int = 1,
+             noop_with_empty_axes: int = 0) -> Tensor:  # fmt: skip
+        named = along if axes is None else axes
+        if not named:
+            raise ValueError("it must name its axes: over all, it mixes the samples of a batch")
+        return function(x, dim=tuple(integers(named)), keepdim=bool(keepdims))
+
+    return read
 
 
-@reads("ReduceMean")
-def _reduce_mean(
-    x: Tensor, axes: Any = None, *, keepdims: int = 1, noop_with_empty_axes: int = 0
-) -> Tensor:
-    return torch.mean(x, integers(axes), bool(keepdims))
+reads("ReduceSum")(_reader(torch.sum))
+reads("ReduceMean")(_reader(torch.mean))
+reads("ReduceMax")(_reader(torch.amax))
+reads("ReduceMin")(_reader(torch.amin))
+reads("ReduceL1")(_reader(lambda x, dim, keepdim: torch.linalg.vector_norm(x, 1, dim, keepdim)))
+reads("ReduceL2")(_reader(lambda x, dim, keepdim: torch.linalg.vector_norm(x, 2, dim, keepdim)))

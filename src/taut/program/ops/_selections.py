@@ -16,7 +16,8 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._shapes import reshaped
+from taut.program.ops._numbers import as_tensor, axis_of, checked_sizes
+from taut.program.ops._shapes import Turned, open_batch, reshaped
 
 __all__ = ["AbstractSelection", "copied_norm", "copies", "sliced"]
 
@@ -309,10 +310,11 @@ def unfold(c: Call, x: Tensor, *args: Any, **kwargs: Any) -> str:
 
 @reads("Slice")
 def _onnx_slice(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> Any:
-    begin, end = integers(starts), integers(ends)
+    begin = integers(starts)
+    end = [2**63 - 1 if type(n) is int and n >= 2**31 - 1 else n for n in integers(ends)]
     along = list(range(len(begin))) if axes is None else integers(axes)
     strides = [1] * len(begin) if steps is None else integers(steps)
-    if not isinstance(x, Tensor) and along == [0]:  # a shape
+    if not isinstance(x, Tensor) and along in ([0], [-1]):  # a shape
         return x[begin[0] : end[0] : strides[0]]
     if set(strides) == {-1} and all(
         b == -1 and e <= -(2**62) for b, e in zip(begin, end, strict=True)
@@ -328,17 +330,61 @@ def _onnx_slice(x: Any, starts: Any, ends: Any, axes: Any = None, steps: Any = N
 
 @reads("Gather")
 def _gather(x: Any, indices: Any, *, axis: int = 0) -> Any:
+    if isinstance(x, Turned):
+        return Turned(_gather(x.x, indices, axis=x.order[axis]), x.order)
     if not isinstance(x, Tensor) and axis in (0, -1):  # a shape
         return [x[i] for i in indices] if isinstance(indices, list) else x[indices]
     if isinstance(indices, int):
         return x.select(axis, indices)
-    return x.index_select(axis, torch.tensor(indices))
+    axis = axis_of(axis, x.dim())
+    size = x.shape[axis]
+    places = torch.as_tensor(indices)
+    if places.is_floating_point() or not bool(((places >= -size) & (places < size)).all()):
+        raise ValueError("its places must be whole numbers within the axis")
+    taken = x.index_select(axis, torch.where(places < 0, places + size, places).flatten())
+    return taken if places.dim() == 1 else taken.unflatten(axis, places.shape)
+
+
+@reads("GatherND")
+def _gather_entries(x: Any, indices: Any, *, batch_dims: int = 0) -> Any:
+    if batch_dims or not isinstance(indices, Tensor) or indices.shape[1:] != (1,):
+        raise ValueError("it must gather along its first axis")
+    return _gather(x, indices.flatten().tolist())
 
 
 @reads("Split")
 def _split(
-    x: Tensor, sizes: Any = None, *, axis: int = 0, num_outputs: int | None = None
-) -> tuple[Tensor, ...]:
+    x: Any, sizes: Any = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int
+) -> tuple[Any, ...]:
+    if isinstance(x, list):  # a shape, entry by entry
+        if axis not in (0, -1) or outputs != len(x) or sizes not in (None, [1] * outputs):
+            raise ValueError("it must split a list of whole numbers into its entries")
+        return tuple([number] for number in x)
     if sizes is None:
-        return x.split(-(-x.shape[axis] // (num_outputs or 1)), axis)
-    return x.split(integers(sizes), axis)
+        if num_outputs not in (None, outputs):
+            raise ValueError("it has not as many outputs as it says")
+        parts = x.split(-(-x.shape[axis] // outputs), axis)
+    else:
+        parts = x.split(integers(sizes), axis)
+    if len(parts) != outputs:
+        raise ValueError("it has not as many outputs as parts")
+    return parts
+
+
+@reads("Expand")
+def _expanded(x: Any, shape: Any, *, moving: list[bool], batch: int | None) -> Tensor:
+    """Both may have axes of length 1: they are broadcast against one another."""
+    x, sizes = as_tensor(x), integers(shape)
+    if not moving[0]:
+        sizes = checked_sizes(sizes)
+    sizes = [1] * (x.dim() - len(sizes)) + open_batch(x, sizes, batch)
+    own = [1] * (len(sizes) - x.dim()) + list(x.shape)
+    kept = [n if type(s) is int and s == 1 else s for s, n in zip(sizes, own, strict=True)]
+    return x.expand(kept)
+
+
+@reads("Tile")
+def _tiled(x: Any, repeats: Any) -> Tensor:
+    x = as_tensor(x)
+    checked_sizes([n * m for n, m in zip(x.shape[1:], integers(repeats)[1:], strict=True)])
+    return x.repeat(repeats)

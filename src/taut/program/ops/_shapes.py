@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -13,8 +14,9 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
+from taut.program.ops._numbers import as_tensor, axis_of
 
-__all__ = ["permuted", "reshaped"]
+__all__ = ["Turned", "open_batch", "permuted", "reshaped"]
 
 
 class AbstractPermutation(AbstractOp):
@@ -309,42 +311,68 @@ def _dropped(x: Tensor, ratio: Any = None, training: Any = None, *, seed: int = 
 
 @reads("Flatten")
 def _flattened(x: Tensor, *, axis: int = 1) -> Tensor:
-    if axis % x.dim() != 1:
+    if axis_of(axis, x.dim()) != 1:
         raise ValueError("it must flatten all but the batch")
     return x.flatten(1)
 
 
+def open_batch(x: Tensor, sizes: Sequence[Any], batch: int | None) -> list[Any]:
+    """New sizes of the signal; that of the batch for which a file was written is that of any."""
+    if batch is not None and sizes and type(sizes[0]) is int and sizes[0] == batch:
+        return [x.shape[0], *sizes[1:]]
+    return list(sizes)
+
+
 @reads("Reshape")
-def _reshaped(x: Tensor, shape: Any, *, allowzero: int = 0) -> Tensor:
+def _reshaped(x: Any, shape: Any, *, allowzero: int = 0, batch: int | None) -> Any:
     sizes = integers(shape)
+    whole = [x] if isinstance(x, int | BatchSize) else x
+    if isinstance(whole, list) and sizes in ([-1], [len(whole)]):
+        return whole  # it may hold the size of the batch
+    x = as_tensor(x)
     copied = [x.shape[i] if n == 0 and not allowzero else n for i, n in enumerate(sizes)]
-    return x.reshape(copied)
+    return x.reshape(open_batch(x, copied, batch))
+
+
+@final
+@dataclass(frozen=True)
+class Turned:
+    """The signal with its axes in an order that moves the batch, as exporters gather from it.
+
+    It is only turned on, and gathered from: until the batch is first again.
+    """
+
+    x: Tensor
+    order: list[int]
 
 
 @reads("Transpose")
-def _transposed(x: Tensor, *, perm: list[int] | None = None) -> Tensor:
-    return x.permute(perm or list(range(x.dim()))[::-1])
+def _transposed(
+    x: Tensor | Turned, *, perm: list[int] | None = None, moving: list[bool]
+) -> Tensor | Turned:
+    known = x if isinstance(x, Turned) else Turned(x, list(range(x.dim())))
+    order = known.order[::-1] if perm is None else [known.order[axis] for axis in perm]
+    return Turned(known.x, order) if moving[0] and order[0] else known.x.permute(order)
 
 
 @reads("Squeeze")
 def _squeezed(x: Any, axes: Any = None) -> Any:
     if isinstance(x, list):
-        return x[0]
-    return x.squeeze(tuple(integers(axes)))
+        (number,) = x
+        return number
+    if any(x.shape[axis] != 1 for axis in integers(axes)):
+        raise ValueError("its axes must have one entry")
+    return x.squeeze(tuple(axes))
 
 
 @reads("Unsqueeze")
 def _unsqueezed(x: Any, axes: Any) -> Any:
-    if not isinstance(x, Tensor):
+    if isinstance(x, int | BatchSize) and axes in ([0], [-1]):
         return [x]
-    for axis in sorted(a % (x.dim() + len(integers(axes))) for a in integers(axes)):
+    x = as_tensor(x)
+    for axis in sorted(axis_of(a, x.dim() + len(axes)) for a in integers(axes)):
         x = x.unsqueeze(axis)
     return x
-
-
-@reads("Shape")
-def _shape_of(x: Tensor, *, start: int = 0, end: int | None = None) -> list[Any]:
-    return list(x.shape)[start:end]
 
 
 @reads("SpaceToDepth")

@@ -268,11 +268,3 @@ reads("Cos")(lambda x: torch.cos(x))
 reads("Atan")(lambda x: torch.atan(x))
 reads("Asinh")(lambda x: torch.asinh(x))
 reads("Erf")(lambda x: torch.erf(x))
-
-
-@reads("Selu")
-def _selu(x: Tensor, *, alpha: float = 1.67326319217681884765625,
-          gamma: float = 1.05070102214813232421875) -> Tensor:  # fmt: skip
-    if (alpha, gamma) == (1.67326319217681884765625, 1.05070102214813232421875):
-        return F.selu(x)
-    return gamma * F.elu(x, alpha)

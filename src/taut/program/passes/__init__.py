@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taut.program._program import Program
+from taut.program.passes._joining import join_parts
 from taut.program.passes._padding import merge_pads
 from taut.program.passes._places import merge_places
 from taut.program.passes._sorting import recognise_sorting
@@ -12,7 +13,7 @@ __all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
 
 REWRITINGS = {
     rewrite.__name__: rewrite
-    for rewrite in (merge_places, merge_pads, merge_wraps, recognise_sorting)
+    for rewrite in (join_parts, merge_places, merge_pads, merge_wraps, recognise_sorting)
 }
 """Passes that rewrite the program, in their order; certificates are about the result."""
 
