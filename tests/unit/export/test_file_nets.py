@@ -1,7 +1,9 @@
 """Files that torch's exporters write of many nets have the bounds of the nets."""
 
+import random
 import shutil
 
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -9,10 +11,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import taut
 from experiments._file_nets import EXPORTERS, NETS, made
-from exported_nets import run
+from exported_nets import in_onnxruntime, run
 from taut.cli import main
 from taut.export import load
-from taut.program import verifiable_bound
+from taut.program import READS, verifiable_bound
 
 WRITE = """
 import sys
@@ -134,3 +136,64 @@ def test_a_frozen_maxmin_is_read_as_one(folder):
 def test_taut_load_takes_them(folder):
     for number in range(len(EXPORTERS)):
         assert taut.load(file_of(folder, "maxmin", number))(torch.zeros(1, 8)).shape == (1, 4)
+
+
+def changed(model, draw):
+    """One number, name or operator of a graph changed."""
+    node, kind = draw.choice(model.graph.node), draw.randrange(4)
+    wholes = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT64]
+    if kind == 0 and node.attribute:
+        attribute = draw.choice(node.attribute)
+        attribute.i += draw.choice([-1, 1, 2**40])
+        if attribute.ints:
+            attribute.ints[draw.randrange(len(attribute.ints))] += draw.choice([-1, 1, 2**40])
+        attribute.f = draw.choice([0.0, -1.0, float("nan"), float("inf")])
+    elif kind == 1 and wholes:
+        tensor = draw.choice(wholes)
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        values.flat[draw.randrange(max(1, values.size))] += draw.choice([-1, 1, 2, 2**40])
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    elif kind == 2 and node.input:
+        others = [name for other in model.graph.node for name in (*other.output, *other.input)]
+        node.input[draw.randrange(len(node.input))] = draw.choice(others)
+    else:
+        node.op_type = draw.choice(sorted(READS))
+
+
+def bounded(path):
+    """The model of a file with a bound, and its shape; or why there is none."""
+    try:
+        read, shape = load(path)
+        taut.lipschitz_bound(read, shape)
+    except ValueError as error:
+        return None, (), str(error)
+    return read, shape, ""
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("name", ["maxmin", "paper", "shuffled", "unet upsampled", "wavenet"])
+def test_changed_files_are_refused_in_one_sentence_or_compute_what_they_say(
+    folder, name, number, tmp_path
+):
+    """What onnxruntime refuses at the size at hand is not compared."""
+    original, draw = onnx.load(file_of(folder, name, number)), random.Random(number)
+    path, refused, compared = tmp_path / "net.onnx", 0, 0
+    for _ in range(60):
+        model = onnx.ModelProto.FromString(original.SerializeToString())
+        changed(model, draw)
+        path.write_bytes(model.SerializeToString())
+        read, shape, reason = bounded(path)
+        assert "\n" not in reason
+        if read is None:
+            refused += 1
+            continue
+        x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+        try:
+            expected = in_onnxruntime(path, x)
+        except Exception:  # of onnxruntime, which has many
+            continue
+        compared += 1
+        assert torch.allclose(read(x), expected, rtol=1e-3, atol=1e-4, equal_nan=True)
+    assert refused > 10
+    assert compared > 0
