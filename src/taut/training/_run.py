@@ -32,7 +32,7 @@ EpochRow = dict[str, int | float]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder, read lazily.
 
@@ -52,6 +52,9 @@ class Run:
     recipe: Recipe
     data_dir: Path | None
     workers: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, recipe {self.recipe.name!r})"
 
     @classmethod
     def open(
