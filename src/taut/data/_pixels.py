@@ -2,6 +2,7 @@ r"""Pictures as arrays of pixels."""
 
 import io
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -112,7 +113,9 @@ class Tally:
 
 def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarray:
     """The pixels of a picture file, as `to_array` gives them."""
-    with broken_pictures(source) as library:
+    with broken_pictures(source) as library, warnings.catch_warnings():
+        # Large pictures are read up to the size at which Pillow raises.
+        warnings.simplefilter("ignore", library.DecompressionBombWarning)
         image = library.open(io.BytesIO(data), formats=_FORMATS)
         # A JPEG may have a preview or a second view behind it: the first picture is the picture.
         frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)

@@ -283,6 +283,15 @@ def test_decoded_pictures_have_a_limit_together(tmp_path, monkeypatch):
         read_images(files)
 
 
+def test_large_pictures_below_the_limit_are_read_without_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    Image.new("L", (8, 7)).save(tmp_path / "a.png")  # Pillow warns from here on
+    assert read_images([tmp_path / "a.png"]).shape == (1, 1, 7, 8)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")  # and raises from twice its limit on
+    with pytest.raises(ValueError, match=r"a\.png: Image size \(64 pixels\) exceeds limit of 60"):
+        read_images([tmp_path / "a.png"])
+
+
 def test_pickles_cannot_ask_for_a_table_of_any_size():
     memo = b"\x80\x02}r" + (1 << 31).to_bytes(4, "little") + b"."
     with little_memory(), pytest.raises(ValueError, match="it numbers an object 2,147,483,648"):
