@@ -46,6 +46,19 @@ def folder(tmp_path, monkeypatch):
         ("train demo --loss krr", "`--loss` must be one of .* Did you mean kr\\?"),
         ("train demo --model Smal", "`--model` must be one of .* Did you mean small\\?"),
         ("train demo --parametrization BKOP", "`--parametrization` must .* Did you mean BCOP\\?"),
+        (
+            "train demo --workers 2 --run r",
+            "taut: fashion-mnist-subset is not kept as single",
+        ),
+        ("train demo --loss.eps-train -1", "`taut train demo` has no option --loss.eps-train."),
+        (
+            "train demo --loss hinge-kr --loss.alhpa 3",
+            "has no option --loss.alhpa. .* --loss.al",
+        ),
+        (
+            "attack runs --method fgsm --steps 5",
+            "must be left out: .*; got `--steps`.",
+        ),
         ("train demo --epohs 3", "`taut train demo` has no option --epohs. Did you mean --epochs?"),
         (
             "train demo --dataset folder --data-dir pets --run r",

@@ -130,7 +130,8 @@ def make_attack(method: str | AbstractAttack, options: Mapping[str, object]) -> 
     allowed = [field.name for field in fields(known[method])]
     if unknown := sorted(set(options) - set(allowed)):
         must = f"be among {', '.join(allowed)}" if allowed else "be left out: it has none"
-        raise ValueError(f'Options of "{method}" must {must}; got {", ".join(unknown)}.')
+        got = ", ".join(f"`{name}`" for name in unknown)
+        raise ValueError(f'Options of "{method}" must {must}; got {got}.')
     return known[method](**options)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from taut.data import read_array, read_arrays
 from taut.data._checks import check_size, size_of
 
+_USUAL = ("x", "x_train", "train_images", "images", "data", "points")
 _CELLS = ",;\t"
 
 
@@ -33,13 +34,13 @@ def read_points(path: Path) -> Tensor:
 
 
 def _read_npz(path: Path) -> np.ndarray:
-    """The only array, or the one that is called x or x_train."""
+    """The only array, or the first that has one of the usual names."""
     arrays = read_arrays(path)
-    chosen = [arrays[name] for name in ("x", "x_train") if name in arrays]
+    chosen = [arrays[name] for name in _USUAL if name in arrays]
     chosen = list(arrays.values()) if len(arrays) == 1 else chosen
     if not chosen or chosen[0].dtype.kind not in "fu" or not chosen[0].ndim:
         raise ValueError(
-            f"{path} must hold points in one array, or in x or x_train, of floats or of uint8; "
+            f"{path} must hold points in one array, or in {', '.join(_USUAL)}, of floats or uint8; "
             f"it holds {_listing(arrays) or 'none'}."
         )
     return chosen[0]

@@ -37,10 +37,11 @@ def read_source(
     """Points drawn at random, without repetition, from what a word names.
 
     Args:
-        source: a folder with images at any depth; an npz file with one array (or its array `x`, or
-            its training images `x_train`); an npy file; a csv or parquet file with one point a row,
-            all its columns numbers, the first line of a csv file names or numbers; or a data set
-            that `taut.data.load` knows (its training images).
+        source: a folder with images at any depth; an npz file with one array (or its array `x`, its
+            training images `x_train` or `train_images`, or `images`, `data` or `points`); an npy
+            file; a csv or parquet file with one point a row, all its columns numbers, the first
+            line of a csv file names or numbers; or a data set that `taut.data.load` knows (its
+            training images).
         data_dir: for a data set: the folder with its files, or the one that holds a folder of its
             name.
         count: points at most.

@@ -151,7 +151,7 @@ def test_what_is_wrong_with_an_image_is_told_by_name(workers, photos, tmp_path):
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("mnist", {}, "`name` must be folder or hub:NAME"),
+        ("mnist", {}, "mnist is not kept as single images"),
         ("folder", {"workers": -1}, "`workers` must be at least 0; got -1"),
         ("folder", {"holdout": Holdout(0.5)}, "`holdout` must be None"),
         ("folder", {"data_dir": None}, "`data_dir` must be a folder or tar archive"),

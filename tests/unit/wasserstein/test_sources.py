@@ -60,6 +60,12 @@ def test_arrays_of_floats_are_points(kind, tmp_path):
         assert sorted(read_source(tmp_path / name).points.tolist()) == points.tolist()
 
 
+@pytest.mark.parametrize("name", ["x", "x_train", "train_images", "images", "data", "points"])
+def test_npz_files_hold_points_under_the_usual_names(name, tmp_path):
+    np.savez(tmp_path / "a.npz", labels=np.zeros(2, int), **{name: np.eye(2)})
+    assert sorted(read_source(tmp_path / "a.npz").points.tolist()) == [[0.0, 1.0], [1.0, 0.0]]
+
+
 @pytest.mark.parametrize("array", [np.arange(4), np.float64(1.0), np.array([{}]), np.zeros(2, "?")])
 def test_arrays_that_hold_no_points_are_refused(array, tmp_path):
     np.save(tmp_path / "a.npy", array)
