@@ -117,7 +117,7 @@ Read = Callable[[Path, tuple[int, ...] | None], ProgramModule]
 def _format(path: Path) -> tuple[Write, Read]:
     if path.suffix not in SUFFIXES:
         hint = did_you_mean(path.suffix, SUFFIXES)
-        if path.suffix in (".pt", ".pth"):
+        if path.suffix in (".pt", ".pth") and path.is_file():
             hint = " Weights alone are no model: make it in a Python file, and load them there."
         raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}.{hint}")
     return SUFFIXES[path.suffix]
