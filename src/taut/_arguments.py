@@ -32,7 +32,7 @@ def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ..
         (2, 2, 2)
     """
     several = isinstance(value, Iterable) and not isinstance(value, str)
-    values = tuple(value) if several else (value,) * axes
+    values: tuple[Any, ...] = tuple(value) if several else (value,) * axes
     if len(values) != axes or not all(_is_whole(v, least) for v in values):
         allowed = f"{_kind(least)} or a tuple of {axes}"
         raise ValueError(f"`{name}` must be {allowed}; got {value}.")

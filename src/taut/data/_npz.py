@@ -6,8 +6,8 @@ import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from io import BufferedIOBase
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +97,7 @@ def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
         return np.lib.format.read_array(stream, allow_pickle=False)
 
 
-def _check_header(stream: BufferedIOBase, size: int, name: str) -> None:
+def _check_header(stream: Any, size: int, name: str) -> None:
     """Refuse objects, and a header that promises another size."""
     npy = np.lib.format
     headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

@@ -39,7 +39,7 @@ class InvertibleDownsample2d(nn.Module):
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
         """Rearrange the pixels."""
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             self._check(input)
         return F.pixel_unshuffle(input, self.factor)
 

@@ -100,7 +100,7 @@ class _PadToMultiple(nn.Module):
         for multiple in self.multiple:
             pads = [0, -input.shape[axis] % multiple] + pads  # noqa: RUF005  (TorchScript)
             axis += 1
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return _pad_if_any(input, pads)
         return F.pad(input, pads)
 

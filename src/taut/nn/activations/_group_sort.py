@@ -43,7 +43,7 @@ class GroupSort(nn.Module):
         grouped = input.shape[1] - input.shape[1] % self.group_size
         groups = input[:, :grouped].unflatten(1, (-1, self.group_size))
         sorted_ = groups.sort(dim=2)[0].flatten(1, 2)
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return _joined(sorted_, input[:, grouped:])
         return torch.cat((sorted_, input[:, grouped:]), 1)
 

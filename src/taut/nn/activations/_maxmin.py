@@ -37,7 +37,7 @@ class MaxMin(nn.Module):
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along dimension 1."""
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             return _eager(input)
         return _maxmin(input)
 
