@@ -1,5 +1,6 @@
 """Checks of integer arguments, with one sentence for a wrong one."""
 
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
 
@@ -30,7 +31,8 @@ def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ..
         >>> wholes("stride", 2, 3)
         (2, 2, 2)
     """
-    values = tuple(value) if isinstance(value, (tuple, list)) else (value,) * axes
+    several = isinstance(value, Iterable) and not isinstance(value, str)
+    values: tuple[Any, ...] = tuple(value) if several else (value,) * axes
     if len(values) != axes or not all(_is_whole(v, least) for v in values):
         allowed = f"{_kind(least)} or a tuple of {axes}"
         raise ValueError(f"`{name}` must be {allowed}; got {value}.")

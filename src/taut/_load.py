@@ -7,6 +7,7 @@ from torch import nn
 
 from taut.export import load as load_exported
 from taut.export._export import SUFFIXES
+from taut.kinds import did_you_mean
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
@@ -39,7 +40,6 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
     if not place.exists():
         raise FileNotFoundError(f"{place} does not exist; `path` is a run folder or a file.")
     if place.suffix not in SUFFIXES:
-        raise ValueError(
-            f"`path` must be a run folder or a file ending in {', '.join(SUFFIXES)}; got {place}."
-        )
+        hint = did_you_mean(place.suffix, SUFFIXES)
+        raise ValueError(f"{place} must be a run folder, or end in {', '.join(SUFFIXES)}.{hint}")
     return load_exported(place).model.eval()

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch._C import _len_torch_function_stack
 from torch._C._functorch import (
     # Tells the tensors of a `torch.func` transform, which are gone when the transform ends: such
     # a tensor is never cached.
@@ -44,9 +45,19 @@ def inside_transform() -> bool:
     return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
 
 
+def inside_function_mode() -> bool:
+    """Whether a mode records or replaces the functions of torch; not asked while compiling."""
+    return not torch.compiler.is_compiling() and _len_torch_function_stack() > 0
+
+
 def has_batched_gradients(x: Tensor) -> bool:
     """Whether autograd batches several gradients in `x`; not asked while compiling."""
     return not torch.compiler.is_compiling() and is_legacy_batchedtensor(x)
+
+
+def has_no_numbers(x: Tensor) -> bool:
+    """Whether `x` is a meta tensor, or a fake one, which names another device."""
+    return x.is_meta or hasattr(x, "fake_mode")
 
 
 def version_of(x: Tensor) -> int:

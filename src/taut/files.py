@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 _CHECKSUM = "sha256"
 
@@ -116,6 +116,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if checksum is not None and checksum != _checksum(tensors, metadata):
         raise ValueError(f"{path} is damaged: its numbers are not those that were written.")
     return tensors, metadata
+
+
+def rounded_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
+    """The names of tensors whose numbers the model would round: `load_state_dict` says nothing.
+
+    Example:
+        >>> rounded_tensors(nn.Linear(1, 1), {"weight": torch.tensor([[0.1]]).double()})
+        []
+        >>> rounded_tensors(nn.Linear(1, 1), {"weight": torch.tensor([[0.1]], dtype=torch.float64)})
+        ['weight']
+    """
+    own = model.state_dict()
+    pairs = {name: (tensor, own[name].dtype) for name, tensor in tensors.items() if name in own}
+    exact = {name: torch.where(t == t, t, 0) for name, (t, _) in pairs.items()}  # NaN stays NaN
+    return [name for name, t in exact.items() if not torch.equal(t.to(pairs[name][1]).to(t), t)]
 
 
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

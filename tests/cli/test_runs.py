@@ -204,6 +204,46 @@ def test_unfinished_runs_say_so(folder, tmp_path, capsys):
     assert "epochs" not in run(capsys, "certify", folder)[1]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "certify run", "attack run --limit 2 --steps 2", "report run --limit 2",
+        "export run --to safetensors", "inspect run --limit 2",
+    ],
+)  # fmt: skip
+def test_a_moved_data_set_is_found_by_every_command_that_reads_a_run(
+    command, folder, tmp_path, capsys, monkeypatch
+):
+    shutil.copytree(folder, tmp_path / "run")
+    shutil.copy(folder.parent / "data.npz", tmp_path / "moved.npz")
+    origin = json.loads((tmp_path / "run" / "run.json").read_text())
+    origin["data_dir"] = str(tmp_path / "gone.npz")
+    (tmp_path / "run" / "run.json").write_text(json.dumps(origin))
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *command.split())
+    assert (code, err.count("\n")) == (2, 1)
+    assert "gone.npz not found" in err
+    assert "If the data set has moved, `--data-dir` says where it is now." in err
+    assert run(capsys, *command.split(), "--data-dir", "moved.npz")[0] == 0
+    code, _, err = run(capsys, *command.split(), "--data-dir", "nowhere.npz")
+    assert (code, err) == (2, "taut: nowhere.npz not found; give an npz file.\n")
+
+
+def test_every_command_that_takes_a_run_takes_a_data_dir():
+    import inspect
+    from importlib import import_module
+
+    from taut.cli.app import COMMANDS
+
+    takes_run = []
+    for name in set(COMMANDS) - {"train", "list", "demo"}:
+        parameters = inspect.signature(vars(import_module(f"taut.cli.{name}"))[name]).parameters
+        if {"run", "runs"} & parameters.keys():
+            takes_run.append(name)
+            assert "data_dir" in parameters, name
+    assert {"certify", "attack", "report", "export", "inspect"} <= set(takes_run)
+
+
 def test_report_is_written(folder, capsys):
     code, out, _ = run(capsys, "report", folder, "--limit", 10)
     text = (folder / "report.html").read_text(encoding="utf-8")

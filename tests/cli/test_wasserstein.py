@@ -67,6 +67,16 @@ def test_vectors_have_a_page_without_pictures(file, tmp_path, capsys):
     assert "data:image/png" not in page.read_text()
 
 
+def test_two_tables_are_compared(tmp_path, capsys):
+    x = np.random.default_rng(0).normal(size=(30, 2))
+    for name, points in (("p.csv", x), ("q.csv", x + np.array([3.0, 4.0]))):
+        np.savetxt(tmp_path / name, points, delimiter=",", header="a,b", comments="")
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, tmp_path / "p.csv", tmp_path / "q.csv", "--steps", 0, "--out", page)
+    assert code == 0
+    assert "<= W1 of the samples <= 5" in out
+
+
 def test_words_name_points(folder, file, tmp_path):
     assert read_source(folder, count=5).points.shape == (5, 1, 8, 8)
     every = read_source(folder, count=50)
@@ -105,7 +115,7 @@ def test_generators_are_read_through_a_file_of_their_samples(tmp_path, capsys):
 def test_wrong_words_are_refused_in_a_sentence(file, tmp_path, capsys):
     code, _, err = run(capsys, file, "nothing")
     assert code == 2
-    assert "nothing must be a folder of images, an npz file, or a data set" in err
+    assert "nothing must be a folder of images, a file (.npz, .npy, .csv, " in err
     for words, message in (
         (("--samples", 3), "`--samples` must be at least 4; got 3."),
         (("--out", tmp_path), f"`--out` must be a file in a folder that exists; got {tmp_path}."),
@@ -119,10 +129,10 @@ def test_wrong_words_are_refused_in_a_sentence(file, tmp_path, capsys):
         assert message in err
         assert err.count("\n") == 1
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"must hold images \(JPEG, PNG or WebP\); there is none"):
+    with pytest.raises(ValueError, match=r"must hold pictures \(JPEG, PNG, .*\); there is none"):
         read_source(tmp_path / "empty")
     np.savez(tmp_path / "b.npz", a=np.zeros(4), b=np.zeros(4))
-    with pytest.raises(ValueError, match=r"must hold points in one array, or in x or x_train, of"):
+    with pytest.raises(ValueError, match="must hold points in one array, or in x, x_train"):
         read_source(tmp_path / "b.npz")
     np.savez(tmp_path / "d.npz", np.float64(3.0))
     with pytest.raises(ValueError, match=r"it holds arr_0 \(float64 of shape \(\)\)"):

@@ -180,7 +180,7 @@ def test_scores_may_be_a_column_and_labels_signs(loss, two_samples):
 @pytest.mark.parametrize("loss", [cls() for cls in TWO_SAMPLES], ids=lambda loss: loss.kind)
 def test_samples_that_are_not_two_are_refused(loss):
     scores = torch.zeros(2)
-    for labels in ([1, 1], [0, 0], [-1, -1], []):
+    for labels in ([1, 1], [0, 0], [-1, -1]):
         with pytest.raises(ValueError, match="`labels` must hold both classes in each batch; got"):
             loss(scores[: len(labels)], torch.tensor(labels))
     for labels in ([0, 2], [-1, 0], [0.5, 1.0], [math.nan, 1.0]):
@@ -206,7 +206,17 @@ def test_labels_that_are_no_class_indices_are_refused(loss, batch):
             loss(logits, wrong)
     with pytest.raises(ValueError, match=r"`logits` must be of shape \(n, classes\); got \(5,\)"):
         loss(logits[0], labels[:1])
+    for wrong, got in ((labels + 5, 5 + int(labels.max())), (labels - 9, int(labels.min()) - 9)):
+        with pytest.raises(ValueError, match=rf"`labels` must be from 0 to 4; got {got}\."):
+            loss(logits, wrong)
     assert loss(logits, labels.to(torch.uint8)) == loss(logits, labels)
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in kinds().values()], ids=lambda loss: loss.kind)
+def test_a_batch_without_images_has_no_mean(loss):
+    shape = (0, 1) if isinstance(loss, TWO_SAMPLES) else (0, 3)
+    with pytest.raises(ValueError, match=r"`logits` must hold at least one image; got \(0, "):
+        loss(torch.zeros(shape), torch.zeros(0).long())
 
 
 def test_classes_that_are_all_the_same_are_refused():

@@ -7,6 +7,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
+from taut._arguments import whole
 from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
@@ -129,7 +130,8 @@ def make_attack(method: str | AbstractAttack, options: Mapping[str, object]) -> 
     allowed = [field.name for field in fields(known[method])]
     if unknown := sorted(set(options) - set(allowed)):
         must = f"be among {', '.join(allowed)}" if allowed else "be left out: it has none"
-        raise ValueError(f'Options of "{method}" must {must}; got {", ".join(unknown)}.')
+        got = ", ".join(f"`{name}`" for name in unknown)
+        raise ValueError(f'Options of "{method}" must {must}; got {got}.')
     return known[method](**options)
 
 
@@ -189,5 +191,4 @@ def _check(images: Tensor, labels: Tensor, batch_size: int) -> None:
             f"`labels` must be {len(images)} integers, the class of each image (of one-hot rows: "
             f"labels.argmax(1)); got {labels.dtype} of shape {tuple(labels.shape)}."
         )
-    if not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an integer of at least 1; got {batch_size!r}.")
+    whole("batch_size", batch_size)

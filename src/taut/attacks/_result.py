@@ -1,6 +1,5 @@
 """What an attack returns."""
 
-import html
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from fractions import Fraction
@@ -9,6 +8,7 @@ from typing import final
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
+from taut._display import html_table
 from taut.certification import Eps
 
 
@@ -42,9 +42,7 @@ class AbstractOutcome(ABC):
         return "\n  ".join(f"{name}: {fact}" for name, fact in self._facts().items())
 
     def _repr_html_(self) -> str:
-        cells = [map(html.escape, pair) for pair in self._facts().items()]
-        rows = "".join(f"<tr><th>{name}</th><td>{fact}</td></tr>" for name, fact in cells)
-        return f"<table>{rows}</table>"
+        return html_table(self._facts().items())
 
 
 @final

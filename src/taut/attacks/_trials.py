@@ -16,6 +16,7 @@ from taut.attacks._driver import attack, make_attack, methods, smallest_attack
 from taut.attacks._hold import hold
 from taut.attacks._kept import Attacked, read_attacks, write_attacks
 from taut.certification import Certification
+from taut.kinds import did_you_mean
 
 BATCH = 100
 """Images attacked at once, and kept at once."""
@@ -93,7 +94,11 @@ def plan(
             limit = min(general, _IMAGES_IF_SLOW) if slow else general
         planned.setdefault(trial.name, replace(trial, limit=own.get(trial.name, limit)))
     if missing := sorted(set(own) - set(planned)):
-        raise ValueError(f"`limit` must name a method that is run; got {', '.join(missing)}.")
+        hint = did_you_mean(missing[0], planned)
+        raise ValueError(
+            f"`limit` must name a method that is run ({', '.join(planned)}); "
+            f"got {', '.join(missing)}.{hint}"
+        )
     return tuple(planned.values())
 
 

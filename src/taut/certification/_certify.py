@@ -1,6 +1,5 @@
 """Certify a model on a set of images."""
 
-import html
 import math
 import os
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from taut._display import html_table
 from taut.certification._arithmetic import Arithmetic, l2_distance_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove, save
 from taut.certification._eps import Eps, as_eps_sequence
@@ -73,7 +73,16 @@ class Certification:
         )
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(repr(self))}</pre>"
+        shares = self.certified_accuracy.items()
+        return html_table(
+            [
+                ("Certification", f"{len(self.labels)} images ({self.certificate.meaning})"),
+                ("clean accuracy", f"{self.clean_accuracy:.4f}"),
+                *((f"certified at {eps}", f"{share:.4f}") for eps, share in shares),
+                ("Lipschitz bound", f"{float(self.bound):.9g}"),
+                ("largest radius", f"{self.radius.max():.6g}"),
+            ]
+        )
 
     @property
     def bound(self) -> LipschitzBound:

@@ -10,7 +10,7 @@ import tyro
 from taut import certification as proofs
 from taut.certification import Arithmetic, Certificate, Certification
 from taut.cli.model_file import NO_FILE, ModelFile
-from taut.cli.shared import Eps, OptionalFolder, show_certification
+from taut.cli.shared import Eps, OptionalFolder, check_output, show_certification
 from taut.data import load_test
 from taut.export import load as load_exported
 from taut.program import ProgramModule
@@ -55,6 +55,7 @@ def certify(
         raise ValueError(
             "Give a run folder, or a model with --model FILE.py:FUNCTION, or an exported file."
         )
+    check_output(output)
     if run is None or run.is_file():
         if run is not None and plain.weights is not None:
             raise ValueError("An exported file has its own weights; leave out --weights.")

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taut import diagnostics
 from taut.cli.model_file import NO_FILE, ModelFile
-from taut.cli.shared import OptionalFolder, show_table
+from taut.cli.shared import OptionalFolder, check_output, show_table
 from taut.data import load_test
 from taut.diagnostics import Inspection, LayerDiagnostics, five_numbers, histogram
 from taut.training import Device, OpenedRun, check_limit, choose_device
@@ -55,6 +55,7 @@ def inspect(
         device: auto uses a GPU if there is one.
     """
     check_limit(limit)
+    check_output(output)
     if bool(runs) == (plain.model is not None):
         raise ValueError("Give run folders, or a model with --model FILE.py:FUNCTION.")
     if not runs:
@@ -98,7 +99,8 @@ def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: tor
     model, shape = plain.load()
     model = model.to(device)
     images, labels = _inputs(plain.data, shape, limit)
-    images, labels = images.to(device), None if labels is None else labels.to(device)
+    dtype = next((p.dtype for p in model.parameters()), images.dtype)
+    images, labels = images.to(device, dtype), None if labels is None else labels.to(device)
     try:  # on a copy: the forward pass of a stranger's model may write to it
         with torch.no_grad():
             copy.deepcopy(model)(images[:1])

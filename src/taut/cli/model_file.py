@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from taut.cli.shared import OptionalFolder, OptionalText
-from taut.files import load_tensors
-from taut.kinds import load_object, one_sentence
+from taut.files import load_tensors, rounded_tensors
+from taut.kinds import did_you_mean, load_object, one_sentence
+
+_SUFFIXES = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,8 @@ class ModelFile:
 
     Args:
         model: FILE.py:FUNCTION that makes the model; the file is executed.
-        weights: its state_dict, as .safetensors, .pt or .pth.
+        weights: its state_dict, as .safetensors, .pt or .pth; a model that would round them is run
+            in their precision.
         input_shape: shape of one input, such as 3,32,32.
         data: npz file with test images; without it, certify prints the bound alone, and inspect
             takes uniform noise in [0, 1].
@@ -69,16 +72,36 @@ def _load_model(source: str, weights: Path | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{source} must return a torch.nn.Module; got {type(model).__name__}.")
     if weights is not None:
+        state = _read_state(weights)
+        _take_precision(model, state, weights)
         try:
-            model.load_state_dict(_read_state(weights))
+            model.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise ValueError(f"{weights} does not fit the model ({reason}).") from None
     return model.eval()
 
 
+def _take_precision(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
+    """Give a model the precision of its weights, if its own would round them."""
+    dtypes = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1 and rounded_tensors(model, state):
+        model.to(dtype=dtypes.pop())
+    if rounded := rounded_tensors(model, state):
+        name, own = rounded[0], model.state_dict()
+        raise ValueError(
+            f"{path} does not fit the model, which would round {name}, {state[name].dtype}, to "
+            f"{own[name].dtype}."
+        )
+
+
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in (".pt", ".pth") or not path.is_file():
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}.")
+    if path.suffix not in _SUFFIXES:
+        hint = did_you_mean(path.suffix, _SUFFIXES)
+        raise ValueError(f"`weights` must end in {', '.join(_SUFFIXES)}; got {path}.{hint}")
+    if path.suffix == ".safetensors":
         return load_tensors(path)[0]
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

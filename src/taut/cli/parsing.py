@@ -70,7 +70,8 @@ class Parser:
         with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
             self._cli(args=["--help"])
         for line in _plain(text.getvalue()):
-            option = re.match(r"\s*((?:--?[\w.-]+(?:, )?)+)(?: (\S.*?))?(?:  |$)", line)
+            # What a flag takes is not in small letters; a line of prose goes on in them.
+            option = re.match(r"\s*((?:--?[\w.-]+(?:, )?)+)(?: ([^\sa-z].*?))?(?:  |$)", line)
             names = option[1].split(", ") if option else []
             flags |= {name: option[2] or "" for name in names if option and name[:2] == "--"}
         return flags

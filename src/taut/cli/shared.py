@@ -52,6 +52,12 @@ def show_certification(title: str, certification: Certification) -> None:
     show_table(title, ("eps", "clean", "certified"), rows)
 
 
+def check_output(path: Path | None) -> None:
+    """Refuse a file that cannot be written, before the work that it is for."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise ValueError(f"`output` must be a file in a folder that exists; got {path}.")
+
+
 def percent(share: float) -> str:
     """Write a share in per cent.
 

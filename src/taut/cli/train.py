@@ -215,9 +215,12 @@ def find_recipe(name: str) -> Recipe:
         return RECIPES[name]
     if name.endswith(".json"):
         return read_recipe(Path(name))
+    hint = did_you_mean(name, RECIPES)
+    if Path(name).exists():
+        hint = f" The name of the file {name} must end in .json."
     raise ValueError(
         f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}, or give a .json file."
-        f"{did_you_mean(name, RECIPES)}"
+        f"{hint}"
     )
 
 

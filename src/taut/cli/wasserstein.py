@@ -30,9 +30,11 @@ def wasserstein(
 ) -> None:
     """Bound the Wasserstein-1 distance of two samples from both sides, and write a page about it.
 
-    P and Q are folders of images, npz files or data sets.
+    P and Q are folders of images, files (npz, npy, csv, parquet; one point a row) or data sets.
 
     Example: taut wasserstein mnist fashion-mnist --data-dir data
+
+    Example: taut wasserstein yesterday.csv today.csv
 
     Args:
         p: the sample that the critic scores high.

@@ -3,7 +3,7 @@ r"""Named data sets as tensors on the device, and their batches."""
 from taut.data._batching import Augment, Batches, Share, batches
 from taut.data._holdout import Holdout
 from taut.data._load import load, load_test, names
-from taut.data._npz import read_arrays
+from taut.data._npz import read_array, read_arrays
 from taut.data._pixels import images_below, read_images
 from taut.data._sets import AbstractSplit, Dataset, Split, generator, to_unit_range
 from taut.data._stream import Stream, StreamedDataset, stream
@@ -24,6 +24,7 @@ __all__ = [
     "load",
     "load_test",
     "names",
+    "read_array",
     "read_arrays",
     "read_images",
     "stream",

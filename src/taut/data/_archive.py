@@ -97,8 +97,14 @@ def _in_tar(
                 unpacked += len(piece)
                 check_size(unpacked, packed, archive)
     except (*BROKEN, tarfile.TarError) as error:
-        kind = "without compression, as is needed to read single images from it" if streamed else ""
-        raise ValueError(f"{archive}: not a whole tar archive {kind}: {error}.") from error
+        kind = " without compression, as is needed to read single images from it"
+        kind = " (unpack a zip archive first)" if _is_zip(archive) else kind * streamed
+        raise ValueError(f"{archive}: not a whole tar archive{kind}: {error}.") from error
+
+
+def _is_zip(archive: Path) -> bool:
+    with archive.open("rb") as file:
+        return file.read(4) == b"PK\3\4"
 
 
 @final

@@ -63,8 +63,9 @@ def read_at_most(read: Callable[[int], bytes], size: int) -> bytearray:
     return content
 
 
-TEST_PARTS = ("test", "val", "valid", "validation")
-"""Parts to test on: the first one that is there."""
+TRAIN_PARTS = ("train", "training")
+TEST_PARTS = ("test", "testing", "val", "valid", "validation", "dev", "eval")
+"""Parts to train on and to test on, in any case: the first one that is there."""
 
 
 def checked_split(images: np.ndarray, labels: np.ndarray, classes: int, source: object) -> Split:

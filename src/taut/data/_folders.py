@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 
 from taut.data._archive import Parts, Place, below, members
-from taut.data._checks import TEST_PARTS, check_size, checked_split, missing, only_file
+from taut.data._checks import TEST_PARTS, TRAIN_PARTS, checked_split, missing, only_file
 from taut.data._holdout import Holdout, check_holdout
 from taut.data._named import JPEG75, NAMED
-from taut.data._pixels import Shape, check_format, decode, is_picture, stack
+from taut.data._pixels import Shape, Tally, check_format, decode, is_picture, stack
 from taut.data._sets import Dataset
 from taut.files import write_atomically
 
-_HOW = "Expected {train,test}/<class>/*.jpg, *.png or *.webp, in a folder or a tar archive."
-_CACHE_FORMAT = 2  # part of every key: raise it when what is stored changes its meaning
+_HOW = "Expected {train,test}/<class>/*.jpg or other pictures, in a folder or a tar archive."
+_CACHE_FORMAT = 3  # part of every key: raise it when what is stored changes its meaning
 _T = TypeVar("_T")
 Tell = Callable[[int], None] | None
 Picture = tuple[np.ndarray, str]  # uint8 pixels (c, h, w), and where they are from
@@ -64,24 +64,28 @@ def arrange(
         taken.append(take(place))
     if not names:
         raise missing("An image", source, _HOW)
-    part_of, tested_on = _roots({name[:-2] for name in names}, source)
+    part_of, remark = _roots({name[:-2] for name in names}, source)
     classes = _classes(names, folders)
     parts = {}
     for part in sorted(set(part_of.values())):
-        chosen = [at for at, name in enumerate(names) if part_of[name[:-2]] == part]
+        chosen = [at for at, name in enumerate(names) if part_of.get(name[:-2]) == part]
         parts[part] = _in_turns(names, chosen, classes, f"in {part}", source)
-    label = source.resolve().name
-    label += f" (tested on {tested_on})" if tested_on not in ("test", "") else ""
-    return Arrangement(label, classes, parts), taken
+    return Arrangement(source.resolve().name + remark, classes, parts), taken
 
 
 def _roots(roots: set[Parts], source: Path) -> tuple[dict[Parts, str], str]:
-    """The part of each folder that holds classes, and the name of the one to test on."""
-    ends = {root[-1] if root else "": root for root in roots}
+    """The part of each folder that holds classes and is used, and a remark for the label."""
+    ends = {root[-1].lower() if root else "": root for root in roots}
+    trained_on = next((name for name in TRAIN_PARTS if name in ends), "")
     tested_on = next((name for name in TEST_PARTS if name in ends), "")
-    if len(ends) == len(roots) == 2 and "train" in ends and tested_on:
-        return {ends["train"]: "train", ends[tested_on]: "test"}, tested_on
-    if len(ends) == len(roots) == 1 and not ends.keys() & {"train", "test"}:
+    others = ends.keys() - {trained_on, tested_on}
+    unique = len(ends) == len(roots)
+    if unique and trained_on and tested_on and others <= set(TEST_PARTS):
+        remarks = [] if tested_on in ("test", "testing") else [f"tested on {ends[tested_on][-1]}"]
+        remarks += [f"without {ends[name][-1]}" for name in sorted(others)]
+        remark = f" ({', '.join(remarks)})" if remarks else ""
+        return {ends[trained_on]: "train", ends[tested_on]: "test"}, remark
+    if unique and len(ends) == 1 and not tested_on:
         return dict.fromkeys(roots, "all"), ""
     places = ", ".join(sorted("/".join(root) or "the top" for root in roots))
     raise ValueError(f"{source}: classes must lie in train and test; got them in {places}.")
@@ -148,14 +152,12 @@ def _read(source: Path, shape: Shape | None, tell: Tell) -> dict[str, np.ndarray
         np.load(file, allow_pickle=False) as stored,
     ):
         return dict(stored)
-    done = packed = unpacked = 0
+    done, tally = 0, Tally(f"{source}: its images")
 
     def decoded(place: Place) -> Picture:
-        nonlocal done, packed, unpacked
+        nonlocal done
         data = place.read()
-        pixels = decode(data, place, shape)
-        done, packed, unpacked = done + 1, packed + len(data), unpacked + pixels.nbytes
-        check_size(unpacked, packed, f"{source}: its images")
+        done, pixels = done + 1, tally.counted(decode(data, place, shape), len(data))
         if tell is not None:
             tell(done)
         return pixels, str(place)

@@ -63,6 +63,6 @@ def check_holdout(holdout: Holdout | None, source: object, *, has_test: bool) ->
         )
     if not has_test and holdout is None:
         raise ValueError(
-            f"{source}: there are no parts train and test; "
-            "pass `holdout` to choose test images at random."
+            f"{source}: must have parts train and test, or `holdout` must say "
+            "which share of the images to test on."
         )

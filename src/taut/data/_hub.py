@@ -10,7 +10,7 @@ import torch
 from taut.data._checks import TEST_PARTS, check_labels
 from taut.data._folders import Arrangement, Picture, Tell, arrays_of, dataset_of
 from taut.data._holdout import Holdout
-from taut.data._pixels import Shape, broken_pictures, to_array
+from taut.data._pixels import Shape, Tally, broken_pictures, to_array
 from taut.data._sets import Dataset
 
 PREFIX = "hub:"
@@ -25,6 +25,11 @@ class HubPictures:
     column: str
     source: str
     shape: Shape | None
+
+    @property
+    def packed(self) -> int:
+        """Bytes on disk, as far as the library tells."""
+        return sum(getattr(table, "dataset_size", None) or 0 for table in self.tables)
 
     def __call__(self, at: int) -> Picture:
         first = len(self.tables[0])
@@ -86,8 +91,10 @@ def load_hub(
     """All images of a data set of the hub, decoded."""
     arranged, picture = open_hub(name, cache_dir, shape)
     pictures: list[Picture] = []
+    tally = Tally(f"{PREFIX}{name}: its images", packed=picture.packed)
     for at in range(sum(len(labels) for _, labels in arranged.parts.values())):
-        pictures.append(picture(at))
+        pixels, title = picture(at)
+        pictures.append((tally.counted(pixels, 0), title))
         if tell is not None:
             tell(len(pictures))
     source = f"{PREFIX}{name}"

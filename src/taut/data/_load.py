@@ -7,13 +7,14 @@ from pathlib import Path
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from taut.data._checks import checked_shape, missing
+from taut.data._checks import checked_shape
 from taut.data._folders import load_folder, load_jpeg75
 from taut.data._holdout import Holdout
 from taut.data._hub import PREFIX, load_hub
 from taut.data._named import EMBEDDED, JPEG75, NAMED, read_embedded, read_named
 from taut.data._npz import read_npz, read_npz_test
 from taut.data._sets import Dataset
+from taut.kinds import did_you_mean
 
 _FOLDER, _NPZ = "folder", "npz"
 
@@ -38,12 +39,13 @@ def load(
 ) -> Dataset:
     r"""The data set called `name`, on the CPU.
 
-    Pictures are read as others read them: transparency is dropped, palettes are resolved, grey ones
-    among coloured ones get three channels. In `folder` the classes take turns, so that the first n
-    images are balanced. Where there is no test part, `val` or `validation` is tested on, and the
-    label of the data set says so; it also says if the files of a named data set are not the
-    published ones. Nothing takes more than 4 GiB of memory, unless it is read from at least a
-    hundredth of that on disk.
+    Pictures are read as viewers show them: turned as their EXIF says, palettes resolved,
+    transparency dropped, of 16 bits the upper 8; grey ones among coloured ones get three channels.
+    In `folder` the classes take turns, so that the first n images are balanced. Where there is no
+    test part, `val` or `validation` is tested on, and the label of the data set says so; it also
+    says which part is left out, and if the files of a named data set are not the published ones.
+    Labels in an npz file are whole numbers of any type. Nothing takes more than 4 GiB of memory,
+    unless it is read from at least a hundredth of that on disk.
 
     Args:
         name: one of `names()`.
@@ -92,7 +94,8 @@ def load_test(
     r"""The test images of a data set as floats in [0, 1], and their labels.
 
     Of an npz file, it needs no training images: `x_test` and `y_test` (or of `val`), or `images`
-    and `labels`, are enough, and images may also be floats in [0, 1], which stay as they are.
+    and `labels`, `x` and `y`, `data` and `target` are enough, and images may also be floats in
+    [0, 1], which stay as they are.
 
     Args:
         name: one of `names()`.
@@ -116,7 +119,8 @@ def load_test(
 def _checked_path(name: str, path: Path | None) -> Path:
     """The place of the files of a data set that is known."""
     if name not in names():
-        raise ValueError(f"`name` must be one of {', '.join(names())}; got {name!r}.")
+        hint = did_you_mean(name, names())
+        raise ValueError(f"`name` must be one of {', '.join(names())}; got {name!r}.{hint}")
     if name == EMBEDDED:
         if path is not None:
             raise ValueError(f"`data_dir` must be None for {name}, it is built in; got {path}.")
@@ -125,5 +129,6 @@ def _checked_path(name: str, path: Path | None) -> Path:
         raise ValueError(f"`data_dir` must be the folder with the files of {name}; got None.")
     path = path.expanduser()
     if not path.exists() and name in (_FOLDER, _NPZ):
-        raise missing(f"`data_dir` of {name}", path, "Give the folder or the file itself.")
+        what = "a folder or tar archive of images by class" if name == _FOLDER else "an npz file"
+        raise FileNotFoundError(f"{path} not found; give {what}.")
     return path

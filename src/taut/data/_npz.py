@@ -1,6 +1,5 @@
 r"""Any data set from one npz file."""
 
-import itertools
 import lzma
 import math
 import zipfile
@@ -8,6 +7,7 @@ import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,14 +15,14 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from taut.data import _checks
-from taut.data._checks import TEST_PARTS, checked_split
+from taut.data._checks import TEST_PARTS, TRAIN_PARTS, checked_split
 from taut.data._sets import Dataset
 
 _KEYS = ("x_train", "y_train", "x_test", "y_test")
 _HOW = f"Write one with numpy.savez and the arrays {', '.join(_KEYS)}."
-# How images and labels of a part are called, and of a file without parts.
-_NAMES = (("x_{}", "y_{}"), ("X_{}", "y_{}"), ("{}_images", "{}_labels"))
-_ALONE = (("images", "labels"), ("x", "y"), ("X", "y"))
+# How images and labels are called, in any case; with a part before or behind them.
+_IMAGES = ("x", "image", "images", "data", "input", "inputs", "arr_0")
+_LABELS = ("y", "label", "labels", "target", "targets", "arr_1")
 _BROKEN = (OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, RuntimeError,
            MemoryError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # fmt: skip
 
@@ -53,14 +53,34 @@ def read_arrays(file: Path, names: Collection[str] | None = None) -> dict[str, n
         return {name: _read_array(archive, entries[name]) for name in chosen}
 
 
+def read_array(file: Path) -> np.ndarray:
+    r"""The array of an npy file, without pickle.
+
+    Raises:
+        ValueError: if it is damaged or no such file.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp(), "a.npy")
+        >>> np.save(file, np.arange(3))
+        >>> read_array(file)
+        array([0, 1, 2])
+    """
+    size = _checks.size_of(file)
+    with _naming(file, "npy file of numbers"), file.open("rb") as stream:
+        _check_header(stream, size, file.name)
+        stream.seek(0)
+        return np.lib.format.read_array(stream, allow_pickle=False)
+
+
 @contextmanager
-def _naming(file: Path) -> Iterator[None]:
+def _naming(file: Path, kind: str = "npz file of plain arrays") -> Iterator[None]:
     """Errors of a damaged file become a sentence that names it."""
     try:
         yield
     except _BROKEN as error:
         reason = str(error).rstrip(".")
-        raise ValueError(f"{file}: not an npz file of plain arrays: {reason}.") from error
+        raise ValueError(f"{file}: not an {kind}: {reason}.") from error
 
 
 def _entries(file: Path) -> dict[str, zipfile.ZipInfo]:
@@ -72,29 +92,35 @@ def _entries(file: Path) -> dict[str, zipfile.ZipInfo]:
 def _read_array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> np.ndarray:
     """One array, if its header promises what is there: numpy takes memory for the promise."""
     with archive.open(entry) as stream:
-        npy = np.lib.format
-        headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-        shape, _, dtype = headers[npy.read_magic(stream)](stream)
-        if dtype.hasobject or not dtype.itemsize:
-            raise ValueError(f"{entry.filename} holds neither numbers nor text but {dtype}")
-        promised = stream.tell() + math.prod(shape) * dtype.itemsize
-        if promised != entry.file_size:
-            raise ValueError(
-                f"{entry.filename} promises {promised:,} bytes; got {entry.file_size:,}"
-            )
+        _check_header(stream, entry.file_size, entry.filename)
     with archive.open(entry) as stream:
         return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _check_header(stream: Any, size: int, name: str) -> None:
+    """Refuse objects, and a header that promises another size."""
+    npy = np.lib.format
+    headers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    shape, _, dtype = headers[npy.read_magic(stream)](stream)
+    if dtype.hasobject or not dtype.itemsize:
+        raise ValueError(f"{name} holds neither numbers nor text but {dtype}")
+    promised = stream.tell() + math.prod(shape) * dtype.itemsize
+    if promised != size:
+        raise ValueError(f"{name} promises {promised:,} bytes; got {size:,}")
 
 
 def read_npz(path: Path) -> Dataset:
     """Training and test images of a file, and the names of its classes if it has `classes`."""
     file = _located(path)
     entries = _entries(file)
-    _, train = _pair(entries, ("train",)) or ("train", _KEYS[:2])
-    part, test = _pair(entries, TEST_PARTS) or ("test", _KEYS[2:])
+    _, train = _pair(file, entries, TRAIN_PARTS) or ("train", _KEYS[:2])
+    part, test = _pair(file, entries, TEST_PARTS) or ("test", _KEYS[2:])
     absent = [name for name in (*train, *test) if name not in entries]
     if absent:
-        raise ValueError(f"{file}: must hold {', '.join(_KEYS)}; {', '.join(absent)} not found.")
+        got = ", ".join(entries) or "no array"
+        raise ValueError(
+            f"{file}: must hold {', '.join(_KEYS)}; {', '.join(absent)} not found among {got}."
+        )
     arrays = read_arrays(file, {*train, *test, "classes"})
     labels = [_labels(arrays[y], f"{file}: {y}") for _, y in (train, test)]
     classes = _classes(labels[0], arrays.get("classes"), f"{file}: {train[1]}")
@@ -105,7 +131,7 @@ def read_npz(path: Path) -> Dataset:
     counts = splits[0].labels.bincount(minlength=len(classes))
     if not counts.all():
         raise ValueError(f"{file}: class {classes[int(counts.argmin())]} has no training image.")
-    label = file.stem if part == "test" else f"{file.stem} (tested on {part})"
+    label = file.stem if part in ("test", "testing") else f"{file.stem} (tested on {part})"
     return Dataset("npz", label, classes, *splits)
 
 
@@ -113,10 +139,13 @@ def read_npz_test(path: Path) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "
     """Test images in [0, 1], or all images of a file without parts; floats stay as they are."""
     file = _located(path)
     entries = _entries(file)
-    names = _pair(entries, TEST_PARTS) or _pair(entries, ("all",), _ALONE)
+    names = _pair(file, entries, TEST_PARTS) or _pair(file, entries, ("",))
     if names is None:
         got = ", ".join(entries) or "no array"
-        raise ValueError(f"{file}: must hold x_test and y_test, or images and labels; got {got}.")
+        raise ValueError(
+            f"{file}: must hold test images and their labels, as x_test and y_test or images and "
+            f"labels; got {got}."
+        )
     x, y = names[1]
     arrays = read_arrays(file, (x, y))
     images, labels = arrays[x], _labels(arrays[y], f"{file}: {y}")
@@ -138,14 +167,23 @@ def _located(path: Path) -> Path:
 
 
 def _pair(
-    names: Collection[str], parts: Sequence[str], templates: Sequence[tuple[str, str]] = _NAMES
+    file: Path, names: Collection[str], parts: Sequence[str]
 ) -> tuple[str, tuple[str, str]] | None:
-    """The first part that is there, and the names of its images and labels."""
-    for part, (images, labels) in itertools.product(parts, templates):
-        pair = images.format(part), labels.format(part)
-        if pair[0] in names and pair[1] in names:
-            return part, pair
+    """The first part that is there ("" for none), and the names of its images and labels."""
+    for part in parts:
+        images, labels = (_called(names, part, words) for words in (_IMAGES, _LABELS))
+        if images and labels:
+            if len(images) > 1 or len(labels) > 1:
+                several = ", ".join(images if len(images) > 1 else labels)
+                raise ValueError(f"{file}: must hold images and labels once; got {several}.")
+            return part, (images[0], labels[0])
     return None
+
+
+def _called(names: Collection[str], part: str, words: Sequence[str]) -> list[str]:
+    """The names that are one of the words, with the part before or behind it."""
+    wanted = {form for word in words for form in (f"{word}_{part}", f"{part}_{word}")}
+    return [name for name in names if name.lower() in (wanted if part else words)]
 
 
 def _classes(labels: np.ndarray, names: np.ndarray | None, source: str) -> tuple[str, ...]:
@@ -180,8 +218,16 @@ def _channels_first(images: np.ndarray, source: str) -> np.ndarray:
 
 
 def _labels(labels: np.ndarray, source: str) -> np.ndarray:
-    if labels.dtype.kind not in "iu" or labels.shape[1:] not in ((), (1,)) or labels.ndim == 0:
-        raise ValueError(
-            f"{source} must be integers of shape (n,); got {labels.dtype} of {labels.shape}."
-        )
-    return labels.reshape(-1)
+    """Class indices (n,): integers of any type, bools, or floats that are whole numbers."""
+    allowed = f"{source} must be class indices, whole numbers of shape (n,)"
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "biuf":
+        raise ValueError(f"{allowed}; got {labels.shape}: of one-hot rows store labels.argmax(1).")
+    if labels.dtype.kind not in "biuf" or labels.shape[1:] not in ((), (1,)) or labels.ndim == 0:
+        raise ValueError(f"{allowed}; got {labels.dtype} of {labels.shape}.")
+    labels = labels.reshape(-1)
+    if labels.dtype.kind == "f":
+        labels = labels.astype(np.float64)
+        broken = labels[~((labels == np.floor(labels)) & (abs(labels) < 2.0**53))]
+        if len(broken):
+            raise ValueError(f"{allowed}; got {broken[0]:g}.")
+    return labels.astype(np.int64) if labels.dtype.kind in "bf" else labels

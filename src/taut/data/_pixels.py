@@ -2,10 +2,12 @@ r"""Pictures as arrays of pixels."""
 
 import io
 import struct
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, final
 
 import numpy as np
 import torch
@@ -13,16 +15,23 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from taut.data._archive import Place, below
+from taut.data._checks import check_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Shape = tuple[int, int, int]
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "GIF", "TIFF", "PPM")
+READABLE = "JPEG, PNG, WebP, BMP, GIF, TIFF or PPM"
 _GREY = ("1", "L", "LA")
+_DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey, 16 bits
+_BROKEN_EXIF = (SyntaxError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
+                struct.error)  # fmt: skip
+_ORIENTATION = 0x0112  # of EXIF
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
-_PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp")
-_OTHERS = (".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm",
-           ".pnm", ".ppm", ".tga", ".tif", ".tiff")  # fmt: skip
+_PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif",
+             ".tiff", ".pbm", ".pgm", ".pnm", ".ppm")  # fmt: skip
+_OTHERS = (".avif", ".heic", ".heif", ".jp2", ".jxl", ".tga")
 
 
 def is_picture(name: str) -> bool:
@@ -34,11 +43,11 @@ def is_picture(name: str) -> bool:
 def check_format(name: str, source: object) -> None:
     """Refuse pictures that would be skipped otherwise."""
     if name.lower().endswith(_OTHERS):
-        raise ValueError(f"{source}: pictures must be JPEG, PNG or WebP; convert it or remove it.")
+        raise ValueError(f"{source}: pictures must be {READABLE}; convert it or remove it.")
 
 
 def images_below(folder: Path) -> list[Path]:
-    r"""The JPEG, PNG and WebP files of a folder at any depth, in sorted order.
+    r"""The picture files of a folder at any depth, in sorted order.
 
     Args:
         folder: the folder; what is hidden in it is left out.
@@ -58,7 +67,7 @@ def images_below(folder: Path) -> list[Path]:
 
 
 def read_images(files: Sequence[Path]) -> UInt8[Tensor, "n c h w"]:
-    r"""The pixels of JPEG, PNG or WebP files of one size.
+    r"""The pixels of picture files of one size.
 
     Args:
         files: at least one.
@@ -67,7 +76,8 @@ def read_images(files: Sequence[Path]) -> UInt8[Tensor, "n c h w"]:
         One channel if all are grey and three if not.
 
     Raises:
-        ValueError: if a file is damaged, of another format or of another size; names it.
+        ValueError: if a file is damaged, of another format or of another size; names it. Also if
+            all together would take more than 4 GiB, and more than 100 times their size on disk.
         ModuleNotFoundError: if Pillow is not installed.
 
     Example:
@@ -78,15 +88,40 @@ def read_images(files: Sequence[Path]) -> UInt8[Tensor, "n c h w"]:
         >>> read_images([file]).tolist()
         [[[[1, 1]], [[2, 2]], [[3, 3]]]]
     """
-    pixels = [decode(Place(file).read(), file) for file in files]
+    tally, pixels = Tally("the pictures"), []
+    for file in files:
+        data = Place(file).read()
+        pixels.append(tally.counted(decode(data, file), len(data)))
     return torch.from_numpy(stack(pixels, [str(file) for file in files]))
 
 
+@final
+@dataclass
+class Tally:
+    """Refuses pictures that together would take too much memory."""
+
+    source: object
+    packed: int = 0
+    unpacked: int = 0
+
+    def counted(self, pixels: np.ndarray, packed: int) -> np.ndarray:
+        """The same pixels, which were so many bytes before they were decoded."""
+        self.packed, self.unpacked = self.packed + packed, self.unpacked + pixels.nbytes
+        check_size(self.unpacked, self.packed, self.source)
+        return pixels
+
+
 def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarray:
-    """The pixels of a JPEG, PNG or WebP file, as `to_array` gives them."""
-    with broken_pictures(source) as library:
-        image = library.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
+    """The pixels of a picture file, as `to_array` gives them."""
+    with broken_pictures(source) as library, warnings.catch_warnings():
+        # Large pictures are read up to the size at which Pillow raises.
+        warnings.simplefilter("ignore", library.DecompressionBombWarning)
+        image = library.open(io.BytesIO(data), formats=_FORMATS)
+        # A JPEG may have a preview or a second view behind it: the first picture is the picture.
+        frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
         image.load()
+    if frames > 1:
+        raise ValueError(f"{source}: must be one picture; it holds {frames}.")
     return to_array(image, source, shape)
 
 
@@ -98,7 +133,7 @@ def broken_pictures(source: object) -> Iterator[Any]:
     except ModuleNotFoundError:
         message = "Reading pictures needs Pillow: pip install 'taut[cli]'."
         raise ModuleNotFoundError(message) from None
-    kind = f"{source}: not a whole JPEG, PNG or WebP image"
+    kind = f"{source}: not a whole picture ({READABLE})"
     try:
         yield Image
     except Image.DecompressionBombError as error:  # has the number of pixels and the limit
@@ -110,11 +145,17 @@ def broken_pictures(source: object) -> Iterator[Any]:
 
 
 def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.ndarray:
-    """The uint8 pixels of a picture, (c, h, w), brought to a shape if given."""
+    """The uint8 pixels of a picture, (c, h, w), upright, brought to a shape if given."""
+    deep = image.mode == "I" and image.format in ("PNG", "PPM")
+    if image.mode in _DEEP or deep:  # the upper 8 bits, as Pillow reads colours of 16 bits
+        from PIL import Image
+
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode not in _GREY + _COLOUR:
         raise ValueError(
-            f"{source}: must be grey or colour, 8 bits a channel; got mode {image.mode}."
+            f"{source}: must be grey or colour, 8 or 16 bits a channel; got mode {image.mode}."
         )
+    image = _upright(image)
     grey = image.mode in _GREY if shape is None else shape[0] == 1
     if "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; Pillow warns where this step is left out
@@ -124,6 +165,16 @@ def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.n
 
         image = ImageOps.fit(image, (shape[2], shape[1]))
     return np.asarray(image)[None] if grey else np.asarray(image).transpose(2, 0, 1)
+
+
+def _upright(image: "Image") -> "Image":
+    """The picture turned as its EXIF orientation says; broken EXIF says nothing."""
+    with suppress(*_BROKEN_EXIF):
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            from PIL import ImageOps
+
+            return ImageOps.exif_transpose(image)
+    return image
 
 
 def stack(images: Sequence[np.ndarray], sources: Sequence[str]) -> np.ndarray:

@@ -132,7 +132,7 @@ def stream(
     Example:
         >>> stream("mnist", None, workers=2)
         Traceback (most recent call last):
-        ValueError: `name` must be folder or hub:NAME to be streamed from disk; got 'mnist'.
+        ValueError: mnist is not kept as single images to be streamed; folder and hub:NAME are.
     """
     if workers < 0:
         raise ValueError(f"`workers` must be at least 0; got {workers}.")
@@ -154,7 +154,7 @@ def _opened(
         return open_hub(name.removeprefix(PREFIX), path, shape)
     if name != "folder":
         raise ValueError(
-            f"`name` must be folder or {PREFIX}NAME to be streamed from disk; got {name!r}."
+            f"{name} is not kept as single images to be streamed; folder and {PREFIX}NAME are."
         )
     if path is None or not path.exists():
         raise ValueError(

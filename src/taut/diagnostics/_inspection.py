@@ -1,7 +1,7 @@
 """Gradient norms and spectra, layer by layer."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import torch
@@ -47,7 +47,7 @@ class LayerDiagnostics:
     whole: bool
     margin: float
     random: float
-    spectrum: Float64[Tensor, " s"] | None = None
+    spectrum: Float64[Tensor, " s"] | None = field(default=None, repr=False)
 
     @property
     def label(self) -> str:
@@ -56,7 +56,7 @@ class LayerDiagnostics:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Inspection:
     """What :func:`inspect` measures.
 
@@ -68,6 +68,10 @@ class Inspection:
 
     layers: tuple[LayerDiagnostics, ...]
     jacobian: Float64[Tensor, "b s"] | None
+
+    def __repr__(self) -> str:
+        images = "no Jacobian" if self.jacobian is None else f"{len(self.jacobian)} images"
+        return f"Inspection({len(self.layers)} layers, {images})"
 
 
 def inspect(

@@ -62,6 +62,13 @@ class Converted(NamedTuple):
         """What could not be converted, and keeps the model from being 1-Lipschitz by design."""
         return tuple(change for change in self.changes if change.after is None)
 
+    def __repr__(self) -> str:
+        """The numbers of changes, and what is left."""
+        names = ", ".join(change.name for change in self.left[:5])
+        more = ", ..." if len(self.left) > 5 else ""
+        done = len(self.changes) - len(self.left)
+        return f"Converted(changed: {done}, left as it is: {names or 'nothing'}{more})"
+
     def __str__(self) -> str:
         """The list of changes, one a line."""
         return "\n".join(map(str, self.changes))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from taut.export._files import FileModel
 from taut.export._naming import renamed
 from taut.files import write_atomically
+from taut.kinds import did_you_mean
 from taut.program import Program, ProgramModule, UnprovenError, fixed_size, trace
 
 __all__ = ["SUFFIXES", "Exported", "export", "load"]
@@ -115,7 +116,10 @@ Read = Callable[[Path, tuple[int, ...] | None], ProgramModule]
 
 def _format(path: Path) -> tuple[Write, Read]:
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"`path` must end in {', '.join(SUFFIXES)}; got {path}.")
+        hint = did_you_mean(path.suffix, SUFFIXES)
+        if path.suffix in (".pt", ".pth") and path.is_file():
+            hint = " Weights alone are no model: make it in a Python file, and load them there."
+        raise ValueError(f"{path} must end in {', '.join(SUFFIXES)}.{hint}")
     return SUFFIXES[path.suffix]
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut._torch_private import has_no_numbers
 from taut.linalg.factors import factor
 from taut.linalg.products import matmul, product
 
@@ -81,8 +82,8 @@ class _BasisProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, a: Tensor, transposed: bool) -> tuple[Tensor, ...]:
-        compiling = torch.compiler.is_compiling()
-        base, right, inverse = torch.ops.taut.orthonormal_factors(a) if compiling else _parts(a)
+        opaque = torch.compiler.is_compiling() or has_no_numbers(a)
+        base, right, inverse = torch.ops.taut.orthonormal_factors(a) if opaque else _parts(a)
         used = base if base.numel() else a
         if transposed:
             y = product(product(x, right.mT), used.mT)

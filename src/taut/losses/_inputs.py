@@ -8,6 +8,8 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
+from taut._torch_private import inside_transform
+
 
 @final
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,8 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
     logits, labels = inputs.logits, inputs.labels
     if logits.ndim != 2:
         raise ValueError(f"`logits` must be of shape (n, classes); got {tuple(logits.shape)}.")
+    if not len(logits):
+        raise ValueError(f"`logits` must hold at least one image; got {tuple(logits.shape)}.")
     allowed = f"`labels` must be class indices, integers of shape ({len(logits)},)"
     if labels.shape == logits.shape and labels.shape[1] > 1:
         raise ValueError(f"{allowed}; got one-hot rows: use labels.argmax(1).")
@@ -69,6 +73,12 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{allowed}; got {labels.dtype}: use labels.long().")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"{allowed}; got shape {tuple(labels.shape)}.")
+    if labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform():
+        # On a GPU the check would wait for all work; there torch's own losses stop the program.
+        low, high = map(int, labels.aminmax())
+        if low < 0 or high >= logits.shape[1]:
+            wrong = low if low < 0 else high
+            raise ValueError(f"`labels` must be from 0 to {logits.shape[1] - 1}; got {wrong}.")
     return logits, labels.long()
 
 
@@ -81,6 +91,8 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor]:
                 f"`{name}` must be one number per image, of shape (n,) or (n, 1); got "
                 f"logits of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)}."
             )
+    if not len(scores):
+        raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")
     scores, labels = scores.flatten(), labels.flatten()
     first = labels == 1
     if not bool((first | (labels == 0)).all() | (first | (labels == -1)).all()):

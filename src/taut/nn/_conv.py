@@ -233,8 +233,8 @@ class Conv2d(_Conv):
         factors.
 
     Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`, of any size; with
-    `padding="same"` the output has `ceil(h / stride)` rows and `ceil(w / stride)` columns. In
-    training the output keeps the memory format `torch.channels_last` of the input.
+    `padding="same"` the output has `ceil(h / stride)` rows and `ceil(w / stride)` columns. The
+    output keeps the memory format `torch.channels_last` of the input.
 
     Args:
         in_channels: channels of the input.

@@ -2,8 +2,8 @@
 
 from typing import final
 
-from jaxtyping import Shaped
-from torch import Tensor, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import whole
@@ -36,14 +36,20 @@ class InvertibleDownsample2d(nn.Module):
         super().__init__()
         self.factor = whole("factor", factor)
 
-    def forward(self, input: Shaped[Tensor, "*b c h w"]) -> Shaped[Tensor, "*b c2 h2 w2"]:
+    # No shapes in the annotations: TorchScript reads them.
+    def forward(self, input: Tensor) -> Tensor:
         """Rearrange the pixels."""
-        if input.shape[-2] % self.factor or input.shape[-1] % self.factor:
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            self._check(input)
+        return F.pixel_unshuffle(input, self.factor)
+
+    def _check(self, input: Tensor) -> None:
+        sizes = () if isinstance(input, fx.Proxy) else tuple(input.shape[-2:])
+        if any(size % self.factor for size in sizes):
             raise ValueError(
                 f"`factor` must divide the height and width of the input; "
-                f"got factor={self.factor}, size {tuple(input.shape[-2:])}."
+                f"got factor={self.factor}, size {sizes}."
             )
-        return F.pixel_unshuffle(input, self.factor)
 
     def extra_repr(self) -> str:
         """The factor."""

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Shaped
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
+from taut._torch_private import inside_function_mode, inside_transform
 from taut.program import AbstractOp, Site, op
 
 Size = tuple[int, ...]  # one number per spatial axis
@@ -55,6 +56,9 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
         return _wrap_repeatedly(x, left, right)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
+    watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
+    if not watched and _channels_last(x, len(left)):  # torch's own pad puts channels first
+        return _Wrap.forward(x, left, right)
     return F.pad(x, torch_pads(left, right), "circular")
 
 
@@ -64,7 +68,11 @@ def torch_pads(left: Size, right: Size) -> list[int]:
 
 
 def _zero_pad(x: Tensor, left: Size, right: Size) -> Tensor:
-    return F.pad(x, torch_pads(left, right)) if any(left + right) else x
+    return _pad_if_any(x, torch_pads(left, right))
+
+
+def _pad_if_any(x: Tensor, pads: list[int]) -> Tensor:
+    return F.pad(x, pads) if isinstance(x, fx.Proxy) or any(pads) else x
 
 
 def _wrap_repeatedly(x: Tensor, left: Size, right: Size) -> Tensor:
@@ -84,10 +92,17 @@ class _PadToMultiple(nn.Module):
         super().__init__()
         self.multiple = wholes("multiple", multiple, self.axes)
 
-    def forward(self, input: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
+    # No shapes in the annotations: TorchScript reads them.
+    def forward(self, input: Tensor) -> Tensor:
         """Pad."""
-        sizes = zip(input.shape[-self.axes :], self.multiple, strict=True)
-        return _zero_pad(input, (0,) * self.axes, tuple(-n % m for n, m in sizes))
+        pads: list[int] = []
+        axis = -len(self.multiple)
+        for multiple in self.multiple:
+            pads = [0, -input.shape[axis] % multiple] + pads  # noqa: RUF005  (TorchScript)
+            axis += 1
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return _pad_if_any(input, pads)
+        return F.pad(input, pads)
 
     def extra_repr(self) -> str:
         """The multiple."""

@@ -67,5 +67,19 @@ class AbstractParametrizedLayer(nn.Module, ABC):
 
     @property
     def weight(self) -> Tensor:
-        """The weight, of the same shape as that of torch's layer."""
+        """The weight, of the same shape as that of torch's layer.
+
+        It is computed at each read: writing into it changes nothing. A weight that the method can
+        have may be assigned where the method has an inverse, as :class:`taut.Orthogonal` and
+        :class:`taut.RKO` have.
+        """
         return read_weight(self.parametrization)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; a weight goes to the parametrization."""
+        if name != "weight":
+            super().__setattr__(name, value)
+        elif isinstance(value, Tensor):
+            self.parametrization.assign_(value)
+        else:
+            raise ValueError(f"`weight` must be a tensor; got {type(value).__name__}.")

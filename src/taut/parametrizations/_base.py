@@ -13,6 +13,9 @@ from taut.linalg.bases import orthonormal_basis
 Guarantee = Literal["orthogonal", "lipschitz", "none"]
 
 
+_MISS = 1000  # units of the last place that an assigned weight may be off
+
+
 class AbstractParametrization(nn.Module, ABC):
     r"""Raw tensors that :meth:`weight` turns into a kernel or matrix with a guarantee.
 
@@ -134,6 +137,44 @@ class AbstractParametrization(nn.Module, ABC):
 
         The only place where a subclass may move its buffers or its raw tensors.
         """
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The raw tensors of a weight that the method can have, by name: see :meth:`assign_`.
+
+        Raises:
+            ValueError: by default, since most methods have no such inverse.
+        """
+        raise ValueError(
+            f"`weight` cannot be assigned: {type(self).__name__} makes it of "
+            f"{', '.join(self.raw_shapes()) or 'nothing'}; assign these, or load a state_dict."
+        )
+
+    @torch.no_grad()
+    def assign_(self, weight: Tensor) -> None:
+        """Set the raw tensors so that :meth:`weight` is this one, to rounding.
+
+        Raises:
+            ValueError: if it is of another shape, or none that the method can have; then nothing
+                is changed.
+        """
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        if tuple(weight.shape) != shape:
+            raise ValueError(f"`weight` must be of shape {shape}; got {tuple(weight.shape)}.")
+        if not bool(weight.isfinite().all()):
+            raise ValueError("`weight` must be finite.")
+        raws = {name: (getattr(self, name), raw) for name, raw in self.raw_of(weight).items()}
+        before = [(own, own.clone()) for own, _ in raws.values()]
+        for own, raw in raws.values():
+            own.copy_(raw)
+        made = self.weight()
+        miss = (made - weight.to(made)).abs().max()
+        if not bool(miss <= _MISS * torch.finfo(made.dtype).eps):  # NaN fails, too
+            for own, raw in before:
+                own.copy_(raw)
+            raise ValueError(
+                f"`weight` must be one that {type(self).__name__} can have; the nearest that it "
+                f"has is off by {float(miss):.3g}."
+            )
 
     def project_(self) -> None:
         """Project the raw tensors as a finished model needs them; a no-op by default.

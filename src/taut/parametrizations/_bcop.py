@@ -13,6 +13,7 @@ from taut.linalg.steps import apply_steps, turned
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import read_basis
 from taut.parametrizations._orthogonal import Orthogonal
+from taut.parametrizations._reshaped import folded
 
 # With fewer channels, kernels cost less than the calls of the steps.
 _LEAST_CHANNELS = 96
@@ -78,6 +79,13 @@ class BCOP(AbstractParametrization):
         if self.out_channels > self.folded_channels:
             kernel = kernel.transpose(0, 1)
         return self.unfold(kernel)
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The orthogonal matrix H of a kernel without steps; others have no inverse here."""
+        if _steps(self.folded_size):
+            return super().raw_of(weight)
+        matrix = folded(self, weight).flatten(1)
+        return {"raw_matrix": matrix if self.out_channels > self.folded_channels else matrix.mT}
 
     @classmethod
     def dense_as(cls) -> type[AbstractParametrization]:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import torch
@@ -139,7 +139,7 @@ def read_weight(
     """
     sizes = () if size is None else (size,)
     tensors = (*parametrization.parameters(), *parametrization.buffers())
-    with torch.autocast(tensors[0].device.type, enabled=False):
+    with without_autocast(tensors[0].device):
         if not keeps_weight(parametrization):
             weight = parametrization.weight(*sizes)
             return weight if torch.is_grad_enabled() else _contiguous(weight)
@@ -152,6 +152,13 @@ def read_weight(
             kept = _CachedWeight(raw_state, _state(weight), weight, alive)
             _local.weights[key] = kept
         return kept.weight
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, autocast rounds nothing; tensors without numbers have no autocast."""
+    if device.type == "meta":
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def _contiguous(weight: Tensor) -> Tensor:
@@ -180,7 +187,9 @@ def transformed(
     Example:
         >>> transformed(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4), None)  # a small kernel
     """
-    if not torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type):
+    if not torch.is_grad_enabled():
+        return None
+    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return None
     if keeps_weight(parametrization) or inside_transform():
         return None

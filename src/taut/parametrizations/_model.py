@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from taut._arguments import whole
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
-from taut.parametrizations._cache import keeping_bases
+from taut.parametrizations._cache import keeping_bases, without_autocast
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -47,7 +47,7 @@ def batched(model: nn.Module) -> Iterator[None]:
     kept = []
     for (shape, _, device, _), raws in groups.items():
         if len(raws) > 1:
-            with torch.autocast(device.type, enabled=False):
+            with without_autocast(device):
                 bases = orthonormal_basis(torch.cat([raw.reshape(-1, *shape) for raw in raws]))
             counts = [raw.numel() // shape.numel() for raw in raws]
             parts = bases.split(counts)
@@ -126,7 +126,7 @@ def update_(model: nn.Module, step: int) -> None:
     """
     step = whole("step", step, least=0)
     for owner in _parametrizations(model):
-        with torch.autocast(next(_tensors(owner)).device.type, enabled=False):
+        with without_autocast(next(_tensors(owner)).device):
             owner.update_(step)
 
 

@@ -45,6 +45,10 @@ class Orthogonal(AbstractParametrization):
         basis = read_basis(self.raw_matrix)
         return basis.mT if self.out_channels < self.in_channels else basis
 
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The matrix itself, which must be semi-orthogonal."""
+        return {"raw_matrix": weight.mT if self.out_channels < self.in_channels else weight}
+
     def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
         """Apply the dense layer through the factors of the basis."""
         if kept_basis(self.raw_matrix) is not None:

@@ -28,8 +28,9 @@ def as_kernel(owner: AbstractParametrization, matrix: Tensor) -> Tensor:
 
 def as_matrix(owner: AbstractParametrization, kernel: Tensor) -> Tensor:
     """The inverse of :func:`as_kernel`."""
+    wide = owner.out_channels > owner.in_channels * math.prod(owner.kernel_size)
     matrix = kernel.reshape(owner.out_channels, -1)
-    return matrix if matrix.shape == reshaped_sides(owner) else matrix.mT
+    return matrix if wide else matrix.mT
 
 
 def folded(owner: AbstractParametrization, kernel: Tensor) -> Tensor:

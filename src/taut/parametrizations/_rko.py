@@ -7,7 +7,7 @@ from torch import Tensor
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import read_basis
 from taut.parametrizations._orthogonal import Orthogonal
-from taut.parametrizations._reshaped import as_kernel, overlap, reshaped_sides
+from taut.parametrizations._reshaped import as_kernel, as_matrix, overlap, reshaped_sides
 
 
 @final
@@ -46,6 +46,10 @@ class RKO(AbstractParametrization):
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
         return as_kernel(self, read_basis(self.raw_matrix)) / overlap(self)
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The kernel as a matrix, which must be semi-orthogonal times the overlap."""
+        return {"raw_matrix": as_matrix(self, weight) * overlap(self)}
 
     @classmethod
     def dense_as(cls) -> type[AbstractParametrization]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -153,7 +154,7 @@ def _numbered(program: Program) -> list[str]:
 
 def _checked_shape(shape: Any) -> tuple[int, ...]:
     """One convention for shapes: that of one input, without the batch."""
-    if isinstance(shape, int | Tensor) or not all(isinstance(n, int) for n in shape):
+    if isinstance(shape, Integral | Tensor) or not all(isinstance(n, Integral) for n in shape):
         what = tuple(shape.shape) if isinstance(shape, Tensor) else shape
         raise ValueError(
             f"`input_shape` must be the shape of one input, without the batch; got {what}."

@@ -95,7 +95,7 @@ class Site:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Program:
     """A model, written down: what every proof, file and execution of it is made from.
 
@@ -119,6 +119,10 @@ class Program:
     output: str
     source: str = "input"
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        sizes = f"{len(self.nodes)} operations, {len(self.tensors)} tensors"
+        return f"Program({sizes}, input_shape={self.input_shape})"
 
     @property
     def shapes(self) -> dict[str, Shape]:

@@ -5,6 +5,11 @@ from typing import final
 
 from torch import Tensor
 
+from taut._display import html_table
+
+_NAMES = ("layer", "type", "bound", "proof")
+_SHOWN = 30  # rows in HTML
+
 __all__ = ["LayerBound", "LipschitzBound", "UnprovenError"]
 
 
@@ -44,7 +49,7 @@ class LayerBound:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LipschitzBound:
     """A proven l2 Lipschitz constant of a model, with the row of each layer.
 
@@ -72,13 +77,26 @@ class LipschitzBound:
     def __float__(self) -> float:
         return self.value
 
-    def __str__(self) -> str:
-        rows = [("layer", "type", "bound", "proof")]
-        rows += [
+    def __repr__(self) -> str:
+        layers = f", {len(self.layers)} layers" if self.layers else ""
+        return f"LipschitzBound({self.value!r}{layers})"
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
+        rows = [
             (row.name, row.type, f"{row.bound:.8g}", row.proof + _above(row.excess))
             for row in self.layers
         ]
-        rows.append(("total", "", f"{self.value:.8g}", ""))
+        return [*rows, ("total", "", f"{self.value:.8g}", "")]
+
+    def _repr_html_(self) -> str:
+        rows = self._rows()
+        if len(rows) > _SHOWN:
+            between = ("...", f"{len(rows) - _SHOWN} more", "", "")
+            rows = [*rows[: _SHOWN // 2], between, *rows[-_SHOWN // 2 :]]
+        return html_table(rows, _NAMES)
+
+    def __str__(self) -> str:
+        rows = [_NAMES, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)

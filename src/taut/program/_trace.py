@@ -17,6 +17,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any, final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -285,7 +286,8 @@ class Recorder(TorchFunctionMode):
                 )
             if kwargs.get("out") is not None:
                 raise UnprovenError("it writes to a tensor that others may read")
-            names = capture(call, *args, **kwargs)
+            kwargs = {name: _unboxed(value) for name, value in kwargs.items()}
+            names = capture(call, *map(_unboxed, args), **kwargs)
             names = list(names) if isinstance(names, tuple | list) else [names]
             for i, (value, name) in enumerate(zip(values, names, strict=True)):
                 if name is None:  # places of what was sorted, and the like
@@ -357,6 +359,13 @@ def _check_value(value: Tensor, batch: int, shape: Shape) -> None:
     if value.dim() == 0 or value.shape[0] != batch:
         raise UnprovenError("it does not keep the batch in dimension 0")
     assert tuple(value.shape[1:]) == shape, (tuple(value.shape[1:]), shape)
+
+
+def _unboxed(value: Any) -> Any:
+    """A number of numpy as one of Python, also in a tuple or a list."""
+    if type(value) in (tuple, list):
+        return type(value)(map(_unboxed, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _plain_or_text(value: Any) -> Any:

@@ -48,7 +48,14 @@ class OpenedRun:
             ValueError: if a file is damaged, or there is no such device.
         """
         run, chosen = Run.open(folder, data_dir), choose_device(device)
-        model, data = run.model(chosen), run.data()
+        model = run.model(chosen)
+        try:
+            data = run.data()
+        except FileNotFoundError as error:
+            hint = (
+                "" if data_dir else " If the data set has moved, `data_dir` says where it is now."
+            )
+            raise FileNotFoundError(f"{error}{hint}") from None
         return cls(run, model, data, data.test.to(chosen))
 
     def radii(self, eps: Sequence[str] = ()) -> tuple[str, ...]:

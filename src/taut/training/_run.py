@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError("taut.training needs filelock: pip install 'taut[cli]'.") from error
 
 from taut.data import Dataset, StreamedDataset, load, stream
-from taut.files import load_tensors, remove_leftovers, write_atomically
+from taut.files import load_tensors, remove_leftovers, rounded_tensors, write_atomically
 from taut.training._recipe import Recipe
 
 RECIPE = "recipe.json"
@@ -32,7 +32,7 @@ EpochRow = dict[str, int | float]
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """A run folder, read lazily.
 
@@ -52,6 +52,9 @@ class Run:
     recipe: Recipe
     data_dir: Path | None
     workers: int | None = None
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, recipe {self.recipe.name!r})"
 
     @classmethod
     def open(
@@ -88,6 +91,11 @@ class Run:
         refuse_foreign(metadata, self.recipe, path)
         with torch.random.fork_rng(devices=[]):
             model = self.recipe.build_model()
+        if rounded := rounded_tensors(model, tensors):
+            dtype = tensors[rounded[0]].dtype
+            raise ValueError(
+                f"{path} does not fit the model: it would round {rounded[0]}, {dtype}."
+            )
         try:
             model.load_state_dict(tensors)
         except RuntimeError as error:

@@ -1,11 +1,12 @@
 """What an estimate says."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from taut._display import html_table
 from taut.program import LipschitzBound
 
 
@@ -28,7 +29,7 @@ class W1Progress:
 
 
 @final
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class W1Estimate:
     """The Wasserstein-1 distance (in l2) between two samples, and what it says of their origin.
 
@@ -72,8 +73,26 @@ class W1Estimate:
     candidates: dict[str, float]
     history: tuple[W1Progress, ...]
     sizes: tuple[int, int]
-    scores: tuple[Float64[Tensor, "n"], Float64[Tensor, "m"]] = field(repr=False)
+    scores: tuple[Float64[Tensor, "n"], Float64[Tensor, "m"]]
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"W1Estimate(lower={self.lower:.6g}, upper={self.upper:.6g}, "
+            f"{self.sizes[0]} and {self.sizes[1]} points, critic {self.chosen!r})"
+        )
+
+    def _repr_html_(self) -> str:
+        low, high = self.interval
+        exact = "" if self.empirical is None else f", exactly {self.empirical:.6g}"
+        rows = [
+            ("W1 of the samples", f"{self.lower:.6g} to {self.upper:.6g}{exact}"),
+            ("points", f"{self.sizes[0]} and {self.sizes[1]}"),
+            ("critic", f"{self.chosen}, Lipschitz bound {float(self.bound):.9g}"),
+        ]
+        if self.confidence < 1:
+            rows.insert(1, ("of the distributions", f"{low:.6g} to {high:.6g}, {self.guarantee}"))
+        return html_table([*rows, *(("note", note) for note in self.notes)])
 
     def __str__(self) -> str:
         low, high = self.interval

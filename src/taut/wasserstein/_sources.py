@@ -1,4 +1,4 @@
-"""Points named by a word: a data set, a folder of images, an npz file."""
+"""Points named by a word: a data set, a folder of images, a file."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,12 @@ from taut.data import (
     images_below,
     load,
     names,
-    read_arrays,
     read_images,
     to_unit_range,
 )
+from taut.data._pixels import READABLE
+from taut.kinds import did_you_mean
+from taut.wasserstein._files import READERS, read_points
 
 
 class Source(NamedTuple):
@@ -35,9 +37,11 @@ def read_source(
     """Points drawn at random, without repetition, from what a word names.
 
     Args:
-        source: a folder with images at any depth, an npz file with one array (or its array `x`, or
-            its training images `x_train`), or a data set that `taut.data.load` knows (its training
-            images).
+        source: a folder with images at any depth; an npz file with one array (or its array `x`, its
+            training images `x_train` or `train_images`, or `images`, `data` or `points`); an npy
+            file; a csv or parquet file with one point a row, all its columns numbers, the first
+            line of a csv file names or numbers; or a data set that `taut.data.load` knows (its
+            training images).
         data_dir: for a data set: the folder with its files, or the one that holds a folder of its
             name.
         count: points at most.
@@ -59,14 +63,17 @@ def read_source(
     known = [name for name in names() if name not in ("npz", "folder")]
     if path.is_dir():
         return Source(_folder(path, count, seed), True)
-    if path.suffix == ".npz" and path.is_file():
-        points = _npz(path)
-    elif str(source) in known:
+    if path.suffix.lower() in READERS and path.exists():
+        points = read_points(path)
+    elif str(source) in known or str(source).startswith("hub:"):
         points = load(str(source), _place(str(source), data_dir)).train.images
+    elif path.exists():
+        hint = did_you_mean(path.suffix, READERS)
+        raise ValueError(f"{source} must end in {', '.join(READERS)}, or be a folder.{hint}")
     else:
         raise ValueError(
-            f"{source} must be a folder of images, an npz file, or a data set "
-            f"({', '.join(known)}); there is none of that name."
+            f"{source} must be a folder of images, a file ({', '.join(READERS)}), or a data set "
+            f"({', '.join(known)}); there is none of that name.{did_you_mean(str(source), known)}"
         )
     chosen = points[_choice(len(points), count, seed)]
     pixels = chosen.dtype == torch.uint8
@@ -85,31 +92,9 @@ def _folder(path: Path, count: int, seed: int) -> Tensor:
         )
     files = images_below(path)
     if not files:
-        raise ValueError(f"{path} must hold images (JPEG, PNG or WebP); there is none.")
+        raise ValueError(f"{path} must hold pictures ({READABLE}); there is none.")
     chosen = [files[i] for i in _choice(len(files), count, seed).tolist()]
     return to_unit_range(read_images(chosen))
-
-
-def _npz(path: Path) -> Tensor:
-    """The points of a file: the only array, or the one that is called x or x_train."""
-    arrays = read_arrays(path)
-    chosen = [arrays[name] for name in ("x", "x_train") if name in arrays]
-    if len(arrays) == 1:
-        chosen = list(arrays.values())
-    if not chosen or chosen[0].dtype.kind not in "fu" or not chosen[0].ndim:
-        listing = ", ".join(f"{n} ({a.dtype} of shape {a.shape})" for n, a in arrays.items())
-        raise ValueError(
-            f"{path} must hold points in one array, or in x or x_train, of floats or of uint8; "
-            f"it holds {listing or 'none'}."
-        )
-    points = torch.from_numpy(chosen[0])
-    pixels = points.dtype == torch.uint8
-    # Numbers on a line, or images as they are stored elsewhere: grey without channels, ...
-    if points.ndim == 1 or (pixels and points.ndim == 3):
-        return points[:, None]
-    # ... or channels last.
-    last = pixels and points.ndim == 4 and points.shape[3] in (1, 3)
-    return points.permute(0, 3, 1, 2) if last and points.shape[1] not in (1, 3) else points
 
 
 def _place(name: str, data_dir: str | os.PathLike[str] | None) -> Path | None:

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import nn
 
+from taut._arguments import whole
 from taut.nn import Conv2d, Linear, MaxMin
 from taut.parametrizations import (
     BCOP,
@@ -166,5 +167,4 @@ def _kinds(parametrization: str, activation: str) -> tuple[_Kind, _Kind, Callabl
 def _check_sizes(input_shape: tuple[int, ...], **sizes: int) -> None:
     shape = {f"input_shape[{i}]": n for i, n in enumerate(input_shape)}
     for name, size in (shape | sizes).items():
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"`{name}` must be a positive integer; got {size}.")
+        whole(name, size)

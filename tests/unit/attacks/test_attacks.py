@@ -329,9 +329,9 @@ def test_no_images_give_an_empty_result():
         ({"method": "cw"}, '`method` must be one of "ddn", .*, "autoattack"; got method=\'cw\''),
         (
             {"method": "fgsm", "steps": 3},
-            'Options of "fgsm" must be left out: it has none; got steps',
+            'Options of "fgsm" must be left out: it has none; got `steps',
         ),
-        ({"stepz": 3}, "steps, step_size, restarts, generator; got stepz"),
+        ({"stepz": 3}, "steps, step_size, restarts, generator; got `stepz"),
         ({"method": PGD(), "steps": 3}, r"PGD\(\.\.\.\)"),
         ({"steps": 0}, "`steps`"),
         ({"restarts": 0}, "`restarts`"),

@@ -219,7 +219,7 @@ def auto(model: nn.Module, images: torch.Tensor) -> None:
         ),
         (
             lambda: smallest_attack(linear(), grey(2), torch.zeros(2).long(), "deepfool", seed=1),
-            'Options of "deepfool" must be among steps, overshoot; got seed',
+            'Options of "deepfool" must be among steps, overshoot; got `seed',
         ),
     ],
 )

@@ -213,7 +213,7 @@ TEXT = chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26)))
     [
         (png(50_000, 50_000), r"0\.png: Image size \(2500000000 pixels\) exceeds limit of \d+"),
         (png(1 << 31, 1 << 31), "0.png: "),
-        (png(8, 8, TEXT), r"0\.png: not a whole JPEG, PNG or WebP image: .*[Tt]oo [Ll]arge"),
+        (png(8, 8, TEXT), r"0\.png: not a whole picture .*: .*[Tt]oo [Ll]arge"),
     ],
 )
 def test_picture_bombs_are_refused_from_their_header(content, message, tmp_path):
@@ -277,6 +277,19 @@ def test_decoded_pictures_have_a_limit_together(tmp_path, monkeypatch):
     monkeypatch.setattr(_checks, "LIMIT", 40 << 20)
     with pytest.raises(ValueError, match="its images would take"):
         load("folder", folder)
+    files = sorted((folder / "train" / "a").iterdir())
+    assert len(read_images(files[:3])) == 3
+    with pytest.raises(ValueError, match="the pictures would take"):
+        read_images(files)
+
+
+def test_large_pictures_below_the_limit_are_read_without_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30)
+    Image.new("L", (8, 7)).save(tmp_path / "a.png")  # Pillow warns from here on
+    assert read_images([tmp_path / "a.png"]).shape == (1, 1, 7, 8)
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")  # and raises from twice its limit on
+    with pytest.raises(ValueError, match=r"a\.png: Image size \(64 pixels\) exceeds limit of 60"):
+        read_images([tmp_path / "a.png"])
 
 
 def test_pickles_cannot_ask_for_a_table_of_any_size():

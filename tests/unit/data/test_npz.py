@@ -52,7 +52,10 @@ def test_npz_reads_back_in_every_layout(layout, column, tmp_path):
         ({"x_train": np.zeros((6, 5, 4, 2), np.uint8)}, "must have shape"),
         ({"x_train": np.zeros((5, 5, 4), np.uint8)}, "5 images but 6 labels"),
         ({"x_test": np.zeros((4, 5, 5), np.uint8)}, "one shape"),
-        ({"y_train": np.zeros(6)}, "y_train must be integers"),
+        ({"y_train": np.full(6, 0.5)}, "y_train must be class indices, whole .*; got 0.5"),
+        ({"y_train": np.full(6, np.inf)}, "y_train must be class indices, whole .*; got inf"),
+        ({"y_train": np.array(["cat"] * 6)}, "y_train must be class indices, .*; got <U3"),
+        ({"X_train": np.zeros((6, 5, 4), np.uint8)}, "images and labels once; got x_train, X_tr"),
         ({"y_train": np.array([0, 1, 1, 1, 3, 3])}, "class 2 has no training image"),
         ({"y_train": np.array([0, 1, 2, 0, 1, -1])}, "got -1"),
         ({"y_test": np.array([0, 1, 2, 3])}, "got 3"),
@@ -85,15 +88,27 @@ def test_one_plain_array_or_two_npz_files_are_refused(tmp_path):
         load("npz", tmp_path)
 
 
-@pytest.mark.parametrize("dtype", ["u1", "u2", "u4", "u8", "i1", ">i2", ">u4", "i8"])
-def test_labels_of_all_integer_types_are_read(dtype, tmp_path):
+@pytest.mark.parametrize(
+    "dtype", ["u1", "u2", "u4", "u8", "i1", ">i2", ">u4", "i8", "f2", "f4", ">f8"]
+)
+@pytest.mark.parametrize("column", [False, True])
+def test_labels_are_whole_numbers_of_any_type(column, dtype, tmp_path):
     arrays = npz_arrays()
     labels = {name: arrays[name].astype(dtype) for name in ("y_train", "y_test")}
-    np.savez(tmp_path / "x.npz", **arrays | labels)
+    shaped = {name: of[:, None] if column else of for name, of in labels.items()}
+    np.savez(tmp_path / "x.npz", **arrays | shaped)
     data = load("npz", tmp_path)
     assert data.classes == ("0", "1", "2")
     np.testing.assert_array_equal(data.train.labels.numpy(), arrays["y_train"])
     np.testing.assert_array_equal(load_test("npz", tmp_path)[1].numpy(), arrays["y_test"])
+
+
+def test_bools_are_two_classes(tmp_path):
+    arrays = npz_arrays()
+    labels = {name: arrays[name] > 1 for name in ("y_train", "y_test")}
+    np.savez(tmp_path / "x.npz", **arrays | labels)
+    assert load("npz", tmp_path).train.labels.tolist() == [0, 0, 1, 0, 0, 1]
+    assert load_test("npz", tmp_path)[1].tolist() == [0, 0, 1, 0]
 
 
 @pytest.mark.parametrize("wrong", [10**10, 2**63 - 1, 2**63, 2**64 - 1, 6])
@@ -118,6 +133,12 @@ def test_labels_of_no_class_are_one_sentence(wrong, tmp_path):
         ("test_images", "test_labels"),
         ("images", "labels"),
         ("x", "y"),
+        ("X", "Y"),
+        ("data", "target"),
+        ("data", "targets"),
+        ("image", "label"),
+        ("arr_0", "arr_1"),
+        ("Test_X", "Test_Y"),
         ("x_val", "y_val"),
     ],
 )
@@ -145,9 +166,10 @@ def test_test_images_alone_are_enough_to_certify(images, labels, kind, tmp_path)
         ({"x_test": np.zeros((2, 9))}, "must have shape"),
         ({"x_test": np.zeros((3, 3, 3))}, "3 images but 2 labels"),
         ({"x_test": np.zeros((0, 3, 3)), "y_test": np.zeros(0, int)}, "has no image"),
-        ({"y_test": np.zeros((2, 10))}, "y_test must be integers of shape"),
+        ({"y_test": np.zeros((2, 10))}, r"whole numbers of shape .* one-hot rows store labels.arg"),
+        ({"y_test": np.zeros((2, 1, 1), int)}, "whole numbers of shape"),
         ({"y_test": np.array([0, -1])}, "got -1"),
-        ({"y_test": None}, "must hold x_test and y_test, or images and labels; got x_test"),
+        ({"y_test": None}, "must hold test images and their labels, .*; got x_test"),
     ],
 )
 def test_wrong_test_images_name_the_fault(arrays, message, tmp_path):

@@ -174,8 +174,14 @@ def test_what_cannot_be_exported_is_refused_by_name(model, shape, suffix, messag
 
 
 def test_unknown_endings_and_sizes_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"`path` must end in .onnx, .pt2, .safetensors; got"):
+    with pytest.raises(ValueError, match=r"must end in .onnx, .pt2, .safetensors"):
         export(nn.ReLU(), tmp_path / "model.pth", (3,))
+    for name, hint in (("model.onx", "Did you mean .onnx"), ("w.pt", "Weights alone are no model")):
+        (tmp_path / name).touch()
+        with pytest.raises(ValueError, match=rf"{name} must end in \.onnx, .*\. {hint}"):
+            load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"must be a run folder, or end in .* Did you mean \.onnx"):
+        taut.load(tmp_path / "model.onx")
     with pytest.raises(ValueError, match="`any_size` is for images"):
         export(nn.ReLU(), tmp_path / "model.onnx", (3,), any_size=True)
     with pytest.raises(FileNotFoundError, match=r"no file nowhere\.onnx"):

@@ -500,3 +500,13 @@ def test_wrong_options_are_refused_by_name(cls, options, message):
 def test_a_step_is_counted_from_nothing():
     with pytest.raises(ValueError, match="`step` must be an integer >= 0; got -1"):
         taut.update_(nn.Linear(1, 1), -1)
+
+
+@pytest.mark.parametrize(("inputs", "outputs", "size"), [(4, 4, ()), (2, 8, (2, 2)), (3, 5, ())])
+def test_svcm_projects_an_orthogonal_kernel_onto_itself(inputs, outputs, size):
+    """Square ones, too: once they came out transposed, and the model was another one."""
+    method = taut.SVCM(inputs, outputs, size, stride=size, dtype=torch.float64)
+    nn.init.orthogonal_(method.raw_matrix)
+    before = method.weight()
+    method.project_()
+    torch.testing.assert_close(method.weight(), before)

@@ -3,8 +3,7 @@
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from taut._arguments import whole
 from taut.program import AbstractOp, Site, op
@@ -38,15 +37,25 @@ class GroupSort(nn.Module):
         super().__init__()
         self.group_size = whole("group_size", group_size)
 
-    def forward(self, input: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b c *spatial"]:
+    # No shapes in the annotations: TorchScript reads them.
+    def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along dimension 1."""
         grouped = input.shape[1] - input.shape[1] % self.group_size
         groups = input[:, :grouped].unflatten(1, (-1, self.group_size))
-        return torch.cat((groups.sort(dim=2).values.flatten(1, 2), input[:, grouped:]), 1)
+        sorted_ = groups.sort(dim=2)[0].flatten(1, 2)
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return _joined(sorted_, input[:, grouped:])
+        return torch.cat((sorted_, input[:, grouped:]), 1)
 
     def extra_repr(self) -> str:
         """The group size."""
         return f"group_size={self.group_size}"
+
+
+def _joined(grouped: Tensor, rest: Tensor) -> Tensor:
+    # With an empty part `cat` does not keep channels last in memory.
+    whole = not isinstance(rest, fx.Proxy) and not rest.shape[1]
+    return grouped if whole else torch.cat((grouped, rest), 1)
 
 
 @op(GroupSort)

@@ -3,8 +3,7 @@
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from taut._torch_private import has_batched_gradients, inside_transform
 from taut.program import AbstractOp, Site, op
@@ -35,14 +34,26 @@ class MaxMin(nn.Module):
         tensor([[ 3.,  2.,  1., -4.]])
     """
 
-    def forward(self, input: Float[Tensor, "b c *spatial"]) -> Float[Tensor, "b c *spatial"]:
+    # No shapes in the annotations: TorchScript reads them.
+    def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along dimension 1."""
-        if torch.is_grad_enabled() and input.requires_grad:
-            return _MaxMin.apply(input)[0]  # pyright: ignore[reportOptionalSubscript]
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return _eager(input)
         return _maxmin(input)
 
 
+def _eager(x: Tensor) -> Tensor:
+    if isinstance(x, fx.Proxy):
+        return _maxmin(x)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _MaxMin.apply(x)[0]  # pyright: ignore[reportOptionalSubscript]
+    half = x.shape[1] // 2
+    a, b = x[:, :half], x[:, half : 2 * half]
+    return _joined(torch.maximum(a, b), torch.minimum(a, b), x)
+
+
 def _maxmin(x: Tensor) -> Tensor:
+    """MaxMin without branches, for what is traced or compiled with its size unknown."""
     half = x.shape[1] // 2
     a, b = x[:, :half], x[:, half : 2 * half]
     return torch.cat((torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]), 1)
