@@ -161,7 +161,8 @@ def check_agreement(computed: Tensor, expected: Tensor, x: Tensor) -> None:
     """
     coarse = max(torch.finfo(t.dtype).eps for t in (computed, expected))
     tolerance = max(1e-6, min(0.1, 2e4 * coarse))
-    a, b = wide(computed).cpu().flatten(1), wide(expected).cpu().flatten(1)
+    a, b = (wide(t).cpu() for t in (computed, expected))
+    a, b = (t.flatten(1) if t.dim() > 1 else t[:, None] for t in (a, b))
     if a.shape == b.shape:
         order = wide(x).cpu().flatten(1).norm(dim=1).argsort()
         largest = b.abs().nan_to_num(0.0, 0.0, 0.0).amax(1)
