@@ -4,7 +4,7 @@ from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._eps import Eps, as_eps_sequence
-from taut.certification._predict import predict
+from taut.certification._predict import predict, predict_batches
 from taut.certification._predictions import Predictions
 from taut.certification._radius import above, as_rational, certified_radius, logit_margin
 from taut.certification._verify import Verified, verify
@@ -26,6 +26,7 @@ __all__ = [
     "l2_distance_upper",
     "logit_margin",
     "predict",
+    "predict_batches",
     "prove",
     "verify",
 ]

@@ -1,7 +1,7 @@
 """Predictions without labels, each with the radius within which it cannot change."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -26,7 +26,7 @@ from taut.certification._radius import (
 from taut.linalg.rounding import up_product
 from taut.program import LipschitzBound
 
-__all__ = ["predict"]
+__all__ = ["predict", "predict_batches"]
 
 _BATCH = 256
 _ENTRIES = 1 << 24
@@ -84,25 +84,63 @@ def predict(
         >>> found.classes, found.radius.round(decimals=4)
         (tensor([0, 1]), tensor([1.4142, 0.7071], dtype=torch.float64))
     """
-    shape, like = tuple(getattr(images, "shape", ()))[1:], like_of(model, images)
-    check_images(images, shape, like, arithmetic)
+    shape = tuple(getattr(images, "shape", ()))[1:]
+    check_images(images, shape, like_of(model, images), arithmetic)
+    options = {"arithmetic": arithmetic, "mask": mask, "weights": weights}
+    return predict_batches(model, [images], shape, eps, on_progress=on_progress, **options)
+
+
+def predict_batches(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    input_shape: tuple[int, ...],
+    eps: Eps | Sequence[Eps] | None = None,
+    *,
+    arithmetic: str = "float64",
+    mask: Tensor | None = None,
+    weights: Tensor | None = None,
+    on_progress: Callable[[int], None] = lambda done: None,
+) -> Predictions:
+    r"""What :func:`predict` finds, from one batch of images after the other.
+
+    Args:
+        model: from images to logits.
+        batches: of images; only one at a time is in memory.
+        input_shape: shape of one image.
+        eps: as of `predict`.
+        arithmetic: as of `predict`.
+        mask: as of `predict`.
+        weights: as of `predict`.
+        on_progress: called with the number of images done.
+
+    Raises:
+        UnprovenError: as `predict` does.
+        ValueError: as `predict` does, or if there is no batch.
+
+    Example:
+        >>> len(predict_batches(nn.Linear(3, 2), [torch.rand(2, 3)] * 3, (3,)).radius)
+        6
+    """
     values = () if eps is None else as_eps_sequence(eps)
-    factors = _factors(mask, weights, shape, like)
-    certificate = prove(model, shape, arithmetic=arithmetic)
+    factors = _factors(mask, weights, input_shape, like_of(model, torch.zeros(())))
+    certificate = prove(model, input_shape, arithmetic=arithmetic)
     bound = certificate.bound
     if factors is not None:
         bound = _bound_of_changes(model, certificate, factors)
     stretch = 1.0 if factors is None else factors.max().item()
     size = max(1, min(_BATCH, _ENTRIES // math.prod(certificate.output_shape)))
     parts: list[tuple[Tensor, ...]] = []
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        logits = certificate.logits(batch).cpu()
-        hold_against_model(model, batch, logits)
+    done = 0
+    for images in (part for batch in batches for part in batch.split(size)):
+        check_images(images, input_shape, like_of(model, images), arithmetic)
+        logits = certificate.logits(images).cpu()
+        hold_against_model(model, images, logits)
         classes = logits.argmax(1)
-        radii = _radii(certificate, logits, classes, batch, bound, stretch)
+        radii = _radii(certificate, logits, classes, images, bound, stretch)
         parts.append((classes, _margin(logits), radii.amin(1), radii))
-        on_progress(start + len(batch))
+        on_progress(done := done + len(images))
+    if not parts:
+        raise ValueError("`batches` must hold at least one image; got none.")
     classes, margin, radius, radii = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     certified = {value: above(radius, value) for value in values}
     return Predictions(classes, margin, radius, radii, bound, certificate.arithmetic, certified)

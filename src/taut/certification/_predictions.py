@@ -54,12 +54,17 @@ class Predictions:
     arithmetic: Arithmetic
     certified: dict[Eps, Bool[Tensor, "b *p"]] = field(default_factory=dict)
 
+    @property
+    def meaning(self) -> str:
+        """In words, what the arithmetic says: what the radii hold for."""
+        return MEANINGS[self.arithmetic]
+
     def __repr__(self) -> str:
         places = "".join(f" of {n} places" for n in [self.radius[0].numel()] if n > 1)
         shares = [f"{is_.double().mean():.4f} at {eps}" for eps, is_ in self.certified.items()]
         low, middle, high = (f"{f(self.radius):.6g}" for f in (torch.min, torch.median, torch.max))
         return (
-            f"Predictions for {len(self.classes)} images{places} ({MEANINGS[self.arithmetic]})\n"
+            f"Predictions for {len(self.classes)} images{places} ({self.meaning})\n"
             f"certified radius {low} to {high}, median {middle}; "
             f"certified {', '.join(shares) or '(no eps)'}\n"
             f"Lipschitz bound {float(self.bound):.9g}, {self.radii.shape[1]} classes"

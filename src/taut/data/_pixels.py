@@ -84,10 +84,24 @@ def read_images(files: Sequence[Path]) -> UInt8[Tensor, "n c h w"]:
 
 def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarray:
     """The pixels of a JPEG, PNG or WebP file, as `to_array` gives them."""
+    return to_array(_opened(data, source), source, shape)
+
+
+def read_picture(file: Path, shape: Shape) -> np.ndarray:
+    """The uint8 pixels of a JPEG, PNG or WebP file that has the size asked for, (c, h, w)."""
+    check_format(file.name, file)
+    image, size = _opened(Place(file).read(), file), (shape[2], shape[1])
+    if image.size != size:
+        wide, got = ("{} x {}".format(*pair) for pair in (size, image.size))
+        raise ValueError(f"{file}: must be {wide} pixels (width x height); got {got}.")
+    return to_array(image, file, shape)
+
+
+def _opened(data: bytes, source: object) -> "Image":
     with broken_pictures(source) as library:
         image = library.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
         image.load()
-    return to_array(image, source, shape)
+    return image
 
 
 @contextmanager
