@@ -170,6 +170,8 @@ def _margin(logits: Tensor) -> Tensor:
 class _Scaled(nn.Module):
     """Multiply an input by factors."""
 
+    factors: Tensor
+
     def __init__(self, factors: Tensor) -> None:
         super().__init__()
         self.register_buffer("factors", factors)

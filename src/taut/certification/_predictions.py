@@ -75,7 +75,7 @@ class Predictions:
 
     def rows(
         self, images: Sequence[str] | None = None, names: Sequence[str] | None = None
-    ) -> list[dict[str, str | int | float]]:
+    ) -> list[dict[str, Any]]:
         """One row for each image, or each place of it: image, place, class, margin, radius.
 
         Args:
@@ -83,7 +83,7 @@ class Predictions:
             names: of the classes; their numbers by default.
         """
         sides = [range(n) for n in self.classes.shape]
-        rows: list[dict[str, str | int | float]] = []
+        rows: list[dict[str, Any]] = []
         tensors = (self.classes, self.margin, self.radius)
         values = zip(*(t.flatten().tolist() for t in tensors), strict=True)
         for place, (label, margin, radius) in zip(itertools.product(*sides), values, strict=True):

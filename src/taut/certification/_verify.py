@@ -295,8 +295,8 @@ def _check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
     lists = (labels, predictions, file["margin"], hashes)
     if not n or len(shape) > 1 or any(len(values) != n for values in lists):
         raise ValueError("The file must say the same of every image, and have one at least.")
-    single = shape in ((), (1,))
-    classes = 2 if single else shape[0]
+    single = math.prod(shape) == 1
+    classes = max((2, *shape))
     if not all(type(v) is int and 0 <= v < classes for v in (*labels, *predictions)):
         raise ValueError(f"Labels and predictions must be below {classes}.")
     if file["images"].keys() != {"dtype", "sha256"} or not all(isinstance(h, str) for h in hashes):

@@ -61,8 +61,10 @@ def predict(
     images, batches = read_inputs(files, shape, like)
     place = choose_device(device)
     with progress("predicting", len(images)) as tell:
-        moved, options = (batch.to(place) for batch in batches), {"arithmetic": arithmetic}
-        found = predict_batches(model.to(place), moved, shape, on_progress=tell, **options)
+        moved = (batch.to(place) for batch in batches)
+        found = predict_batches(
+            model.to(place), moved, shape, arithmetic=arithmetic, on_progress=tell
+        )
     if found.classes.dim() > 1:
         raise ValueError(
             "The model answers at each place of an image; taut.predict in Python gives the maps."
