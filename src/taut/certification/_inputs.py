@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from taut._arguments import check_tensor
 from taut.certification._radius import class_logits
 from taut.parametrizations import cached
 from taut.program import check_agreement
@@ -13,7 +14,6 @@ __all__ = [
     "check_images",
     "check_labels",
     "check_one_answer",
-    "check_tensor",
     "hold_against_model",
     "like_of",
     "numbers_of",
@@ -62,7 +62,19 @@ def check_one_answer(outputs: tuple[int, ...]) -> None:
 
 
 def numbers_of(labels: Tensor, outputs: tuple[int, ...]) -> Tensor:
-    """The labels as numbers from 0 on: of a model with one output they may be -1 and +1."""
+    """The labels as numbers from 0 on: of a model with one output they may be -1 and +1.
+
+    Args:
+        labels: of images.
+        outputs: shape of what the model gives for one image.
+
+    Raises:
+        ValueError: if there are others beside -1 and +1.
+
+    Example:
+        >>> numbers_of(torch.tensor([-1, 1, 1]), (1,))
+        tensor([0, 1, 1])
+    """
     if outputs not in ((), (1,)) or not (labels == -1).any():
         return labels
     if not (labels.abs() == 1).all():
@@ -83,10 +95,3 @@ def hold_against_model(model: nn.Module, images: Tensor, logits: Tensor) -> None
     with torch.no_grad(), cached():
         outputs = model(images.to(like_of(model, images).device, copy=True))
         check_agreement(class_logits(outputs), logits, images)
-
-
-def check_tensor(name: str, value: Any) -> None:
-    """Refuse what is no tensor, as an array."""
-    if not isinstance(value, Tensor):
-        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
-        raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")

@@ -7,12 +7,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from taut._arguments import check_tensor
 from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import Certificate, prove
 from taut.certification._eps import Eps, as_eps_sequence
 from taut.certification._inputs import (
     check_images,
-    check_tensor,
     hold_against_model,
     like_of,
 )

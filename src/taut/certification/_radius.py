@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from taut._arguments import check_tensor
 from taut.linalg.rounding import up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound
 
@@ -139,7 +140,12 @@ def _beside(values: Tensor, z: Tensor) -> Tensor:
 
 
 def class_logits(outputs: Float[Tensor, "b *k"]) -> Float[Tensor, "b k *p"]:
-    """Outputs as logits of classes; of one output f, as a critic's, (0, f): class 1 where f > 0."""
+    """Outputs as logits of classes: of one output f (0, f), so that f > 0 is class 1.
+
+    Example:
+        >>> class_logits(torch.tensor([[-2.0], [3.0]])).argmax(1)
+        tensor([0, 1])
+    """
     z = outputs[:, None] if outputs.dim() == 1 else outputs
     return torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
 
@@ -179,6 +185,8 @@ def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Flo
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
+    check_tensor("logits", logits)
+    check_tensor("labels", labels)
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"`logits` must be (points, >= 2 classes); got {tuple(logits.shape)}.")
     if labels.shape != logits.shape[:1]:

@@ -1,5 +1,6 @@
 """What a bound of a model is made of, and how a refusal looks."""
 
+import html
 from dataclasses import dataclass, field
 from typing import final
 
@@ -35,7 +36,7 @@ class LayerBound:
 
 
 @final
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LipschitzBound:
     """A proven l2 Lipschitz constant of a model, with the row of each layer.
 
@@ -61,10 +62,27 @@ class LipschitzBound:
     def __float__(self) -> float:
         return self.value
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
+        most = max(self.layers, key=lambda row: row.bound, default=None)
+        largest = "" if most is None else f", the largest {most.bound:.6g} of {most.name}"
+        pairs = "" if self.pairwise is None else "; constants of each pair of outputs"
+        return (
+            f"LipschitzBound: {self.value:.9g} in l2\n"
+            f"  {len(self.layers)} layers{largest}{pairs}\n"
+            "  print() shows each layer with its proof"
+        )
+
+    def _rows(self) -> list[tuple[str, str, str, str]]:
         rows = [("layer", "type", "bound", "proof")]
         rows += [(row.name, row.type, f"{row.bound:.8g}", row.proof) for row in self.layers]
-        rows.append(("total", "", f"{self.value:.8g}", ""))
+        return [*rows, ("total", "", f"{self.value:.8g}", "")]
+
+    def _repr_html_(self) -> str:
+        cells = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in self._rows())
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
+
+    def __str__(self) -> str:
+        rows = self._rows()
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
         lines = ("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)

@@ -255,6 +255,25 @@ def test_one_output_is_certified_with_either_convention_of_labels(wrap, arithmet
         path.write_text(taut.program.canonical(content))
 
 
+@pytest.mark.parametrize("wrap", [nn.Sequential, Squeezed])
+@pytest.mark.parametrize("method", ["pgd", "fgsm", "ddn"])
+def test_attacks_on_one_output_reach_beyond_its_radius_and_never_within(wrap, method):
+    model, x = wrap(net(1)), draw(20, 1, 4, 4).sigmoid()
+    found = taut.predict(model, x)
+    search = {"pgd": {"eps": (0.05, 0.5, 4.0)}, "fgsm": {"eps": (0.5, 4.0)}}.get(method)
+    for labels in (found.classes, 2 * found.classes - 1):
+        if search is None:
+            result = taut.attacks.smallest_attack(model, x, labels, method)
+        else:
+            result = taut.attack(model, x, labels, method=method, **search)
+        assert result.success.any()
+        assert (result.distance[result.success] > found.radius[result.success]).all()
+        certified = certify(model, x, labels)
+        assert not certified.refuted(x, result.adversarial).any()
+        f = model(result.adversarial).flatten()
+        assert torch.equal(result.success, (f > 0).long() != found.classes)
+
+
 def test_labels_of_one_output_are_of_one_convention():
     with pytest.raises(ValueError, match="0 and 1, or -1 and"):
         certify(linear(1), draw(3, 6), torch.tensor([0, -1, 1]))
