@@ -13,11 +13,11 @@ import forgery
 import unit.certification.test_certify as reals
 import unit.certification.test_certify_program as programs
 from mutation import mutate, name_of, survives
-from taut.certification import _certificate, _radius, prove, verifier
+from taut.certification import _certificate, _predict, _radius, prove, verifier
 from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, compose
 from taut.program._compose import FORMATS, Composed, Format, Layer
 
-C, L, R = _certificate, _compose, _radius
+C, L, P, R = _certificate, _compose, _predict, _radius
 TO_CLASSES = "executed_radii_to_classes"
 
 ROWS = [
@@ -242,6 +242,48 @@ def check_pairs():
     assert (alone >= torch.cdist(last, last, compute_mode=EXACTLY) * (1 + 2.0**-41)).all()
 
 
+def check_changes():
+    """Pixels that are their own logits: another one wins at margin / (sqrt(2) w)."""
+    x = torch.rand(50, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    top = x.sort(1).values
+    reach = (top[:, -1] - top[:, -2]) / math.sqrt(2)
+    pixels = nn.Conv2d(3, 3, 1, bias=False).double()
+    with torch.no_grad():
+        pixels.weight.copy_(torch.eye(3)[..., None, None])
+    for weights in (torch.full((1, 1, 1), 3.0), torch.tensor([3.0, 3.0, 2.9]).reshape(3, 1, 1)):
+        for factor in (1.0, 1 / 3):
+            found = _predict.predict(pixels, x, weights=weights.double() * factor).radius
+            assert (found <= reach / (3 * factor) * (1 + 1e-12)).all()
+            assert (found >= reach / (3 * factor) * (1 - 1e-5)).all()
+    odd = torch.tensor([0.7], dtype=torch.float64)  # which float32 rounds down
+    assert _predict._factors(None, odd, (1,), torch.zeros(1)).double() > odd
+    masked = _predict._factors(torch.tensor([1, 0]), None, (2,), torch.zeros(1))
+    assert masked[0] == 1
+    assert 0 < masked[1] < 1e-6
+
+
+def check_pairs_of_changes():
+    """Two logits of a matrix, where the weights change the pair that is nearest."""
+    head = nn.Linear(3, 3, bias=False).double()
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(3))
+    x = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
+    found = _predict.predict(head, x, weights=torch.full((3,), 2.0)).radii[0]
+    assert found[1].item() == pytest.approx(1 / (2 * math.sqrt(2)), rel=1e-6)
+    assert found[2].item() == pytest.approx(2 / (2 * math.sqrt(2)), rel=1e-6)
+
+
+def check_one_output():
+    head = nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        head.weight.fill_(2.0)
+    x = torch.tensor([[0.5], [-0.25]], dtype=torch.float64)
+    found = _predict.predict(head, x)
+    assert found.classes.tolist() == [1, 0]
+    assert found.radius.tolist() == pytest.approx([0.5, 0.25], rel=1e-9)
+    assert (found.radius <= x.abs().flatten()).all()
+
+
 MUTANTS = {
     check_rows: [
         (L, "_Recursion.add", 'layer.combine == "sum"', "True"),
@@ -321,6 +363,21 @@ MUTANTS = {
         (R, TO_CLASSES, "up_product(a, stretch)", "a"),
         (R, TO_CLASSES, " - _beside(error, z)", ""),
         (R, "_up", "math.inf", "-math.inf"),
+    ],
+    check_changes: [
+        (P, "_bound_of_changes", "min(scaled.value, up_product(most, whole.value))", "whole.value"),
+        (P, "_bound_of_changes", "up_product(most, whole.value)", "0.9 * most * whole.value"),
+        (P, "_factors", "torch.where(rounded.double() < factors, above, rounded)", "rounded"),
+        (P, "_factors", ".clamp_min(float(most) * _LEAST)", ""),
+    ],
+    check_pairs_of_changes: [
+        (P, "_bound_of_changes", "whole.pairwise * most", "whole.pairwise"),
+        (P, "_bound_of_changes", "pairwise=pairwise", "pairwise=whole.pairwise"),
+    ],
+    check_one_output: [
+        (R, "class_bound", "bound.value], [bound.value", "0.9 * bound.value], [0.9 * bound.value"),
+        (R, "class_bound", "((), (1,))", "((),)"),
+        (R, "class_logits", "[torch.zeros_like(z), z]", "[z, torch.zeros_like(z)]"),
     ],
     check_norm_limit: [
         (R, TO_CLASSES, "torch.minimum(_down(gaps / slopes), _beside(limit, z))", "gaps / slopes"),
