@@ -135,7 +135,7 @@ def test_exported_files(base, capsys, to):
     torch.testing.assert_close(radii, expected(base).radius, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".ckpt", ".safetensors"])
 def test_model_in_a_file_with_weights(base, capsys, suffix):
     torch.manual_seed(3)
     model = torch.nn.Sequential(torch.nn.Flatten(), taut.nn.Linear(64, 4))

@@ -1,6 +1,7 @@
 """A model that a function in a Python file makes, with weights from a file."""
 
 import pickle
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,7 +166,7 @@ def _load_model(source: str, weights: Path | None) -> nn.Module:
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    if path.suffix not in (".pt", ".pth") or not path.is_file():
+    if not path.is_file() or not (path.suffix in (".pt", ".pth") or zipfile.is_zipfile(path)):
         return load_tensors(path)[0]
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)

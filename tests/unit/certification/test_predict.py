@@ -3,6 +3,7 @@
 import json
 import math
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -335,3 +336,44 @@ def test_wrong_arguments_are_one_sentence(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         taut.predict(given.pop("model"), given.pop("images"), **given)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.zeros((2, 6)), np.array([None, 1]), [0, 1], None])
+def test_what_is_no_tensor_is_refused_by_its_type(value, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    model, x, y = linear(), torch.rand(2, 6).double(), torch.tensor([0, 1])
+    kind = "numpy.ndarray" if isinstance(value, np.ndarray) else type(value).__name__
+    calls = {
+        "images": [
+            lambda: taut.predict(model, value),
+            lambda: certify(model, value, y),
+            lambda: taut.attack(model, value, y, 0.1),
+        ],
+        "labels": [
+            lambda: certify(model, x, value),
+            lambda: taut.attack(model, x, value, 0.1),
+            lambda: taut.certified_radius(x, value, 1.0),
+        ],
+        "logits": [lambda: taut.certified_radius(value, y, 1.0)],
+        "x": [lambda: taut.l2_distance_upper(value, x)],
+    }
+    for name, of_name in calls.items():
+        for call in of_name:
+            with pytest.raises(ValueError, match=f"`{name}` must be a torch.Tensor; got {kind}"):
+                call()
+
+
+@pytest.mark.parametrize("function", [certify, taut.attack])
+def test_images_in_half_precision_and_no_eps_are_one_sentence(function, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    model, x, y = linear(), torch.rand(2, 6), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"`images` must be torch.float64.*got torch.float16"):
+        function(model, x.half(), y, eps=0.1)
+    with pytest.raises(ValueError, match=r"`eps` must be .*got eps=None"):
+        function(model, x.double(), y, eps=None)
+    results = [function(model, x.double(), y, eps=e) for e in (0.25, "1/4", [0.25], ("1/4",))]
+    if function is certify:
+        shares = [list(result.certified_accuracy.values()) for result in results]
+    else:
+        shares = [list(result.attacked_accuracy.values()) for result in results]
+    assert all(share == shares[0] for share in shares)
