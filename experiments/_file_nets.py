@@ -335,7 +335,8 @@ def made(name: str) -> tuple[nn.Module, tuple[int, ...]]:
         model = make().eval()
         for module in model.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
+                for tensor in (*module.parameters(), module.running_mean, module.running_var):
+                    assert tensor is not None
                     nn.init.uniform_(tensor, 0.5, 1.5)
     return model, shape
 

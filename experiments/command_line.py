@@ -16,11 +16,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from unittest.mock import patch
 
+import numpy as np
+
 from experiments._record import RECORDS, Record, read
 from experiments._runner import Experiment, tracked
 from experiments._show import markdown
 from taut.cli import main as taut
 from taut.cli.app import COMMANDS
+from taut.data import load
 
 RECORD = RECORDS / "command-line.json"
 
@@ -29,6 +32,7 @@ SESSION = (
     "taut list",
     "taut train demo --epochs 3 --run runs/short",
     "taut certify runs/short --eps 0.1 0.3",
+    "taut predict runs/short images.npy --at-least 0.1",
     "taut verify runs/short/certificate.json",
     "taut attack runs/short --method pgd fgsm --eps 0.1 0.3 --limit 100",
     "taut inspect runs/short --limit 50",
@@ -54,8 +58,12 @@ def work(args: argparse.Namespace, record: Record) -> None:
 
 
 def session(commands: Sequence[str]) -> list[dict[str, str | int]]:
-    """What commands print, one after the other in a fresh folder, and their exit codes."""
+    """What commands print, one after the other in a fresh folder, and their exit codes.
+
+    The folder holds the first five test images of the embedded data set.
+    """
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        np.save("images.npy", load("fashion-mnist-subset").test.images[:5].numpy())
         return [
             {"command": line, **dict(zip(("code", "output"), called(line), strict=True))}
             for line in tracked(commands, "commands")

@@ -3,7 +3,7 @@
 from taut import data, diagnostics, export, losses, models, nn, theory, wasserstein
 from taut._load import load
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, verify
+from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
 from taut.export import convert, freeze
 from taut.parametrizations import (
     BCOP,
@@ -49,6 +49,7 @@ __all__ = [
     "losses",
     "models",
     "nn",
+    "predict",
     "projected",
     "retract_",
     "singular_values",

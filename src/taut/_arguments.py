@@ -1,8 +1,10 @@
-"""Checks of integer arguments, with one sentence for a wrong one."""
+"""Checks of arguments, with one sentence for a wrong one."""
 
 from collections.abc import Iterable
 from numbers import Integral
 from typing import Any
+
+from torch import Tensor
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
@@ -37,6 +39,22 @@ def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ..
         allowed = f"{_kind(least)} or a tuple of {axes}"
         raise ValueError(f"`{name}` must be {allowed}; got {value}.")
     return tuple(map(int, values))
+
+
+def check_tensor(name: str, value: Any) -> None:
+    """Refuse what is no tensor, such as an array or a list.
+
+    Raises:
+        ValueError: if it is none; names its type.
+
+    Example:
+        >>> check_tensor("images", [0.5])
+        Traceback (most recent call last):
+        ValueError: `images` must be a torch.Tensor; got list.
+    """
+    if not isinstance(value, Tensor):
+        kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
+        raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")
 
 
 def _is_whole(value: Any, least: int) -> bool:

@@ -73,12 +73,14 @@ class Choice(Generic[_T]):
         base: the class that all choices derive from.
         known: the choices that taut offers, by kind.
         instance: whether the value is an instance, a frozen dataclass, or the class itself.
+        adapt: makes a choice of what else a file may name, such as a function.
     """
 
     name: str
     base: type[_T]
     known: Mapping[str, type[_T]]
     instance: bool = True
+    adapt: Callable[[Callable[..., Any]], type[_T]] | None = None
 
     def check(self, value: object) -> None:
         """Refuse a value that is not of this setting."""
@@ -97,6 +99,9 @@ class Choice(Generic[_T]):
                 f"got {kind!r}.{did_you_mean(kind, self.known)}"
             )
         cls, file = _load(kind, folder)
+        ours = isinstance(cls, type) and issubclass(cls, self.base)
+        if self.adapt is not None and callable(cls) and not ours:
+            cls = self.adapt(cls)
         if not (isinstance(cls, type) and issubclass(cls, self.base)):
             got = f"the class {cls.__name__}" if isinstance(cls, type) else type(cls).__name__
             raise ValueError(f"{kind} must be a class derived from {_path(self.base)}; got {got}.")

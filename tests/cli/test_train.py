@@ -168,7 +168,7 @@ def test_another_recipe_in_the_folder_is_refused(folder):
         (["train", "demo", "--model", "smal"], ["`--model` must be one of", "Did you mean small?"]),
         (["train", "demo", "--model"], ["`--model` needs a value"]),
         (["train", "demo", "--parametrization=bkop"], ["`--parametrization`", "mean BCOP?"]),
-        (["attack"], ["`taut attack` needs RUN"]),
+        (["attack"], ["Give a run folder, or a model with --model"]),
         (["export", "run"], ["`taut export` needs --to"]),
         (["export", "run", "--too", "onnx"], ["no option --too. Did you mean --to?"]),
         (["attack", "run", "--method", "pdg"], ["`--method` must be one of", "Did you mean pgd?"]),

@@ -13,11 +13,12 @@ import forgery
 import unit.certification.test_certify as reals
 import unit.certification.test_certify_program as programs
 from mutation import mutate, name_of, survives
-from taut.certification import _certificate, _radius, prove, verifier
+from taut.certification import _certificate, _predict, _radius, prove, verifier
 from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, compose
 from taut.program._compose import FORMATS, Composed, Format, Layer
 
-C, L, R = _certificate, _compose, _radius
+C, L, P, R = _certificate, _compose, _predict, _radius
+TO_CLASSES = "executed_radii_to_classes"
 
 ROWS = [
     Layer("a", "Linear", ("x",), (1.3,), "", "sum", (2.1,), 5, 0.7, (6, 4)),
@@ -145,12 +146,19 @@ def check_executed_radii():
         slopes = torch.full((2, 2), pair, dtype=torch.float64)
         composed = Composed(9.0, error=(a, b), norm_limit=1e9)
         bound = LipschitzBound(9.0, (), slopes)
-        radius = _radius.executed_radius(z, torch.zeros(n).long(), size, bound, composed)
-        lines = zip(z.tolist(), size.tolist(), radius.tolist(), strict=True)
-        for (top, other), t, r in lines:
-            room = Q(top) - Q(other) - 4 * (Q(a) * Q(t) + Q(b))
-            assert r == 0 or (Q(pair) + Q(a)) * Q(r) < room
-            assert (Q(pair) + Q(a)) * Q(r) > room * (1 - Q(1, 10**9)) - Q(1, 10**14)
+        first = torch.zeros(n).long()
+        assert torch.equal(
+            _radius.executed_radius(z, first, size, bound, composed),
+            _radius.executed_radii_to_classes(z, first, size, bound, composed)[:, 1],
+        )
+        for s in (1.0, 2.7):
+            given = z, first, size, bound, composed, s
+            radius = _radius.executed_radii_to_classes(*given).amin(1)
+            lines = zip(z.tolist(), size.tolist(), radius.tolist(), strict=True)
+            for (top, other), t, r in lines:
+                room, slope = Q(top) - Q(other) - 4 * (Q(a) * Q(t) + Q(b)), Q(pair) + Q(a) * Q(s)
+                assert r == 0 or slope * Q(r) < room
+                assert slope * Q(r) > room * (1 - Q(1, 10**9)) - Q(1, 10**14)
 
 
 def check_norm_limit():
@@ -158,9 +166,11 @@ def check_norm_limit():
     norms = torch.rand(500, dtype=torch.float64)
     logits = torch.tensor([[1e6, 0.0]]).double().repeat(500, 1)
     bound, composed = LipschitzBound(1.0), Composed(1.0, norm_limit=1.7)
-    radius = _radius.executed_radius(logits, torch.zeros(500).long(), norms, bound, composed)
-    for r, t in zip(radius.tolist(), norms.tolist(), strict=True):
-        assert Q(r) + Q(t) <= Q(1.7)
+    for s in (1.0, 2.7):
+        given = logits, torch.zeros(500).long(), norms, bound, composed, s
+        radius = _radius.executed_radii_to_classes(*given).amin(1)
+        for r, t in zip(radius.tolist(), norms.tolist(), strict=True):
+            assert Q(s) * Q(r) + Q(t) <= Q(1.7)
 
 
 def check_zero_radii():
@@ -232,6 +242,48 @@ def check_pairs():
     assert (alone >= torch.cdist(last, last, compute_mode=EXACTLY) * (1 + 2.0**-41)).all()
 
 
+def check_changes():
+    """Pixels that are their own logits: another one wins at margin / (sqrt(2) w)."""
+    x = torch.rand(50, 3, 2, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    top = x.sort(1).values
+    reach = (top[:, -1] - top[:, -2]) / math.sqrt(2)
+    pixels = nn.Conv2d(3, 3, 1, bias=False).double()
+    with torch.no_grad():
+        pixels.weight.copy_(torch.eye(3)[..., None, None])
+    for weights in (torch.full((1, 1, 1), 3.0), torch.tensor([3.0, 3.0, 2.9]).reshape(3, 1, 1)):
+        for factor in (1.0, 1 / 3):
+            found = _predict.predict(pixels, x, weights=weights.double() * factor).radius
+            assert (found <= reach / (3 * factor) * (1 + 1e-12)).all()
+            assert (found >= reach / (3 * factor) * (1 - 1e-5)).all()
+    odd = torch.tensor([0.7], dtype=torch.float64)  # which float32 rounds down
+    assert _predict._factors(None, odd, (1,), torch.zeros(1)).double() > odd
+    masked = _predict._factors(torch.tensor([1, 0]), None, (2,), torch.zeros(1))
+    assert masked[0] == 1
+    assert 0 < masked[1] < 1e-6
+
+
+def check_pairs_of_changes():
+    """Two logits of a matrix, where the weights change the pair that is nearest."""
+    head = nn.Linear(3, 3, bias=False).double()
+    with torch.no_grad():
+        head.weight.copy_(torch.eye(3))
+    x = torch.tensor([[3.0, 2.0, 1.0]], dtype=torch.float64)
+    found = _predict.predict(head, x, weights=torch.full((3,), 2.0)).radii[0]
+    assert found[1].item() == pytest.approx(1 / (2 * math.sqrt(2)), rel=1e-6)
+    assert found[2].item() == pytest.approx(2 / (2 * math.sqrt(2)), rel=1e-6)
+
+
+def check_one_output():
+    head = nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        head.weight.fill_(2.0)
+    x = torch.tensor([[0.5], [-0.25]], dtype=torch.float64)
+    found = _predict.predict(head, x)
+    assert found.classes.tolist() == [1, 0]
+    assert found.radius.tolist() == pytest.approx([0.5, 0.25], rel=1e-9)
+    assert (found.radius <= x.abs().flatten()).all()
+
+
 MUTANTS = {
     check_rows: [
         (L, "_Recursion.add", 'layer.combine == "sum"', "True"),
@@ -292,39 +344,49 @@ MUTANTS = {
     check_radii: [
         (
             R,
-            "certified_radius",
+            "radii_to_classes",
             "_down(z.gather(1, labels[:, None]) - z)",
             "(z.gather(1, labels[:, None]) - z)",
         ),
-        (R, "certified_radius", "_down(gaps / ", "(gaps / "),
-        (R, "certified_radius", "amin(1)", "nan_to_num(0, 0).amax(1)"),
+        (R, "radii_to_classes", "_down(gaps / ", "(gaps / "),
+        (R, "certified_radius", "amin(1)", "nan_to_num(0, 0, 0).amax(1)"),
         (R, "_constants", "[labels]", "[labels * 0]"),
         (R, "_constants", "bound.pairwise is not None", "False"),
         (R, "_down", "-math.inf", "math.inf"),
+        (R, "_kept", ".scatter(1, labels[:, None], math.inf)", ""),
     ],
     check_executed_radii: [
-        (R, "executed_radius", "_CONFIRM * ", ""),
-        (R, "executed_radius", "_up(_up(a * norms) + b)", "_up(_up(a * norms))"),
-        (R, "executed_radius", "_up(a * norms) + b", "_up(0 * norms) + b"),
-        (R, "executed_radius", "z.shape[1]) + a)", "z.shape[1]))"),
-        (R, "executed_radius", " - error[:, None]", ""),
+        (R, TO_CLASSES, "_CONFIRM * ", ""),
+        (R, TO_CLASSES, "_up(_up(a * norms) + b)", "_up(_up(a * norms))"),
+        (R, TO_CLASSES, "_up(a * norms) + b", "_up(0 * norms) + b"),
+        (R, TO_CLASSES, "z.shape[1]) + up_product(a, stretch))", "z.shape[1]))"),
+        (R, TO_CLASSES, "up_product(a, stretch)", "a"),
+        (R, TO_CLASSES, " - _beside(error, z)", ""),
         (R, "_up", "math.inf", "-math.inf"),
     ],
+    check_changes: [
+        (P, "_bound_of_changes", "min(scaled.value, up_product(most, whole.value))", "whole.value"),
+        (P, "_bound_of_changes", "up_product(most, whole.value)", "0.9 * most * whole.value"),
+        (P, "_factors", "torch.where(rounded.double() < factors, above, rounded)", "rounded"),
+        (P, "_factors", ".clamp_min(float(most) * _LEAST)", ""),
+    ],
+    check_pairs_of_changes: [
+        (P, "_bound_of_changes", "whole.pairwise * most", "whole.pairwise"),
+        (P, "_bound_of_changes", "pairwise=pairwise", "pairwise=whole.pairwise"),
+    ],
+    check_one_output: [
+        (R, "class_bound", "bound.value], [bound.value", "0.9 * bound.value], [0.9 * bound.value"),
+        (R, "class_bound", "((), (1,))", "((),)"),
+        (R, "class_logits", "[torch.zeros_like(z), z]", "[z, torch.zeros_like(z)]"),
+    ],
     check_norm_limit: [
-        (R, "executed_radius", "torch.minimum(radii, _down(composed.norm_limit - norms))", "radii"),
-        (
-            R,
-            "executed_radius",
-            "_down(composed.norm_limit - norms)",
-            "(composed.norm_limit - norms)",
-        ),
-        (R, "executed_radius", "composed.norm_limit - norms", "composed.norm_limit + 0 * norms"),
+        (R, TO_CLASSES, "torch.minimum(_down(gaps / slopes), _beside(limit, z))", "gaps / slopes"),
+        (R, TO_CLASSES, "composed.norm_limit - norms", "composed.norm_limit + 0 * norms"),
+        (R, TO_CLASSES, " / stretch)", ")"),
     ],
     check_zero_radii: [
-        (R, "certified_radius", "z.isfinite().all(1) & ", ""),
-        (R, "certified_radius", " & (radii > 0)", ""),
-        (R, "executed_radius", "z.isfinite().all(1) & ", ""),
-        (R, "executed_radius", " & (radii > 0)", ""),
+        (R, "_kept", "finite & ", ""),
+        (R, "_kept", " & (radii > 0)", ""),
         (R, "_check", "0 <= int", "-1 <= int"),
         (R, "_check", "< logits.shape[1]:", "<= logits.shape[1]:"),
         (R, "_constants", "not value >= 0", "False"),
@@ -372,12 +434,17 @@ MUTANTS = {
 
 EQUIVALENT = [
     # A positive number rounded down is at least 0; a radius of 0 is one of 0.
-    (R, "certified_radius", "radii > 0", "radii >= 0"),
-    (R, "executed_radius", "radii > 0", "radii >= 0"),
+    (R, "_kept", "radii > 0", "radii >= 0"),
     # The sum after it is rounded up by at least what the product may lack.
-    (R, "executed_radius", "_up(a * norms) + b", "a * norms + b"),
+    (R, TO_CLASSES, "_up(a * norms) + b", "a * norms + b"),
     # Of the roundings of a radius the others are more than the one left out.
-    (R, "executed_radius", "_down(gaps / slopes)", "(gaps / slopes)"),
+    (R, TO_CLASSES, "_down(gaps / slopes)", "(gaps / slopes)"),
+    (
+        R,
+        TO_CLASSES,
+        "_down(composed.norm_limit - norms) / stretch",
+        "(composed.norm_limit - norms) / stretch",
+    ),
 ]
 SOUND = [check_zero_radii, check_executed_radii, check_pairs]
 

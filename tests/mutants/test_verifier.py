@@ -285,7 +285,7 @@ SPARE = {
     "file['arithmetic'] in FORMATS",
     "graph == file['graph_sha256']",
     "held.shape == () or 1 in (factors[0], constant)",
-    "known and min(radii) >= 0 and (classes > 1)",
+    "known and min(radii) >= 0",
     "last['op'] == 'linear' and len(last['shape']) == 1",
     "len(step.inputs) + len(held) == 2",
     "len(step.tensors) == (factor is None)",

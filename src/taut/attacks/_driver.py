@@ -7,7 +7,7 @@ from dataclasses import fields
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import check_tensor, whole
 from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
@@ -34,9 +34,10 @@ def attack(
     bound of the accuracy under the best attack.
 
     Args:
-        model: maps images to logits; it draws no random numbers in eval mode.
+        model: maps images to logits, or to one number f, whose class is 1 where f > 0; it draws no
+            random numbers in eval mode.
         images: in [0, 1], in the precision of the model.
-        labels: true classes, integers.
+        labels: true classes, integers; of a model with one output 0 and 1, or -1 and +1.
         eps: l2 radius in the units of `images`: a number, a fraction, a string such as "36/255", or
             a sequence of these. Of several, each image is attacked at the smallest first, until
             one succeeds; see `AttackResult.attacked_accuracy`.
@@ -152,6 +153,7 @@ def _attack(
         success = torch.zeros(len(images), dtype=torch.bool, device=images.device)
         objective = Objective(model)
         objective.check_repeatable(adversarial[:batch_size])
+        labels = objective.numbers(labels, adversarial)
         for start in range(0, len(images), batch_size):
             part = slice(start, start + batch_size)
             clean, truth = images[part].detach().clone(), labels[part].long()
@@ -173,9 +175,7 @@ def _attack(
 def _check(images: Tensor, labels: Tensor, batch_size: int) -> None:
     """Refuse images outside the pixel box and labels that do not fit them."""
     for name, value in (("images", images), ("labels", labels)):
-        if not isinstance(value, Tensor):
-            kind = f"{type(value).__module__}.{type(value).__name__}"
-            raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")
+        check_tensor(name, value)
     if not images.is_floating_point() or images.ndim < 2:
         raise ValueError(
             "`images` must be a batch in floating point in [0, 1] (divide bytes by 255); "

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from taut.attacks._geometry import per_image
+from taut.certification import class_logits, numbers_of
 
 Batch = Float[Tensor, "b *shape"]
 Labels = Int[Tensor, " b"]
@@ -23,7 +24,8 @@ class Objective:
     weight once for the whole attack.
 
     Args:
-        model: maps a batch of images to logits of at least two classes.
+        model: maps a batch of images to logits of at least two classes, or to one number f an
+            image, whose logits are (0, f): class 1 where f > 0.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -43,12 +45,19 @@ class Objective:
             raise ValueError(
                 f"`images` must be {places[0]} like the parameters of `model`; got {place}."
             ) from error
-        if logits.ndim != 2 or logits.shape[1] < 2:
+        if logits.ndim not in (1, 2) or len(logits) != len(images) or 0 in logits.shape[1:]:
             raise ValueError(
-                "`model` must map a batch to logits of shape (b, classes) with 2 classes or more; "
-                f"got {tuple(logits.shape)}."
+                "`model` must map a batch to logits of shape (b, classes), or to one number an "
+                f"image; got {tuple(logits.shape)}."
             )
-        return logits
+        return class_logits(logits)
+
+    def numbers(self, labels: Tensor, images: Tensor) -> Tensor:
+        """Return the labels from 0 on; those of a model with one output may be -1 and +1."""
+        if not (labels < 0).any():
+            return labels
+        with torch.no_grad():
+            return numbers_of(labels, tuple(self._model(images[:1].clone()).shape[1:]))
 
     def check_repeatable(self, images: Batch) -> None:
         """Refuse a model that draws random numbers: a success would be one of the draw."""

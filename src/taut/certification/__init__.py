@@ -4,7 +4,16 @@ from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._eps import Eps, as_eps_sequence
-from taut.certification._radius import above, as_rational, certified_radius, logit_margin
+from taut.certification._inputs import numbers_of
+from taut.certification._predict import predict, predict_batches
+from taut.certification._predictions import Predictions
+from taut.certification._radius import (
+    above,
+    as_rational,
+    certified_radius,
+    class_logits,
+    logit_margin,
+)
 from taut.certification._verify import Verified, verify
 
 __all__ = [
@@ -13,6 +22,7 @@ __all__ = [
     "Certificate",
     "Certification",
     "Eps",
+    "Predictions",
     "Verified",
     "above",
     "as_eps_sequence",
@@ -20,8 +30,12 @@ __all__ = [
     "certified_radius",
     "certify",
     "certify_batches",
+    "class_logits",
     "l2_distance_upper",
     "logit_margin",
+    "numbers_of",
+    "predict",
+    "predict_batches",
     "prove",
     "verify",
 ]

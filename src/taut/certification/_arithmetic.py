@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut._arguments import check_tensor
 from taut.program import UnprovenError
 
 __all__ = [
@@ -162,6 +163,8 @@ def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "..."]) -> Flo
         >>> l2_distance_upper(x, x + 1)[0] >= 2**0.5
         tensor(True)
     """
+    check_tensor("x", x)
+    check_tensor("y", y)
     if x.shape != y.shape or x.dim() < 1:
         raise ValueError(
             f"`x` and `y` must be batches of the same shape; got {tuple(x.shape)} and "

@@ -19,7 +19,12 @@ from taut.certification._arithmetic import (
     conventional,
     norms_upper,
 )
-from taut.certification._radius import certified_radius, executed_radius
+from taut.certification._radius import (
+    certified_radius,
+    class_bound,
+    class_logits,
+    executed_radius,
+)
 from taut.files import save_tensors, write_atomically
 from taut.parametrizations import cached
 from taut.program import (
@@ -48,6 +53,11 @@ DTYPES = {
     torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
     torch.uint8: "U8", torch.bool: "BOOL",
 }  # fmt: skip
+MEANINGS: dict[Arithmetic, str] = {
+    "float64": "holds for the float64 run of the exported weights",
+    "float32": "holds for the model as it runs in float32",
+    "real": "holds for real numbers, not for a program that rounds",
+}
 _PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 
 
@@ -86,19 +96,28 @@ class Certificate:
     @property
     def meaning(self) -> str:
         """In words, what the arithmetic says: what the radii hold for."""
-        return {
-            "float64": "holds for the float64 run of the exported weights",
-            "float32": "holds for the model as it runs in float32",
-            "real": "holds for real numbers, not for a program that rounds",
-        }[self.arithmetic]
+        return MEANINGS[self.arithmetic]
 
-    def logits(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k"]:
-        """The logits of the certified program on a batch, by the certificate's own weights."""
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of what the program returns for one input."""
+        return self.program.shapes[self.program.output]
+
+    @property
+    def class_bound(self) -> LipschitzBound:
+        """The bound of the logits of the classes: of one output f, of (0, f)."""
+        return class_bound(self.bound, self.output_shape)
+
+    def logits(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k ..."]:
+        """The logits of the certified program on a batch, by the certificate's own weights.
+
+        A model with one output f has the logits (0, f): class 1 where f > 0, and class 0 if not.
+        """
         like = next(iter(self.program.tensors.values()), images)
         precision = _PRECISIONS.get(self.arithmetic, images.dtype)
         device = "cpu" if like.device.type == "mps" else like.device
         with torch.no_grad(), conventional():
-            return replay(self.program, images.to(device, precision, copy=True))
+            return class_logits(replay(self.program, images.to(device, precision, copy=True)))
 
     def radius(
         self,
@@ -108,9 +127,9 @@ class Certificate:
     ) -> Float[Tensor, " b"]:
         """Certified radii of logits that the certified program computed from these images."""
         if self.arithmetic == "real":
-            return certified_radius(logits, labels, self.bound)
+            return certified_radius(logits, labels, self.class_bound)
         norms = norms_upper(images.to("cpu"))
-        return executed_radius(logits, labels, norms, self.bound, self.composed)
+        return executed_radius(logits, labels, norms, self.class_bound, self.composed)
 
     def content(self) -> dict[str, Any]:
         """What the file holds of the model, as plain values."""

@@ -15,9 +15,16 @@ from taut._display import html_table
 from taut.certification._arithmetic import Arithmetic, l2_distance_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove, save
 from taut.certification._eps import Eps, as_eps_sequence
+from taut.certification._inputs import (
+    check_images,
+    check_labels,
+    check_one_answer,
+    hold_against_model,
+    like_of,
+    numbers_of,
+)
 from taut.certification._radius import above, logit_margin
-from taut.parametrizations import cached
-from taut.program import LipschitzBound, canonical, check_agreement
+from taut.program import LipschitzBound, canonical
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -234,9 +241,10 @@ def certify(
     The mode of the model is left as it is; what behaves otherwise in training is refused there.
 
     Args:
-        model: from images to logits.
+        model: from images to logits; or to one number f, whose class is 1 where f > 0 and 0 where
+            not.
         images: what the model is fed, floating point in the model's precision; eps is in its units.
-        labels: true classes, int64.
+        labels: true classes, int64; of a model with one output 0 and 1, or -1 and +1.
         eps: one l2 radius or several, as floats, fractions or strings such as "36/255", compared
             exactly.
         input_shape: shape of one image, if it should be checked; the default is the images' own.
@@ -254,9 +262,10 @@ def certify(
         >>> certify(nn.Linear(3, 2), torch.rand(4, 3), torch.zeros(4).long()).radius.shape
         torch.Size([4])
     """
-    shape = tuple(images.shape[1:]) if input_shape is None else tuple(input_shape)
-    like = next(iter(model.parameters()), images)
-    _check(images, labels, shape, like)
+    like = like_of(model, images)
+    shape = tuple(getattr(images, "shape", ()))[1:] if input_shape is None else tuple(input_shape)
+    check_images(images, shape, like)
+    check_labels(labels, len(images))
     batches = zip(images.split(_BATCH), labels.split(_BATCH), strict=True)
     return certify_batches(model, batches, shape, eps, arithmetic=arithmetic)
 
@@ -289,17 +298,14 @@ def certify_batches(
     """
     radii = as_eps_sequence(eps)
     certificate = prove(model, input_shape, arithmetic=arithmetic)
+    check_one_answer(outputs := certificate.output_shape)
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     hashes: list[str] = []
     for images, labels in batches:
-        like = next(iter(model.parameters()), images)
-        _check(images, labels, input_shape, like)
-        if certificate.arithmetic == "float32" and images.dtype == torch.float64:
-            raise ValueError(
-                "`images` must not be float64 for arithmetic='float32', which rounds them."
-            )
-        logits, labels = certificate.logits(images).cpu(), labels.cpu()
-        _hold_against_model(model, images, like, logits)
+        check_images(images, input_shape, like_of(model, images), arithmetic)
+        check_labels(labels, len(images))
+        logits, labels = certificate.logits(images).cpu(), numbers_of(labels.cpu(), outputs)
+        hold_against_model(model, images, logits)
         parts.append((logits, labels, certificate.radius(logits, labels, images)))
         hashes += [image_sha256(x) for x in images.cpu()]
     if not parts:
@@ -318,31 +324,5 @@ def certify_batches(
     )
 
 
-def _hold_against_model(model: nn.Module, images: Tensor, like: Tensor, logits: Tensor) -> None:
-    """Refuse to certify images on which the model does something else than its program."""
-    with torch.no_grad(), cached():
-        check_agreement(model(images.to(like.device, copy=True)), logits, images)
-
-
 def _share(hits: Tensor) -> float:
     return int(hits.sum()) / len(hits)
-
-
-def _check(images: Tensor, labels: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
-    if not images.dtype == like.dtype or not images.is_floating_point():
-        raise ValueError(
-            f"`images` must be {like.dtype} like the model, in the units it was trained on; got "
-            f"{images.dtype}."
-        )
-    if tuple(images.shape[1:]) != shape:
-        raise ValueError(f"`images` must be (n, *{shape}); got {tuple(images.shape)}.")
-    if len(images) == 0:
-        raise ValueError("`images` must hold at least one image; got none.")
-    if labels.shape != images.shape[:1] or labels.dtype != torch.int64:
-        raise ValueError(
-            f"`labels` must be {len(images)} int64 classes, one per image; got "
-            f"{tuple(labels.shape)} of {labels.dtype}."
-        )
-    bad = (~images.flatten(1).isfinite().all(1)).nonzero()
-    if len(bad):
-        raise ValueError(f"`images` must be finite; image {int(bad[0])} holds NaN or Inf.")

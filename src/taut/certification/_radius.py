@@ -2,16 +2,28 @@ r"""Certified radii of logits."""
 
 import math
 import re
+from dataclasses import replace
 from fractions import Fraction
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from taut._arguments import check_tensor
 from taut.linalg.rounding import up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound
 
-__all__ = ["above", "as_rational", "certified_radius", "executed_radius", "logit_margin"]
+__all__ = [
+    "above",
+    "as_rational",
+    "certified_radius",
+    "class_bound",
+    "class_logits",
+    "executed_radii_to_classes",
+    "executed_radius",
+    "logit_margin",
+    "radii_to_classes",
+]
 
 _CONFIRM = 4.0
 """How often the error is taken off a margin: at the point and at the perturbed one, and twice so
@@ -50,11 +62,7 @@ def certified_radius(
         tensor([1.4142, 0.0000], dtype=torch.float64)
     """
     _check(logits, labels)
-    z = logits.detach().double()
-    gaps = _down(z.gather(1, labels[:, None]) - z)
-    radii = _down(gaps / _constants(bound, labels, z.shape[1]))
-    radii = radii.scatter(1, labels[:, None], math.inf).amin(1)
-    return torch.where(z.isfinite().all(1) & (radii > 0), radii, 0.0)
+    return radii_to_classes(logits, labels, bound).amin(1)
 
 
 def executed_radius(
@@ -64,26 +72,90 @@ def executed_radius(
     bound: LipschitzBound,
     composed: Composed,
 ) -> Float[Tensor, " b"]:
-    r"""l2 radius within which the executed program, rounding included, keeps its prediction.
+    """What `certified_radius` is, for the executed program, rounding included."""
+    _check(logits, labels)
+    return executed_radii_to_classes(logits, labels, norms, bound, composed).amin(1)
+
+
+def radii_to_classes(
+    logits: Float[Tensor, "b k *p"], labels: Int[Tensor, "b *p"], bound: float | LipschitzBound
+) -> Float[Tensor, "b k *p"]:
+    """Radius within which no input prefers each other class to the label; infinite for the label.
+
+    As `certified_radius` says, which is the least of them. 0 if any logit of the point is not
+    finite. Where there are places p, as pixels, there is a label for each.
+    """
+    z = logits.detach().double()
+    gaps = _down(z.gather(1, labels[:, None]) - z)
+    radii = _down(gaps / _constants(bound, labels, z.shape[1]))
+    return _kept(radii, z, labels)
+
+
+def executed_radii_to_classes(
+    logits: Float[Tensor, "b k *p"],
+    labels: Int[Tensor, "b *p"],
+    norms: Float[Tensor, " b"],
+    bound: LipschitzBound,
+    composed: Composed,
+    stretch: float = 1.0,
+) -> Float[Tensor, "b k *p"]:
+    r"""What `radii_to_classes` is, for the executed program, rounding included.
 
     Let E(t) = a t + b bound the error of the difference of two computed logits at inputs of norm at
-    most t. At x' with :math:`\|x' - x\| \le \rho` the computed difference is at least
+    most t. At x' with :math:`\|x' - x\| \le s \rho` the computed difference is at least
 
-    .. math:: m - E(\|x\|) - L_{yj} \rho - E(\|x\| + \rho),
+    .. math:: m - E(\|x\|) - L_{yj} \rho - E(\|x\| + s \rho),
 
-    m the computed margin at x: positive if :math:`m - 2 E(\|x\|) > (L_{yj} + a) \rho`. Twice more
-    is taken off, see `_CONFIRM`; every operation is rounded so that the radius comes out smaller.
-    No point beyond the norm at which something may overflow is certified.
+    m the computed margin at x: positive if :math:`m - 2 E(\|x\|) > (L_{yj} + a s) \rho`. Twice
+    more is taken off, see `_CONFIRM`; every operation is rounded so that the radius comes out
+    smaller. No point beyond the norm at which something may overflow is certified.
+
+    Args:
+        logits: as computed.
+        labels: a class of each point.
+        norms: of the inputs.
+        bound: constants L in the units of the radius.
+        composed: error and norm limit, in the units of the inputs.
+        stretch: s, the most that an input moves by within a radius of 1.
     """
-    _check(logits, labels)
     z, norms = logits.detach().double(), norms.to(logits.device)
     a, b = composed.error
     error = _CONFIRM * _up(_up(a * norms) + b)  # a power of two: exact
-    gaps = _down(_down(z.gather(1, labels[:, None]) - z) - error[:, None])
-    slopes = _up(_constants(bound, labels, z.shape[1]) + a)
-    radii = _down(gaps / slopes).scatter(1, labels[:, None], math.inf).amin(1)
-    radii = torch.minimum(radii, _down(composed.norm_limit - norms))
-    return torch.where(z.isfinite().all(1) & (radii > 0), radii, 0.0)
+    gaps = _down(_down(z.gather(1, labels[:, None]) - z) - _beside(error, z))
+    slopes = _up(_constants(bound, labels, z.shape[1]) + up_product(a, stretch))
+    limit = _down(_down(composed.norm_limit - norms) / stretch)
+    return _kept(torch.minimum(_down(gaps / slopes), _beside(limit, z)), z, labels)
+
+
+def _kept(radii: Tensor, z: Tensor, labels: Tensor) -> Tensor:
+    """The radii that are proven: positive, and of points whose logits are all finite."""
+    finite = _beside(z.flatten(1).isfinite().all(1), z)
+    radii = torch.where(finite & (radii > 0), radii, 0.0)
+    return radii.scatter(1, labels[:, None], math.inf)
+
+
+def _beside(values: Tensor, z: Tensor) -> Tensor:
+    """One value a point, to be combined with logits."""
+    return values.reshape(-1, *[1] * (z.dim() - 1))
+
+
+def class_logits(outputs: Float[Tensor, "b *k"]) -> Float[Tensor, "b k *p"]:
+    """Outputs as logits of classes: of one output f (0, f), so that f > 0 is class 1.
+
+    Example:
+        >>> class_logits(torch.tensor([[-2.0], [3.0]])).argmax(1)
+        tensor([0, 1])
+    """
+    z = outputs[:, None] if outputs.dim() == 1 else outputs
+    return torch.cat([torch.zeros_like(z), z], 1) if z.shape[1] == 1 else z
+
+
+def class_bound(bound: LipschitzBound, outputs: tuple[int, ...]) -> LipschitzBound:
+    """The bound of `class_logits`: one output f, and so f - 0, moves by L and not sqrt(2) L."""
+    if outputs[:1] not in ((), (1,)):
+        return bound
+    pairs = torch.tensor([[0.0, bound.value], [bound.value, 0.0]], dtype=torch.float64)
+    return replace(bound, pairwise=pairs)
 
 
 def _up(values: Tensor) -> Tensor:
@@ -113,6 +185,8 @@ def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Flo
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
+    check_tensor("logits", logits)
+    check_tensor("labels", labels)
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"`logits` must be (points, >= 2 classes); got {tuple(logits.shape)}.")
     if labels.shape != logits.shape[:1]:
@@ -138,9 +212,9 @@ def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> T
                 f"`bound` must be of a model with {classes} classes; got one with "
                 f"{len(bound.pairwise)}."
             )
-        return bound.pairwise.to(labels.device)[labels]
+        return bound.pairwise.to(labels.device)[labels].movedim(-1, 1)
     constant = up_product(UP_SQRT2, value)
-    return torch.full((1, 1), constant, dtype=torch.float64, device=labels.device)
+    return torch.tensor(constant, dtype=torch.float64, device=labels.device)
 
 
 def as_rational(eps: float | str | Fraction) -> Fraction:
@@ -164,7 +238,7 @@ def as_rational(eps: float | str | Fraction) -> Fraction:
     return value
 
 
-def above(radius: Float[Tensor, " b"], eps: float | str | Fraction) -> Tensor:
+def above(radius: Float[Tensor, "*b"], eps: float | str | Fraction) -> Tensor:
     """Whether each radius is strictly above eps, compared exactly.
 
     A float is above eps iff it is above the largest float that is not above eps.

@@ -293,15 +293,17 @@ def _check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
     radii, n = _floats(file["radius"], "radii"), len(file["radius"])
     labels, predictions, hashes = file["labels"], file["predictions"], file["images"]["sha256"]
     lists = (labels, predictions, file["margin"], hashes)
-    if not n or len(shape) != 1 or any(len(values) != n for values in lists):
+    if not n or len(shape) > 1 or any(len(values) != n for values in lists):
         raise ValueError("The file must say the same of every image, and have one at least.")
-    if not all(type(v) is int and 0 <= v < shape[0] for v in (*labels, *predictions)):
-        raise ValueError(f"Labels and predictions must be below {shape[0]}.")
+    single = math.prod(shape) == 1
+    classes = max((2, *shape))
+    if not all(type(v) is int and 0 <= v < classes for v in (*labels, *predictions)):
+        raise ValueError(f"Labels and predictions must be below {classes}.")
     if file["images"].keys() != {"dtype", "sha256"} or not all(isinstance(h, str) for h in hashes):
         raise ValueError("The images must be described by their precision and hashes.")
     right = [a == b for a, b in zip(predictions, labels, strict=True)]
     for values in zip(radii, file["margin"], labels, right, strict=True):
-        _check_image(file, *values)
+        _check_image(file, *values, single=single)
     radius = torch.tensor(radii, dtype=torch.float64)
     shares = {"clean accuracy": (file["clean_accuracy"], sum(right))}
     for eps, said in file["certified_accuracy"].items():
@@ -312,12 +314,19 @@ def _check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
 
 
 def _check_image(
-    file: dict[str, Any], radius: float, margin: float | None, label: int, right: bool
+    file: dict[str, Any],
+    radius: float,
+    margin: float | None,
+    label: int,
+    right: bool,
+    *,
+    single: bool,
 ) -> None:
     r"""Refuse a radius above what its margin m leaves.
 
     It is at most :math:`(m - 4 b) / (L + a)` for the class that the margin is to, and so for the
-    least constant L. The margin was rounded once.
+    least constant L, that of the output itself where it is a single one. The margin was rounded
+    once.
     """
     if radius < 0 or not (margin is None or type(margin) is float):
         raise ValueError("A radius or a margin is no number that it can be.")
@@ -328,8 +337,8 @@ def _check_image(
     if margin is None or not right:
         raise ValueError("A radius belongs to no right answer.")
     a, b = map(Fraction, file["error"] or (0.0, 0.0))
-    least = Fraction(math.sqrt(2)) * Fraction(file["bound"])
-    if file["pairwise"] is not None:
+    least = Fraction(1 if single else math.sqrt(2)) * Fraction(file["bound"])
+    if file["pairwise"] is not None and not single:
         least = min(Fraction(v) for j, v in enumerate(file["pairwise"][label]) if j != label)
     room = Fraction(margin) * (1 + Fraction(1, 2**50)) - 4 * b
     if Fraction(radius) * (least + a) > room or radius > (file["norm_limit"] or math.inf):

@@ -720,12 +720,11 @@ def check_pairs(file, states, tensors):
 def check_shares(file, shape):
     """Whether the accuracies are those of the labels, answers and radii beside them."""
     labels, answers, radii = (file[key] for key in ("labels", "predictions", "radius"))
-    n, (classes,) = len(radii), shape
+    n, (outputs,) = len(radii), shape or [1]
     others = (labels, answers, file["margin"], file["images"]["sha256"])
-    same = n and all(len(other) == n for other in others)
-    require(same, "it does not say the same of each image")
-    known = all(type(v) is int and 0 <= v < classes for v in (*labels, *answers))
-    require(known and min(radii) >= 0 and classes > 1, "a class or a radius is none")
+    require(n and all(len(o) == n for o in others), "it does not say the same of each image")
+    known = all(type(v) is int and 0 <= v < max(outputs, 2) for v in (*labels, *answers))
+    require(known and min(radii) >= 0, "a class or a radius is none")
     right = [label == answer for label, answer in zip(labels, answers, strict=True)]
     alone = any(r > 0 and not ok for r, ok in zip(radii, right, strict=True))
     require(not alone, "a wrong answer has a radius")
@@ -767,21 +766,22 @@ def logits_of(file, runs, x):
 
 
 def check_point(file, place, x, z, own):
-    """The answer, the margin and the radius of an image, from its logits z as computed here.
+    """Answer, margin and radius of an image, from its logits z as computed here; of one f, (0, f).
 
     Differences are wrong by at most e here, and in the certified program by E = a |x| + b. So its
     answer is within e + E of the largest, and stays the largest within r if m - e - E > (L + a) r.
     """
     keys = ("labels", "predictions", "radius", "margin")
     label, answer, r, margin = (file[key][place] for key in keys)
-    (a, b), limit, two = file["error"], file["norm_limit"], root(Q(2))
+    (a, b), limit, two = file["error"], file["norm_limit"], root(Q(min(z.size, 2)))
     norm = root(up(sum_of_squares(x)))
     require(np.isfinite(z).all() and norm <= limit, f"image {place} may overflow")
-    z, wrong = [*map(Q, z.tolist())], two * (own[0] * norm + own[1]) + a * norm + b
+    z = [Q(0)] * (z.size == 1) + [*map(Q, z.ravel().tolist())]
+    wrong = two * (own[0] * norm + own[1]) + a * norm + b
     require(z[answer] + wrong >= max(z), f"the answer to image {place} is another")
-    slopes = file["pairwise"][label] if file["pairwise"] else [two * file["bound"]] * len(z)
-    pairs = enumerate(zip(z, slopes, strict=True))
-    gaps = [(z[label] - v, slope) for j, (v, slope) in pairs if j != label]
+    pairs = two > 1 and file["pairwise"]
+    slopes = pairs[label] if pairs else [two * file["bound"]] * len(z)
+    gaps = [(z[label] - v, slopes[j]) for j, v in enumerate(z) if j != label]
     near = abs(margin - min(gaps)[0]) <= wrong + abs(margin) / 2**50
     require(near, f"the margin of image {place} is another")
     safe = norm + r <= limit and all(gap - wrong > (slope + a) * r for gap, slope in gaps)

@@ -17,6 +17,7 @@ _CLI = ("PIL", "filelock", "jinja2", "lightning_fabric", "markupsafe", "matplotl
 COMMANDS = {
     "train": "Train a recipe into a run folder, or continue a stopped run.",
     "certify": "Prove the accuracy of a run within l2 distances.",
+    "predict": "Classify images, and prove within which distance nothing changes that.",
     "verify": "Prove again what a certificate says, whoever wrote it.",
     "attack": "Search for adversarial examples of a run.",
     "inspect": "Show spectrum and gradient at every layer of a model.",

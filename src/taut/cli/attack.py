@@ -1,22 +1,26 @@
 """`taut attack`."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from taut.attacks import ATTACKS, Attacked, Target, methods, plan, run_trial, strongest
+from taut.attacks import ATTACKS, Attacked, AttackTrial, Target, methods, plan, run_trial, strongest
 from taut.certification import Certification, above, certify
+from taut.cli.model_file import NO_FILE, ModelFile, open_model
 from taut.cli.shared import (
     Eps,
     OptionalFolder,
     OptionalNumber,
-    RunFolder,
+    OptionalRun,
     percent,
     progress,
     show_table,
 )
-from taut.training import Device, OpenedRun
+from taut.training import Device
 
 if TYPE_CHECKING:
     Method = str
@@ -26,8 +30,10 @@ _Limit = Annotated[tuple[str, ...], tyro.conf.arg(metavar="N|METHOD=N ...", help
 
 
 def attack(
-    run: RunFolder,
+    run: OptionalRun = None,
     *,
+    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
+    output: OptionalFolder = None,
     method: tuple[Method, ...] = ("pgd",),
     eps: Eps = (),
     limit: _Limit = (),
@@ -45,8 +51,13 @@ def attack(
 
     Example: taut attack runs/demo --method paper autoattack --limit autoattack=200
 
+    Example: taut attack --model net.py:make --weights net.pt --input-shape 3,32,32 --data test.npz
+
     Args:
         run: the run folder.
+        plain: a model in a file; it needs data.
+        output: where to keep the attacks of a model in a file, such as attacks.json; by default
+            they are not kept.
         method: the attacks to run; paper is the protocol of the founding paper (PGD with steps of
             0.01 and FGSM on all test images, boundary and pointwise on 100), all is every method.
         eps: l2 radii, pixels in [0, 1]; those of the recipe by default.
@@ -57,28 +68,45 @@ def attack(
         device: auto uses a GPU if there is one.
     """
     trials = plan(method, limit, {} if steps is None else {"steps": steps})
-    opened = OpenedRun.open(run, device=device, data_dir=data_dir)
+    if run is not None and output is not None:
+        raise ValueError("`output` is for a model in a file; a run keeps its attacks itself.")
+    opened = open_model(run, plain, device, data_dir)
     radii = opened.radii(eps)
     everything = range(len(opened.test))
     images, labels = opened.head(max(trial.size(everything) for trial in trials))
     proved = certify(opened.model, images, labels, eps=radii)
-    target, path = Target(opened.model, images, proved), opened.run.path / ATTACKS
-    results: dict[str, dict[str, Attacked]] = {}  # by name of the trial and eps
-    try:
-        for trial in trials:
-            by_eps = results.setdefault(trial.name, {})
-            for text in radii:
-                with progress(f"{trial.name} {text}", trial.size(images)) as tell:
-                    by_eps[text] = run_trial(trial, target, text, path, tell)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted; the batches done are kept in {path}, and the same command goes on."
-        ) from None
+    target = Target(opened.model, images, proved)
+    path = output if run is None else run / ATTACKS
+    with nullcontext(path) if path is not None else TemporaryDirectory() as place:
+        kept = Path(place, ATTACKS) if path is None else path
+        results = _run(trials, target, radii, kept, resumes=path is not None)
     sizes = {name: len(by_eps[radii[0]]) for name, by_eps in results.items()}
     for i, size in enumerate(sorted(set(sizes.values()), reverse=True)):
         print(end="\n" if i else "")
         chosen = {name: by_eps for name, by_eps in results.items() if sizes[name] == size}
         show_table(opened.title(size), ("eps", *radii), _rows(chosen, proved, radii, size))
+
+
+def _run(
+    trials: Sequence[AttackTrial],
+    target: Target,
+    radii: Sequence[str],
+    path: Path,
+    *,
+    resumes: bool,
+) -> dict[str, dict[str, Attacked]]:
+    """The results by name of the trial and eps."""
+    results: dict[str, dict[str, Attacked]] = {}
+    try:
+        for trial in trials:
+            by_eps = results.setdefault(trial.name, {})
+            for text in radii:
+                with progress(f"{trial.name} {text}", trial.size(target.images)) as tell:
+                    by_eps[text] = run_trial(trial, target, text, path, tell)
+    except KeyboardInterrupt:
+        words = f"; the batches done are kept in {path}, and the same command goes on"
+        raise KeyboardInterrupt(f"interrupted{words if resumes else ''}.") from None
+    return results
 
 
 def _rows(

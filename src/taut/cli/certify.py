@@ -9,18 +9,15 @@ import tyro
 
 from taut import certification as proofs
 from taut.certification import Arithmetic, Certificate, Certification
-from taut.cli.model_file import NO_FILE, ModelFile
-from taut.cli.shared import Eps, OptionalFolder, check_output, show_certification
+from taut.cli.model_file import NO_FILE, ModelFile, radii_of
+from taut.cli.shared import Eps, OptionalFolder, OptionalRun, check_output, show_certification
 from taut.data import load_test
-from taut.export import load as load_exported
 from taut.program import ProgramModule
 from taut.training import Device, OpenedRun, choose_device
 
-_Run = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-
 
 def certify(
-    run: _Run = None,
+    run: OptionalRun = None,
     *,
     plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
     output: OptionalFolder = None,
@@ -57,8 +54,6 @@ def certify(
         )
     check_output(output)
     if run is None or run.is_file():
-        if run is not None and plain.weights is not None:
-            raise ValueError("An exported file has its own weights; leave out --weights.")
         if data_dir is not None:
             raise ValueError("`data_dir` is for a run folder; give test images with --data.")
         proved = _certify_file(run, plain, arithmetic, eps, choose_device(device))
@@ -80,7 +75,7 @@ def _certify_file(
     eps: Sequence[str],
     device: torch.device,
 ) -> Certificate | Certification:
-    model, shape = plain.load() if exported is None else load_exported(exported, plain.shape)
+    model, shape = plain.load() if exported is None else plain.load_exported(exported)
     beside = None if exported is None else exported.with_name("certificate.json")
     if exported is not None and beside is not None and beside.is_file():
         verified = proofs.verify(beside, model)
@@ -92,7 +87,7 @@ def _certify_file(
         proved = certificate = proofs.prove(model, shape, arithmetic=arithmetic)
     else:
         images, labels = load_test("npz", plain.data)
-        radii = tuple(sorted(eps or ("36/255", "72/255", "108/255"), key=proofs.as_rational))
+        radii = radii_of(eps)
         proved = proofs.certify(model, images, labels, radii, shape, arithmetic=arithmetic)
         certificate = proved.certificate
         show_certification(f"{plain.data.name}, {len(labels):,} test images", proved)

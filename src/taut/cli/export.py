@@ -1,17 +1,23 @@
 """`taut export`."""
 
-from typing import Literal
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
 
 from taut import export as exports
-from taut.cli.shared import OptionalFolder, RunFolder, show_certification
-from taut.training import Device, OpenedRun
+from taut.certification import prove
+from taut.cli.model_file import NO_FILE, ModelFile, open_model
+from taut.cli.shared import OptionalFolder, OptionalRun, show_certification
+from taut.training import Device, choose_device
 
 SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
 
 
 def export(
-    run: RunFolder,
+    run: OptionalRun = None,
     *,
+    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
     to: Literal["torch", "onnx", "safetensors"],
     output: OptionalFolder = None,
     shrink: bool = False,
@@ -25,26 +31,41 @@ def export(
 
     Example: taut export runs/demo --to onnx
 
+    Example: taut export --model net.py:make --weights net.pt --input-shape 3,32,32 --to onnx
+    --output exported
+
     Args:
         run: the run folder.
+        plain: a model in a file; without data its certificate says nothing of images.
         to: torch writes a program of torch.export, model.pt2; onnx writes model.onnx; safetensors
             writes model.safetensors and model.py, a module of plain torch.
-        output: the folder to write to; RUN/torch, RUN/onnx or RUN/safetensors by default.
+        output: the folder to write to; RUN/torch, RUN/onnx or RUN/safetensors by default. A model
+            in a file needs one.
         shrink: scale each weight by a few units in the last place, to a proved norm of at most 1.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one, for the certificate.
     """
-    opened = OpenedRun.open(run, device=device, data_dir=data_dir)
-    frozen, shape = exports.freeze(opened.model).cpu(), opened.data.input_shape
+    if output is None and run is None:
+        raise ValueError("`output` must name a folder for a model in a file; got none.")
+    opened = None
+    if run is None and plain.model is not None and plain.data is None and data_dir is None:
+        model, shape = plain.load()
+    else:
+        opened = open_model(run, plain, device, data_dir)
+        model, shape = opened.model, opened.input_shape
+    frozen = exports.freeze(model).cpu()
     if shrink:
         exports.shrink_(frozen, shape)
-    folder = run / to if output is None else output
+    folder = output if output is not None else Path(run or "", to)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"model{SUFFIXES[to]}"
-    exported = exports.export(frozen, target, shape)
-    model = exported.model.to(opened.test.device)
-    certification = opened.certify(opened.run.recipe.eps, model=model)
-    certificate, _ = certification.save(folder / "certificate.json")
-    show_certification(opened.title(), certification)
-    print(f"\nLipschitz bound in l2: {float(certification.bound):.9g}\n")
-    print(f"Wrote {target}\nWrote {certificate}")
+    written = exports.export(frozen, target, shape).model.to(choose_device(device))
+    if opened is None:
+        proved = certificate = prove(written, shape)
+    else:
+        proved = opened.certify(opened.radii(), model=written)
+        certificate = proved.certificate
+        show_certification(opened.title(), proved)
+    path, _ = proved.save(folder / "certificate.json")
+    print(f"\nLipschitz bound in l2: {float(certificate.bound):.9g}\n")
+    print(f"Wrote {target}\nWrote {path}")

@@ -4,21 +4,27 @@ import json
 import platform
 import shlex
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import tyro
 
 import taut
 from taut.attacks import ATTACKS, Target, read_attacks
-from taut.cli.shared import OptionalFolder, RunFolder, progress
+from taut.cli.model_file import NO_FILE, ModelFile, OpenedFile, open_model
+from taut.cli.shared import OptionalFolder, OptionalRun, progress
+from taut.data import class_names
 from taut.diagnostics import inspect
 from taut.recipes import RECIPES
 from taut.report import ReportInputs, Robustness, attack_lines, measure_robustness, write_report
-from taut.training import Device, OpenedRun, Run, check_limit
+from taut.training import Device, OpenedRun, Run
 
 
 def report(
-    run: RunFolder,
+    run: OptionalRun = None,
     *,
+    plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
+    output: OptionalFolder = None,
     limit: int = 200,
     data_dir: OptionalFolder = None,
     device: Device = "auto",
@@ -26,17 +32,29 @@ def report(
     """Certify, attack and inspect a run, and write one HTML page about it.
 
     Writes report.html into the run folder; it needs no network, and includes the results of
-    `taut attack` there. Fails (exit code 1) if an attack refutes a certificate; the page says so.
+    `taut attack` there. Of a model in a file, the page is report.html here. Fails (exit code 1) if
+    an attack refutes a certificate; the page says so.
 
     Example: taut report runs/demo --limit 500
 
+    Example: taut report --model net.py:make --weights net.pt --input-shape 3,32,32 --data test.npz
+
     Args:
         run: the run folder.
+        plain: a model in a file; it needs data.
+        output: the page of a model in a file, if another.
         limit: number of test images to attack, the first ones.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one.
     """
-    target, robustness = make_report(OpenedRun.open(run, device=device, data_dir=data_dir), limit)
+    if run is not None and output is not None:
+        raise ValueError("`output` is for a model in a file; the page of a run lies in its folder.")
+    opened = open_model(run, plain, device, data_dir)
+    if isinstance(opened, OpenedRun):
+        target, robustness = make_report(opened, limit)
+    else:
+        page = Path("report.html") if output is None else output
+        target, robustness = _report_file(opened, plain, limit, page)
     print(f"Wrote {target}")
     fail_if_refuted(robustness)
 
@@ -54,31 +72,59 @@ def fail_if_refuted(found: Robustness) -> None:
 
 def make_report(opened: OpenedRun, limit: int) -> tuple[Path, Robustness]:
     """Measure and write; returns the page and what was measured on the attacked images."""
-    run, recipe = opened.run, opened.run.recipe
-    check_limit(limit)
-    eps = opened.radii()
-    certification = opened.certify(eps)
+    run, measured = opened.run, _measured(opened, limit)
+    certification, eps = measured["certification"], measured["eps"]
     earlier = read_attacks(run.path / ATTACKS)
-    images, labels = opened.head(max([limit, *map(len, earlier)]))
-    target = Target(opened.model, images, certification)
-    images, labels = images[:limit], labels[:limit]
-    with progress("attacking", len(labels)) as tell:
-        robustness = measure_robustness(opened.model, images, eps, certification, on_progress=tell)
+    images, _ = opened.head(max([limit, *map(len, earlier)]))
+    kept = Target(opened.model, images, certification).kept(run.path / ATTACKS)
     inputs = ReportInputs(
-        title=recipe.name,
+        title=run.recipe.name,
         dataset=opened.data.label,
         classes=opened.data.classes,
-        eps=eps,
-        certification=certification,
-        robustness=robustness,
-        attacks=attack_lines(target.kept(run.path / ATTACKS), certification, eps),
-        layers=inspect(opened.model, images, labels, jacobian=False).layers,
+        attacks=attack_lines(kept, certification, eps),
         history=run.history(),
         settings=_settings(run),
         commands=_commands(run, limit),
-        versions=versions(),
+        **measured,
     )
-    return write_report(run.path / "report.html", inputs), robustness
+    return write_report(run.path / "report.html", inputs), inputs.robustness
+
+
+def _report_file(
+    opened: OpenedFile, plain: ModelFile, limit: int, page: Path
+) -> tuple[Path, Robustness]:
+    """The same of a model in a file, of which no training is known."""
+    given = {name: value for name, value in vars(plain).items() if value is not None}
+    flags = {f"--{name.replace('_', '-')}": str(value) for name, value in given.items()}
+    words = [word for flag in flags.items() for word in flag]
+    command = ["taut", "report", *words, "--limit", str(limit), "--output", str(page)]
+    inputs = ReportInputs(
+        title=Path(opened.name).name,
+        dataset=opened.data.stem,
+        classes=class_names("npz", opened.data) or (),
+        attacks=(),
+        history=(),
+        settings={name.replace("_", " "): value for name, value in given.items()},
+        commands=[shlex.join(command)],
+        **_measured(opened, limit),
+    )
+    return write_report(page, inputs), inputs.robustness
+
+
+def _measured(opened: OpenedRun | OpenedFile, limit: int) -> dict[str, Any]:
+    """What a page says of a model, wherever it is from."""
+    images, labels = opened.head(limit)
+    eps = opened.radii()
+    certification = opened.certify(eps)
+    with progress("attacking", len(labels)) as tell:
+        robustness = measure_robustness(opened.model, images, eps, certification, on_progress=tell)
+    return {
+        "eps": eps,
+        "certification": certification,
+        "robustness": robustness,
+        "layers": inspect(opened.model, images, labels, jacobian=False).layers,
+        "versions": versions(),
+    }
 
 
 def _settings(run: Run) -> dict[str, object]:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from taut.certification import Certification
 
-RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+OptionalRun = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 OptionalNumber = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]

@@ -1,5 +1,6 @@
 """`taut train`."""
 
+import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,8 +11,9 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 
 from taut.cli.parsing import Parser
 from taut.cli.progress import accuracies, show_training
+from taut.cli.recipe_file import first_recipe, write_recipe
 from taut.cli.shared import OptionalFolder, OptionalNumber
-from taut.data import Holdout
+from taut.data import Augment, Holdout
 from taut.kinds import construct, did_you_mean
 from taut.recipes import RECIPES
 from taut.training import (
@@ -32,6 +34,7 @@ _DESCRIPTION = """Train a recipe into a run folder, or continue a stopped run.
 
     taut train RECIPE [options]     train; all options: taut train RECIPE --help
     taut train --resume RUN         continue RUN with its own settings
+    taut train --init FILE.json     write a recipe to edit: taut train --init mine.json --help
 
 RECIPE is a name or a .json file as in a run folder. Names: {names}.
 
@@ -39,16 +42,25 @@ Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m -
 
 Example: taut train mnist-small --data-dir data/mnist --epochs 10 --run runs/short"""
 
+_INIT_DESCRIPTION = """Write a recipe to edit: {name}.
+
+The shape of the images and the number of classes come from the data: a folder of images by class,
+an npz file, or a data set that --dataset names. All other options are written as given.
+
+Example: taut train --init mine.json --data-dir photos --holdout 0.2 --augment crop=4,flip
+
+Example: taut train --init mine.json --data-dir set.npz --model my_net.py:make --epochs 30"""
+
 _RECIPE_DESCRIPTION = """Train a recipe into a run folder: {name}, with these changes.
 
 --model, --loss, --schedule and --parametrization take a name of `taut list`, or a class of your
-own as FILE.py:CLASS. The file is executed, and copied into the run folder, where later commands
-execute it again: it must not need other files. Options of a chosen class follow its flag, as
---loss.eps-train does.
+own as FILE.py:CLASS; --model also a function that returns a torch.nn.Module. The file is executed,
+and copied into the run folder, where later commands execute it again: it must not need other files.
+Options of a chosen class follow its flag, as --loss.eps-train does.
 
 Example: taut train {name} --epochs 2 --run runs/short
 
-Example: taut train {name} --model my_net.py:MyNet --loss my_loss.py:MyLoss"""
+Example: taut train {name} --model my_net.py:make --loss my_loss.py:MyLoss"""
 
 
 _CLASS = "NAME|FILE.py:CLASS"
@@ -74,11 +86,8 @@ class _Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _New(_Machine):
+class _Chosen:
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-
-    run: OptionalFolder = None
-    """the run folder; runs/NAME-seedN by default. A run of the same settings is continued."""
 
     # Read by `_chosen` before the others, which depend on them; here for the help.
     model: _Class
@@ -89,6 +98,18 @@ class _New(_Machine):
 
     schedule: _Class
     """how the learning rate and Adam's beta1 move over the run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _New(_Machine, _Chosen):
+    run: OptionalFolder = None
+    """the run folder; runs/NAME-seedN by default. A run of the same settings is continued."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Init(_Chosen):
+    data_dir: OptionalFolder = None
+    """the images: a folder by class, an npz file, or the files of a data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +124,9 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             "`taut train` needs a recipe, or --resume RUN; see `taut list` and `taut train --help`."
         )
+    if arguments[0] == "--init":
+        _init(arguments[1:])
+        return
     if arguments[0].startswith("-"):
         description = _DESCRIPTION.format(names=", ".join(RECIPES))
         parser = Parser(_Resumed, "taut train", description=description)
@@ -110,19 +134,46 @@ def main(arguments: list[str]) -> None:
         recipe, folder = Run.open(options.resume).recipe, options.resume
     else:
         recipe, rest = _chosen(find_recipe(arguments[0]), arguments[1:])
-        parser = Parser(
-            _New,
-            f"taut train {arguments[0]}",
-            description=_RECIPE_DESCRIPTION.format(name=arguments[0]),
-            default=_New(recipe=recipe, **_kinds(recipe)),
-            config=(tyro.conf.AvoidSubcommands,),
-            registry=_registry(),
-        )
+        description = _RECIPE_DESCRIPTION.format(name=arguments[0])
+        parser = _recipe_parser(_New, recipe, f"taut train {arguments[0]}", description)
         options = parser.parse(rest)
         recipe = options.recipe
         folder = options.run or Path("runs", f"{recipe.name}-seed{recipe.seed}")
     with parser.naming_flags():
         _train(recipe, folder, options)
+
+
+def _init(arguments: list[str]) -> None:
+    """Write a recipe instead of training one."""
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("`--init` needs the name of a new file, such as mine.json.")
+    path, rest = Path(arguments[0]), arguments[1:]
+    helped = {"-h", "--help"} & {*rest}
+    try:
+        recipe = first_recipe(path, ["--dataset", "folder"] if helped else rest)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`dataset`", "`--dataset`")) from None
+    recipe, rest = _chosen(recipe, rest)
+    description = _INIT_DESCRIPTION.format(name=path)
+    parser = _recipe_parser(_Init, recipe, f"taut train --init {path}", description)
+    options = parser.parse(rest)
+    shaped = any(word.replace("_", "-").startswith("--input-shape") for word in rest)
+    if any(word.partition("=")[0] == "--classes" for word in rest):
+        raise ValueError("`--classes` comes from the data; leave it out.")
+    with parser.naming_flags():
+        write_recipe(path, options.recipe, options.data_dir, shaped=shaped)
+
+
+def _recipe_parser(target: type, recipe: Recipe, prog: str, description: str) -> Parser:
+    """A parser whose options are the fields of a recipe, with its values as defaults."""
+    return Parser(
+        target,
+        prog,
+        description=description,
+        default=target(recipe=recipe, **_kinds(recipe)),
+        config=(tyro.conf.AvoidSubcommands,),
+        registry=_registry(),
+    )
 
 
 def _chosen(recipe: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
@@ -186,7 +237,37 @@ def _registry() -> ConstructorRegistry:
             str_from_instance=lambda value: ["none" if value is None else str(value.fraction)],
         )
 
+    @registry.primitive_rule
+    def augment(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if info.type != Augment | None:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="none|crop=N,flip",
+            instance_from_str=lambda words: _augment(words[0]),
+            is_instance=lambda value: value is None or isinstance(value, Augment),
+            str_from_instance=lambda value: [_augment_text(value)],
+        )
+
     return registry
+
+
+def _augment(text: str) -> Augment | None:
+    """Read "none", "flip", "crop=4" or "crop=4,flip"."""
+    if text == "none":
+        return None
+    match = re.fullmatch(r"(?:crop=(\d+))?,?(flip)?", text)
+    if not text or match is None:
+        raise ValueError(
+            f"`augment` must be none, flip, crop=4, or both with a comma between; got {text!r}."
+        )
+    return Augment(crop_padding=int(match[1] or 0), flip=match[2] is not None)
+
+
+def _augment_text(value: Augment | None) -> str:
+    """What `_augment` reads."""
+    parts = [] if value is None else [f"crop={value.crop_padding}", *["flip"] * value.flip]
+    return ",".join(parts) or "none"
 
 
 def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:

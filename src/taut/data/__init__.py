@@ -2,6 +2,7 @@ r"""Named data sets as tensors on the device, and their batches."""
 
 from taut.data._batching import Augment, Batches, Share, batches
 from taut.data._holdout import Holdout
+from taut.data._inputs import Inputs, class_names, read_inputs
 from taut.data._load import load, load_test, names
 from taut.data._npz import read_array, read_arrays
 from taut.data._pixels import images_below, read_images
@@ -14,11 +15,13 @@ __all__ = [
     "Batches",
     "Dataset",
     "Holdout",
+    "Inputs",
     "Share",
     "Split",
     "Stream",
     "StreamedDataset",
     "batches",
+    "class_names",
     "generator",
     "images_below",
     "load",
@@ -27,6 +30,7 @@ __all__ = [
     "read_array",
     "read_arrays",
     "read_images",
+    "read_inputs",
     "stream",
     "to_unit_range",
 ]

@@ -113,6 +113,20 @@ class Tally:
 
 def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarray:
     """The pixels of a picture file, as `to_array` gives them."""
+    return to_array(_opened(data, source), source, shape)
+
+
+def read_picture(file: Path, shape: Shape) -> np.ndarray:
+    """The uint8 pixels of a picture file that has the size asked for, (c, h, w)."""
+    check_format(file.name, file)
+    image, size = _opened(Place(file).read(), file), (shape[2], shape[1])
+    if image.size != size:
+        wide, got = ("{} x {}".format(*pair) for pair in (size, image.size))
+        raise ValueError(f"{file}: must be {wide} pixels (width x height); got {got}.")
+    return to_array(image, file, shape)
+
+
+def _opened(data: bytes, source: object) -> "Image":
     with broken_pictures(source) as library, warnings.catch_warnings():
         # Large pictures are read up to the size at which Pillow raises.
         warnings.simplefilter("ignore", library.DecompressionBombWarning)
@@ -122,7 +136,7 @@ def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarra
         image.load()
     if frames > 1:
         raise ValueError(f"{source}: must be one picture; it holds {frames}.")
-    return to_array(image, source, shape)
+    return image
 
 
 @contextmanager

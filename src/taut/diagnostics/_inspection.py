@@ -175,8 +175,11 @@ def _gradient_norms(
 
 
 def _margin_gradient(output: Tensor, labels: Tensor | None) -> Tensor:
-    """Gradient of the margin at the output; 1 for a model with one output."""
-    if labels is None and output.shape[1] == 1:
+    """Gradient of the margin at the output; 1, whatever its sign, for a model with one output."""
+    if labels is not None and labels.shape != output.shape[:1]:
+        got = f"{tuple(labels.shape)} for {len(output)} images"
+        raise ValueError(f"`labels` must be one class per image; got {got}.")
+    if output.shape[1] == 1:
         return torch.ones_like(output)
     index = (output.argmax(1) if labels is None else _checked(labels, output))[:, None]
     others = output.scatter(1, index, -math.inf)
@@ -187,11 +190,6 @@ def _margin_gradient(output: Tensor, labels: Tensor | None) -> Tensor:
 def _checked(labels: Tensor, output: Tensor) -> Tensor:
     """The labels, if there is one class for each row of the output."""
     classes = output.shape[1]
-    if classes < 2:
-        raise ValueError(f"`model` must return >= 2 classes; got {tuple(output.shape)}.")
-    if labels.shape != output.shape[:1]:
-        got = f"{tuple(labels.shape)} for {len(output)} images"
-        raise ValueError(f"`labels` must be one class per image; got {got}.")
     least, most = int(labels.min()), int(labels.max())
     if not 0 <= least <= most < classes:
         raise ValueError(f"`labels` must be in 0..{classes - 1}; got {least}..{most}.")

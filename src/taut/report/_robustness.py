@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Float64, Int
 from torch import Tensor, nn
 
 from taut.attacks import attack, smallest_attack
-from taut.certification import Certification, above
+from taut.certification import Certification, above, class_logits
 from taut.parametrizations import cached
 
 _BATCH = 128
@@ -140,6 +140,6 @@ def _measure_batch(
     for i, result in enumerate(results[1:]):
         survived[:, i] &= ~result.success
     with torch.no_grad(), cached():
-        predictions, fooled = (model(x).argmax(1) for x in (images, adversarial))
+        predictions, fooled = (class_logits(model(x)).argmax(1) for x in (images, adversarial))
     columns = (predictions, adversarial, fooled, nearest, refuted, survived)
     return tuple(tensor.cpu() for tensor in columns)

@@ -58,6 +58,11 @@ class OpenedRun:
             raise FileNotFoundError(f"{error}{hint}") from None
         return cls(run, model, data, data.test.to(chosen))
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image."""
+        return self.data.input_shape
+
     def radii(self, eps: Sequence[str] = ()) -> tuple[str, ...]:
         """The radii asked for, or those of the recipe, in rising order."""
         recipe = replace(self.run.recipe, eps=tuple(eps) or self.run.recipe.eps)  # checks them

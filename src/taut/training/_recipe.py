@@ -23,7 +23,7 @@ from taut.kinds import (
 )
 from taut.losses import AbstractLoss, MultiMargin
 from taut.losses import kinds as losses
-from taut.models import AbstractModel, Small
+from taut.models import AbstractModel, Small, model_of
 from taut.models import kinds as models
 from taut.parametrizations import BCOP, AbstractParametrization, methods
 from taut.training import _schedules
@@ -32,7 +32,7 @@ from taut.training._schedules import AbstractSchedule, OneCycle
 Precision = Literal["32-true", "bf16-mixed"]
 
 CHOICES: dict[str, Choice] = {
-    "model": Choice("model", AbstractModel, models()),
+    "model": Choice("model", AbstractModel, models(), adapt=model_of),
     "loss": Choice("loss", AbstractLoss, losses()),
     "schedule": Choice("schedule", AbstractSchedule, exported(vars(_schedules), AbstractSchedule)),
     "parametrization": Choice(

@@ -4,11 +4,13 @@ import json
 import math
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from taut.certification import as_rational, certified_radius, certify, logit_margin
+from taut.certification._inputs import check_images, check_labels
 from taut.certification._radius import above
 from taut.program import LipschitzBound, lipschitz_bound
 
@@ -234,7 +236,12 @@ def test_plot_is_the_certified_accuracy():
         ({"eps": ("1/0",)}, "eps"),
         ({"input_shape": (8,)}, r"\(n, \*\(8,\)\)"),
         ({"model": nn.Sequential(nn.Linear(7, 5), nn.Softmax(1)).double()}, "Softmax"),
-        ({"model": nn.Linear(7, 1).double()}, "classes"),
+        ({"model": nn.Linear(7, 1).double()}, r"0\.\.1"),
+        (
+            {"model": nn.Conv1d(1, 2, 1).double(), "images": torch.ones(3, 1, 7).double()},
+            "one answer",
+        ),
+        ({"images": torch.zeros(3, 7).half()}, r"float64.*got torch\.float16"),
     ],
 )
 def test_wrong_arguments_are_one_sentence(change, message):
@@ -246,6 +253,15 @@ def test_wrong_arguments_are_one_sentence(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         certify(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", [np.zeros((3, 7)), np.array([None, 1, 2]), [0, 1, 2]])
+def test_what_is_no_tensor_is_refused_by_its_type(value):
+    kind = "list" if isinstance(value, list) else r"numpy\.ndarray"
+    with pytest.raises(ValueError, match=f"`images` must be a torch.Tensor; got {kind}"):
+        check_images(value, (7,), torch.zeros(1))
+    with pytest.raises(ValueError, match=f"`labels` must be a torch.Tensor; got {kind}"):
+        check_labels(value, 3)
 
 
 @pytest.mark.parametrize("bound", [math.nan, -1.0])

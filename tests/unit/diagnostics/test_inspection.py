@@ -355,7 +355,7 @@ class Returning(nn.Module):
         (nn.Linear(2, 2), {"images": torch.ones(0, 2)}, "must hold an image.*\\(0, 2\\)"),
         (nn.Linear(2, 2), {"labels": torch.tensor([0])}, "`labels`.*\\(1,\\) for 2"),
         (nn.Linear(2, 2), {"labels": torch.tensor([0, 2])}, "`labels`.*0..1; got 0..2"),
-        (nn.Linear(2, 1), {"labels": torch.tensor([0, 0])}, "2 classes.*\\(2, 1\\)"),
+        (nn.Linear(2, 1), {"labels": torch.tensor([0])}, "one class per image.*\\(1,\\)"),
         (nn.Linear(2, 2), {"directions": 0}, "`directions`.*at least 1; got 0"),
         (Centred(), {}, "each image by itself"),
         (Returning(lambda x: (x, x)), {}, "one floating point tensor; got tuple"),
@@ -456,3 +456,13 @@ def test_spectra_by_name_are_those_of_the_dense_layers():
     assert defects == {name: float((s - 1).abs().max()) for name, s in found.items()}
     with pytest.raises(ValueError, match=r"`input_shape` must fit the model; with \(2, 3, 3\): "):
         spectra(net, (2, 3, 3))
+
+
+def test_margin_of_one_output_has_the_gradient_of_the_output():
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1)), torch.rand(5, 3)
+    x.requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x).sum(), x)
+    expected = gradient.square().sum().div(5).sqrt().item()
+    for labels in (None, torch.tensor([0, 1, 1, 0, 1])):
+        first = gradient_norms(model, x.detach(), labels)[0]
+        assert first.margin == pytest.approx(expected, rel=1e-5)

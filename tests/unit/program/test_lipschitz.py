@@ -591,3 +591,11 @@ def test_singular_values_of_whole_linear_maps():
 def test_nonlinear_maps_have_no_singular_values(model):
     with pytest.raises(NotImplementedError, match="not linear"):
         singular_values(model, (1, 6))
+
+
+def test_a_bound_is_shown_in_three_lines_and_as_a_table():
+    bound = taut.lipschitz_bound(nn.Sequential(*(nn.Linear(3, 3) for _ in range(9))), (3,))
+    assert len(repr(bound).splitlines()) == 3
+    assert f"{bound.value:.9g}" in repr(bound)
+    assert bound._repr_html_().count("<tr>") == 2 + len(bound.layers)
+    assert len(str(bound).splitlines()) == 2 + len(bound.layers)

@@ -85,8 +85,10 @@ def quotient(a: Any, b: Any) -> Any:
         if isinstance(a, int) and isinstance(b, int) and (a < 0 or b <= 0):
             raise ValueError("it must divide whole numbers by positive ones")
         return a // b
-    if isinstance(a, Tensor) and isinstance(b, Tensor) and not (
-        a.is_floating_point() or b.is_floating_point()
+    if (
+        isinstance(a, Tensor)
+        and isinstance(b, Tensor)
+        and not (a.is_floating_point() or b.is_floating_point())
     ):
         return torch.div(a, b, rounding_mode="trunc")
     return a / b

@@ -237,9 +237,9 @@ def _nearest(x: Tensor, options: dict[str, Any], places: str, rounding: str) -> 
 
 def _torch_places(n: int, options: dict[str, Any], axis: int, mode: str) -> list[int]:
     """The entries, of n, that torch copies along an axis."""
-    own: dict[str, Any] = {
-        key: None if value is None else value[axis] for key, value in options.items()
-    }
+    own: dict[str, Any] = {}
+    for key, value in options.items():
+        own[key] = None if value is None else value[axis]
     line = torch.arange(n, dtype=torch.float32)[None, None]
     return F.interpolate(line, **own, mode=mode).flatten().long().tolist()
 

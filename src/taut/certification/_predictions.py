@@ -1,0 +1,157 @@
+"""What `taut.predict` returns."""
+
+import csv
+import html
+import io
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Bool, Float64, Int64
+from torch import Tensor
+
+from taut.certification._arithmetic import Arithmetic
+from taut.certification._certificate import MEANINGS
+from taut.certification._eps import Eps
+from taut.files import write_atomically
+from taut.program import LipschitzBound, canonical
+
+__all__ = ["Predictions"]
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """The classes of images, and how far each image may move before another class can win.
+
+    All tensors are on the CPU. Where a model answers at places p, as pixels, there is a class for
+    each.
+
+    Attributes:
+        classes: class with the largest logit.
+        margin: largest logit minus the next one.
+        radius: certified radius of the class; 0 where it is tied, or a logit is not finite.
+        radii: radius within which each other class does not overtake it; infinite for itself.
+        bound: Lipschitz bound of the outputs, in the units of the radii; `print` it.
+        arithmetic: what the radii hold for: the program in float64 or float32, or real numbers.
+        certified: for each eps as it was given, which radii are larger.
+
+    Example:
+        >>> found = taut.predict(torch.nn.Linear(3, 2), torch.zeros(4, 3), eps="1/10")
+        >>> len(str(found).splitlines()), found.certified["1/10"].shape
+        (3, torch.Size([4]))
+    """
+
+    classes: Int64[Tensor, "b *p"]
+    margin: Float64[Tensor, "b *p"]
+    radius: Float64[Tensor, "b *p"]
+    radii: Float64[Tensor, "b k *p"]
+    bound: LipschitzBound
+    arithmetic: Arithmetic
+    certified: dict[Eps, Bool[Tensor, "b *p"]] = field(default_factory=dict)
+
+    @property
+    def meaning(self) -> str:
+        """In words, what the arithmetic says: what the radii hold for."""
+        return MEANINGS[self.arithmetic]
+
+    def __repr__(self) -> str:
+        places = "".join(f" of {n} places" for n in [self.radius[0].numel()] if n > 1)
+        shares = [f"{is_.double().mean():.4f} at {eps}" for eps, is_ in self.certified.items()]
+        low, middle, high = (f"{f(self.radius):.6g}" for f in (torch.min, torch.median, torch.max))
+        return (
+            f"Predictions for {len(self.classes)} images{places} ({self.meaning})\n"
+            f"certified radius {low} to {high}, median {middle}; "
+            f"certified {', '.join(shares) or '(no eps)'}\n"
+            f"Lipschitz bound {float(self.bound):.9g}, {self.radii.shape[1]} classes"
+        )
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(repr(self))}</pre>"
+
+    def rows(
+        self, images: Sequence[str] | None = None, names: Sequence[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """One row for each image, or each place of it: image, place, class, margin, radius.
+
+        Args:
+            images: names of the images; their numbers by default.
+            names: of the classes; their numbers by default.
+        """
+        sides = [range(n) for n in self.classes.shape]
+        rows: list[dict[str, Any]] = []
+        tensors = (self.classes, self.margin, self.radius)
+        values = zip(*(t.flatten().tolist() for t in tensors), strict=True)
+        for place, (label, margin, radius) in zip(itertools.product(*sides), values, strict=True):
+            image = place[0] if images is None else images[place[0]]
+            axes = {f"axis{i}": at for i, at in enumerate(place[1:])}
+            name = label if names is None else names[label]
+            rows.append({"image": image, **axes, "class": name, "margin": margin, "radius": radius})
+        return rows
+
+    def to_csv(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        images: Sequence[str] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> str:
+        """The rows as a table of comma-separated values, written to a file if one is given.
+
+        Args:
+            path: of the file; its folder exists.
+            images: names of the images; their numbers by default.
+            names: of the classes; their numbers by default.
+
+        Example:
+            >>> found = taut.predict(torch.nn.Linear(3, 2), torch.zeros(4, 3))
+            >>> found.to_csv().splitlines()[0]
+            'image,class,margin,radius'
+        """
+        text, rows = io.StringIO(), self.rows(images, names)
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        if path is not None:
+            write_atomically(Path(path), text.getvalue().encode())
+        return text.getvalue()
+
+    def to_json(
+        self, *, images: Sequence[str] | None = None, names: Sequence[str] | None = None
+    ) -> str:
+        """All of it as canonical JSON; null stands for a number that is not finite.
+
+        Args:
+            images: names of the images, if they are to be in it.
+            names: of the classes, if they are to be in it.
+
+        Example:
+            >>> taut.predict(torch.nn.Linear(3, 2), torch.zeros(4, 3)).to_json()[:25]
+            '{"arithmetic":"float64","'
+        """
+        content: dict[str, Any] = {
+            "arithmetic": self.arithmetic,
+            "bound": self.bound.value,
+            "classes": self.classes.tolist(),
+            "certified": {str(eps): held.tolist() for eps, held in self.certified.items()},
+            "margin": _finite(self.margin),
+            "radii": _finite(self.radii),
+            "radius": _finite(self.radius),
+        }
+        content |= {} if images is None else {"images": list(images)}
+        return canonical(content | ({} if names is None else {"names": list(names)}))
+
+
+def _finite(values: Tensor) -> list[Any]:
+    """Nested lists, with None for what JSON has no number for."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(plain, value))
+        return value if abs(value) < float("inf") else None
+
+    return plain(values.tolist())
