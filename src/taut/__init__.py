@@ -6,6 +6,7 @@ from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
 from taut.export import convert, freeze
 from taut.parametrizations import (
+    AOL,
     BCOP,
     OSSN,
     RKL2NE,
@@ -25,6 +26,7 @@ from taut.program import lipschitz_bound, singular_values
 __version__ = "0.1.0"
 
 __all__ = [
+    "AOL",
     "BCOP",
     "OSSN",
     "RKL2NE",

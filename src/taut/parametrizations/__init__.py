@@ -6,6 +6,7 @@ here: tests, tables and the command line iterate over these exports.
 
 import inspect
 
+from taut.parametrizations._aol import AOL
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
@@ -19,6 +20,7 @@ from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map
 from taut.parametrizations._svcm import SVCM
 
 __all__ = [
+    "AOL",
     "BCOP",
     "OSSN",
     "RKL2NE",

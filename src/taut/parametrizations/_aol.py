@@ -1,0 +1,104 @@
+"""AOL: almost orthogonal layers, by a factor for each channel."""
+
+import math
+from typing import final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from taut.linalg.embedding import polyphase
+from taut.parametrizations._base import AbstractParametrization
+
+_CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
+@final
+class AOL(AbstractParametrization):
+    r"""1-Lipschitz kernels of any stride and any groups: a raw kernel, rescaled channel by channel.
+
+    With :math:`T_i = \sum_j \sum_\tau |(K^* K)_{ij, \tau}|`, the kernel :math:`K T^{-1/2}` has norm
+    at most 1, since :math:`K^* K \preceq T` (diagonal dominance). i runs over the input channels
+    and, where the stride is above 1, over the phases of the stride. Kernels with fewer outputs than
+    that are rescaled on the side of the outputs, by the same lemma for the transpose.
+
+    Guarantee: every singular value of the operator is at most 1, on every input size, with
+        circular or zero padding. Orthogonal kernels stay as they are; others become almost
+        orthogonal in training at best, so that gradients may shrink.
+    Cost: one correlation of the kernel with itself, :math:`c_{in}^2 c_{out} k^{2 d}` products.
+    Prefer it where no orthogonal kernel exists: depthwise and grouped convolutions, strides that do
+        not divide the kernel.
+
+    Reference:
+        Prach, Lampert (2022), *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz
+        Networks*, theorem 1 and lemma 2; arXiv:2208.03160. The phases are ours.
+
+    Example:
+        >>> kernel = AOL(4, 4, (3, 3), stride=(2, 2), groups=4).weight()
+        >>> kernel.shape
+        torch.Size([4, 1, 3, 3])
+    """
+
+    guarantee = "lipschitz"
+    reference = "Prach, Lampert 2022, arXiv:2208.03160, theorem 1"
+    raw_kernel: Tensor
+
+    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The kernel before it is rescaled."""
+        per_group = self.in_channels // self.groups
+        return {"raw_kernel": (self.out_channels, per_group, *self.kernel_size)}
+
+    def check_sizes(self) -> None:
+        """Kernels have at most 3 axes."""
+        if len(self.kernel_size) > len(_CORRELATIONS):
+            raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
+
+    def reset_parameters(self) -> None:
+        """Draw the raw kernel anew: near one that copies channels, as far as there are any."""
+        with torch.no_grad():
+            raw = self.raw_kernel.normal_(std=0.1 / math.sqrt(self.raw_kernel[0].numel()))
+            outputs = len(raw) // self.groups
+            centre = tuple(k // 2 for k in self.kernel_size)
+            for group in raw.unflatten(0, (self.groups, outputs)):
+                for channel in range(min(group.shape[:2])):
+                    group[(channel, channel, *centre)] += 1
+
+    def weight(self) -> Tensor:
+        """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
+        raw = self.raw_kernel / _magnitude(self.raw_kernel)
+        phases = polyphase(raw, self.stride, (1,) * len(self.stride))
+        kernel = phases.unflatten(0, (self.groups, -1))  # (g, o, i, *taps)
+        if kernel.shape[1] < kernel.shape[2]:
+            factors = _factors(kernel.transpose(1, 2)).flatten()
+            return raw * factors.reshape(-1, *[1] * (raw.dim() - 1))
+        return self._rescaled(raw, _factors(kernel))
+
+    def _rescaled(self, raw: Tensor, factors: Tensor) -> Tensor:
+        """Multiply by factors (groups, channels and phases)."""
+        factors = factors.unflatten(1, (-1, *self.stride))
+        for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True), start=2):
+            factors = factors.index_select(axis, torch.arange(k, device=raw.device) % s)
+        return (raw.unflatten(0, (self.groups, -1)) * factors[:, None]).flatten(0, 1)
+
+
+def _magnitude(raw: Tensor) -> Tensor:
+    """A power of two near the largest entry; the weight does not depend on it."""
+    largest = raw.detach().abs().amax().clamp(min=torch.finfo(raw.dtype).tiny)
+    return torch.exp2(largest.log2().round())
+
+
+def _factors(kernel: Tensor) -> Tensor:
+    r"""(g, i): :math:`T_i^{-1/2}` of stride-1 kernels (g, o, i, *taps)."""
+    (groups, _, inputs), taps = kernel.shape[:3], kernel.shape[3:]
+    if not taps:
+        gram = kernel.mT @ kernel
+        sums = gram.abs().sum(2)
+    else:
+        fields = kernel.permute(2, 0, 1, *range(3, kernel.dim())).flatten(1, 2)
+        weight = kernel.transpose(1, 2).flatten(0, 1)
+        pads = [k - 1 for k in taps]
+        shifts = _CORRELATIONS[len(taps)](fields, weight, padding=pads, groups=groups)
+        sums = shifts.unflatten(1, (groups, inputs)).abs().flatten(3).sum((2, 3)).T
+    # What the sum and the root lose to rounding must not lift the norm above 1.
+    numbers = torch.finfo(sums.dtype)
+    return (sums * (1 + 4 * numbers.eps)).clamp(min=numbers.tiny).rsqrt()
