@@ -191,6 +191,9 @@ def one_sentence(path: Path) -> Iterator[None]:
         lines = [f.lineno for f in frames if Path(f.filename).resolve() == path.resolve()]
         place = f"{path}, line {lines[-1]}" if lines else f"{path}"
         text = " ".join(str(error).split())
+        ours = bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent)
+        if ours and isinstance(error, ValueError):  # a sentence of taut's
+            raise ValueError(f"{place}: {text}") from None
         raise ValueError(f"{place}: {type(error).__name__}{': ' if text else ''}{text}") from None
 
 

@@ -174,7 +174,7 @@ def test_one_output(base, capsys):
         (("{run}", "{zero}", "--data", "{npz}"), "`--data` is for test images with labels"),
         (("{run}", "{zero}", "--weights", "w.pt"), "A run folder has its own model"),
         (("{run}", "{large}"), "must be 8 x 8 pixels (width x height); got 9 x 8."),
-        (("{run}", "{bmp}"), "pictures must be JPEG, PNG or WebP"),
+        (("{run}", "{svg}"), "not a whole picture (JPEG"),
         (("{run}", "{wide}"), "must hold images of (1, 8, 8), (n, *(1, 8, 8)); got (2, 1, 8, 9)."),
         (("{run}", "{bright}"), "floats must lie in [0, 1]; got 0 to 2."),
         (("{run}", "{many}"), "must hold one array, or `images`, or `x`; got a, b."),
@@ -194,10 +194,10 @@ def test_one_output(base, capsys):
 def test_wrong_use_is_one_sentence(base, capsys, arguments, sentence):
     files = {"run": base / "run", "zero": base / "0.png", "npz": base / "images.npz"}
     files |= {name: base / f"{name}.npy" for name in ("wide", "bright", "objects")}
-    files |= {"large": base / "large.png", "bmp": base / "a.bmp", "many": base / "many.npz"}
+    files |= {"large": base / "large.png", "svg": base / "a.svg", "many": base / "many.npz"}
     files["net"] = base / "net.py"
     Image.new("L", (9, 8)).save(files["large"])
-    Image.new("L", (8, 8)).save(files["bmp"])
+    files["svg"].write_text("<svg/>")
     np.save(files["wide"], np.zeros((2, 1, 8, 9), dtype=np.uint8))
     np.save(files["bright"], np.stack([np.zeros((1, 8, 8)), np.full((1, 8, 8), 2.0)]))
     np.save(files["objects"], np.array([None]), allow_pickle=True)

@@ -102,7 +102,7 @@ def test_augmentation_of_any_recipe(here, text, augment):
         (("a.json",), "`--init` needs --data-dir"),
         (("a.txt", "--data-dir", "photos"), "`--init` must be a new file that ends in .json"),
         (("old.json", "--data-dir", "photos"), "old.json exists"),
-        (("a.json", "--data-dir", "photos"), "pass `--holdout`"),
+        (("a.json", "--data-dir", "photos"), "or `--holdout` must say"),
         (("a.json", "--data-dir", "gone"), "gone"),
         (("a.json", "--dataset", "mnits"), "`--dataset` must be one of"),
         (("a.json", "--data-dir", "data.npz", "--classes", "3"), "`--classes` comes from the data"),

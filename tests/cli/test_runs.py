@@ -293,7 +293,7 @@ def test_no_run_is_one_sentence(command, tmp_path, capsys):
         (("attack", "--limit", "boundary=9"), "`--limit` must name a method that is run"),
         (("report", "--limit", "-3"), "`--limit`"),
         (("attack", "--steps", "0"), "`--steps`"),
-        (("attack", "--method", "fgsm", "--steps", "3"), "it has none; got steps"),
+        (("attack", "--method", "fgsm", "--steps", "3"), "it has none; got `--steps`"),
     ],
 )
 def test_wrong_values_are_one_sentence(arguments, words, folder, capsys):

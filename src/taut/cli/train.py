@@ -243,7 +243,7 @@ def _registry() -> ConstructorRegistry:
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="none|crop=N,flip",
+            metavar="{none|crop=N,flip}",
             instance_from_str=lambda words: _augment(words[0]),
             is_instance=lambda value: value is None or isinstance(value, Augment),
             str_from_instance=lambda value: [_augment_text(value)],

@@ -6,7 +6,18 @@ from taut.nn._downsampling import InvertibleDownsample2d
 from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
+from taut.nn._times import Times
 from taut.nn.activations import GroupSort, MaxMin
+from taut.nn.pooling import (
+    ScaledAdaptiveAvgPool1d,
+    ScaledAdaptiveAvgPool2d,
+    ScaledAdaptiveAvgPool3d,
+    ScaledAvgPool1d,
+    ScaledAvgPool2d,
+    ScaledAvgPool3d,
+    ScaledMean,
+)
+from taut.nn.residual import ConvexConcat, ConvexSum
 
 __all__ = [
     "AbstractParametrizedLayer",
@@ -16,6 +27,8 @@ __all__ = [
     "ConvTranspose1d",
     "ConvTranspose2d",
     "ConvTranspose3d",
+    "ConvexConcat",
+    "ConvexSum",
     "GroupSort",
     "InvertibleDownsample2d",
     "Linear",
@@ -23,5 +36,13 @@ __all__ = [
     "PadToMultiple1d",
     "PadToMultiple2d",
     "PadToMultiple3d",
+    "ScaledAdaptiveAvgPool1d",
+    "ScaledAdaptiveAvgPool2d",
+    "ScaledAdaptiveAvgPool3d",
+    "ScaledAvgPool1d",
+    "ScaledAvgPool2d",
+    "ScaledAvgPool3d",
+    "ScaledMean",
     "SharedTensors",
+    "Times",
 ]

@@ -117,6 +117,10 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
     kind: str = ""
     target: type[nn.Module] | None = None
 
+    def follows(self, module: nn.Module) -> bool:
+        """Whether a call of a registered module is its forward's functions, not one operation."""
+        return False
+
     def operator(self, site: Site) -> AbstractOperator | None:
         """The linear part, on one slice of the input; None where the operation has none."""
         return None

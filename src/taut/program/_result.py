@@ -78,8 +78,14 @@ class LipschitzBound:
         return self.value
 
     def __repr__(self) -> str:
-        layers = f", {len(self.layers)} layers" if self.layers else ""
-        return f"LipschitzBound({self.value!r}{layers})"
+        most = max(self.layers, key=lambda row: row.bound, default=None)
+        largest = "" if most is None else f", the largest {most.bound:.6g} of {most.name}"
+        pairs = "" if self.pairwise is None else "; constants of each pair of outputs"
+        return (
+            f"LipschitzBound: {self.value:.9g} in l2\n"
+            f"  {len(self.layers)} layers{largest}{pairs}\n"
+            "  print() shows each layer with its proof"
+        )
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         rows = [

@@ -153,6 +153,8 @@ class Recorder(TorchFunctionMode):
         kind, path = type(module).__name__, self.places.paths.get(id(module), "")
         where = f"`{path or 'model'}` ({kind})"
         operation = op_of(module, path or "model")
+        if operation.follows(module):
+            return forward(*args, **kwargs)
         if kwargs or len(tensors) != len(args):
             raise UnprovenError(f"{where} must take tensors.")
         self.depth += 1  # what it does inside is not followed

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import taut
-from experiments import nets
+from experiments import _nets as nets
 from taut.program import PASSES, lipschitz_bound
 
 

@@ -315,12 +315,11 @@ def test_two_files_of_one_name_are_refused(files):
         ("--model=net.py:MyNett", "net.py defines no MyNett. Did you mean MyNet?"),
         (
             "--model=loss.py:MyLoss",
-            "loss.py:MyLoss must be a class derived from taut.models.AbstractModel; "
-            "got the class MyLoss.",
+            "loss.py: MyLoss must return a torch.nn.Module; got MyLoss.",
         ),
         (
             "--model=net.py:function",
-            "net.py:function must be a class derived from taut.models.AbstractModel; got function.",
+            "net.py: function must return a torch.nn.Module; got MyNet.",
         ),
         (
             "--model=net.py:Unfinished",

@@ -138,7 +138,7 @@ def test_float32_is_no_further_from_float64_than_promised(name):
 @pytest.mark.parametrize(
     "part",
     [nn.Mish(), nn.LogSoftmax(1), nn.LPPool1d(2, 2), nn.Upsample(scale_factor=2, mode="linear"),
-     nn.LayerNorm(6), nn.LocalResponseNorm(2), nn.Softplus()],
+     nn.LayerNorm(6, 0.1), nn.LocalResponseNorm(2), nn.Softplus()],
     ids=str,
 )  # fmt: skip
 def test_what_libraries_round_in_their_own_way_is_certified_in_real_arithmetic(part):

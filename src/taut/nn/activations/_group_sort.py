@@ -16,11 +16,12 @@ class GroupSort(nn.Module):
     Guarantee: 1-Lipschitz in l2 and gradient norm preserving: the Jacobian is a permutation.
     Cost: one sort of `group_size` values per group.
 
-    Inputs are `(batch, channels, *spatial)`; channels beyond a multiple of the group size do
-    not change.
+    Inputs are `(batch, channels, *spatial)`, or have their channels along `dim`; channels beyond a
+    multiple of the group size do not change.
 
     Args:
         group_size: channels per group.
+        dim: the axis of the channels.
 
     Raises:
         ValueError: if `group_size` is not a positive integer.
@@ -33,13 +34,24 @@ class GroupSort(nn.Module):
         tensor([[1., 2., 3., 7., 8., 9.]])
     """
 
-    def __init__(self, group_size: int) -> None:
+    def __init__(self, group_size: int, dim: int = 1) -> None:
         super().__init__()
         self.group_size = whole("group_size", group_size)
+        self._dim = dim
+
+    @property
+    def dim(self) -> int:
+        """The axis of the channels."""
+        return self._dim
 
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
-        """Apply the activation along dimension 1."""
+        """Apply the activation along its dimension."""
+        if self._dim == 1:
+            return self._sorted(input)
+        return self._sorted(input.movedim(self._dim, 1)).movedim(1, self._dim)
+
+    def _sorted(self, input: Tensor) -> Tensor:
         grouped = input.shape[1] - input.shape[1] % self.group_size
         groups = input[:, :grouped].unflatten(1, (-1, self.group_size))
         sorted_ = groups.sort(dim=2)[0].flatten(1, 2)
@@ -48,8 +60,8 @@ class GroupSort(nn.Module):
         return torch.cat((sorted_, input[:, grouped:]), 1)
 
     def extra_repr(self) -> str:
-        """The group size."""
-        return f"group_size={self.group_size}"
+        """The group size, and the axis where it is not the first behind the batch."""
+        return f"group_size={self.group_size}" + ("" if self._dim == 1 else f", dim={self._dim}")
 
 
 def _joined(grouped: Tensor, rest: Tensor) -> Tensor:
@@ -69,6 +81,9 @@ def group_sort(x, size):
     groups = x[:, :whole].unflatten(1, (-1, size)).sort(2).values
     return torch.cat([groups.flatten(1, 2), x[:, whole:]], 1)
 '''
+
+    def follows(self, module: nn.Module) -> bool:
+        return isinstance(module, GroupSort) and module.dim != 1
 
     def gains(self, site: Site) -> tuple[float, ...]:
         return (1.0,)

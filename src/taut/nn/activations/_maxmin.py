@@ -24,7 +24,12 @@ class MaxMin(nn.Module):
         ties too (torch halves the gradient of a tied maximum).
     Cost: two elementwise passes; one stored byte per pair for the backward pass.
 
-    Inputs are `(batch, channels, *spatial)`; an odd last channel does not change.
+    Inputs are `(batch, channels, *spatial)`, or have their channels along `dim`; an odd last
+    channel does not change.
+
+    Args:
+        dim: the axis of the channels; -1 for tokens `(batch, tokens, features)`, -3 for an image
+            without a batch.
 
     Reference:
         Anil et al. (2019), *Sorting out Lipschitz function approximation*, arXiv:1811.05381.
@@ -34,12 +39,30 @@ class MaxMin(nn.Module):
         tensor([[ 3.,  2.,  1., -4.]])
     """
 
+    def __init__(self, dim: int = 1) -> None:
+        super().__init__()
+        self._dim = dim
+
+    @property
+    def dim(self) -> int:
+        """The axis of the channels."""
+        return self._dim
+
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
-        """Apply the activation along dimension 1."""
+        """Apply the activation along its dimension."""
+        if self._dim == 1:
+            if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+                return _eager(input)
+            return _maxmin(input)
+        moved = input.movedim(self._dim, 1)
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-            return _eager(input)
-        return _maxmin(input)
+            return _eager(moved).movedim(1, self._dim)
+        return _maxmin(moved).movedim(1, self._dim)
+
+    def extra_repr(self) -> str:
+        """The axis, where it is not the first behind the batch."""
+        return "" if self._dim == 1 else f"dim={self._dim}"
 
 
 def _eager(x: Tensor) -> Tensor:
@@ -122,6 +145,9 @@ def maxmin(x):
     a, b = x[:, :half], x[:, half : 2 * half]
     return torch.cat([torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]], 1)
 '''
+
+    def follows(self, module: nn.Module) -> bool:
+        return isinstance(module, MaxMin) and module.dim != 1
 
     def gains(self, site: Site) -> tuple[float, ...]:
         return (1.0,)

@@ -285,6 +285,8 @@ def _held(c: Call, value: Any, role: str) -> tuple[dict[str, float], dict[str, T
         raise UnprovenError("its constant must be a real number")
     if not bool(constant.isfinite().all()):
         raise UnprovenError("its constant holds NaN or Inf")
+    if constant.dim() == 0:
+        return {role: float(constant)}, {}
     return {}, {role: constant}
 
 

@@ -23,6 +23,9 @@ from taut.program.ops._normalisation import batch_norm
 
 __all__: list[str] = []
 
+_LEAST = 0.01
+"""The least `eps` with a rule: below it a bound is true, and larger than any that is of use."""
+
 
 class AbstractStandardisation(AbstractOp):
     r"""diag(w) z / sqrt(|z|^2 / n + eps) + b, z the n entries of a part, less their mean or not.
@@ -142,6 +145,11 @@ class LocalResponseNorm(AbstractOp):
 def _eps(eps: Any) -> float:
     if not (isinstance(eps, float | int) and 0 < eps < math.inf):
         raise UnprovenError(f"it has no Lipschitz constant unless `eps` is above 0; got {eps}")
+    if eps < _LEAST:
+        raise UnprovenError(
+            "it divides by what the data are: where they are constant its slope is 1 / sqrt(eps) = "
+            f"{eps**-0.5:.4g}, too steep for a bound of use; `eps` must be at least {_LEAST}"
+        )
     return float(eps)
 
 
@@ -207,6 +215,11 @@ def normalize(c: Call, input: Tensor, p: Any = 2.0, dim: Any = 1, eps: Any = 1e-
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     if p != 2 or any(d % input.dim() == 0 for d in dims):
         raise UnprovenError("`p` must be 2, and `dim` not the batch")
+    if 0 < eps < _LEAST:
+        raise UnprovenError(
+            f"it is not Lipschitz at 0, where only its eps bounds its slope, by 1 / eps = "
+            f"{1 / eps:.4g}; `eps` must be at least {_LEAST}"
+        )
     args = {"axes": sorted(d % input.dim() - 1 for d in dims), "eps": _eps(eps)}
     return c.add("normalize", [c.name(input)], args=args)
 

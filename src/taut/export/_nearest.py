@@ -1,0 +1,91 @@
+"""Weights of 1-Lipschitz layers that are near those of plain ones."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from taut.export._twins import normalisations
+from taut.nn import AbstractParametrizedLayer
+from taut.parametrizations import AbstractParametrization
+
+__all__ = ["start_near"]
+
+_STEPS = 60
+"""Steps of gradient descent where a method has no nearest weight in closed form."""
+
+
+def start_near(pairs: Sequence[tuple[nn.Module, nn.Module | None]]) -> None:
+    """Set the weights of new layers near those of the old ones.
+
+    Args:
+        pairs: each layer of the old model in its order, and what stands for it. A batch norm behind
+            a layer is folded into it.
+    """
+    for (old, twin), following in zip(pairs, [*(old for old, _ in pairs[1:]), None], strict=True):
+        if not isinstance(twin, AbstractParametrizedLayer):
+            continue
+        weight, bias = _folded(old, following)
+        _set_near(twin.parametrization, _fitted(weight, twin.parametrization))
+        if bias is not None and twin.bias is not None:
+            with torch.no_grad():
+                twin.bias.copy_(bias)
+
+
+def _folded(old: Any, following: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias, times the scale of a batch norm behind the layer."""
+    weight = old.weight.detach()
+    bias = None if old.bias is None else old.bias.detach()
+    outputs = old.out_features if isinstance(old, nn.Linear) else old.out_channels
+    fits = (
+        isinstance(following, normalisations) and getattr(following, "num_features", 0) == outputs
+    )
+    variance = getattr(following, "running_var", None)
+    if not fits or variance is None or getattr(old, "transposed", False):
+        return weight, bias
+    norm: Any = following
+    scale = (variance + norm.eps).rsqrt() * (1.0 if norm.weight is None else norm.weight.detach())
+    shift = 0.0 if norm.bias is None else norm.bias.detach()
+    bias = (0.0 if bias is None else bias) - norm.running_mean
+    return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), bias * scale + shift
+
+
+def _fitted(weight: Tensor, parametrization: AbstractParametrization) -> Tensor:
+    """The weight with zeros at the end, where the new kernel is larger."""
+    sides = []
+    for m, k in zip(parametrization.kernel_size[::-1], weight.shape[:1:-1], strict=True):
+        sides += [(m - k) // 2, m - k - (m - k) // 2]
+    return F.pad(weight, sides) if any(sides) else weight
+
+
+def _set_near(parametrization: AbstractParametrization, weight: Tensor) -> None:
+    """The nearest weight that the method has, in closed form or by gradient descent."""
+    flat = weight.flatten(1).double()
+    if bool(flat.any()) and flat[0].numel() == weight.shape[1]:  # one tap
+        left, _, right = torch.linalg.svd(flat, full_matrices=False)
+        try:
+            parametrization.assign_((left @ right).reshape(weight.shape).to(weight))
+            return
+        except ValueError:
+            pass
+    _descend(parametrization, weight)
+
+
+def _descend(parametrization: AbstractParametrization, weight: Tensor) -> None:
+    """Turn the weight of a method towards another one: only its direction counts."""
+    raws = [raw for raw in parametrization.parameters() if raw.requires_grad]
+    if not raws or not bool(weight.any()):
+        return
+    target = weight / weight.norm()
+    with torch.enable_grad():
+        optimiser = torch.optim.Adam(raws, lr=0.05)
+        for _ in range(_STEPS):
+            made = parametrization.weight()
+            loss = (made / made.norm().clamp(min=1e-12) - target).square().sum()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+    for raw in raws:
+        raw.grad = None

@@ -1,0 +1,243 @@
+"""What stands for each layer of torch in a 1-Lipschitz net."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from taut import nn as layers
+from taut.parametrizations import AOL, AbstractParametrization
+from taut.program import lipschitz_bound
+
+__all__ = ["Parametrization", "Twin", "activation", "normalisations", "twin_of"]
+
+Parametrization = Callable[..., AbstractParametrization]
+
+Twin = tuple[nn.Module | None, str]
+"""The new layer and what is different; None and why there is none."""
+
+_CONVOLUTIONS = {
+    nn.Conv1d: layers.Conv1d, nn.Conv2d: layers.Conv2d, nn.Conv3d: layers.Conv3d,
+    nn.ConvTranspose1d: layers.ConvTranspose1d, nn.ConvTranspose2d: layers.ConvTranspose2d,
+    nn.ConvTranspose3d: layers.ConvTranspose3d,
+}  # fmt: skip
+_AVERAGES = {
+    nn.AvgPool1d: layers.ScaledAvgPool1d,
+    nn.AvgPool2d: layers.ScaledAvgPool2d,
+    nn.AvgPool3d: layers.ScaledAvgPool3d,
+}
+_ADAPTIVE = {
+    nn.AdaptiveAvgPool1d: layers.ScaledAdaptiveAvgPool1d,
+    nn.AdaptiveAvgPool2d: layers.ScaledAdaptiveAvgPool2d,
+    nn.AdaptiveAvgPool3d: layers.ScaledAdaptiveAvgPool3d,
+}
+_COPIES = {
+    nn.ReflectionPad1d: nn.ZeroPad1d, nn.ReflectionPad2d: nn.ZeroPad2d,
+    nn.ReflectionPad3d: nn.ZeroPad3d, nn.ReplicationPad1d: nn.ZeroPad1d,
+    nn.ReplicationPad2d: nn.ZeroPad2d, nn.ReplicationPad3d: nn.ZeroPad3d,
+    nn.CircularPad1d: nn.ZeroPad1d, nn.CircularPad2d: nn.ZeroPad2d, nn.CircularPad3d: nn.ZeroPad3d,
+}  # fmt: skip
+_RECTIFIERS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU,
+    nn.SiLU, nn.Mish, nn.Hardswish, nn.Softplus,
+)  # fmt: skip
+normalisations = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
+    nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
+)  # fmt: skip
+
+
+def twin_of(module: nn.Module, kernels: Parametrization, dense: Parametrization) -> Twin | None:
+    """What stands for a layer, or why nothing can; None if it may stay."""
+    kind = type(module)
+    if kind in _CONVOLUTIONS:
+        return _convolution(module, kernels)
+    if isinstance(module, nn.Linear) and kind is nn.Linear:
+        options = {"device": module.weight.device, "dtype": module.weight.dtype}
+        sizes = (module.in_features, module.out_features, module.bias is not None)
+        return layers.Linear(*sizes, parametrization=dense, **options), ""
+    if kind in _RECTIFIERS:
+        return activation(), "keeps the norm of gradients"
+    if kind in normalisations:
+        return nn.Identity(), "normalisations are removed"
+    for rule in (_max_pool, _average, _upsample, _padding):
+        found = rule(module)
+        if found is not None:
+            return found if found[0] is not module else None
+    return _left(module)
+
+
+def activation() -> nn.Module:
+    """What stands for a rectifier."""
+    return layers.MaxMin()
+
+
+def _left(module: nn.Module) -> Twin | None:
+    """Why a layer without a twin may not stay."""
+    kind = type(module)
+    if kind.__module__.partition(".")[0] == "taut":
+        return None
+    if any(True for _ in module.parameters()):
+        return None, "it has weights and no twin"
+    if not kind.__module__.startswith("torch."):
+        return None  # a class of the user's: its forward is followed
+    gain = _gain(module)
+    if gain is None:
+        return None, "it has no proven bound"
+    return None if gain <= 1 + 1e-6 else (None, f"its Lipschitz constant may be {gain:.4g}")
+
+
+def _gain(module: nn.Module) -> float | None:
+    """The largest bound of a layer without weights on inputs of the usual kinds, if it has one."""
+    probe, gains = copy.deepcopy(module).eval(), []
+    for shape in ((8,), (4, 8), (4, 8, 8), (4, 8, 8, 8)):
+        try:
+            gains.append(float(lipschitz_bound(probe, shape)))
+        except ValueError:
+            continue
+    return max(gains, default=None)
+
+
+def _convolution(old: Any, kernels: Parametrization) -> Twin:
+    """A convolution of the same sizes; AOL where no orthogonal kernel has them."""
+    if any(d != 1 for d in old.dilation):
+        return None, f"dilation={old.dilation}: a twin has 1"
+    mode = old.padding_mode if old.padding_mode in ("zeros", "circular") else "zeros"
+    note = "" if mode == old.padding_mode else f"zeros for {old.padding_mode} padding"
+    if old.transposed:
+        return _transposed(old, kernels, note)
+    geometry = [(old.kernel_size, old.padding, mode, "")]
+    if any(k % s for k, s in zip(old.kernel_size, old.stride, strict=True)):
+        geometry[:0] = _enlarged(old, mode)
+    elif not isinstance(old.padding, str) and not any(old.padding):
+        geometry = [(old.kernel_size, 0, "zeros", "")]
+    if old.groups == 1:
+        for kernel, padding, padding_mode, change in geometry:
+            options = {"padding_mode": padding_mode, "parametrization": kernels}
+            twin = _made(old, kernel, padding, **options)
+            if twin is not None:
+                return twin, ", ".join(filter(None, (note, change)))
+    options = {"padding_mode": "zeros", "parametrization": AOL, "groups": old.groups}
+    twin = _made(old, old.kernel_size, old.padding, **options)
+    if twin is None:
+        return None, f"kernel {old.kernel_size}, stride {old.stride}: no twin's size"
+    return twin, ", ".join(filter(None, (note, "AOL: almost orthogonal")))
+
+
+def _enlarged(old: Any, mode: str) -> list[tuple[Any, Any, str, str]]:
+    """The next larger kernel that the stride divides: ceil(n / stride) outputs, as "same" has."""
+    padding = old.padding
+    if isinstance(padding, str) or any(
+        2 * p != k - 1 for p, k in zip(padding, old.kernel_size, strict=True)
+    ):
+        return []
+    kernel = tuple(-(-k // s) * s for k, s in zip(old.kernel_size, old.stride, strict=True))
+    note = f"kernel {kernel} for {tuple(old.kernel_size)}: the stride must divide it"
+    return [(kernel, "same", mode, note)]
+
+
+def _made(old: Any, kernel: Any, padding: Any, **options: Any) -> nn.Module | None:
+    factory = {"device": old.weight.device, "dtype": old.weight.dtype}
+    sizes = (old.in_channels, old.out_channels, kernel, old.stride, padding)
+    try:
+        return _CONVOLUTIONS[type(old)](*sizes, bias=old.bias is not None, **options, **factory)
+    except ValueError:
+        return None
+
+
+def _transposed(old: Any, kernels: Parametrization, note: str) -> Twin:
+    """The adjoint of a convolution, with the sizes of the old one."""
+    axes = list(zip(old.kernel_size, old.stride, old.padding, old.output_padding, strict=True))
+    factory = {"device": old.weight.device, "dtype": old.weight.dtype}
+    same = all(k - s == 2 * p and not o for k, s, p, o in axes)
+    methods = [kernels, AOL] if old.groups == 1 else [AOL]
+    for method in methods:
+        options: dict[str, Any] = {"padding": old.padding, "padding_mode": "zeros"}
+        if same and method is not AOL:
+            options = {"padding": "same"}
+        else:
+            options["output_padding"] = old.output_padding
+        try:
+            twin = _CONVOLUTIONS[type(old)](
+                old.in_channels, old.out_channels, old.kernel_size, old.stride,
+                groups=old.groups, bias=old.bias is not None, parametrization=method,
+                **options, **factory,
+            )  # fmt: skip
+        except ValueError:
+            continue
+        almost = "AOL: almost orthogonal" if method is AOL else ""
+        return twin, ", ".join(filter(None, (note, almost)))
+    return None, f"kernel {old.kernel_size}, stride {old.stride}: no twin's size"
+
+
+def _max_pool(old: nn.Module) -> Twin | None:
+    """Windows that do not overlap, for ones that do."""
+    if not isinstance(old, nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d):
+        return None
+    axes = {nn.MaxPool1d: 1, nn.MaxPool2d: 2, nn.MaxPool3d: 3}[type(old)]
+    size, stride, padding, dilation = (
+        _per_axis(v, axes) for v in (old.kernel_size, old.stride, old.padding, old.dilation)
+    )
+    if old.return_indices or any(d != 1 for d in dilation):
+        return None, "it returns indices or is dilated"
+    if all(k <= s for k, s in zip(size, stride, strict=True)):
+        return (old, "") if not any(padding) else (None, "padded windows of other places")
+    if old.ceil_mode or any(2 * p != k - 1 for p, k in zip(padding, size, strict=True)):
+        return None, f"windows {size} overlap, and none of size {stride} give as many outputs"
+    twin = type(old)(stride, stride, ceil_mode=True)
+    return twin, f"windows {stride} for {size}: they may not overlap"
+
+
+def _average(old: nn.Module) -> Twin | None:
+    """Averages times the inverse of their norm."""
+    if type(old) in _ADAPTIVE:
+        return _ADAPTIVE[type(old)](old.output_size), "times the inverse of its norm"  # pyright: ignore[reportArgumentType]
+    if type(old) not in _AVERAGES:
+        return None
+    assert isinstance(old, nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d)
+    if getattr(old, "divisor_override", None) is not None:
+        return None, "its divisor is not the size of its windows"
+    twin = _AVERAGES[type(old)](
+        old.kernel_size, old.stride, old.padding, old.ceil_mode, old.count_include_pad
+    )  # pyright: ignore[reportArgumentType]
+    return twin, "times the inverse of its norm"
+
+
+def _upsample(old: nn.Module) -> Twin | None:
+    """Copies times the inverse root of how many there are."""
+    if not isinstance(old, nn.Upsample):
+        return None
+    factor = old.scale_factor
+    factors = factor if isinstance(factor, tuple) else (factor,)
+    if old.mode not in ("nearest", "nearest-exact") or any(f is None or f % 1 for f in factors):
+        return None, f"mode {old.mode!r} to a size of its own: its norm depends on the input"
+    if len(factors) == 1:
+        return _Upsampled(old), "times the inverse of its norm"
+    scaled = nn.Sequential(old, layers.Times(math.prod(map(float, factors)) ** -0.5))
+    return scaled, "times the inverse of its norm"
+
+
+class _Upsampled(nn.Module):
+    """Nearest copies by one factor for all axes, times the inverse root of their number."""
+
+    def __init__(self, upsample: nn.Upsample) -> None:
+        super().__init__()
+        self.upsample = upsample
+
+    def forward(self, input: Any) -> Any:
+        """Copy, and multiply."""
+        copies = float(self.upsample.scale_factor) ** (input.dim() - 2)  # pyright: ignore[reportArgumentType]
+        return self.upsample(input) * copies**-0.5
+
+
+def _padding(old: nn.Module) -> Twin | None:
+    """Zeros for copies, which raise the norm."""
+    if type(old) not in _COPIES:
+        return None
+    return _COPIES[type(old)](old.padding), "zeros for copies, which raise the norm"  # pyright: ignore[reportArgumentType]
+
+
+def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
+    return tuple(value) if isinstance(value, tuple | list) else (value,) * axes

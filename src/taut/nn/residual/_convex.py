@@ -1,0 +1,102 @@
+r"""Sums and concatenations of branches with weights that sum to 1.
+
+For branches :math:`v_i` of Lipschitz constant at most 1 and weights :math:`t_i \ge 0` of sum 1,
+:math:`\sum_i t_i v_i` has at most 1, and so has the concatenation of :math:`\sqrt{t_i} v_i`, since
+:math:`\sum_i t_i |\Delta v_i|^2 \le |\Delta x|^2`.
+"""
+
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from taut._arguments import whole
+
+_BELOW = 1 - 2.0**-20
+"""Covers the rounding of the weights in float32."""
+
+
+class _Convex(nn.Module):
+    def __init__(self, branches: int = 2) -> None:
+        super().__init__()
+        self.branches = whole("branches", branches)
+        self.raw = nn.Parameter(torch.empty(self.branches))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Equal weights."""
+        nn.init.zeros_(self.raw)
+
+    def weights(self) -> Float[Tensor, " n"]:
+        """The weights of the branches; positive, of sum 1 less what rounding may add."""
+        return torch.softmax(self.raw, 0) * _BELOW
+
+    def _checked(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if len(values) != self.branches:
+            raise ValueError(f"`values` must be {self.branches}; got {len(values)}.")
+        return values
+
+    def extra_repr(self) -> str:
+        """The number of branches."""
+        return f"branches={self.branches}"
+
+
+@final
+class ConvexSum(_Convex):
+    r"""The sum of branches with learnable weights :math:`t_i > 0` of sum 1.
+
+    In place of the sum of a residual block, `ConvexSum()(x, f(x))` is 1-Lipschitz where f is;
+    `x + f(x)` may be 2-Lipschitz.
+
+    Guarantee: 1-Lipschitz in l2 as a function of what all branches are functions of.
+
+    Args:
+        branches: how many values are added.
+
+    Raises:
+        ValueError: if `branches` is not a positive integer, or other than the number of values.
+
+    Example:
+        >>> ConvexSum()(torch.ones(1, 2), 3 * torch.ones(1, 2)).round(decimals=4).tolist()
+        [[2.0, 2.0]]
+    """
+
+    def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Add up."""
+        weights = self.weights()
+        terms = [value * t for value, t in zip(self._checked(values), weights, strict=True)]
+        total = terms[0]
+        for term in terms[1:]:
+            total = total + term
+        return total
+
+
+@final
+class ConvexConcat(_Convex):
+    r"""Branches side by side, each times the root of a learnable weight :math:`t_i > 0` of sum 1.
+
+    Guarantee: 1-Lipschitz in l2 as a function of what all branches are functions of; parts of one
+        value need no weights, they may simply be concatenated.
+
+    Args:
+        branches: how many values are concatenated.
+        dim: along this axis.
+
+    Raises:
+        ValueError: if `branches` is not a positive integer, or other than the number of values.
+
+    Example:
+        >>> ConvexConcat()(torch.ones(1, 2), torch.ones(1, 2)).norm().round(decimals=4).item()
+        1.4142
+    """
+
+    def __init__(self, branches: int = 2, dim: int = 1) -> None:
+        super().__init__(branches)
+        self.dim = dim
+
+    def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Concatenate."""
+        roots = self.weights().sqrt()
+        parts = [value * t for value, t in zip(self._checked(values), roots, strict=True)]
+        return torch.cat(parts, self.dim)
