@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -29,6 +29,7 @@ from taut.files import save_tensors, write_atomically
 from taut.parametrizations import cached
 from taut.program import (
     Composed,
+    Fold,
     Layer,
     LayerBound,
     LipschitzBound,
@@ -36,6 +37,7 @@ from taut.program import (
     canonical,
     check_precision,
     compose,
+    folds_of,
     layers_of,
     pairwise_constants,
     replay,
@@ -72,6 +74,7 @@ class Certificate:
         layers: one row for each operation: its gains, its rounding, and why.
         bound: proven Lipschitz bound of the logits in real arithmetic; `print` it.
         composed: Lipschitz constant, rounding error and overflow limit.
+        folds: convolutions and matrices with the factors of channels around them, as one.
 
     Example:
         >>> certificate = prove(nn.Linear(2, 2), (2,))
@@ -84,6 +87,7 @@ class Certificate:
     layers: tuple[Layer, ...]
     bound: LipschitzBound
     composed: Composed
+    folds: tuple[Fold, ...] = ()
 
     def __repr__(self) -> str:
         return f"Certificate(arithmetic={self.arithmetic!r}, bound={float(self.bound):.9g})"
@@ -137,7 +141,8 @@ class Certificate:
         rows = [row(layer) for layer in self.layers]
         exact = ("name", "type", "bound", "proof", "inputs", "combine", "gains")
         pairwise = self.bound.pairwise
-        return {
+        folds = {"folds": [fold.content() for fold in self.folds]} if self.folds else {}
+        return folds | {
             "format": FORMAT,
             "version": VERSION,
             "arithmetic": self.arithmetic,
@@ -193,10 +198,24 @@ def prove(
     program = program_of(model, input_shape)
     check_arithmetic(arithmetic, program.tensors, device_of(model))
     layers = tuple(layer.widened() for layer in layers_of(program, real=arithmetic == "real"))
-    composed = compose(layers, program.source, program.output, arithmetic)
-    rows = tuple(LayerBound(layer.name, layer.type, layer.bound, layer.proof) for layer in layers)
-    bound = LipschitzBound(composed.lipschitz, rows, pairwise_of(program, composed.features))
-    return Certificate(arithmetic, program, layers, bound, composed)
+    folds = tuple(folds_of(program, {layer.name: layer for layer in layers}))
+    by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
+    composed = compose(layers, program.source, program.output, arithmetic, by_name)
+    pairs = pairwise_of(program, composed.features)
+    used = ("compose_affine",) if folds else ()
+    bound = LipschitzBound(composed.lipschitz, tuple(_rows(layers, folds)), pairs, used)
+    return Certificate(arithmetic, program, layers, bound, composed, folds)
+
+
+def _rows(layers: Iterable[Layer], folds: Iterable[Fold]) -> Iterator[LayerBound]:
+    """What the table of the bound shows: each layer, and behind it what it is one map with."""
+    by_name = {fold.name: fold for fold in folds}
+    for layer in layers:
+        yield LayerBound(layer.name, layer.type, layer.bound, layer.proof)
+        if layer.name in by_name:
+            fold = by_name[layer.name]
+            words = f"all from `{fold.input}` on as one: {fold.proof}"
+            yield LayerBound(layer.name, "", fold.gain, words)
 
 
 def device_of(model: nn.Module) -> torch.device:

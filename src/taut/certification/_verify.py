@@ -29,9 +29,11 @@ from taut.program import (
     Layer,
     Program,
     UnprovenError,
+    affine_terms,
     canonical,
     checked_program,
     compose,
+    fold_of,
     layers_of,
     pairwise_constants,
     row,
@@ -130,7 +132,8 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     device = device_of(weights) if isinstance(weights, nn.Module) else torch.device("cpu")
     check_arithmetic(arithmetic, program.tensors, device)
     proven = layers_of(program, real=arithmetic == "real")
-    _compose(file, _recorded(file, proven), program, arithmetic)
+    folds = _folds(file.get("folds", []), program)
+    _compose(file, _recorded(file, proven), program, arithmetic, folds)
     if "radius" in file:
         _check_images(file, program.shapes[program.output])
     return Verified(arithmetic, shape, file["bound"])
@@ -161,6 +164,7 @@ def _check_format(file: dict[str, Any]) -> tuple[Arithmetic, tuple[int, ...]]:
             f"The certificate is of version {file['version']}: {_OLD[file['version']]}."
         )
     kinds = _MODEL | (_IMAGES if _IMAGES.keys() & file.keys() else {})
+    kinds |= {"folds": list} if "folds" in file else {}
     if file["version"] != VERSION or file.keys() != kinds.keys():
         raise ValueError(f"The file has other keys than a certificate of version {VERSION}.")
     wrong = [key for key, kind in kinds.items() if not _is(file[key], kind)]
@@ -260,8 +264,31 @@ def _row(said: dict[str, Any], layer: Layer, *, real: bool) -> Layer:
     )
 
 
-def _compose(file: dict[str, Any], layers: list[Layer], program: Program, arithmetic: str) -> None:
-    composed = compose(layers, program.source, program.output, arithmetic)
+def _folds(said: list[Any], program: Program) -> dict[str, tuple[str, float]]:
+    """The folds of the file, each at least what was proven just now."""
+    terms = affine_terms(program) if said else {}
+    folds = {}
+    for fold in said:
+        own = fold_of(program, fold["name"], terms)
+        if own is None or fold["name"] in folds or fold.keys() != own.content().keys():
+            raise ValueError(f"`{fold['name']}` is no fold of the graph, or there twice.")
+        gain, absolute = _floats([fold["gain"], fold["absolute"]], "gains of folds")
+        if fold["input"] != own.input or not isinstance(fold["proof"], str):
+            raise ValueError(f"The fold of `{own.name}` is another than the graph has.")
+        if not (gain >= own.gain and absolute >= own.absolute):
+            raise UnprovenError(f"The bound of the fold of `{own.name}` is below what is proven.")
+        folds[own.name] = own.input, gain
+    return folds
+
+
+def _compose(
+    file: dict[str, Any],
+    layers: list[Layer],
+    program: Program,
+    arithmetic: str,
+    folds: Mapping[str, tuple[str, float]],
+) -> None:
+    composed = compose(layers, program.source, program.output, arithmetic, folds)
     if not file["bound"] >= composed.lipschitz:
         raise UnprovenError("The Lipschitz bound is below what the rows come to.")
     if file["pairwise"] is not None:

@@ -35,6 +35,7 @@ KEYS = {"arithmetic", "bound", "error", "format", "graph", "graph_sha256", "inpu
 KEYS |= {"norm_limit", "pairwise", "software", "version", "weights", "weights_sha256"}
 POINTS = {"certified_accuracy", "clean_accuracy", "images", "labels", "margin", "predictions"}
 POINTS |= {"radius"}
+FOLD = {"name", "input", "gain", "absolute", "proof"}
 NODE = {"name", "op", "type", "inputs", "args", "tensors", "shape"}
 ROW = {"name", "type", "bound", "proof", "inputs", "combine", "gains"}
 ROUNDING = {"absolutes", "count", "constant", "entries"}
@@ -97,7 +98,8 @@ def read_certificate(path):
     )
     version = repr(file.get("version"))  # True and 2.0 are not 2
     require(version == "2", f"its version is {version}, not 2: certify the model again")
-    require(set(file) in (KEYS, KEYS | POINTS), "it has other keys than a certificate")
+    file.setdefault("folds", [])
+    require(set(file) - {"folds"} in (KEYS, KEYS | POINTS), "it has other keys than a certificate")
     require(flags(file) <= FLAGS, "a truth value stands for a number")
     require(file["input"] == {"shape": file["input"]["shape"], "space": SPACE}, "another space")
     require(file["arithmetic"] in FORMATS, "its arithmetic is not known")
@@ -207,7 +209,7 @@ def norms_hold(kernel, torus, square, moduli_square):
     mean, grid = (kernel**2).sum() / n, [8 * k - 7 * (k == 1) for k in taps]
     defects = (np.linalg.norm(g - mean * np.eye(n), axis=(1, 2)).max() for g in grams(kernel, grid))
     worst = (Q(max(defects)) * (1 + gamma(4 * n * n + 64)) + e) * Q("1.0823923") ** len(taps)
-    top = float(square) * (1 - 2**-46 * (n + 8) ** 2) - 2 * float(e)
+    top = float(square) * (1 - 2**-48 * (n + 16) ** 2) - 2 * float(e)
     near = Q(mean) + worst <= square
     small = near or all(below(g, top, square - e) for g in grams(kernel, torus))
     return small, moduli <= moduli_square / Q(scale) ** 2
@@ -650,11 +652,95 @@ def check_node(node, row, shapes, tensors, real):
     return run
 
 
-def compose(rows, source, u, eta, most):
+def check_folds(file, tensors):
+    """Values that are one convolution or matrix of an earlier one, between factors of channels.
+
+    By the operation itself with the product kernel for its weight. The computed kernel is wrong by
+    at most gamma(m) times its moduli: the gain must leave room for that.
+    """
+    nodes = {node["name"]: node for node in file["graph"]["nodes"]}
+    shapes = {name: node["shape"] for name, node in nodes.items()}
+    shapes |= {file["graph"]["input"]: file["input"]["shape"]}
+    folds = {}
+    for fold in file["folds"]:
+        name, chain = fold["name"], []
+        require(set(fold) == FOLD and name not in folds and name in nodes, f"`{name}` is no fold")
+        require(type(fold["proof"]) is str, "its proof is no text")
+        at, source = name, fold["input"]
+        while at != source:
+            require(at in nodes and len(nodes[at]["inputs"]) == 1, f"`{name}` is no fold")
+            chain, at = [nodes[at], *chain], nodes[at]["inputs"][0]
+        step, args = folded_step(chain, fold, shapes, tensors)
+        try:
+            OPERATIONS[step.op](step, **args)
+        except Refused as error:
+            raise Refused(f"the fold of `{name}`: {error}") from None
+        folds[name] = source, fold["gain"]
+    return folds
+
+
+def folded_step(chain, fold, shapes, tensors):
+    """The one convolution or matrix of a chain, its kernel times the factors around it."""
+    kinds = [node["op"] for node in chain]
+    places = [i for i, kind in enumerate(kinds) if kind in ("conv", "conv_transpose", "linear")]
+    require(len(places) == 1, f"`{fold['name']}` is no single convolution or matrix")
+    node, place = chain[places[0]], places[0]
+    last = node["op"] == "linear"
+    sides = []
+    for part in (chain[:place], chain[place + 1 :]):
+        sides.append(1.0)
+        for other in part:
+            sides[-1] = sides[-1] * channel_factors(other, shapes, tensors, last)
+    before, behind = sides[::-1] if node["op"] == "conv_transpose" else sides
+    held = dict(node["tensors"])
+    w, groups = tensors[held["weight"]], node["args"].get("groups", 1)
+    inputs = np.ones(w.shape[1] * groups) * before
+    columns = np.repeat(inputs.reshape(groups, -1), len(w) // groups, 0)
+    axes = [1] * (w.ndim - 2)
+    w = (
+        w
+        * columns.reshape(*columns.shape, *axes)
+        * np.reshape(behind * np.ones(len(w)), (-1, 1, *axes))
+    )
+    require(np.isfinite(w).all(), "its kernel is too large")
+    most, room = Q(10**400), fold["gain"] - gamma(20 * len(chain)) * fold["absolute"]
+    require(fold["absolute"] >= 0 and room >= 0, f"the fold of `{fold['name']}` has no room")
+    row = {"gains": [room], "absolutes": [fold["absolute"]], "combine": "sum"}
+    row |= {"count": 2**60, "constant": most}
+    step = Step(node, row, shapes, tensors)
+    step.tensors["weight"] = w
+    return step, node["args"]
+
+
+def channel_factors(node, shapes, tensors, last):
+    """What an operation multiplies each channel by: the last axis, or the first."""
+    shape, args = node["shape"], node["args"]
+    held = {role: tensors[name] for role, name in node["tensors"].items()}
+    require(shapes[node["inputs"][0]] == shape and shape, "it is no factor of channels")
+    kind, channels = node["op"], shape[-1 if last else 0]
+    if kind == "batch_norm":
+        require(not last or len(shape) == 1, "it is no factor of features")
+        return held.get("weight", 1.0) / np.sqrt(held["running_var"] + float(args["eps"]))
+    require(kind in ("scale", "divide", "neg", "add"), f"{kind} is no factor of channels")
+    if kind == "neg":
+        return -np.ones(channels)
+    if kind == "add":
+        return np.full(channels, float(args["factors"][0]))
+    role = {"scale": "factor", "divide": "divisor"}[kind]
+    by = held[role] if role in held else np.asarray(float(args[role]))
+    by = by.reshape([1] * (len(shape) - by.ndim) + [*by.shape])
+    axis = len(shape) - 1 if last else 0
+    require(by.shape[axis] == by.size, "it is no factor of channels")
+    by = np.broadcast_to(by.ravel(), channels)
+    return 1 / by if kind == "divide" else by
+
+
+def compose(rows, source, u, eta, most, folds):
     """For each value: its Lipschitz constant, |value| <= r(|x|), error <= d(|x|); the norm limit.
 
     r and d are affine. Of a row with gains g, moduli A, constant c and m roundings, k = gamma(m) A:
-    r = sum g r + c, d = sum (g + k) d + k r + gamma(m) c, and what underflow may lose.
+    r = sum g r + c, d = sum (g + k) d + k r + gamma(m) c, and what underflow may lose. A fold
+    bounds the constant L of a value as well, and |value| <= |value at 0| + L |x|.
     """
     states, limit = {source: (Q(1), Q(1), Q(0), Q(0), Q(0))}, most / 4
     for row in rows:
@@ -670,6 +756,10 @@ def compose(rows, source, u, eta, most):
             require(max(g, a, base + lost) <= most / 4, f"`{row['name']}` may overflow")
         limit = min(limit, (most / 4 - base - lost) / slope) if slope else limit
         bound, r0, r1, d0, d1 = (together(row["combine"], v) for v in zip(*terms, strict=True))
+        if row["name"] in folds:
+            name, gain = folds[row["name"]]
+            bound = min(bound, up(gain * states[name][0]))
+            r0 = min(r0, bound)
         states[row["name"]] = bound, r0, up(r1 + c), d0, up(d1 + gamma(n, u) * c + lost)
     return states, limit
 
@@ -684,7 +774,8 @@ def together(combine, values):
 def check_claims(file, tensors):
     """Whether bound, pairs, error and norm limit follow from the rows; the error of a run here."""
     rows, source, mode = file["layers"], file["graph"]["input"], file["arithmetic"]
-    states, limit = compose(rows, source, *FORMATS[mode])
+    folds = check_folds(file, tensors)
+    states, limit = compose(rows, source, *FORMATS[mode], folds)
     last = states[file["graph"]["output"]]
     require(file["bound"] >= last[0], "the Lipschitz bound is below what the rows come to")
     check_pairs(file, states, tensors)
@@ -695,7 +786,7 @@ def check_claims(file, tensors):
     enough = all(said >= 0 and said**2 >= 2 * own**2 for said, own in errors)
     require(enough, "the rounding error is below what the rows come to")
     require(0 < file["norm_limit"] <= limit, "the norm limit is above what the rows come to")
-    return compose(rows, source, *FORMATS["float64"])[0][file["graph"]["output"]][3:]
+    return compose(rows, source, *FORMATS["float64"], folds)[0][file["graph"]["output"]][3:]
 
 
 def check_pairs(file, states, tensors):

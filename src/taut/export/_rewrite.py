@@ -303,7 +303,7 @@ def _mean(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
     dims = tuple(dim) if isinstance(dim, tuple | list) else (dim,)
     if not all(isinstance(axis, int) and axis != 0 for axis in dims):
         return Change(node.name, "mean", None, "it needs axes, none of them that of the batch")
-    module = layers.ScaledMean(dims if len(dims) > 1 else dims[0], bool(options.get("keepdim")))  # pyright: ignore[reportArgumentType]
+    module = layers.ScaledMean(tuple(dims), bool(options.get("keepdim")))  # pyright: ignore[reportArgumentType]
     r.replace(node, module, inputs[:1])
     return Change(node.name, "mean", "taut.nn.ScaledMean", "times the inverse of its norm")
 

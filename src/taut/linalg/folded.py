@@ -107,10 +107,16 @@ class Folded:
         bound = self._simple_bound() or self.operator.norm_bound(tight=tight)
         if not self.roundings:
             return bound
-        sizes = self.operator if self.moduli is None else replace(self, kernel=self.moduli).operator
         # The moduli are rounded as often as the kernel.
-        share = up_product(gamma(2 * self.roundings + 2, U64), sizes.abs_norm_bound())
+        share = up_product(gamma(2 * self.roundings + 2, U64), self.abs_norm_bound())
         return NormBound(up_sum(bound.value, share, UNDERFLOW), bound.proof)
+
+    def abs_norm_bound(self) -> float:
+        """Upper bound of the norm of the computed moduli."""
+        moduli = (
+            self.operator if self.moduli is None else replace(self, kernel=self.moduli).operator
+        )
+        return moduli.abs_norm_bound()
 
     def _simple_bound(self) -> NormBound | None:
         """Of factors by channel, and of choices of channels."""

@@ -12,6 +12,7 @@ from taut.program._bound import (
 )
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
+from taut.program._folds import Fold, fold_of, folds_of
 from taut.program._op import (
     CAPTURES,
     EXACT,
@@ -29,6 +30,7 @@ from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
 from taut.program._walk import layers_of, operation
 from taut.program.passes import PASSES
+from taut.program.passes._affine import affine_terms
 from taut.program.passes._padding import fixed_size
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "UP_SQRT2",
     "AbstractOp",
     "Composed",
+    "Fold",
     "Layer",
     "LayerBound",
     "LipschitzBound",
@@ -48,6 +51,7 @@ __all__ = [
     "Rounding",
     "Site",
     "UnprovenError",
+    "affine_terms",
     "bound_of",
     "canonical",
     "captures",
@@ -56,6 +60,8 @@ __all__ = [
     "checked_program",
     "compose",
     "fixed_size",
+    "fold_of",
+    "folds_of",
     "layers_of",
     "lipschitz_bound",
     "norm_upper",

@@ -1,0 +1,175 @@
+"""Convolutions with the batch norms around them, as one, in certificates and both verifiers."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import taut
+from experiments import _nets as nets
+from taut.certification import certify, prove
+from taut.certification.verifier import Refused
+from taut.certification.verifier import verify as verify_alone
+from taut.program import canonical, verifiable_bound
+
+
+def conv(c_in, c_out, kernel=3, **options):
+    return nn.Conv2d(c_in, c_out, kernel, **{"padding": kernel // 2, **options})
+
+
+class Tokens(nn.Module):
+    """A matrix on the last axis, with factors of features."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        self.register_buffer("scale", torch.tensor([1.0, -2, 3, 0.5, 7]))
+
+    def forward(self, x):
+        return (self.scale * self.fc((x - 0.5) / 0.25)).mean(1)
+
+
+FOLDED = {
+    "conv and norm": (nn.Sequential(conv(3, 6), nn.BatchNorm2d(6), nn.ReLU()), (3, 5, 4)),
+    "grouped": (nn.Sequential(conv(4, 4, groups=2), nn.BatchNorm2d(4)), (4, 5, 4)),
+    "norm, conv, norm": (
+        nn.Sequential(nn.BatchNorm2d(3), conv(3, 4, stride=2), nn.BatchNorm2d(4)), (3, 6, 5),
+    ),
+    "transposed": (
+        nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 2, 2), nn.BatchNorm2d(4)),
+        (3, 3, 4),
+    ),
+    "circular": (
+        nn.Sequential(conv(3, 4, padding_mode="circular"), nn.BatchNorm2d(4)), (3, 4, 6),
+    ),
+    "matrix": (
+        nn.Sequential(nn.BatchNorm1d(5), nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(),
+                      nn.Linear(4, 3)), (5,),
+    ),
+    "tokens": (Tokens(), (4, 6)),
+    "one axis": (nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4)), (2, 9)),
+}  # fmt: skip
+
+
+def made(name):
+    model, shape = FOLDED[name]
+    torch.manual_seed(0)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return nets.settled(model), shape
+
+
+@pytest.fixture(params=FOLDED)
+def saved(request, tmp_path):
+    model, shape = made(request.param)
+    certificate = prove(model, shape)
+    path, weights = certificate.save(tmp_path / "certificate.json")
+    return model, shape, certificate, path, weights
+
+
+def test_folded_bounds_are_proven_by_both_verifiers(saved):
+    model, shape, certificate, path, weights = saved
+    assert certificate.folds
+    sharp = float(taut.lipschitz_bound(model, shape, passes=("compose_affine",)))
+    product = float(verifiable_bound(model, shape))
+    assert sharp * (1 - 1e-9) <= float(certificate.bound) < product * (1 - 1e-6)
+    assert taut.verify(path, weights).bound == float(certificate.bound)
+    assert taut.verify(path, model).bound == float(certificate.bound)
+    assert "Proven" not in verify_alone(path, weights)  # a sentence without the word
+
+
+def test_a_bound_is_not_below_the_slope(saved):
+    model, shape, certificate, *_ = saved
+    wide, most = model.double(), 0.0
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(1, *shape, generator=generator, dtype=torch.float64)
+        jacobian = torch.autograd.functional.jacobian(lambda x: wide(x).flatten(), x)
+        matrix = jacobian.reshape(jacobian.shape[0], -1)
+        most = max(most, torch.linalg.matrix_norm(matrix, 2).item())
+    model.float()
+    assert most <= float(certificate.bound)
+
+
+def changed(path: Path, change) -> None:
+    file = json.loads(path.read_text())
+    change(file)
+    path.write_text(canonical(file) + "\n")
+
+
+def lower(key, factor=1 - 1e-6):
+    def change(file):
+        file["folds"][0][key] *= factor
+
+    return change
+
+
+def renamed(key, name):
+    def change(file):
+        file["folds"][0][key] = name
+
+    return change
+
+
+FORGED = {
+    "a lower gain": lower("gain"),
+    "lower moduli": lower("absolute"),
+    "moduli of 0": lower("absolute", 0.0),
+    "another source": renamed("input", "input_"),
+    "itself": lambda file: file["folds"][0].update(input=file["folds"][0]["name"]),
+    "an unknown value": renamed("name", "nothing"),
+    "twice": lambda file: file["folds"].append(file["folds"][0]),
+    "no proof": lambda file: file["folds"][0].pop("proof"),
+    "a key more": lambda file: file["folds"][0].update(more=1.0),
+    "a bound below": lambda file: file.update(bound=file["bound"] * (1 - 1e-6)),
+    "no folds": lambda file: file.pop("folds"),
+    "a text": renamed("gain", "1e9"),
+    "a whole number": renamed("gain", 10**9),
+    "a number below 0": lower("gain", -1.0),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGED)
+def test_forged_folds_are_refused(forgery, tmp_path):
+    model, shape = made("norm, conv, norm")
+    path, weights = prove(model, shape).save(tmp_path / "certificate.json")
+    changed(path, FORGED[forgery])
+    with pytest.raises(ValueError, match=r"fold|below|number|damaged|proven"):
+        taut.verify(path, weights)
+    if forgery != "a whole number":  # which says no less than the number does
+        with pytest.raises(Refused):
+            verify_alone(path, weights)
+
+
+def test_a_chain_with_two_kernels_is_no_fold(tmp_path):
+    """Zeros at the border lie between: their product is no convolution."""
+    model = nets.settled(nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), conv(4, 2)))
+    path, weights = prove(model, (3, 5, 5)).save(tmp_path / "certificate.json")
+
+    def whole(file):
+        file["folds"][0]["name"] = file["graph"]["output"]
+
+    changed(path, whole)
+    for verify in (taut.verify, verify_alone):
+        with pytest.raises(ValueError, match=r"fold|single"):
+            verify(path, weights)
+
+
+def test_radii_with_folds_hold(tmp_path):
+    model, shape = made("matrix")
+    images, labels = torch.rand(20, *shape), torch.zeros(20).long()
+    result = certify(model, images, labels, eps=(0.1,), input_shape=shape)
+    path, weights = result.save(tmp_path / "certificate.json")
+    assert taut.verify(path, weights).bound == float(result.bound)
+    product = prove(nn.Sequential(*model, nn.Identity()), shape)
+    assert float(result.bound) <= float(product.bound) * (1 + 1e-9)
+    direction = torch.nn.functional.normalize(torch.randn(500, *shape).flatten(1)).reshape(
+        500, *shape
+    )
+    for image, radius in zip(images, result.radius, strict=True):
+        if radius > 0:
+            near = image.double() + 0.999 * radius.item() * direction.double()
+            assert bool((model.double()(near).argmax(1) == 0).all())
+        model.float()
