@@ -570,7 +570,17 @@ def pixel_shuffle(step, x, factor):
     return blocks.transpose(0, 3, 1, 4, 2).reshape(step.shape)
 
 
+def upsample(step, x, size, scale_factor, mode):
+    whole = size is None and mode == "nearest" and all(f == int(f) for f in scale_factor)
+    require(whole and len(scale_factor) == x.ndim - 1, "its copies are no whole number")
+    require(x.size * math.prod(scale_factor) <= 2**26, "it is too large for this verifier")
+    for axis, factor in enumerate(scale_factor, 1):
+        x = np.repeat(x, int(factor), axis)
+    return x
+
+
 COPIES = {
+    "upsample": upsample,
     "reshape": lambda step, x: x.reshape(step.shape),
     "permute": lambda step, x, axes: x.transpose(axes),
     "flip": lambda step, x, axes: np.flip(x, axes),

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 from torch import nn
 
@@ -24,7 +24,7 @@ def convert(
     *,
     parametrization: Parametrization = BCOP,
     dense: Parametrization = Orthogonal,
-    init: Literal["random", "nearest"] = "random",
+    init: str = "random",
 ) -> Converted:
     r"""Swap the layers of a plain network for 1-Lipschitz twins, and list what could not be.
 

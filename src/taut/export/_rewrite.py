@@ -182,7 +182,10 @@ def _pool(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
         "dropout2d": ("p", "training", "inplace"),
     }  # fmt: skip
     options = _options(node, names[name.partition("_")[0]])
-    options = {key: value for key, value in options.items() if key not in ("training", "input")}
+    if options.pop("antialias", False):
+        return Change(node.name, name, None, "it smooths before it samples: antialias=True")
+    unused = ("training", "input", "recompute_scale_factor")
+    options = {key: value for key, value in options.items() if key not in unused}
     if len(node.all_input_nodes) > 1:
         return Change(node.name, name, None, "its sizes depend on the input")
     try:

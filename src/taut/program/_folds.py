@@ -14,7 +14,7 @@ from typing import Any, final
 from taut.linalg.rounding import up_product, up_sum
 from taut.program._compose import Layer, widened
 from taut.program._program import Node, Program
-from taut.program.passes._affine import Term, Terms, affine_terms
+from taut.program.passes._affine import Terms, affine_terms
 
 __all__ = ["Fold", "fold_of", "folds_of"]
 
@@ -100,15 +100,12 @@ def _is_fold(value: Terms, nodes: Mapping[str, Node]) -> bool:
 def _folded(name: str, value: Terms, *, wide: bool = True) -> Fold | None:
     ((source, term),) = value.items()
     try:
-        bound, absolute = term.map.norm_bound(), _absolute(term)
+        bound, absolute = term.map.norm_bound(), term.map.abs_norm_bound()
     except ValueError:  # a product that overflows
         return None
     if not wide:
         return Fold(name, source, bound.value, absolute, bound.proof)
     absolute = widened(absolute)
-    gain = up_sum(widened(bound.value), up_product(_ROOM, absolute))
+    rows = max(term.map.kernel.shape[:2])
+    gain = up_sum(widened(bound.value, rows), up_product(_ROOM, absolute))
     return Fold(name, source, gain, absolute, bound.proof)
-
-
-def _absolute(term: Term) -> float:
-    return term.map.abs_norm_bound()

@@ -55,9 +55,12 @@ def layers_of(program: Program, *, real: bool) -> list[Layer]:
         node, kind = site.node, operation(site)
         gains = tuple(bound.value for bound in bounds)
         proof = max(bounds, key=lambda bound: bound.value).proof
+        weight = site.tensors.get("weight")
+        rows = 0 if weight is None or weight.dim() < 2 else max(weight.shape[:2])
         layer = Layer(
-            node.name, node.type, node.inputs, gains, proof, kind.combine, entries=site.entries
-        )
+            node.name, node.type, node.inputs, gains, proof, kind.combine, entries=site.entries,
+            rows=rows,
+        )  # fmt: skip
         layers.append(layer.rounded(rounding))
     return layers
 

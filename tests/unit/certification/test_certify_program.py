@@ -260,7 +260,7 @@ REFUSED = {
     "unknown": (lambda m: m.append(nn.Tanh()), r"`3` \(Tanh\).*state `rounding` in its op"),
     "softmax": (lambda m: m.append(nn.Softmax(1)), r"`3` \(Softmax\) .*no proven rounding"),
     "unproven": (lambda m: m.append(nn.GLU()), r"`3` \(GLU\)"),
-    "statistics": (lambda m: m.append(nn.LayerNorm(10)), "LayerNorm.*no proven rounding"),
+    "statistics": (lambda m: m.append(nn.LayerNorm(10, 0.1)), "LayerNorm.*no proven rounding"),
     "train mode": (lambda m: m.append(nn.BatchNorm1d(10).train()), r"model\.eval\(\)"),
 }
 

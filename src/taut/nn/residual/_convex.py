@@ -87,8 +87,9 @@ class ConvexConcat(_Convex):
         ValueError: if `branches` is not a positive integer, or other than the number of values.
 
     Example:
-        >>> ConvexConcat()(torch.ones(1, 2), torch.ones(1, 2)).norm().round(decimals=4).item()
-        1.4142
+        >>> joined = ConvexConcat()(torch.ones(1, 2), torch.ones(1, 2))
+        >>> f"{joined.norm():.3f}"
+        '1.414'
     """
 
     def __init__(self, branches: int = 2, dim: int = 1) -> None:
