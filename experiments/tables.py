@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments import (
     anomalies,
+    any_net,
     attacks,
     attenuation,
     certificates,
@@ -51,6 +52,7 @@ def method_table() -> str:
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {"results": classify.results, "methods": method_table},
+    ROOT / "docs/any-net.md": any_net.TABLES,
     ROOT / "docs/attacks.md": {
         "attacks": attacks.attacks_table,
         "attacked": attacks.attacked_table,
