@@ -51,10 +51,11 @@ def work(args: argparse.Namespace, record: Record) -> None:
     converted = [conversion(name) for name in tracked(list(CONVERTED), "conversions")]
     record.keep(conversions=converted, chains=chains())
     for title, rows in (("bounds", bounds), ("conversions", converted), ("chains", chains())):
-        names = list(rows[0])
-        cells = [[f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values()]
-                 for row in rows]  # fmt: skip
-        show_table(title, names, cells)
+        cells = [
+            tuple(f"{v:.6g}" if isinstance(v, float) else str(v) for v in row.values())
+            for row in rows
+        ]
+        show_table(title, tuple(rows[0]), cells)
 
 
 def bounded(name: str) -> dict[str, Any]:
@@ -135,7 +136,7 @@ def chains() -> list[dict[str, Any]]:
         truth = 1.0
         if name.startswith("six"):
             for i in range(0, 18, 3):
-                part = normed[i : i + 2]
+                part = nn.Sequential(*blocks[i : i + 2]).eval()
                 truth *= float(taut.singular_values(part, (8 if i else 3, 16, 16))[0])
         rows.append({
             "net": name, "bound": float(taut.lipschitz_bound(model, shape)),

@@ -34,6 +34,7 @@ from taut.program import (
     LayerBound,
     LipschitzBound,
     Program,
+    Progress,
     canonical,
     check_precision,
     compose,
@@ -176,7 +177,11 @@ class Certificate:
 
 
 def prove(
-    model: nn.Module, input_shape: tuple[int, ...], *, arithmetic: str = "float64"
+    model: nn.Module,
+    input_shape: tuple[int, ...],
+    *,
+    arithmetic: str = "float64",
+    progress: Progress | None = None,
 ) -> Certificate:
     """The certificate of a model, without any image.
 
@@ -184,6 +189,7 @@ def prove(
         model: made of modules and functions with rules; in eval mode where that matters.
         input_shape: of one input, without the batch.
         arithmetic: "float64", "float32" or "real"; see `taut.certify`.
+        progress: called with each layer before it is bounded, and the share that is done.
 
     Raises:
         UnprovenError: (a NotImplementedError and ValueError) if anything has no proof, or runs in
@@ -197,7 +203,8 @@ def prove(
     arithmetic = as_arithmetic(arithmetic)
     program = program_of(model, input_shape)
     check_arithmetic(arithmetic, program.tensors, device_of(model))
-    layers = tuple(layer.widened() for layer in layers_of(program, real=arithmetic == "real"))
+    rows = layers_of(program, real=arithmetic == "real", progress=progress)
+    layers = tuple(layer.widened() for layer in rows)
     folds = tuple(folds_of(program, {layer.name: layer for layer in layers}))
     by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
     composed = compose(layers, program.source, program.output, arithmetic, by_name)

@@ -10,9 +10,10 @@ import tyro
 from taut import certification as proofs
 from taut.certification import Arithmetic, Certificate, Certification
 from taut.cli.model_file import NO_FILE, ModelFile, radii_of
+from taut.cli.progress import show_bounding
 from taut.cli.shared import Eps, OptionalFolder, OptionalRun, check_output, show_certification
 from taut.data import load_test
-from taut.program import ProgramModule
+from taut.program import ProgramModule, lipschitz_bound
 from taut.training import Device, OpenedRun, choose_device
 
 
@@ -80,11 +81,14 @@ def _certify_file(
     if exported is not None and beside is not None and beside.is_file():
         verified = proofs.verify(beside, model)
         print(f"{beside} holds for {exported.name}: bound {verified.bound:.9g}.\n")
-    model = model.to(device)
+    model, sharp = model.to(device), None
     if plain.data is None:
         if eps:
             raise ValueError("`eps` needs `data`, an npz file with test images.")
-        proved = certificate = proofs.prove(model, shape, arithmetic=arithmetic)
+        with show_bounding() as progress:
+            certificate = proofs.prove(model, shape, arithmetic=arithmetic, progress=progress)
+            sharp = lipschitz_bound(model, shape, progress=progress)
+        proved = certificate
     else:
         images, labels = load_test("npz", plain.data)
         radii = radii_of(eps)
@@ -93,6 +97,10 @@ def _certify_file(
         show_certification(f"{plain.data.name}, {len(labels):,} test images", proved)
         print()
     print(_bound(certificate))
+    if sharp is not None and float(sharp) < float(certificate.bound) * (1 - 1e-3):
+        print(
+            f"\ntaut.lipschitz_bound, which proves more than certificates hold: {float(sharp):.9g}"
+        )
     if isinstance(model, ProgramModule) and model.any_size:
         size = ",".join(map(str, shape))
         print(f"\nThe file takes other sizes, too: this holds for {size} alone (--input-shape).")

@@ -44,6 +44,20 @@ def show_training(epochs: int) -> Iterator[Callback]:
         yield update
 
 
+@contextmanager
+def show_bounding() -> Iterator[Callable[[str, float], None] | None]:
+    """On a terminal, a line with what is being bounded; nothing elsewhere.
+
+    Yields what `taut.lipschitz_bound` takes as `progress`.
+    """
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    with console.status("reading the model") as status:
+        yield lambda name, share: status.update(f"bounding {name} ({share:.0%})")
+
+
 def describe(progress: TrainingProgress) -> str:
     """Loss, clean and certified accuracy in one line."""
     text, found = f"loss {progress.loss:.4f}", progress.evaluation

@@ -28,7 +28,7 @@ from taut.program._pairwise import UP_SQRT2, pairwise_constants
 from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
-from taut.program._walk import layers_of, operation
+from taut.program._walk import Progress, layers_of, operation
 from taut.program.passes import PASSES
 from taut.program.passes._affine import affine_terms
 from taut.program.passes._padding import fixed_size
@@ -48,6 +48,7 @@ __all__ = [
     "Node",
     "Program",
     "ProgramModule",
+    "Progress",
     "Rounding",
     "Site",
     "UnprovenError",

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
 from taut.program._check import checked_record
 from taut.program._dense import dense_matrix
-from taut.program._norms import WORK, Norms, Progress
+from taut.program._norms import WORK, Norms
 from taut.program._op import AbstractOp
 from taut.program._pairwise import pairwise_constants
 from taut.program._program import LARGEST, Program, Site, canonical, program_from
 from taut.program._replay import ProgramModule
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
 from taut.program._slopes import Slopes, Step
-from taut.program._walk import bounds_of, operation
+from taut.program._walk import Progress, bounds_of, operation
 from taut.program.passes import REWRITINGS, changes, pass_names, rewritten
 
 __all__ = [

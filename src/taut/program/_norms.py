@@ -11,11 +11,9 @@ from taut.linalg.geometry import AbstractConvolution
 from taut.linalg.operator import AbstractOperator, NormBound
 from taut.linalg.torus import torus_part
 from taut.linalg.witness import norm_estimate
+from taut.program._walk import Progress
 
-__all__ = ["WORK", "Norms", "Progress"]
-
-Progress = Callable[[str, float], None]
-"""Called with what is being bounded, and the share that is done."""
+__all__ = ["WORK", "Norms"]
 
 WORK = 2.0**31
 """Work on tight bounds that is done without being asked for, in multiplications."""

@@ -1,12 +1,17 @@
 """One pass over a program: what each node may do to distances and to rounding errors, and why."""
 
+from collections.abc import Callable
+
 from taut.linalg.operator import NormBound
 from taut.program._compose import Layer
 from taut.program._op import KINDS, MODULES, AbstractOp, Rounding
 from taut.program._program import Node, Program, Site
 from taut.program._result import UnprovenError
 
-__all__ = ["bounds_of", "layers_of", "operation"]
+__all__ = ["Progress", "bounds_of", "layers_of", "operation"]
+
+Progress = Callable[[str, float], None]
+"""Called with what is being bounded, and the share that is done."""
 
 
 def operation(site: Site) -> AbstractOp:
@@ -38,18 +43,21 @@ def bounds_of(site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
         raise UnprovenError(_words(site.node, "has no proven bound", error)) from error
 
 
-def layers_of(program: Program, *, real: bool) -> list[Layer]:
+def layers_of(program: Program, *, real: bool, progress: Progress | None = None) -> list[Layer]:
     """One row for each node, as certificates have them.
 
     Args:
         program: of a model.
         real: whether rounding is left out.
+        progress: called with each node before it is bounded.
 
     Raises:
         UnprovenError: naming the node without a bound.
     """
-    layers = []
+    layers: list[Layer] = []
     for site in program.sites():
+        if progress is not None:
+            progress(site.node.name, len(layers) / len(program.nodes))
         bounds = bounds_of(site)
         rounding = None if real else _rounding_of(site)
         node, kind = site.node, operation(site)
