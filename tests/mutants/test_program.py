@@ -20,6 +20,7 @@ from taut.program import _batch, _check, _op, _trace
 from taut.program.ops import (
     _activations,
     _arithmetic,
+    _clamp,
     _folds,
     _joins,
     _lp_pooling,
@@ -65,8 +66,8 @@ VERIFIED = {
         (_arithmetic, "Divide.gains", "math.nextafter(1 / smallest, math.inf)", "0.5 / smallest"),
     ],
     "clamp": [
-        (_arithmetic, "Clamp.rounding", "float(gain), size", "float(gain), 0.0"),
-        (_arithmetic, "Clamp.rounding", "Rounding(1", "Rounding(0"),
+        (_clamp, "Clamp.rounding", "float(gain), size", "float(gain), 0.0"),
+        (_clamp, "Clamp.rounding", "Rounding(1", "Rounding(0"),
     ],
     "hardtanh": [
         (_activations, "Hardtanh.rounding", "Rounding(1", "Rounding(0"),

@@ -82,6 +82,14 @@ def test_zeros_between_two_kernels_have_no_kernel():
     assert padded.after(padded) is None
 
 
+def test_what_leaves_the_torus_has_no_kernel():
+    torus = conv(2, 2, (3, 3), (4, 4), **TORUS)
+    halved = conv(2, 2, (3, 3), (8, 8), stride=(2, 2), **TORUS)
+    assert torus.after(halved) is None
+    cropped = conv(2, 2, (4, 4), (5, 5), **TORUS)
+    assert torus.after(cropped) is None
+
+
 @pytest.mark.parametrize("scaled", [0, 1])
 def test_factors_around_an_adjoint(scaled):
     plain = conv(3, 2, (3, 3), (5, 4), pads=1)

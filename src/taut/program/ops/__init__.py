@@ -3,6 +3,7 @@
 from taut.program.ops import (
     _activations,
     _arithmetic,
+    _clamp,
     _folds,
     _joins,
     _linear,
@@ -29,6 +30,7 @@ from taut.program.ops import (
 __all__ = [
     "_activations",
     "_arithmetic",
+    "_clamp",
     "_folds",
     "_joins",
     "_linear",
