@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from experiments import (
+    _torch_modules,
     anomalies,
     any_net,
     attacks,
@@ -19,7 +20,6 @@ from experiments import (
     orthonormalisation,
     reproduce,
     speed,
-    torch_modules,
     wasserstein,
     wgan,
 )
@@ -74,7 +74,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "dense": orthonormalisation.dense_table,
         **command_line.experiment_tables("speed"),
     },
-    ROOT / "docs/torch-modules.md": torch_modules.TABLES,
+    ROOT / "docs/torch-modules.md": _torch_modules.TABLES,
     ROOT / "docs/weights.md": {"retraction": classify.retraction},
     ROOT / "docs/wasserstein.md": {
         **wasserstein.TABLES,

@@ -132,7 +132,39 @@ def sequential(*layers):
     return make
 
 
+class Folded(nn.Module):
+    """A convolution between norms, and a sum behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(2, 2, 3, padding=1), nn.BatchNorm2d(2)
+        self.fc = nn.Linear(18, 3)
+        nn.init.uniform_(self.norm.running_var, 0.1, 1.0)
+        nn.init.uniform_(self.norm.weight, 1.0, 3.0)
+
+    def forward(self, x):
+        return self.fc((self.norm(self.conv(x)) + x).relu().flatten(1))
+
+
+class Tokens(nn.Module):
+    """A norm over tokens behind a matrix over features."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.norm, self.fc = nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(16, 3)
+        self.register_buffer("places", torch.rand(4, 4) + 0.5)
+
+    def forward(self, x):
+        return self.fc((self.norm(self.mix(x)) * self.places).flatten(1))
+
+
 MODELS = {
+    "folded": (Folded, (2, 3, 3)),
+    "tokens": (Tokens, (4, 6)),
+    "upsampled": (
+        sequential(lambda: nn.Upsample(scale_factor=2), nn.Flatten, lambda: nn.Linear(32, 3)),
+        (2, 2, 2),
+    ),
     "plain": (plain, (2, 8, 8)),
     "orthogonal": (orthogonal, (2, 8, 8)),
     "branches": (Branches, (2, 8, 8)),

@@ -61,7 +61,7 @@ def contenders(files: Sequence[Path] = ()) -> dict[str, Contender]:
     """All by name: plain torch, taut as it comes, its methods one by one, peers, those of files.
 
     >>> list(contenders())[:3]
-    ['plain', 'taut', 'BCOP']
+    ['plain', 'taut', 'AOL']
     """
     every = [
         Contender(PLAIN, _plain_conv, nn.Linear),

@@ -332,12 +332,17 @@ MUTANTS = {
         (L, "compose", "math.inf if format_ is None", "math.inf if True"),
     ],
     check_widened: [
-        (L, "Layer.widened", "tuple(map(widened, self.gains))", "self.gains"),
+        (
+            L,
+            "Layer.widened",
+            "tuple(widened(gain, self.rows) for gain in self.gains)",
+            "self.gains",
+        ),
         (L, "Layer.widened", "tuple(map(widened, self.absolutes))", "self.absolutes"),
         (L, "Layer.widened", "widened(self.constant)", "self.constant"),
         (L, "Layer.rounded", "max(rounding.absolute, gain)", "rounding.absolute"),
         (L, "Layer.rounded", "count=rounding.count", "count=1"),
-        (L, "widened", "1 + 2.0**-40", "1.0"),
+        (L, "widened", "1 + room", "1.0"),
         (L, "widened", "min(wide, 1.0)", "wide"),
         (L, "widened", "value <= 1.0", "value <= 2.0"),
     ],
@@ -423,7 +428,7 @@ MUTANTS = {
             "_PRECISIONS.get(self.arithmetic, images.dtype)",
             "torch.float64",
         ),
-        (C, "prove", "program.output, arithmetic)", 'program.output, "float64")'),
+        (C, "prove", "program.output, arithmetic, by_name)", 'program.output, "float64", by_name)'),
     ],
     check_pairs: [
         (C, "pairwise_of", "(weight, features)", "(weight, 1.0)"),

@@ -232,11 +232,34 @@ WRITTEN = [
 ]
 
 
+def fold(content, kind, **values):
+    """A fold of the value of an operation from the input, whatever lies between."""
+    node = next(node for node in content["graph"]["nodes"] if node["op"] == kind)
+    given = {"name": node["name"], "input": "input", "gain": 1e3, "absolute": 1e3, "proof": "none"}
+    content["folds"] = [given | values]
+
+
+FOLDS = [
+    ("folded", lambda content: content["folds"][0].update(more=1.0)),
+    ("folded", lambda content: content["folds"][0].update(proof=1.0)),
+    ("folded", lambda content: fold(content, "add")),
+    ("folded", lambda content: fold(content, "relu")),
+    ("folded", lambda content: fold(content, "linear")),
+    ("folded", lambda content: fold(content, "batch_norm", gain=-1.0)),
+    ("folded", lambda content: fold(content, "batch_norm", input="fc")),
+    ("folded", lambda content: fold(content, "conv", input="conv")),
+    ("tokens", lambda content: fold(content, "batch_norm")),
+    ("tokens", lambda content: fold(content, "scale")),
+    ("upsampled", first("upsample", mode="nearest-exact")),
+]  # fmt: skip
+
+
 def forgeries():
     """Ways to write files that must be refused: who writes them, from which certificate, how."""
     yield from ((false_claim, "matrices", change) for change in adversary.FALSE.values())
     yield from ((false_claim, *case) for case in (*adversary.ARGUMENTS.values(), *OTHER_TENSORS))
     yield from ((changed, *case) for case in (*cases.HUGE.values(), *OTHER))
+    yield from ((changed, *case) for case in FOLDS)
     yield from ((changed, "orthogonal", change) for change in cases.CLAIMS.values())
     yield from ((other_points, "orthogonal", change) for change in cases.TYPES.values())
     yield from ((as_written, "matrices", change) for change in WRITTEN)
@@ -272,10 +295,18 @@ LIMITS = {
     "spans[name] == [begin, end] and end <= len(data)",
     "all((len(shape) == len(self.shape) for shape in self.inputs))",
     "max(g, a, base + lost) <= most / 4",
+    "x.size * math.prod(scale_factor) <= 2 ** 26",
+    "shapes[node['inputs'][0]] == shape and shape",
+    "kind in ('scale', 'divide', 'neg', 'add')",
+    "by.shape[axis] == by.size",
+    "not far.any()",  # by a file of tests/unit/certification/test_folds.py
 }
 """Reached by no forged file of a size for tests, or only behind another demand."""
 
 SPARE = {
+    "len(places) == 1",
+    "fold['absolute'] >= 0 and room >= 0",
+    "at in nodes and len(nodes[at]['inputs']) == 1",
     "0 <= 2 * n * u <= 1",
     "[*made.shape] == step.shape and np.isfinite(made).all()",
     "all((type(n) is int and n > 0 for n in shape))",

@@ -143,6 +143,19 @@ def test_large_images(make):
     assert all(row.excess is None or row.excess < 1.2 for row in bound.layers)
 
 
-def test_a_tensor_is_no_shape():
-    with pytest.raises(ValueError, match="`input_shape` must be the shape of one input"):
-        lipschitz_bound(nn.Linear(4, 2), torch.zeros(1, 4))
+def test_a_squeezed_batch_is_named():
+    model = nn.Sequential(nn.Linear(4, 1), Forward(lambda m, x: x.squeeze()))
+    with pytest.raises(UnprovenError, match="another shape for a batch of one sample"):
+        lipschitz_bound(model, (4,))
+
+
+def test_a_shape_that_does_not_fit_is_named_with_the_layer():
+    model = nn.Sequential(nn.Identity(), nn.BatchNorm2d(3)).eval()
+    with pytest.raises(ValueError, match=r"`input_shape` does not fit the model at `1`"):
+        lipschitz_bound(model, (3, 4))
+
+
+@pytest.mark.parametrize("seconds", ["a", -1, math.nan, True])
+def test_time_is_a_number(seconds):
+    with pytest.raises((ValueError, TypeError), match="seconds"):
+        lipschitz_bound(nn.Linear(2, 2), (2,), seconds=seconds)

@@ -698,12 +698,12 @@ def folded_step(chain, fold, shapes, tensors):
     last = node["op"] == "linear"
     sides = []
     for part in (chain[:place], chain[place + 1 :]):
-        sides.append(1.0)
+        sides.append(np.ones(1))
         for other in part:
-            sides[-1] = sides[-1] * channel_factors(other, shapes, tensors, last)
+            sides[-1] = moderate(sides[-1] * channel_factors(other, shapes, tensors, last))
     before, behind = sides[::-1] if node["op"] == "conv_transpose" else sides
     held = dict(node["tensors"])
-    w, groups = tensors[held["weight"]], node["args"].get("groups", 1)
+    w, groups = moderate(tensors[held["weight"]]), node["args"].get("groups", 1)
     inputs = np.ones(w.shape[1] * groups) * before
     columns = np.repeat(inputs.reshape(groups, -1), len(w) // groups, 0)
     axes = [1] * (w.ndim - 2)
@@ -712,7 +712,6 @@ def folded_step(chain, fold, shapes, tensors):
         * columns.reshape(*columns.shape, *axes)
         * np.reshape(behind * np.ones(len(w)), (-1, 1, *axes))
     )
-    require(np.isfinite(w).all(), "its kernel is too large")
     most, room = Q(10**400), fold["gain"] - gamma(20 * len(chain)) * fold["absolute"]
     require(fold["absolute"] >= 0 and room >= 0, f"the fold of `{fold['name']}` has no room")
     row = {"gains": [room], "absolutes": [fold["absolute"]], "combine": "sum"}
@@ -720,6 +719,14 @@ def folded_step(chain, fold, shapes, tensors):
     step = Step(node, row, shapes, tensors)
     step.tensors["weight"] = w
     return step, node["args"]
+
+
+def moderate(values):
+    """Refuses numbers of which a few products may underflow or overflow."""
+    sizes = np.abs(values)
+    far = (sizes > 0) & ((sizes < 2.0**-300) | ~(sizes <= 2.0**300))
+    require(not far.any(), "it holds numbers too far from 1 for a fold")
+    return values
 
 
 def channel_factors(node, shapes, tensors, last):
@@ -730,14 +737,15 @@ def channel_factors(node, shapes, tensors, last):
     kind, channels = node["op"], shape[-1 if last else 0]
     if kind == "batch_norm":
         require(not last or len(shape) == 1, "it is no factor of features")
-        return held.get("weight", 1.0) / np.sqrt(held["running_var"] + float(args["eps"]))
+        weight = moderate(held.get("weight", np.ones(channels)))
+        return weight / moderate(np.sqrt(held["running_var"] + float(args["eps"])))
     require(kind in ("scale", "divide", "neg", "add"), f"{kind} is no factor of channels")
     if kind == "neg":
         return -np.ones(channels)
     if kind == "add":
         return np.full(channels, float(args["factors"][0]))
     role = {"scale": "factor", "divide": "divisor"}[kind]
-    by = held[role] if role in held else np.asarray(float(args[role]))
+    by = moderate(held[role] if role in held else np.asarray(float(args[role])))
     by = by.reshape([1] * (len(shape) - by.ndim) + [*by.shape])
     axis = len(shape) - 1 if last else 0
     require(by.shape[axis] == by.size, "it is no factor of channels")

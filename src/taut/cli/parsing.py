@@ -91,9 +91,10 @@ class Parser:
             return f"`{flag}` must be one of {allowed}; got {got!r}.{did_you_mean(got, choices)}"
         if match := re.fullmatch(r"Error parsing (\S+): (.*)", text):
             flag, reason = match[1], match[2]
-            if re.match(r"invalid literal|could not convert|Could not parse", reason):
-                expected = _NAMES.get(flags[flag], flags[flag])
-                got = " ".join(re.findall(r"'(.*?)'", reason))
+            if re.match(r"invalid literal|could not convert|Could not parse|no type match", reason):
+                kind = flags.get(flag, "").rpartition("|")[2]  # of {None}|INT the number
+                expected = _NAMES.get(kind, kind)
+                got = " ".join(re.findall(r"'(.*?)'", reason)) or _given(arguments, flag)
                 return f"`{flag}` must be {expected}; got {got!r}."
             # The reason may name a setting of what the flag's value makes.
             named = re.sub(r"^`\w+`", f"`{flag}`", reason) if flag.startswith("--") else reason
@@ -107,6 +108,15 @@ class Parser:
         if match := re.search(r"Unrecognized options: (.*)", text):
             return f"`{self.prog}` takes no argument {match[1]}; see {self.prog} --help."
         return text
+
+
+def _given(arguments: list[str], flag: str) -> str:
+    """What an option was given on the command line."""
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == flag:
+            return value if equals else following
+    return ""
 
 
 def _plain(printed: str) -> list[str]:

@@ -63,7 +63,7 @@ def predict(
     with progress("predicting", len(images)) as tell:
         moved = (batch.to(place) for batch in batches)
         found = predict_batches(
-            model.to(place), moved, shape, arithmetic=arithmetic, on_progress=tell
+            model.to(place), moved, shape, arithmetic=arithmetic, on_progress=tell, eps=at_least
         )
     if found.classes.dim() > 1:
         raise ValueError(

@@ -8,7 +8,7 @@ from torch import nn
 
 from taut.export._change import Change, Converted
 from taut.export._nearest import start_near
-from taut.export._rewrite import rewritten
+from taut.export._rewrite import norms_behind, rewritten
 from taut.export._twins import Parametrization, twin_of
 from taut.parametrizations import BCOP, Orthogonal
 from taut.program import bound_of, trace
@@ -43,7 +43,8 @@ def convert(
     `torch.fx.GraphModule` then, with the names that its layers had.
 
     Guarantee: none of its own; :func:`taut.lipschitz_bound` proves what the result is. With nothing
-        in `left` it has a bound of at most 1, to rounding.
+        in `left` it has a bound of at most 1, to rounding; without `input_shape` a constant tensor
+        that broadcasts the signal to a larger shape is not seen.
 
     Args:
         model: left as it is.
@@ -59,6 +60,7 @@ def convert(
 
     Raises:
         ValueError: if the model cannot be copied, or `init` is another.
+        TypeError: if `model` is no module.
 
     Example:
         >>> cnn = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8))
@@ -69,6 +71,8 @@ def convert(
         >>> float(taut.lipschitz_bound(converted.model, (3, 8, 8))) < 1 + 1e-5
         True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     if init not in ("random", "nearest"):
         raise ValueError(f"`init` must be 'random' or 'nearest'; got {init!r}.")
     memo: dict[int, Any] = {}
@@ -84,7 +88,7 @@ def convert(
         if twin is not None:
             memo[id(module)] = twin.train(module.training)
     if init == "nearest":
-        start_near(pairs)
+        start_near(pairs, norms_behind(model))
     try:
         new = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError) as error:
@@ -92,7 +96,8 @@ def convert(
     new, more = rewritten(new)
     changes += more
     if input_shape is not None:
-        changes += _steep(new, input_shape, {change.name for change in changes})
+        left = {change.name for change in changes if change.after is None}
+        changes += _steep(new, input_shape, left)
     return Converted(new, tuple(changes))
 
 
@@ -117,11 +122,13 @@ def _steep(model: nn.Module, shape: tuple[int, ...], known: set[str]) -> Iterato
     except ValueError as error:
         yield Change("model", type(model).__name__, None, str(error))
         return
-    if float(bound) <= 1 + 1e-5:
+    if float(bound) <= 1 + 1e-4:
         return
-    for row in bound.layers:
-        if row.bound > 1 + 1e-5 and row.name not in known:
-            yield Change(row.name, row.type, None, f"its gain is {row.bound:.4g}")
+    steep = [row for row in bound.layers if row.bound > 1 + 1e-5 and row.name not in known]
+    for row in steep:
+        yield Change(row.name, row.type, None, f"its gain is {row.bound:.4g}")
+    if not steep and not known:
+        yield Change("model", type(model).__name__, None, f"its bound is {float(bound):.4g}")
 
 
 def _title(module: nn.Module) -> str:

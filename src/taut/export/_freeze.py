@@ -59,6 +59,8 @@ def freeze(model: nn.Module) -> nn.Module:
         >>> torch.allclose(frozen(x), model(x), atol=1e-6)
         True
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     with torch.inference_mode(False), torch.no_grad():
         twins = _Twins()
         for layer in _layers(model, "", set()):

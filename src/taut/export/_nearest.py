@@ -1,6 +1,6 @@
 """Weights of 1-Lipschitz layers that are near those of plain ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -17,24 +17,26 @@ _STEPS = 60
 """Steps of gradient descent where a method has no nearest weight in closed form."""
 
 
-def start_near(pairs: Sequence[tuple[nn.Module, nn.Module | None]]) -> None:
+def start_near(
+    pairs: Iterable[tuple[nn.Module, nn.Module | None]], norms: Mapping[int, nn.Module]
+) -> None:
     """Set the weights of new layers near those of the old ones.
 
     Args:
-        pairs: each layer of the old model in its order, and what stands for it. A batch norm behind
-            a layer is folded into it.
+        pairs: each layer of the old model, and what stands for it.
+        norms: by the identity of a layer, the normalisation behind it, which is folded into it.
     """
-    for (old, twin), following in zip(pairs, [*(old for old, _ in pairs[1:]), None], strict=True):
+    for old, twin in pairs:
         if not isinstance(twin, AbstractParametrizedLayer):
             continue
-        weight, bias = _folded(old, following)
+        weight, bias = _with_norm(old, norms.get(id(old)))
         _set_near(twin.parametrization, _fitted(weight, twin.parametrization))
         if bias is not None and twin.bias is not None:
             with torch.no_grad():
                 twin.bias.copy_(bias)
 
 
-def _folded(old: Any, following: nn.Module | None) -> tuple[Tensor, Tensor | None]:
+def _with_norm(old: Any, following: nn.Module | None) -> tuple[Tensor, Tensor | None]:
     """Weight and bias, times the scale of a batch norm behind the layer."""
     weight = old.weight.detach()
     bias = None if old.bias is None else old.bias.detach()

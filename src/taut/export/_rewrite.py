@@ -10,19 +10,19 @@ from torch import Tensor, fx, nn
 
 from taut import nn as layers
 from taut.export._change import Change
-from taut.export._twins import activation, twin_of
+from taut.export._twins import activation, normalisations, twin_of
 from taut.parametrizations import BCOP, Orthogonal
 
-__all__ = ["rewritten"]
+__all__ = ["norms_behind", "rewritten"]
 
 _SHAPES = {"size", "dim", "shape", "numel", "getattr", "eq", "ne", "lt", "gt", "le", "ge", "len"}
 _HARMLESS = {
     "flatten", "reshape", "view", "permute", "transpose", "squeeze", "unsqueeze", "contiguous",
-    "getitem", "chunk", "split", "unbind", "movedim", "swapaxes", "flip", "roll", "t", "T", "mT",
+    "chunk", "split", "unbind", "movedim", "swapaxes", "flip", "roll", "t", "T", "mT",
     "unflatten", "tanh", "sigmoid", "abs", "neg", "sin", "cos", "softmax", "log_sigmoid",
-    "hardtanh", "clamp", "clip", "maximum", "minimum", "sort", "pixel_shuffle", "pixel_unshuffle",
+    "hardtanh", "clamp", "clip", "sort", "pixel_shuffle", "pixel_unshuffle",
     "channel_shuffle", "clone", "to", "float", "double", "detach", "narrow", "select", "identity",
-    "amax", "amin", "relu6_", "logsumexp", "softsign", "tensor_split",
+    "amax", "amin", "logsumexp", "softsign", "tensor_split",
 }  # fmt: skip
 _SPLITS = {"chunk", "split", "unbind", "tensor_split"}
 _RECTIFIERS = {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "gelu",
@@ -57,6 +57,23 @@ def rewritten(model: nn.Module) -> tuple[nn.Module, list[Change]]:
         return model, changes
     graph.lint()
     return fx.GraphModule(model, graph, type(model).__name__).train(model.training), changes
+
+
+def norms_behind(model: nn.Module) -> dict[int, nn.Module]:
+    """The normalisation that alone reads what a layer gives, by the identity of the layer."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception:  # torch.fx cannot follow it
+        return {}
+    found = {}
+    for node in graph.nodes:
+        readers = [reader for reader in node.users if reader.op == "call_module"]
+        if node.op == "call_module" and len(node.users) == len(readers) == 1:
+            (reader,) = readers
+            norm = model.get_submodule(str(reader.target))
+            if isinstance(norm, normalisations):
+                found[id(model.get_submodule(str(node.target)))] = norm
+    return found
 
 
 @final
@@ -241,7 +258,8 @@ def _are_parts(parts: list[Any]) -> bool:
     """Whether values are made of parts of one value, each of one of its own, or hold a pair."""
     names = [_name(part) for part in parts]
     if sorted(names) in (["maximum", "minimum"], ["max", "min"]):
-        return set(parts[0].all_input_nodes) == set(parts[1].all_input_nodes)
+        read = set(parts[0].all_input_nodes)
+        return len(read) == 2 and read == set(parts[1].all_input_nodes)
     roots = []
     for part in parts:
         node = part
@@ -250,7 +268,7 @@ def _are_parts(parts: list[Any]) -> bool:
         roots.append(node)
     split = {root.args[0] for root in roots if _name(root) == "getitem"}
     places = [root.args[1] for root in roots if _name(root) == "getitem"]
-    whole = all(isinstance(place, int) for place in places)
+    whole = all(isinstance(place, int) and place >= 0 for place in places)
     chunks = len(split) == 1 and _name(next(iter(split))) in (
         "chunk",
         "split",
@@ -300,6 +318,18 @@ def _largest(model: nn.Module, value: Any, *, divides: bool) -> float | None:
     return float(1 / sizes.min()) if divides else float(sizes.max())
 
 
+def _extremum(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
+    if len(inputs) < 2 or _are_parts(inputs):
+        return None
+    return Change(node.name, _name(node), None, "of two branches its gain may be the root of 2")
+
+
+def _getitem(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
+    places = node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],)
+    plain = all(part is None or isinstance(part, int | slice | type(...)) for part in places)
+    return None if plain else Change(node.name, "getitem", None, "a list may copy entries")
+
+
 def _mean(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
     options = _options(node, ("dim", "keepdim"))
     dim = options.get("dim")
@@ -324,5 +354,5 @@ def _pad(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
 _RULES: dict[str, Callable[[_Rewriter, fx.Node, list[fx.Node]], Change | None]] = {
     "add": _sum, "sub": _sum, "cat": _concat, "concat": _concat, "concatenate": _concat,
     "mul": _scale, "div": _scale, "truediv": _scale, "true_divide": _scale, "multiply": _scale,
-    "mean": _mean, "pad": _pad,
+    "mean": _mean, "pad": _pad, "maximum": _extremum, "minimum": _extremum, "getitem": _getitem,
 }  # fmt: skip

@@ -30,12 +30,15 @@ from taut.linalg.adjoint import AdjointOperator
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.operator import AbstractOperator, NormBound
 from taut.linalg.padding import Padding
-from taut.linalg.rounding import U64, UNDERFLOW, gamma, up_product, up_sum
+from taut.linalg.rounding import U64, gamma, up_product, up_sum
 
 __all__ = ["Folded"]
 
 _LARGEST = 1 << 23
 """Entries of the largest kernel that is computed."""
+
+_FAR = 2.0**400
+"""Entries of what is composed are zero, or no farther from 1 than this factor."""
 
 _TAPS = 1 << 8
 """Taps of the largest kernel that is computed."""
@@ -109,7 +112,7 @@ class Folded:
             return bound
         # The moduli are rounded as often as the kernel.
         share = up_product(gamma(2 * self.roundings + 2, U64), self.abs_norm_bound())
-        return NormBound(up_sum(bound.value, share, UNDERFLOW), bound.proof)
+        return NormBound(up_sum(bound.value, share), bound.proof)
 
     def abs_norm_bound(self) -> float:
         """Upper bound of the norm of the computed moduli."""
@@ -137,6 +140,8 @@ class Folded:
 
     def after(self, first: "Folded") -> "Folded | None":
         """This step after another one, as one; None where that is no convolution of a fair size."""
+        if not (self.is_moderate and first.is_moderate):
+            return None
         if self.transposed or first.transposed:
             return self._after_adjoint(first)
         if first.is_channelwise:
@@ -163,7 +168,8 @@ class Folded:
 
     def plus(self, other: "Folded") -> "Folded | None":
         """The sum of two steps on the same image."""
-        if self.transposed or other.transposed:
+        plain = not (self.transposed or other.transposed)
+        if not (plain and self.is_moderate and other.is_moderate):
             return None
         one, two = self._aligned(other)
         if one is None or two is None:
@@ -187,12 +193,26 @@ class Folded:
         return replace(full, kernel=kernel, moduli=moduli)
 
     @property
+    def is_moderate(self) -> bool:
+        """Whether products of two such kernels neither underflow nor overflow."""
+        sizes = self._moduli
+        inside = (sizes == 0) | ((sizes >= 1 / _FAR) & (sizes <= _FAR))
+        return bool(inside.all())
+
+    @property
     def reads(self) -> Tensor:
-        """Which channels of the input count, as booleans."""
+        """Which channels of the input count, as booleans; what cancels counts."""
+        if self.is_channelwise:
+            return torch.ones(len(self.kernel), dtype=torch.bool)
         if self.transposed:
-            return self.kernel.flatten(1).ne(0).any(1)
-        kernel = self.kernel.unflatten(0, (self.groups, -1))
+            return self._moduli.flatten(1).ne(0).any(1)
+        kernel = self._moduli.unflatten(0, (self.groups, -1))
         return kernel.movedim(2, 1).flatten(2).ne(0).any(2).flatten()
+
+    @property
+    def writes(self) -> Tensor:
+        """Which channels of the output may differ from 0, as booleans; not of an adjoint."""
+        return self._moduli.flatten(1).ne(0).any(1)
 
     @property
     def is_channelwise(self) -> bool:

@@ -224,6 +224,9 @@ def lipschitz_bound(
         3.0
     """
     names = pass_names(passes)
+    number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if seconds is not None and not (number and seconds >= 0):
+        raise ValueError(f"`seconds` must be a number of at least 0, or None; got {seconds!r}.")
     recorded = checked_record(model, _checked_shape(input_shape))
     program = _checked_operators(rewritten(recorded, names))
     changed = [name for name in names if name in REWRITINGS and changes(recorded, name)]

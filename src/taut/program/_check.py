@@ -117,7 +117,13 @@ def _compare_calls(model: nn.Module, program: Program, x: Tensor) -> None:
         )
     check_agreement(whole, replay(program, x), x)
     for sizes in ([1, len(x) - 1], [2, len(x) - 2]):
-        check_agreement(torch.cat([_call(model, part) for part in x.split(sizes)]), whole, x)
+        parts = [_call(model, part) for part in x.split(sizes)]
+        if any(part.shape[1:] != whole.shape[1:] or part.dim() != whole.dim() for part in parts):
+            raise UnprovenError(
+                "The model gives outputs of another shape for a batch of one sample; use "
+                "squeeze(dim) or flatten(1) instead of squeeze()."
+            )
+        check_agreement(torch.cat(parts), whole, x)
     with torch.enable_grad():
         check_agreement(_call(model, x.clone().requires_grad_()).detach(), whole, x)
 

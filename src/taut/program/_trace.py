@@ -56,9 +56,12 @@ def record(model: nn.Module, x: Tensor, *, through: bool = False) -> tuple[Progr
         reason = reason_against(module)
         if reason is not None:
             raise UnprovenError(f"{place} has no proven bound: {reason}.") from error
-        if recorder.refused is not None or isinstance(error, ValueError):
-            raise recorder.refused or error from None
         words = " ".join(str(error).split())
+        wrong = isinstance(error, ValueError)
+        if recorder.refused is not None or (wrong and words.startswith("`")):  # taut's sentence
+            raise recorder.refused or error from None
+        if wrong:
+            raise ValueError(f"`input_shape` does not fit the model at {place}: {words}") from error
         raise UnprovenError(
             f"{place} fails on one tensor of `input_shape` "
             f"{tuple(x.shape[1:])} ({type(error).__name__}: {words})."

@@ -143,6 +143,32 @@ def test_forged_folds_are_refused(forgery, tmp_path):
             verify_alone(path, weights)
 
 
+def test_folds_of_numbers_that_underflow_are_refused(tmp_path):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(2, 2, bias=False, dtype=torch.float64)
+            self.fc.weight.data = 1e200 * torch.eye(2, dtype=torch.float64)
+
+        def forward(self, x):
+            return self.fc(x * 1e-200 * 1e-200) * 1e250 * 1e50
+
+    certificate = prove(Scaled(), (2,))
+    assert not certificate.folds
+    assert float(certificate.bound) >= 1e100
+    path, weights = certificate.save(tmp_path / "certificate.json")
+
+    def forge(file):
+        last = file["graph"]["output"]
+        fold = {"name": last, "input": "input", "gain": 1.1, "absolute": 0.0, "proof": "none"}
+        file.update(folds=[fold], bound=1.1)
+
+    changed(path, forge)
+    for verify in (taut.verify, verify_alone):
+        with pytest.raises(ValueError, match=r"fold|below"):
+            verify(path, weights)
+
+
 def test_a_chain_with_two_kernels_is_no_fold(tmp_path):
     """Zeros at the border lie between: their product is no convolution."""
     model = nets.settled(nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), conv(4, 2)))

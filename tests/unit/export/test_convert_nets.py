@@ -195,3 +195,37 @@ def test_grouped_convolutions_are_converted(groups, stride):
     assert change.after == "taut.nn.Conv2d"
     assert converted.model(torch.zeros(1, 4, 7, 7)).shape == old(torch.zeros(1, 4, 7, 7)).shape
     assert float(taut.lipschitz_bound(converted.model, (4, 7, 7))) <= 1 + 1e-6
+
+
+PROMISED = {  # forwards that once gave a bound above 1 with nothing left
+    "a broadcast sum": lambda m, x: x + F.adaptive_avg_pool2d(m.a(x), 1),
+    "a maximum of branches": lambda m, x: torch.maximum(m.a(x), m.b(x)),
+    "copies": lambda m, x: m.a(x)[:, [0, 0, 0, 0]],
+    "overlapping parts": lambda m, x: torch.cat([x.chunk(2, 1)[1], x.chunk(2, 1)[-1]], 1),
+}
+
+
+@pytest.mark.parametrize("name", PROMISED)
+def test_nothing_left_means_a_bound_of_at_most_1(name):
+    layers = {key: nn.Conv2d(4, 4, 3, padding=1) for key in "ab"}
+    converted = taut.convert(Forward(PROMISED[name], **layers))
+    bound = float(taut.lipschitz_bound(converted.model, (4, 5, 5)))
+    assert bound <= 1 + 1e-5 or converted.left
+    assert bound <= 1 + 1e-5 or taut.convert(Forward(PROMISED[name], **layers), (4, 5, 5)).left
+
+
+def test_batch_norms_are_folded_in_the_order_of_the_forward():
+    class Crossed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.c1, self.c2 = nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, 1)
+            self.b1, self.b2 = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+
+        def forward(self, x):
+            return self.b2(self.c2(self.b1(self.c1(x))))
+
+    old = Crossed().eval()
+    nn.init.constant_(old.b1.bias, 10.0)
+    new = taut.convert(old, init="nearest").model
+    assert bool((new.c1.bias > 8).all())
+    assert bool((new.c2.bias < 8).all())

@@ -244,6 +244,46 @@ def test_no_bound_of_a_random_net_is_below_its_slope(case):
     assert float(bound) <= float(product) * (1 + 1e-9)
 
 
+def cancelling(x):
+    """What is left of a difference is lost in float64, and grown again."""
+    return (torch.add(x, x, alpha=1e-17) - x) * 1e17
+
+
+def eye(n=2):
+    layer = nn.Linear(n, n, bias=False, dtype=torch.float64)
+    nn.init.eye_(layer.weight)
+    return layer
+
+
+EXTREME = {  # a forward, and its constant in real arithmetic
+    "a difference that cancels": (lambda m, x: cancelling(x), 1.0),
+    "a relu behind it": (
+        lambda m, x: F.relu(torch.add(x, x, alpha=1e-17) - x) * 1e17, 1.0,
+    ),
+    "factors that underflow": (lambda m, x: x * 1e-200 * 1e-200 * 1e200 * 1e250, 1e50),
+    "subnormal factors": (lambda m, x: x * 1e-160 * 1e-160 * 1e160 * 1e160, 1.0),
+    "factors around a matrix": (lambda m, x: m.g(x * 1e-200 * 1e-200) * 1e300 * 1e200, 1e100),
+    "small and large": (lambda m, x: m.g(x * 1e-150 * 1e-100) * 1e150 * 1e100, 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTREME)
+def test_numbers_far_from_1_are_not_lost(name):
+    function, constant = EXTREME[name]
+    for passes in (None, ("compose_affine",), ("follow_parts",), ()):
+        bound = float(lipschitz_bound(Forward(function, g=eye()), (2,), passes=passes))
+        assert constant * (1 - 1e-12) <= bound
+
+
+def test_many_small_matrices_are_bounded_by_no_more_than_their_product():
+    layers = [nn.Linear(1, 1, bias=False) for _ in range(18)]
+    for i, layer in enumerate(layers):
+        nn.init.constant_(layer.weight, 1e-36 if i < 9 else 1e36)
+    model = nn.Sequential(*layers)
+    bound, product = lipschitz_bound(model, (1,)), lipschitz_bound(model, (1,), passes=())
+    assert 1 - 1e-6 <= float(bound) <= float(product) * (1 + 1e-9)
+
+
 def test_passes_by_name():
     model = nn.Sequential(conv(3, 3), nn.BatchNorm2d(3)).eval()
     for name in PASSES:

@@ -5,6 +5,7 @@ For branches :math:`v_i` of Lipschitz constant at most 1 and weights :math:`t_i 
 :math:`\sum_i t_i |\Delta v_i|^2 \le |\Delta x|^2`.
 """
 
+import math
 from typing import final
 
 import torch
@@ -49,7 +50,8 @@ class ConvexSum(_Convex):
     In place of the sum of a residual block, `ConvexSum()(x, f(x))` is 1-Lipschitz where f is;
     `x + f(x)` may be 2-Lipschitz.
 
-    Guarantee: 1-Lipschitz in l2 as a function of what all branches are functions of.
+    Guarantee: 1-Lipschitz in l2 as a function of what all branches are functions of. Values that
+        are broadcast count with the root of how often they are copied.
 
     Args:
         branches: how many values are added.
@@ -64,11 +66,13 @@ class ConvexSum(_Convex):
 
     def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Add up."""
-        weights = self.weights()
-        terms = [value * t for value, t in zip(self._checked(values), weights, strict=True)]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
+        shape = torch.broadcast_shapes(*(value.shape[1:] for value in self._checked(values)))
+        total = None
+        for value, weight in zip(values, self.weights(), strict=True):
+            copies = math.prod(shape) / math.prod(value.shape[1:])
+            term = value * weight if copies == 1 else value * weight * copies**-0.5
+            total = term if total is None else total + term
+        assert total is not None
         return total
 
 

@@ -50,7 +50,10 @@ class BatchNorm(AbstractOp):
             return None
         wide = {role: t.detach().cpu().double() for role, t in site.tensors.items()}
         factors = (wide["running_var"] + site.args["eps"]).sqrt().reciprocal()
-        factors = factors * wide["weight"] if "weight" in wide else factors
+        weight = wide.get("weight", torch.ones_like(factors))
+        factors = factors * weight
+        if bool(((factors == 0) & (weight != 0)).any()):
+            return None  # one underflows
         return Folded.channelwise(factors, site.shape[1:], 8)
 
     def rounding(self, site: Site) -> Rounding:

@@ -70,7 +70,7 @@ def _terms_of(site: Site, known: Mapping[str, Terms]) -> Terms:
     (read,) = node.inputs
     for last in (False, True):
         step = operation(site).folded(site, last=last)
-        if step is None:
+        if step is None or not step.is_moderate:
             continue
         term = Term(step, last, (node.name,), node.name)
         return _after(term, known[read]) or {read: term}
@@ -174,5 +174,5 @@ def are_apart(terms: Terms) -> bool:
     """Whether the parts of a sum write to channels of their own."""
     if any(term.map.transposed for term in terms.values()):
         return False
-    writers = [term.map.kernel.flatten(1).ne(0).any(1).int() for term in terms.values()]
+    writers = [term.map.writes.int() for term in terms.values()]
     return bool((torch.stack(writers).sum(0) <= 1).all())
