@@ -97,7 +97,7 @@ def convert(
     changes += more
     if input_shape is not None:
         left = {change.name for change in changes if change.after is None}
-        changes += _steep(new, input_shape, left)
+        changes += _steep(copy.deepcopy(new).eval(), input_shape, left)
     return Converted(new, tuple(changes))
 
 

@@ -139,7 +139,7 @@ def test_modules_that_stretch_are_converted_or_named_with_their_gain():
 def test_gains_are_listed_for_an_input_shape():
     converted = taut.convert(nn.Sequential(nn.Embedding(3, 4)), (2,))
     assert converted.left
-    clean = taut.convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU()), (4,))
+    clean = taut.convert(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Dropout()).train(), (4,))
     assert not clean.left
 
 
