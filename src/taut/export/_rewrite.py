@@ -269,12 +269,7 @@ def _are_parts(parts: list[Any]) -> bool:
     split = {root.args[0] for root in roots if _name(root) == "getitem"}
     places = [root.args[1] for root in roots if _name(root) == "getitem"]
     whole = all(isinstance(place, int) and place >= 0 for place in places)
-    chunks = len(split) == 1 and _name(next(iter(split))) in (
-        "chunk",
-        "split",
-        "unbind",
-        "tensor_split",
-    )
+    chunks = len(split) == 1 and _name(next(iter(split))) in _SPLITS
     return len(places) == len(parts) == len(set(map(str, places))) and whole and chunks
 
 

@@ -1,4 +1,4 @@
-r"""Convolutions that several affine steps amount to: one kernel, computed with a known error.
+r"""Compose affine layers into one convolution, with a bound of its rounding error.
 
 A step is a convolution, a matrix, a factor for each channel, or a choice of channels. One after the
 other, and added or stacked, they are one convolution again in the cases below; in all others there

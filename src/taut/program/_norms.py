@@ -58,7 +58,7 @@ class Norms:
         """
         if name not in self.entries:
             if self.progress is not None:
-                self.progress(name, 0.0)
+                self.progress(name.rstrip("\0"), 0.0)
             bound, map_ = make(False), operator()
             map_ = map_.op if isinstance(map_, AdjointOperator) else map_
             loose = isinstance(map_, AbstractConvolution) and _may_be_loose(map_, bound)
@@ -88,7 +88,7 @@ class Norms:
                 continue
             work -= cost
             if self.progress is not None:
-                self.progress(name, place / len(order))
+                self.progress(name.rstrip("\0"), place / len(order))
             assert entry.tighter is not None
             better = entry.tighter()
             entry.tighter = None

@@ -198,7 +198,7 @@ class Slopes:
         if term.nodes == (name,) and site.node.inputs == (source,):
             return self._bounds(site)[0]
         return self.norms.bound(
-            f"{source} -> {term.name}",
+            f"{source} -> {term.name}\0",
             lambda tight: term.map.norm_bound(tight=tight),
             lambda: term.map.operator,
         )

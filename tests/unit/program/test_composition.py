@@ -284,6 +284,20 @@ def test_many_small_matrices_are_bounded_by_no_more_than_their_product():
     assert 1 - 1e-6 <= float(bound) <= float(product) * (1 + 1e-9)
 
 
+def test_names_of_modules_are_any_text():
+    """A module that is called as the key of a composed map has a bound of its own."""
+    steep, flat = conv(2, 2, bias=False), conv(2, 2, bias=False)
+    nn.init.constant_(steep.weight, 100.0)
+    nn.init.constant_(flat.weight, 1e-3)
+    model = nn.Sequential()
+    for name, module in (
+        ("a", flat), ("an", nn.BatchNorm2d(2)), ("r", nn.ReLU()), ("input -> an", steep),
+    ):  # fmt: skip
+        model.add_module(name, module)
+    model.eval()
+    assert jacobian_norm(model, (2, 3, 3)) <= float(lipschitz_bound(model, (2, 3, 3)))
+
+
 def test_passes_by_name():
     model = nn.Sequential(conv(3, 3), nn.BatchNorm2d(3)).eval()
     for name in PASSES:

@@ -141,7 +141,7 @@ def half_of(node: Node, before: Node | None, shapes: Mapping[str, Shape]) -> Hal
         return None
     negated = before is not None and (before.op == "neg" or before.args.get("factor") == -1)
     read = before.inputs if before is not None and negated else node.inputs
-    return Half(frozenset((*read, "relu of")), "below" if negated else "above", read)
+    return Half(frozenset((*read, "\0relu")), "below" if negated else "above", read)
 
 
 def pairs(halves: Iterable[Half | None]) -> dict[int, int]:
