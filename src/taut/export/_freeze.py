@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from taut.nn import AbstractParametrizedLayer
-from taut.parametrizations import AbstractParametrization, read_weight
+from taut.parametrizations import AbstractParametrization
 
 __all__ = ["freeze"]
 
@@ -137,13 +137,11 @@ class _Twins:
         if type(twin) is nn.Sequential:
             self._padded.append(twin)
 
-    def weight(
-        self, parametrization: AbstractParametrization, zeros: tuple[int, ...] = ()
-    ) -> nn.Parameter:
+    def weight(self, layer: AbstractParametrizedLayer, zeros: tuple[int, ...] = ()) -> nn.Parameter:
         """The weight, with so many zeros first on each axis; one for all that share it."""
-        key = (parametrization, zeros)
+        key = (layer.parametrization, layer.gain, zeros)
         if key not in self._weights:
-            weight = read_weight(parametrization)
+            weight = layer.weight
             if any(zeros):
                 weight = F.pad(weight, [n for zero in zeros[::-1] for n in (zero, 0)])
             copied = weight.detach().clone(memory_format=torch.contiguous_format)

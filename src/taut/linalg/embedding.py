@@ -28,6 +28,21 @@ def polyphase(
     return kernel
 
 
+def interleaved(kernel: Float[Tensor, "o i2 ..."], stride: tuple[int, ...]) -> Tensor:
+    """The strided kernel of which this is the stride-1 kernel on the unshuffled input.
+
+    The inverse of :func:`polyphase` without dilation, for kernel sizes that the stride divides.
+    """
+    if all(s == 1 for s in stride):
+        return kernel
+    axes = len(stride)
+    # (o, c, *stride, *taps) -> (o, c, taps, stride, taps, stride, ...)
+    parts = kernel.reshape(len(kernel), -1, *stride, *kernel.shape[2:])
+    pairs = [d for i in range(axes) for d in (2 + axes + i, 2 + i)]
+    size = (k * s for k, s in zip(kernel.shape[2:], stride, strict=True))
+    return parts.permute(0, 1, *pairs).reshape(*parts.shape[:2], *size)
+
+
 def embedding(op: AbstractConvolution) -> tuple[tuple[int, ...], tuple[int, ...], int]:
     r"""Torus of the polyphase kernel, stride, and q with norm(op)^2 <= q norm(torus)^2.
 

@@ -30,10 +30,12 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
     if a.ndim == 2:
         # Other strides fall into a slow reference loop.
         return onednn_product(a.contiguous(), b.mT.contiguous())
+    if len(a) == 1:
+        return product(a[0], b[0])[None]
     return torch.stack([product(left, right) for left, right in zip(a, b, strict=True)])
 
 
-def matmul(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "m n"]:
+def matmul(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
     """The matrix product `a @ b`, differentiable any number of times, all through :func:`product`.
 
     Large float32 products on a CPU are summed in parts, so that fewer roundings meet in an entry.
@@ -45,7 +47,7 @@ def matmul(a: Float[Tensor, "m k"], b: Float[Tensor, "k n"]) -> Float[Tensor, "m
 class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
-        pairs = zip(a.split(_INNER, 1), b.split(_INNER), strict=True)
+        pairs = zip(a.split(_INNER, -1), b.split(_INNER, -2), strict=True)
         first, *others = (product(left, right) for left, right in pairs)
         return sum(others, start=first)
 

@@ -24,12 +24,21 @@ from taut.nn._parametrized import (
     SharedTensors,
     filled,
 )
-from taut.parametrizations import BCOP, AbstractSpectral, read_weight, transformed
+from taut.parametrizations import (
+    BCOP,
+    AbstractSpectral,
+    Isometry,
+    effective_stride,
+    existing_isometry,
+    read_weight,
+    require_isometry,
+)
 
 Sizes = int | tuple[int, ...]
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
+_WRAPS = {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d}
 _ZEROS = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 
 
@@ -37,6 +46,7 @@ class _ConvNd(AbstractParametrizedLayer):
     """Sizes and padding of a convolution, transposed or not."""
 
     axes: ClassVar[int]
+    padding_modes: ClassVar[tuple[str, ...]]
     in_channels: int
     out_channels: int
     padding: str | Size
@@ -55,14 +65,12 @@ class _ConvNd(AbstractParametrizedLayer):
         self.stride = wholes("stride", stride, self.axes)
         self.dilation = wholes("dilation", dilation, self.axes)
         self.groups = whole("groups", groups)
-        if any(d != 1 for d in self.dilation):
-            raise ValueError(f"`dilation` must be 1; got {self.dilation}.")
 
     def _set_padding(self, padding: str | Sizes, padding_mode: str) -> None:
-        if padding_mode not in ("circular", "zeros"):
+        if padding_mode not in self.padding_modes:
+            *others, last = map(repr, self.padding_modes)
             raise ValueError(
-                "`padding_mode` must be 'circular' or 'zeros' (others raise the norm of the "
-                f"operator above that of the kernel); got {padding_mode!r}."
+                f"`padding_mode` must be {', '.join(others)} or {last}; got {padding_mode!r}."
             )
         if isinstance(padding, str) and padding not in ("same", "valid"):
             raise ValueError(
@@ -77,15 +85,48 @@ class _ConvNd(AbstractParametrizedLayer):
         self, method: Parametrization, channels: tuple[int, int], bias: bool, **factory: Any
     ) -> None:
         """Make and draw the kernel between these channels, then the bias."""
-        sizes: dict[str, Any] = {"stride": self.stride, "groups": self.groups}
+        stride = effective_stride(self.stride, self.dilation)
+        sizes: dict[str, Any] = {"stride": stride, "groups": self.groups}
         parametrization = method(*channels, self.kernel_size, **sizes, **factory)
+        if parametrization.guarantee == "orthogonal":
+            steps: dict[str, Any] = {"dilation": self.dilation, "groups": self.groups}
+            require_isometry(*channels, self.kernel_size, self.stride, **steps)
         self._set_parameters(parametrization, self.out_channels, bias, **factory)
 
+    @property
+    def span(self) -> Size:
+        """Positions from the first tap of a window to its last, per axis."""
+        axes = zip(self.kernel_size, self.dilation, strict=True)
+        return tuple(d * (k - 1) + 1 for k, d in axes)
+
+    def _kept(self, pads: Pads) -> Isometry:
+        """What is orthonormal of the convolution with these pads, on sizes of whole strides."""
+        method = self.parametrization
+        if method.guarantee != "orthogonal":
+            return "neither"
+        sizes = (method.in_channels, method.out_channels, self.kernel_size, self.stride)
+        existing = existing_isometry(*sizes, self.dilation, self.groups)
+        rows, columns = existing in ("rows", "both"), existing in ("columns", "both")
+        for left, right, k, s in zip(pads.left, pads.right, self.span, self.stride, strict=True):
+            # On an axis the outputs are all of those on the periodic domain, or some of them; or
+            # the input is embedded in a larger domain, all outputs of which are there.
+            circular = self.padding_mode == "circular"
+            if k - s <= left + right < k and (circular or left + right == 0):
+                continue
+            rows = rows and (left + right == 0 or (circular and left + right < k))
+            columns = columns and self.padding_mode == "zeros" and min(left, right) >= k - 1
+        if rows and columns:
+            return "both"
+        return "rows" if rows else "columns" if columns else "neither"
+
     def extra_repr(self) -> str:
-        """Padding and bias; the parametrization prints the sizes."""
-        return f"padding={self.padding!r}, padding_mode={self.padding_mode!r}" + (
-            "" if self.bias is not None else ", bias=False"
-        )
+        """What the layer adds to its parametrization, which prints the other sizes."""
+        text = f"padding={self.padding!r}, padding_mode={self.padding_mode!r}"
+        if set(self.dilation) != {1}:
+            text += f", stride={self.stride}, dilation={self.dilation}"
+        text += "" if self.bias is not None else ", bias=False"
+        text += "" if self.gain == 1.0 else f", gain={self.gain}"
+        return f"{text}, isometry={self.isometry!r}"
 
 
 def behind(before: list[tuple[str, nn.Module]], layer: nn.Module) -> nn.Module:
@@ -101,6 +142,8 @@ def behind(before: list[tuple[str, nn.Module]], layer: nn.Module) -> nn.Module:
 class _Conv(_ConvNd):
     """A convolution: pads the input, and applies `F.conv1d`, `F.conv2d` or `F.conv3d`."""
 
+    padding_modes = ("circular", "zeros")
+
     def __init__(
         self,
         in_channels: int,
@@ -114,30 +157,52 @@ class _Conv(_ConvNd):
         padding_mode: str = "circular",
         *,
         parametrization: Parametrization = BCOP,
+        gain: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self._set_gain(gain)
         self._set_sizes((in_channels, out_channels), kernel_size, stride, dilation, groups)
         self._set_padding(padding, padding_mode)
         self._refuse_repeated_outputs()
         between = self.in_channels, self.out_channels
         self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
-        if self._is_spectral and (self.padding, padding_mode) != ("same", "circular"):
-            raise ValueError(
-                "`padding` must be 'same', and `padding_mode` 'circular', for a kernel that fills "
-                f"the periodic domain of its input; got {padding!r}, {padding_mode!r}."
-            )
+        if self._is_spectral:
+            self._refuse_spectral()
 
     def _refuse_repeated_outputs(self) -> None:
         if self.padding_mode == "zeros" or isinstance(self.padding, str):
             return
-        if any(2 * p > k - 1 for p, k in zip(self.padding, self.kernel_size, strict=True)):
+        if any(2 * p > k - 1 for p, k in zip(self.padding, self.span, strict=True)):
             raise ValueError(
-                "`padding` must be 'same' or at most (kernel_size - 1) / 2 with "
-                "padding_mode='circular' (more would repeat outputs); "
-                f"got padding={self.padding}, kernel_size={self.kernel_size}."
+                "`padding` must be 'same' or at most dilation * (kernel_size - 1) / 2 with "
+                "padding_mode='circular' (more would repeat outputs); got padding="
+                f"{self.padding}, kernel_size={self.kernel_size}, dilation={self.dilation}."
             )
+
+    def _refuse_spectral(self) -> None:
+        if any(d != 1 for d in self.dilation):
+            raise ValueError(
+                "`dilation` must be 1 for a kernel that fills the periodic domain of its input; "
+                f"got {self.dilation}."
+            )
+        if (self.padding, self.padding_mode) != ("same", "circular"):
+            raise ValueError(
+                "`padding` must be 'same', and `padding_mode` 'circular', for a kernel that fills "
+                "the periodic domain of its input; "
+                f"got {self.padding!r}, {self.padding_mode!r}."
+            )
+
+    @property
+    def isometry(self) -> Isometry:
+        """What the layer's operator has orthonormal: `"rows"`, `"columns"`, `"both"`, `"neither"`.
+
+        On input sizes that the stride divides, and as far as the parametrization promises it:
+        with orthonormal rows the norm of gradients is preserved, with orthonormal columns that of
+        inputs. `"neither"` where only the largest singular value is bounded, as with zero padding.
+        """
+        return self._kept(self.pads(self.stride))
 
     @property
     def _is_spectral(self) -> bool:
@@ -149,7 +214,7 @@ class _Conv(_ConvNd):
 
     def pads(self, input_size: Size) -> Pads:
         """How an input of this spatial size is padded before a valid convolution."""
-        pads = make_pads(input_size, self.kernel_size, self.stride, self.padding, self.padding_mode)
+        pads = make_pads(input_size, self.span, self.stride, self.padding, self.padding_mode)
         if not self._is_spectral:
             return pads
         sizes = zip(self._domain(input_size), self.stride, strict=True)
@@ -159,12 +224,13 @@ class _Conv(_ConvNd):
         """The kernel for inputs of this spatial size: `weight`, unless it depends on the size."""
         if not self._is_spectral:
             return self.weight
-        return read_weight(self.parametrization, self._domain(input_size))
+        return self._amplified(read_weight(self.parametrization, self._domain(input_size)))
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """A plain convolution, behind the zeros that it does not add itself."""
         fixed = self.pads(self.stride)  # of a size that the stride divides
         odd = tuple(b - a for a, b in zip(fixed.left, fixed.right, strict=True))
+        dilated = any(o and d > 1 for o, d in zip(odd, self.dilation, strict=True))
         before: list[tuple[str, nn.Module]] = []
         extended = self.pads(tuple(s + 1 for s in self.stride)).extend
         if any(extended):
@@ -172,13 +238,17 @@ class _Conv(_ConvNd):
             before.append(("pad", _TO_MULTIPLE[self.axes](multiple)))
         wraps = self.padding_mode == "circular" and any(fixed.right)
         zeros, padding = (0,) * self.axes, fixed.left
-        if wraps:
+        if wraps and dilated:
+            sides = tuple(torch_pads(fixed.left, fixed.right))
+            before.append(("wrap", _WRAPS[self.axes](sides)))
+            wraps, padding = False, zeros
+        elif wraps:
             # One position more before the window and an empty tap for it: a copy of the input's
             # end in a module of its own would have a norm above 1, which this plain layer has not.
             zeros, padding = odd, fixed.right
         elif any(odd):
             before.append(("even", _ZEROS[self.axes](tuple(torch_pads(zeros, odd)))))
-        weight, bias = tensors.weight(self.parametrization, zeros), tensors.bias(self.bias)
+        weight, bias = tensors.weight(self, zeros), tensors.bias(self.bias)
         sizes = (self.in_channels, self.out_channels, tuple(weight.shape[2:]), self.stride, padding)
         options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
         options |= {"padding_mode": "circular" if wraps else "zeros", "dtype": weight.dtype}
@@ -193,8 +263,9 @@ class _Conv(_ConvNd):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
         size = tuple(input.shape[-self.axes :])
-        if input.ndim == self.axes + 2 and self._fills_torus(size):
-            y = transformed(self.parametrization, input, self.bias)
+        undilated = all(d == 1 for d in self.dilation)
+        if input.ndim == self.axes + 2 and undilated and self._fills_torus(size):
+            y = self._transformed(input)
             if y is not None:
                 return y
         x, convolve = pad(input, self.pads(size), self.padding_mode), _CONVOLUTIONS[self.axes]
@@ -249,6 +320,7 @@ class Conv2d(_Conv):
         bias: whether to add a learnable bias.
         padding_mode: `"circular"` or `"zeros"`.
         parametrization: a class of :mod:`taut.parametrizations`, or a partial of one.
+        gain: a positive number by which the weight is multiplied, and its norm with it.
         device: device of the parameters.
         dtype: dtype of the parameters.
 

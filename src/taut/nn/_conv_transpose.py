@@ -11,10 +11,16 @@ from taut._arguments import wholes
 from taut.nn._conv import Sizes, _ConvNd, behind
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
-from taut.parametrizations import BCOP, AbstractSpectral
+from taut.parametrizations import BCOP, AbstractSpectral, Isometry
 
 _CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _PLAIN = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+_TRANSPOSED: dict[Isometry, Isometry] = {
+    "rows": "columns",
+    "columns": "rows",
+    "both": "both",
+    "neither": "neither",
+}
 _PADS = {
     "circular": {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d},
     "zeros": {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d},
@@ -23,6 +29,8 @@ _PADS = {
 
 class _ConvTranspose(_ConvNd):
     """The adjoint of the convolution from the output to the input."""
+
+    padding_modes = ("circular", "zeros")
 
     def __init__(
         self,
@@ -38,10 +46,12 @@ class _ConvTranspose(_ConvNd):
         padding_mode: str = "circular",
         *,
         parametrization: Parametrization = BCOP,
+        gain: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self._set_gain(gain)
         self._set_sizes((in_channels, out_channels), kernel_size, stride, dilation, groups)
         self._set_padding(padding, padding_mode)
         self.output_padding = wholes("output_padding", output_padding, self.axes, least=0)
@@ -55,20 +65,31 @@ class _ConvTranspose(_ConvNd):
             )
 
     def _refuse_other_outputs(self) -> None:
-        if self.padding_mode == "circular" and self.padding != "same":
-            raise ValueError(
-                f"`padding` must be 'same' with padding_mode='circular'; got {self.padding}."
-            )
         if self.padding == "same" and any(self.output_padding):
             raise ValueError(
                 "`output_padding` must be 0 with padding='same', which makes the output `stride` "
                 f"times as large as the input; got {self.output_padding}."
             )
-        if any(o >= s for o, s in zip(self.output_padding, self.stride, strict=True)):
+        largest = map(max, self.stride, self.dilation)
+        if any(o >= most for o, most in zip(self.output_padding, largest, strict=True)):
             raise ValueError(
-                "`output_padding` must be less than `stride`; "
-                f"got output_padding={self.output_padding}, stride={self.stride}."
+                "`output_padding` must be less than `stride` or `dilation`; got output_padding="
+                f"{self.output_padding}, stride={self.stride}, dilation={self.dilation}."
             )
+        if self.padding_mode == "circular" and any(self._missing()):
+            raise ValueError(
+                "`padding` must be 'same' with padding_mode='circular', or give an output `stride` "
+                f"times as large as the input; got padding={self.padding}, output_padding="
+                f"{self.output_padding}, kernel_size={self.kernel_size}, stride={self.stride}, "
+                f"dilation={self.dilation}."
+            )
+
+    def _missing(self) -> list[bool]:
+        """Per axis: whether the padding does not make the output `stride` times as large."""
+        if isinstance(self.padding, str):
+            return [False] * self.axes
+        axes = zip(self.padding, self.output_padding, self.span, self.stride, strict=True)
+        return [2 * p != k - s + o or o > p for p, o, k, s in axes]
 
     def output_size(self, input_size: Size) -> Size:
         """Spatial size of the output."""
@@ -78,7 +99,7 @@ class _ConvTranspose(_ConvNd):
             input_size,
             self.stride,
             self.padding,
-            self.kernel_size,
+            self.span,
             self.output_padding,
             strict=True,
         )
@@ -86,9 +107,25 @@ class _ConvTranspose(_ConvNd):
 
     def pads(self, output_size: Size) -> Pads:
         """How the convolution of which this is the adjoint pads an input of `output_size`."""
-        return make_pads(
-            output_size, self.kernel_size, self.stride, self.padding, self.padding_mode
+        padding, mode = self.padding, self.padding_mode
+        pads = make_pads(output_size, self.span, self.stride, padding, mode)
+        if mode == "zeros" or isinstance(padding, str):
+            return pads
+        return pads._replace(
+            right=tuple(p - o for p, o in zip(padding, self.output_padding, strict=True))
         )
+
+    @property
+    def isometry(self) -> Isometry:
+        """What the layer's operator has orthonormal: `"rows"`, `"columns"`, `"both"`, `"neither"`.
+
+        See :attr:`Conv2d.isometry`; rows are the outputs, columns the inputs of this layer.
+        """
+        kept = self._kept(self.pads(self.stride))
+        if self.padding_mode == "zeros" and any(self.output_padding):
+            # No output of the convolution reads these positions.
+            kept = "rows" if kept in ("rows", "both") else "neither"
+        return _TRANSPOSED[kept]
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and apply the plain transposed convolution."""
@@ -103,7 +140,7 @@ class _ConvTranspose(_ConvNd):
         sides, before = tuple(torch_pads(pads.left, pads.right)), []
         if any(sides):
             before = [("pad", _PADS[self.padding_mode][self.axes](sides))]
-        weight, bias = tensors.weight(self.parametrization), tensors.bias(self.bias)
+        weight, bias = tensors.weight(self), tensors.bias(self.bias)
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, crop, more)
         options = {"device": "meta", "dtype": weight.dtype}
         plain = _PLAIN[self.axes](*sizes, self.groups, bias is not None, self.dilation, **options)
@@ -111,22 +148,29 @@ class _ConvTranspose(_ConvNd):
 
     def _as_plain(self) -> tuple[Pads, Size, Size]:
         """Pads of the input; padding and output padding of the plain transposed convolution."""
-        none = (0,) * self.axes
-        if not isinstance(self.padding, str):
+        none, wraps = (0,) * self.axes, self.padding_mode == "circular"
+        if not wraps and not isinstance(self.padding, str):
             return Pads(none, none, none), self.padding, self.output_padding
-        # Output m is the sum of K_t^T x_j with m = s j + t - l, where the convolution pads l in
-        # front. 0 <= m < s n needs -floor((k - 1 - l) / s) <= j <= n - 1 + ceil(l / s). With
-        # e = (k - s) mod 2, b = ceil(l / s) positions after the input and a = b + e before it
-        # suffice; with zeros no positions after it. Of the plain output, s a + l positions lie
-        # before m = 0, and s b + l + e after m = s n - 1: as many, but for e (s - 1).
-        axes = list(zip(self.kernel_size, self.stride, strict=True))
-        left, odd = [(k - s) // 2 for k, s in axes], [(k - s) % 2 for k, s in axes]
-        wraps = self.padding_mode == "circular"
-        after = [-(-p // s) if wraps else 0 for p, s in zip(left, self.stride, strict=True)]
-        before = [a + e for a, e in zip(after, odd, strict=True)]
-        crop = tuple(s * b + p for s, b, p in zip(self.stride, before, left, strict=True))
-        more = tuple(e * (s - 1) for e, s in zip(odd, self.stride, strict=True))
-        return Pads(none, tuple(before), tuple(after)), crop, more
+        axes = zip(self.span, self.stride, self.pads(self.stride).left, strict=True)
+        before, after, crop, more = zip(*(_one_axis(*axis, wraps) for axis in axes), strict=True)
+        return Pads(none, before, after), crop, more
+
+
+def _one_axis(span: int, stride: int, left: int, wraps: bool) -> tuple[int, int, int, int]:
+    """Pads before and after, padding and output padding, of the adjoint on one axis.
+
+    Output m is the sum of K_t^T x_j with m = s j + d t - l: the convolution has l positions of
+    padding in front, and its taps span k positions. 0 <= m < s n needs -floor((k - 1 - l) / s) <= j
+    <= n - 1 + ceil(l / s); zeros need not be there. With a positions before the input and b after
+    it, s a + l positions of the plain output come before m = 0, and s (b - 1) + k - l after
+    m = s n - 1. The difference, which is the output padding, must be in 0, ..., s - 1.
+    """
+    before = (span - 1 - left) // stride if wraps else 0
+    after = -(-left // stride) if wraps else 0
+    difference = stride * (before - after + 1) + 2 * left - span
+    before += max(0, -(difference // stride))
+    after += max(0, difference // stride)
+    return before, after, stride * before + left, difference % stride
 
 
 @final
@@ -177,6 +221,7 @@ class ConvTranspose2d(_ConvTranspose):
         dilation: only 1.
         padding_mode: `"circular"` or `"zeros"`.
         parametrization: a class of :mod:`taut.parametrizations`, or a partial of one.
+        gain: a positive number by which the weight is multiplied, and its norm with it.
         device: device of the parameters.
         dtype: dtype of the parameters.
 

@@ -14,7 +14,7 @@ from taut.nn._parametrized import (
     SharedTensors,
     filled,
 )
-from taut.parametrizations import Orthogonal, transformed
+from taut.parametrizations import Orthogonal
 
 
 @final
@@ -31,6 +31,7 @@ class Linear(AbstractParametrizedLayer):
         out_features: size of each output.
         bias: whether to add a learnable bias.
         parametrization: a class of :mod:`taut.parametrizations`, or a partial of one.
+        gain: a positive number by which the weight is multiplied, and its norm with it.
         device: device of the parameters.
         dtype: dtype of the parameters.
 
@@ -51,10 +52,12 @@ class Linear(AbstractParametrizedLayer):
         bias: bool = True,
         *,
         parametrization: Parametrization = Orthogonal,
+        gain: float = 1.0,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        self._set_gain(gain)
         self.in_features = whole("in_features", in_features)
         self.out_features = whole("out_features", out_features)
         factory = {"device": device, "dtype": dtype}
@@ -63,15 +66,16 @@ class Linear(AbstractParametrizedLayer):
 
     def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
         """Multiply by the weight or its factors, and add the bias."""
-        y = transformed(self.parametrization, input, self.bias)
+        y = self._transformed(input)
         return F.linear(input, self.weight, self.bias) if y is None else y
 
     def frozen(self, tensors: SharedTensors) -> nn.Linear:
         """A plain dense layer."""
-        weight, bias = tensors.weight(self.parametrization), tensors.bias(self.bias)
+        weight, bias = tensors.weight(self), tensors.bias(self.bias)
         sizes = (self.in_features, self.out_features, bias is not None)
         return filled(nn.Linear(*sizes, device="meta", dtype=weight.dtype), weight, bias)
 
     def extra_repr(self) -> str:
-        """Whether there is a bias; the parametrization prints the sizes."""
-        return f"bias={self.bias is not None}"
+        """Bias and gain; the parametrization prints the sizes."""
+        gain = "" if self.gain == 1.0 else f", gain={self.gain}"
+        return f"bias={self.bias is not None}{gain}"

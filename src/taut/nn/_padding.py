@@ -24,17 +24,17 @@ class Pads(NamedTuple):
     right: Size
 
 
-def make_pads(
-    input_size: Size, kernel_size: Size, stride: Size, padding: str | Size, mode: str
-) -> Pads:
+def make_pads(input_size: Size, span: Size, stride: Size, padding: str | Size, mode: str) -> Pads:
     """The pads of a layer for one input size.
+
+    `span` has the positions from the first tap to the last: `dilation * (kernel_size - 1) + 1`.
 
     `"same"` gives `ceil(n / stride)` outputs. Where the stride does not divide a size that is
     padded circularly, zeros first extend it to the next multiple: no strided convolution on the
     torus of the size itself is orthogonal. An axis without padding is left as it is.
     """
     same = isinstance(padding, str)
-    total = [k - s for k, s in zip(kernel_size, stride, strict=True)]
+    total = [max(0, k - s) for k, s in zip(span, stride, strict=True)]
     left = tuple(t // 2 for t in total) if same else padding
     right = tuple(t - t // 2 for t in total) if same else padding
     extended = [same or (mode == "circular" and p > 0) for p in left]

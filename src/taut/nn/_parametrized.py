@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from taut.parametrizations import AbstractParametrization, read_weight
+from taut.parametrizations import AbstractParametrization, read_weight, transformed
 
 Parametrization = Callable[..., AbstractParametrization]
 _M = TypeVar("_M", bound=nn.Module)
@@ -19,9 +19,9 @@ class SharedTensors(Protocol):
     """Copies of the tensors of a model that is frozen: what is shared there is shared here."""
 
     def weight(
-        self, parametrization: AbstractParametrization, zeros: tuple[int, ...] = ()
+        self, layer: "AbstractParametrizedLayer", zeros: tuple[int, ...] = ()
     ) -> nn.Parameter:
-        """The weight, behind so many positions of zeros on each of its axes."""
+        """The weight of a layer, behind so many positions of zeros on each of its axes."""
         ...
 
     def bias(self, bias: Tensor | None) -> nn.Parameter | None:
@@ -41,10 +41,16 @@ class AbstractParametrizedLayer(nn.Module, ABC):
 
     parametrization: AbstractParametrization
     bias: nn.Parameter | None
+    gain: float
 
     @abstractmethod
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """The same layer in plain torch; pads of its own as a `Sequential` that ends in `layer`."""
+
+    def _set_gain(self, gain: float) -> None:
+        if not (isinstance(gain, (int, float)) and 0 < gain < math.inf):
+            raise ValueError(f"`gain` must be a positive number; got {gain!r}.")
+        self.gain = float(gain)
 
     def _set_parameters(
         self, parametrization: AbstractParametrization, outputs: int, bias: bool, **factory: Any
@@ -73,13 +79,21 @@ class AbstractParametrizedLayer(nn.Module, ABC):
         have may be assigned where the method has an inverse, as :class:`taut.Orthogonal` and
         :class:`taut.RKO` have.
         """
-        return read_weight(self.parametrization)
+        return self._amplified(read_weight(self.parametrization))
+
+    def _amplified(self, x: Tensor) -> Tensor:
+        """Times the gain."""
+        return x if self.gain == 1.0 else x * self.gain
+
+    def _transformed(self, x: Tensor) -> Tensor | None:
+        """The layer without its weight, if the parametrization does so."""
+        return transformed(self.parametrization, self._amplified(x), self.bias)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a weight goes to the parametrization."""
         if name != "weight":
             super().__setattr__(name, value)
         elif isinstance(value, Tensor):
-            self.parametrization.assign_(value)
+            self.parametrization.assign_(value / self.gain)
         else:
             raise ValueError(f"`weight` must be a tensor; got {type(value).__name__}.")

@@ -11,6 +11,12 @@ from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
 from taut.parametrizations._cache import cached, read_basis, read_weight, transformed
+from taut.parametrizations._existence import (
+    Isometry,
+    effective_stride,
+    existing_isometry,
+    require_isometry,
+)
 from taut.parametrizations._model import after_step, batched, projected, retract_, update_
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
@@ -29,16 +35,20 @@ __all__ = [
     "AbstractParametrization",
     "AbstractSpectral",
     "BCOPFixed",
+    "Isometry",
     "Orthogonal",
     "after_step",
     "batched",
     "cached",
+    "effective_stride",
+    "existing_isometry",
     "kernel_symbol",
     "map_symbol",
     "methods",
     "projected",
     "read_basis",
     "read_weight",
+    "require_isometry",
     "retract_",
     "transformed",
     "update_",

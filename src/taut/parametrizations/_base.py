@@ -1,6 +1,5 @@
 """What a parametrization is."""
 
-import math
 from abc import ABC, abstractmethod
 from typing import ClassVar, Literal
 
@@ -36,8 +35,9 @@ class AbstractParametrization(nn.Module, ABC):
         in_channels: channels (or features) of the input.
         out_channels: channels (or features) of the output.
         kernel_size: taps per spatial axis; `()` for a matrix.
-        stride: step per spatial axis, 1 by default; :meth:`check_sizes` may refuse some.
-        groups: blocks of channels that do not mix; :meth:`check_sizes` may refuse more than 1.
+        stride: step per spatial axis, 1 by default. For a dilated convolution the one of
+            :func:`effective_stride`: methods need not know the dilation.
+        groups: blocks of channels that do not mix.
         device: device of the raw tensors.
         dtype: dtype of the raw tensors.
 
@@ -50,7 +50,6 @@ class AbstractParametrization(nn.Module, ABC):
     reference: ClassVar[str]
     matrices_only: ClassVar[bool] = False
     reads_bases: ClassVar[bool] = False
-    # What dense layers use beside convolutions of this method; None for the method itself.
 
     def __init__(
         self,
@@ -101,22 +100,14 @@ class AbstractParametrization(nn.Module, ABC):
         return {}
 
     def check_sizes(self) -> None:
-        """Refuse sizes that the method cannot do; runs before there is any tensor.
+        """Refuse sizes that the method cannot do; a no-op by default.
 
-        A method that can do more or less overrides it; `in_channels`, `out_channels`,
-        `kernel_size`, `stride` and `groups` are set, and are positive integers.
+        Runs before there is any tensor; `in_channels`, `out_channels`, `kernel_size`, `stride` and
+        `groups` are set, and are positive integers.
 
         Raises:
-            ValueError: by default for more than one group, and for a stride that does not divide
-                its kernel size.
+            ValueError: with the numbers.
         """
-        if self.groups != 1:
-            raise ValueError(f"`groups` must be 1 for {type(self).__name__}; got {self.groups}.")
-        if any(k % s for k, s in zip(self.kernel_size, self.stride, strict=True)):
-            raise ValueError(
-                "`stride` must divide `kernel_size`; "
-                f"got stride={self.stride}, kernel_size={self.kernel_size}."
-            )
 
     @classmethod
     def dense_as(cls) -> "type[AbstractParametrization]":
@@ -188,30 +179,9 @@ class AbstractParametrization(nn.Module, ABC):
             for raw in self.parameters():
                 raw.copy_(orthonormal_basis(raw.normal_()))
 
-    @property
-    def folded_channels(self) -> int:
-        """Input channels of a group after invertible downsampling by the stride."""
-        return self.in_channels // self.groups * math.prod(self.stride)
-
-    @property
-    def folded_size(self) -> tuple[int, ...]:
-        """Kernel size after invertible downsampling by the stride."""
-        return tuple(k // s for k, s in zip(self.kernel_size, self.stride, strict=True))
-
-    def unfold(self, kernel: Tensor) -> Tensor:
-        """Turn a stride-1 kernel on the downsampled input into the strided kernel on the input.
-
-        Equal to :class:`taut.nn.InvertibleDownsample2d` followed by `kernel`, so that a layer is
-        one plain strided convolution.
-        """
-        axes = len(self.stride)
-        if all(s == 1 for s in self.stride):
-            return kernel
-        # (o, c, *stride, *taps) -> (o, c, taps, stride, taps, stride, ...)
-        parts = kernel.reshape(len(kernel), -1, *self.stride, *kernel.shape[2:])
-        pairs = [d for i in range(axes) for d in (2 + axes + i, 2 + i)]
-        size = (k * s for k, s in zip(kernel.shape[2:], self.stride, strict=True))
-        return parts.permute(0, 1, *pairs).reshape(*parts.shape[:2], *size)
+    def per_group(self, *shape: int) -> tuple[int, ...]:
+        """The shape of a raw tensor with one part for each group; one group has no axis."""
+        return shape if self.groups == 1 else (self.groups, *shape)
 
     def extra_repr(self) -> str:
         """Sizes, as torch's layers print them."""

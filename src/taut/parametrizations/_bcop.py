@@ -1,7 +1,7 @@
 """BCOP: block convolution orthogonal parameterization."""
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -9,11 +9,12 @@ from torch.nn import functional as F
 
 from taut._torch_private import inside_transform
 from taut.linalg.block import grow
+from taut.linalg.embedding import interleaved, polyphase
 from taut.linalg.steps import apply_steps, turned
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import read_basis
+from taut.parametrizations._existence import refuse_shifts, require_isometry
 from taut.parametrizations._orthogonal import Orthogonal
-from taut.parametrizations._reshaped import folded
 
 # With fewer channels, kernels cost less than the calls of the steps.
 _LEAST_CHANNELS = 96
@@ -25,26 +26,50 @@ _NARROW = 64
 class BCOP(AbstractParametrization):
     r"""Orthogonal convolution: an orthogonal matrix times two-tap steps :math:`[P, I-P]`.
 
-    .. math:: K = H * [P_1, I-P_1] * [Q_1, I-Q_1] * [I-P_2, P_2] * [I-Q_2, Q_2] * \dots
+    .. math:: K = U(H * [P_1, I-P_1] * [Q_1, I-Q_1] * [I-P_2, P_2] * \dots) * [R_1, I-R_1] * \dots
 
     with `*` block convolution, P along the first axis, Q along the second, and so on; every
-    projector :math:`R R^\top` has half rank, where R is the orthonormal basis of a raw tensor.
-    Every second step is reversed: for even channel counts the family stays the same, and kernels of
-    odd counts (a single channel, too) stay centred. Stride s is invertible downsampling followed by
-    a kernel of size k / s. There may be any number of axes; without any it is an orthogonal matrix.
+    projector has half rank: :math:`B B^\top` with the orthonormal basis B of a raw tensor. Every
+    second step is reversed: for even channel counts the family stays the same, and kernels of odd
+    counts stay centred. There may be any number of axes; without any it is an orthogonal matrix.
+
+    *Strides.* Along an axis of k taps and stride s, the steps behind H act on the input after
+    invertible downsampling by s, and U makes them one strided kernel of :math:`s \lfloor k/s
+    \rfloor` taps. The other :math:`r = k \bmod s` taps are steps R on the channels of the input,
+    which act first. Both are orthogonal, so their product is. A kernel shorter than its stride is a
+    single patch.
+
+    *Groups* have one kernel each; the singular values of the layer are those of all of them.
 
     Guarantee: with circular padding all singular values of the operator are 1 (semi-orthogonal
-        where the channel counts differ), for every finite raw tensor; with zero padding at most 1.
-        float32: within 1e-5 of 1, none above 1 + 3e-6.
+        where the sizes of input and output differ), for every finite raw tensor; with zero padding
+        at most 1. float32: within 1e-5 of 1, none above 1 + 3e-6.
     Cost: for a 3x3 kernel 13 products of `(min, c)` with `(c, c)`, c = max of the channel counts,
         and the bases of four `(c, c / 2)` raw tensors and of one `(c, min)`. 2-D layers with many
         channels and positions form no kernel: they apply the steps to the input, with
         `4 c^2 + c min` multiplications per position instead of `9 c min`.
 
+    Args:
+        in_channels: channels (or features) of the input.
+        out_channels: channels (or features) of the output.
+        kernel_size: taps per spatial axis; `()` for a matrix.
+        init: `"uniform"` draws H and the projectors uniformly. `"identity"` takes the identity
+            for H, and one projector for all steps of the same kind: pairs of steps cancel, so that
+            a layer of stride 1 with as many outputs as inputs and odd kernel sizes starts as the
+            identity. The projectors separate in training.
+        options: stride, groups, device and dtype, as :class:`AbstractParametrization` has them.
+
+    Raises:
+        ValueError: as the base class; if no orthogonal convolution of these sizes exists, or only
+            shifts (one channel in and out, stride 1).
+
     Reference:
         Li et al. (2019), *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional
         Networks*, section 4 and appendix B; arXiv:1911.00937. They orthonormalise with 20 Bjorck
-        steps; P depends only on the span, so an exact basis gives the same P.
+        steps; P depends only on the span, so an exact basis gives the same P. Strides that do not
+        divide the kernel: Boissin et al. (2025), *An Adaptive Orthogonal Convolution Scheme for
+        Efficient and Flexible CNN Architectures*, arXiv:2501.07930; they take one patch, so that
+        all other taps are steps on the channels of the input.
 
     Example:
         >>> kernel = BCOP(8, 4, (3, 3)).weight()
@@ -59,33 +84,108 @@ class BCOP(AbstractParametrization):
     reference = "Li et al. 2019, arXiv:1911.00937, section 4"
     raw_matrix: Tensor
     raw_projectors: Tensor
+    raw_input_projectors: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, ...] = (),
+        *,
+        init: str = "uniform",
+        **options: Any,
+    ) -> None:
+        if init not in ("uniform", "identity"):
+            raise ValueError(f"`init` must be 'uniform' or 'identity'; got {init!r}.")
+        self.init = init
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+
+    def check_sizes(self) -> None:
+        """Refuse sizes for which no orthogonal convolution exists, or none that can be trained."""
+        sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride)
+        none = (1,) * len(self.stride)
+        require_isometry(*sizes, dilation=none, groups=self.groups)
+        refuse_shifts(*sizes, groups=self.groups)
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """The orthogonal matrix H, and the bases of all projectors in their order."""
-        narrow, wide = sorted((self.folded_channels, self.out_channels))
-        steps = len(_steps(self.folded_size))
-        projectors = {"raw_projectors": (steps, wide, wide // 2)} if steps else {}
-        return {"raw_matrix": (wide, narrow), **projectors}
+        narrow, wide = sorted(self._channels)
+        inputs = self.in_channels // self.groups
+        shapes = {"raw_matrix": self.per_group(wide, narrow)}
+        for name, steps, channels in (
+            ("raw_projectors", len(_steps(self._folded_size)), wide),
+            ("raw_input_projectors", len(_steps(self._input_size)), inputs),
+        ):
+            if steps:
+                shapes[name] = self.per_group(steps, channels, channels // 2)
+        return shapes
+
+    def reset_parameters(self) -> None:
+        """Draw the raw tensors anew, as `init` says."""
+        super().reset_parameters()
+        if self.init == "identity":
+            with torch.no_grad():
+                self.raw_matrix.copy_(torch.eye(*self.raw_matrix.shape[-2:]))
+                for name, raw in self.named_parameters():
+                    if name != "raw_matrix":
+                        raw.copy_(raw[..., :1, :, :].expand_as(raw).clone())
+
+    @property
+    def _patch(self) -> tuple[int, ...]:
+        """Taps of a window that one step on the folded channels covers: the stride, or all."""
+        return tuple(map(min, self.kernel_size, self.stride))
+
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """Channels of a group after folding the patch into them, and of its output."""
+        inputs = self.in_channels // self.groups * math.prod(self._patch)
+        return inputs, self.out_channels // self.groups
+
+    @property
+    def _folded_size(self) -> tuple[int, ...]:
+        """Taps of the kernel on the folded channels."""
+        return tuple(k // e for k, e in zip(self.kernel_size, self._patch, strict=True))
+
+    @property
+    def _input_size(self) -> tuple[int, ...]:
+        """Taps of the kernel on the channels of the input, which acts first."""
+        return tuple(1 + k % e for k, e in zip(self.kernel_size, self._patch, strict=True))
 
     def weight(self) -> Tensor:
-        """The kernel, `(out_channels, in_channels, *kernel_size)`."""
-        axes, steps = len(self.folded_size), _steps(self.folded_size)
-        rows = read_basis(self.raw_matrix).mT
-        taps = rows.reshape(*(1,) * axes, *rows.shape)
-        bases = read_basis(self.raw_projectors) if steps else ()
-        for basis, (turn, axis) in zip(bases, steps, strict=True):
+        """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
+        folded, outputs = self._channels
+        rows = self._basis("raw_matrix").mT
+        kernel = rows.reshape(*rows.shape, *(1,) * len(self.kernel_size))  # (g, narrow, wide, ...)
+        kernel = self._after(kernel, "raw_projectors", self._folded_size)
+        if outputs > folded:
+            kernel = kernel.transpose(1, 2)
+        kernel = interleaved(kernel.flatten(0, 1), self._patch).unflatten(0, (self.groups, outputs))
+        return self._after(kernel, "raw_input_projectors", self._input_size).flatten(0, 1)
+
+    def _basis(self, name: str) -> Tensor:
+        """The basis of a raw tensor, the groups first."""
+        basis = read_basis(getattr(self, name))
+        return basis[None] if self.groups == 1 else basis
+
+    def _after(self, kernel: Tensor, name: str, size: tuple[int, ...]) -> Tensor:
+        """Kernels `(g, o, i, *taps)` after the steps that make a kernel of this size."""
+        steps = _steps(size)
+        if not steps:
+            return kernel
+        taps = kernel.movedim((1, 2), (-2, -1))
+        for basis, (turn, axis) in zip(self._basis(name).unbind(1), steps, strict=True):
             taps = grow(taps, basis, axis, flipped=turn % 2 == 1)
-        kernel = taps.permute(axes, axes + 1, *range(axes))
-        if self.out_channels > self.folded_channels:
-            kernel = kernel.transpose(0, 1)
-        return self.unfold(kernel)
+        return taps.movedim((-2, -1), (1, 2))
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
         """The orthogonal matrix H of a kernel without steps; others have no inverse here."""
-        if _steps(self.folded_size):
+        if _steps(self._folded_size) or _steps(self._input_size):
             return super().raw_of(weight)
-        matrix = folded(self, weight).flatten(1)
-        return {"raw_matrix": matrix if self.out_channels > self.folded_channels else matrix.mT}
+        patch = self._patch
+        matrix = polyphase(weight, patch, (1,) * len(patch)).flatten(1)
+        folded, outputs = self._channels
+        matrix = matrix.reshape(self.per_group(outputs, folded))
+        return {"raw_matrix": matrix if outputs > folded else matrix.mT}
 
     @classmethod
     def dense_as(cls) -> type[AbstractParametrization]:
@@ -96,11 +196,11 @@ class BCOP(AbstractParametrization):
         """Apply the circular convolution step by step, if that takes fewer operations."""
         if not self._steps_are_cheaper(x):
             return None
-        steps = _steps(self.folded_size)
+        steps = _steps(self._folded_size)
         matrix, bases = read_basis(self.raw_matrix), read_basis(self.raw_projectors)
         moves = [(axis, -1 if turn % 2 else 1) for turn, axis in steps]
         x = self._folded(x)
-        if self.out_channels > self.folded_channels:
+        if self.out_channels > self._channels[0]:
             y = apply_steps(_matrix_product(x, matrix, None), bases, moves)
             # A copy: in-place operations must not change what is saved for the gradient.
             return y.clone() if bias is None else y + bias[:, None, None]
@@ -121,12 +221,14 @@ class BCOP(AbstractParametrization):
 
     def _steps_are_cheaper(self, x: Tensor) -> bool:
         """Compare the multiplications of a training step, with those that build the kernel."""
-        narrow, wide = sorted((self.folded_channels, self.out_channels))
-        steps = _steps(self.folded_size)
+        narrow, wide = sorted(self._channels)
+        steps = _steps(self._folded_size)
+        if self.groups != 1 or _steps(self._input_size) or self._patch != self.stride:
+            return False
         few = wide < _LEAST_CHANNELS or torch.compiler.is_exporting() or not x.numel()
         if len(self.kernel_size) != 2 or not steps or few or inside_transform():
             return False
-        positions, sizes, growth = x.numel() // self.folded_channels, [1, 1], 0
+        positions, sizes, growth = x.numel() // self._channels[0], [1, 1], 0
         for _, axis in steps:
             growth += math.prod(sizes)
             sizes[axis] += 1

@@ -1,6 +1,6 @@
 """BCOP-Fixed: an orthogonal convolution that is drawn once and never trained."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -39,14 +39,23 @@ class BCOPFixed(AbstractParametrization):
 
     def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
         """The kernel."""
-        return {"kernel": (self.out_channels, self.in_channels, *self.kernel_size)}
+        inputs = self.in_channels // self.groups
+        return {"kernel": (self.out_channels, inputs, *self.kernel_size)}
+
+    def check_sizes(self) -> None:
+        """Refuse what BCOP refuses, before there is any tensor."""
+        self._drawn(device="meta")
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the kernel anew."""
         options = {"device": self.kernel.device, "dtype": self.kernel.dtype}
+        self.kernel.copy_(self._drawn(**options).weight())
+
+    def _drawn(self, **options: Any) -> BCOP:
+        """A fresh BCOP of these sizes."""
         sizes = self.in_channels, self.out_channels, self.kernel_size
-        self.kernel.copy_(BCOP(*sizes, stride=self.stride, **options).weight())
+        return BCOP(*sizes, stride=self.stride, groups=self.groups, **options)
 
     @classmethod
     def dense_as(cls) -> type[AbstractParametrization]:

@@ -35,6 +35,11 @@ class Orthogonal(AbstractParametrization):
     matrices_only = True
     raw_matrix: Tensor
 
+    def check_sizes(self) -> None:
+        """Dense layers have no groups."""
+        if self.groups != 1:
+            raise ValueError(f"`groups` must be 1 for {type(self).__name__}; got {self.groups}.")
+
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """One matrix, the longer side first."""
         narrow, wide = sorted((self.in_channels, self.out_channels))

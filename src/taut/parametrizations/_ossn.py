@@ -1,5 +1,6 @@
 """OSSN: one-sided spectral normalisation."""
 
+import math
 from typing import Any, final
 
 import torch
@@ -8,7 +9,13 @@ from torch.nn import functional as F
 
 from taut._arguments import whole
 from taut.parametrizations._base import AbstractParametrization
-from taut.parametrizations._reshaped import as_kernel, folded, reshaped_sides, torus_of
+from taut.parametrizations._reshaped import (
+    as_kernel,
+    folded,
+    reshaped_sides,
+    torus_of,
+    unfolded,
+)
 
 # Power iteration cannot leave a frequency: a vector with all positions equal keeps them equal, to
 # the last bit. Each update mixes in this much of a fixed vector of all frequencies.
@@ -82,14 +89,14 @@ class OSSN(AbstractParametrization):
 
     def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
         """The unit vector v on the torus, and the slope of the estimate."""
+        channels = self.in_channels * math.prod(self.stride)
         return {
-            "direction": (1, self.folded_channels, *torus_of(self, self.torus)),
-            "slope": (self.out_channels, self.in_channels, *self.kernel_size),
+            "direction": (1, channels, *torus_of(self, self.torus)),
+            "slope": (self.out_channels, self.in_channels // self.groups, *self.kernel_size),
         }
 
     def check_sizes(self) -> None:
-        """As the base class; kernels have at most 3 axes."""
-        super().check_sizes()
+        """Kernels have at most 3 axes."""
         if len(self.kernel_size) > len(_CORRELATIONS):
             raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
 
@@ -112,26 +119,33 @@ class OSSN(AbstractParametrization):
         # The vectors do not depend on the scale of the kernel, whose squares might overflow.
         tiny = torch.finfo(kernel.dtype).tiny
         kernel = folded(self, kernel / kernel.abs().amax().clamp(min=tiny))
-        taps, adjoint = kernel.shape[2:], _adjoint(kernel)
+        taps, groups, adjoint = kernel.shape[2:], self.groups, _adjoint(kernel, self.groups)
         v = _unit(self.direction + _NUDGE * _unit(_chirp(self.direction)))
         for _ in range(self.iterations):
-            u = _unit(_correlated(_wrapped_after(v, taps), kernel))
-            v = _unit(_correlated(_wrapped_before(u, taps), adjoint), otherwise=v)
+            u = _unit(_correlated(_wrapped_after(v, taps), kernel, groups))
+            v = _unit(_correlated(_wrapped_before(u, taps), adjoint, groups), otherwise=v)
         x = _wrapped_after(v, taps)
-        u = _unit(_correlated(x, kernel))
-        slope = _correlated(x.transpose(0, 1), u.transpose(0, 1)).transpose(0, 1)
+        u = _unit(_correlated(x, kernel, groups))
+        pairs = zip(x.chunk(groups, 1), u.chunk(groups, 1), strict=True)
+        slopes = [_correlated(a.transpose(0, 1), b.transpose(0, 1), 1) for a, b in pairs]
         self.direction.copy_(v)
-        self.slope.copy_(self.unfold(slope))
+        self.slope.copy_(unfolded(self, torch.cat([s.transpose(0, 1) for s in slopes])))
 
 
-def _correlated(x: Tensor, kernel: Tensor) -> Tensor:
+def _correlated(x: Tensor, kernel: Tensor, groups: int) -> Tensor:
     r""":math:`y_t = \sum_j K_j x_{t+j}` where all taps are inside x."""
-    return x @ kernel.mT if x.ndim == 2 else _CORRELATIONS[x.ndim - 2](x, kernel)
+    if x.ndim == 2:
+        rows = torch.einsum(
+            "bgi,goi->bgo", x.unflatten(1, (groups, -1)), kernel.unflatten(0, (groups, -1))
+        )
+        return rows.flatten(1)
+    return _CORRELATIONS[x.ndim - 2](x, kernel, groups=groups)
 
 
-def _adjoint(kernel: Tensor) -> Tensor:
+def _adjoint(kernel: Tensor, groups: int) -> Tensor:
     """The kernel of the adjoint, whose taps reach back instead of ahead."""
-    return kernel.transpose(0, 1).flip(tuple(range(2, kernel.ndim))).contiguous()
+    swapped = kernel.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+    return swapped.flip(tuple(range(2, kernel.ndim))).contiguous()
 
 
 def _wrapped_after(x: Tensor, taps: tuple[int, ...]) -> Tensor:

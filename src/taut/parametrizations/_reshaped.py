@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from taut.linalg.embedding import polyphase
+from taut.linalg.embedding import interleaved, polyphase
 from taut.parametrizations._base import AbstractParametrization
 
 # The squared norm at a frequency is a trigonometric polynomial of degree d = taps - 1: between n
@@ -13,41 +13,62 @@ from taut.parametrizations._base import AbstractParametrization
 _POSITIONS = 4
 
 
-def reshaped_sides(owner: AbstractParametrization) -> tuple[int, int]:
-    """Sides of the kernel as a matrix `(out_channels, in_channels * taps)`, longer one first."""
-    narrow, wide = sorted((owner.in_channels * math.prod(owner.kernel_size), owner.out_channels))
-    return wide, narrow
+def reshaped_sides(owner: AbstractParametrization) -> tuple[int, ...]:
+    """Sides of the kernel of a group as a matrix `(out_channels, in_channels * taps)`, sorted.
+
+    The longer one first; behind the groups, if there are several.
+    """
+    narrow, wide = sorted(_sides(owner))
+    return owner.per_group(wide, narrow)
 
 
 def as_kernel(owner: AbstractParametrization, matrix: Tensor) -> Tensor:
     """A matrix of these sides as the kernel, `(out_channels, in_channels, *kernel_size)`."""
-    wide = owner.out_channels > owner.in_channels * math.prod(owner.kernel_size)
-    matrix = matrix if wide else matrix.mT
-    return matrix.reshape(owner.out_channels, owner.in_channels, *owner.kernel_size)
+    outputs, inputs = _sides(owner)
+    matrix = matrix if outputs > inputs else matrix.mT
+    return matrix.reshape(owner.out_channels, -1, *owner.kernel_size)
 
 
 def as_matrix(owner: AbstractParametrization, kernel: Tensor) -> Tensor:
     """The inverse of :func:`as_kernel`."""
-    wide = owner.out_channels > owner.in_channels * math.prod(owner.kernel_size)
-    matrix = kernel.reshape(owner.out_channels, -1)
-    return matrix if wide else matrix.mT
+    outputs, inputs = _sides(owner)
+    matrix = kernel.reshape(owner.per_group(outputs, inputs))
+    return matrix if outputs > inputs else matrix.mT
 
 
 def folded(owner: AbstractParametrization, kernel: Tensor) -> Tensor:
-    """The stride-1 kernel on the downsampled input: the inverse of `owner.unfold`."""
+    """The stride-1 kernel on the downsampled input; zeros lengthen it where strides do not fit."""
     return polyphase(kernel, owner.stride, (1,) * len(owner.stride))
 
 
-def overlap(owner: AbstractParametrization) -> float:
-    r"""The norm of the map from an input to its patches, :math:`\sqrt{\prod_i k_i / s_i}`.
+def unfolded(owner: AbstractParametrization, kernel: Tensor) -> Tensor:
+    """The inverse of :func:`folded`, without what is beyond the taps of the kernel."""
+    kernel = interleaved(kernel, owner.stride)
+    return kernel[(..., *(slice(k) for k in owner.kernel_size))]
 
-    On a torus each input position is in exactly :math:`\prod_i k_i / s_i` patches.
+
+def folded_size(owner: AbstractParametrization) -> tuple[int, ...]:
+    r"""Taps of the kernel on the downsampled input, :math:`\lceil k_i / s_i \rceil`."""
+    return tuple(-(-k // s) for k, s in zip(owner.kernel_size, owner.stride, strict=True))
+
+
+def overlap(owner: AbstractParametrization) -> float:
+    r"""The norm of the map from an input to its patches, at most the root of their overlaps.
+
+    On a torus each input position is in at most :math:`\prod_i \lceil k_i / s_i \rceil` patches.
     """
-    return math.sqrt(math.prod(owner.folded_size))
+    return math.sqrt(math.prod(folded_size(owner)))
 
 
 def torus_of(owner: AbstractParametrization, positions: int | None) -> tuple[int, ...]:
     """Output positions per axis: `positions`, but at least the taps; by default four per tap."""
+    size = folded_size(owner)
     if positions is None:  # a single tap acts alike at every frequency: one position is enough
-        return tuple(1 if taps == 1 else _POSITIONS * taps for taps in owner.folded_size)
-    return tuple(max(positions, taps) for taps in owner.folded_size)
+        return tuple(1 if taps == 1 else _POSITIONS * taps for taps in size)
+    return tuple(max(positions, taps) for taps in size)
+
+
+def _sides(owner: AbstractParametrization) -> tuple[int, int]:
+    """Rows and columns of the kernel of a group as a matrix."""
+    inputs = owner.in_channels // owner.groups * math.prod(owner.kernel_size)
+    return owner.out_channels // owner.groups, inputs

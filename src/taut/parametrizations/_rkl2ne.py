@@ -14,7 +14,7 @@ from taut.parametrizations._reshaped import as_kernel, overlap, reshaped_sides
 class RKL2NE(AbstractParametrization):
     r"""1-Lipschitz convolution: the reshaped kernel over the root of a norm of its Gram matrices.
 
-    .. math:: K = A \big/ \sqrt{\textstyle\prod_i k_i / s_i \cdot
+    .. math:: K = A \big/ \sqrt{\textstyle\prod_i \lceil k_i / s_i \rceil \cdot
         \min(\|A A^\top\|_\infty, \|A^\top A\|_\infty)}
 
     A is the raw kernel as a matrix `(out_channels, in_channels * taps)`, and
@@ -23,9 +23,9 @@ class RKL2NE(AbstractParametrization):
     Proof: the square of the spectral norm of A is the largest eigenvalue of :math:`A A^\top` and of
     :math:`A^\top A`. If :math:`M x = \lambda x`, every norm of M is at least
     :math:`\|M x\| / \|x\| = |\lambda|`; hence A over the root has norm at most 1. The convolution
-    applies A to the patches of the input. A position is in at most :math:`\prod_i k_i / s_i`
-    patches, so the map to patches has at most the root of that as its norm; the kernel is divided
-    by it, too.
+    applies A to the patches of the input. A position is in at most :math:`\prod_i \lceil k_i / s_i
+    \rceil` patches, so the map to patches has at most the root of that as its norm; the kernel is
+    divided by it, too.
 
     Guarantee: every singular value of the operator is at most 1, with circular or zero padding.
         Loose: often much less, so that gradients shrink.
@@ -54,16 +54,17 @@ class RKL2NE(AbstractParametrization):
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
         # A constant factor changes neither the quotient nor its gradient. This one keeps squares
         # in range, and at least 1 except for a zero matrix: the clamp is for that alone.
-        largest = self.raw_matrix.detach().abs().amax()
+        largest = self.raw_matrix.detach().abs().amax((-2, -1), keepdim=True)
         matrix = self.raw_matrix / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         square = torch.minimum(_gram_norm(matrix), _gram_norm(matrix.mT)).clamp(min=1)
         return as_kernel(self, matrix / square.sqrt()) / overlap(self)
 
 
 def _gram_norm(a: Tensor) -> Tensor:
-    r""":math:`\|A A^\top\|_\infty`, with the gradient of its largest row alone."""
+    r"""(*b, 1, 1): :math:`\|A A^\top\|_\infty`, with the gradient of its largest row alone."""
     with torch.no_grad():
         gram = product(a, a.mT)
-        row = gram.abs().sum(1).argmax()
-        signs = gram.index_select(0, row[None])[0].sign()
-    return (a.index_select(0, row[None])[0] * (signs[:, None] * a).sum(0)).sum()
+        row = gram.abs().sum(-1, keepdim=True).argmax(-2, keepdim=True)  # (*b, 1, 1)
+        signs = gram.take_along_dim(row, -2).mT.sign()  # (*b, m, 1)
+    largest = a.take_along_dim(row, -2)  # (*b, 1, n)
+    return (largest * (signs * a).sum(-2, keepdim=True)).sum(-1, keepdim=True)

@@ -14,13 +14,13 @@ from taut.parametrizations._reshaped import as_kernel, as_matrix, overlap, resha
 class RKO(AbstractParametrization):
     r"""1-Lipschitz convolution: the kernel as one orthonormal matrix, divided by its patch overlap.
 
-    The kernel reshaped to `(out_channels, in_channels * k * k)` is semi-orthogonal. Every input
-    position is in at most :math:`\prod_i k_i / s_i` patches, so the map from the input to its
-    patches has norm :math:`\sqrt{\prod_i k_i / s_i}` (k for a square kernel of stride 1); the
-    kernel is divided by it.
+    The kernel reshaped to `(out_channels, in_channels * taps)` is semi-orthogonal. Every input
+    position is in at most :math:`p = \prod_i \lceil k_i / s_i \rceil` patches, so the map from the
+    input to its patches has norm :math:`\sqrt p` at most (k for a square kernel of stride 1); the
+    kernel is divided by it. Each group has a kernel of its own.
 
     Guarantee: every singular value of the operator is at most 1, with circular or zero padding.
-        Not orthogonal: gradients may shrink.
+        Not orthogonal where patches overlap: gradients may shrink.
     Cost: one orthonormal basis of a `(max, min)` matrix of the two sides of the reshaped kernel.
 
     Reference:

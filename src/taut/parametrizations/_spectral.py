@@ -11,6 +11,7 @@ from torch import Tensor
 
 from taut._arguments import wholes
 from taut._torch_private import constant_when_compiled
+from taut.linalg.embedding import interleaved
 from taut.linalg.twiddles import half_plane
 from taut.parametrizations._base import AbstractParametrization
 
@@ -28,6 +29,26 @@ class AbstractSpectral(AbstractParametrization):
     Guarantee: on the periodic domain of that size only. On another size, or with zero padding, the
         same kernel may have a norm above 1.
     """
+
+    def check_sizes(self) -> None:
+        """Refuse groups, and strides that do not divide the kernel size."""
+        if self.groups != 1:
+            raise ValueError(f"`groups` must be 1 for {type(self).__name__}; got {self.groups}.")
+        if any(k % s for k, s in zip(self.kernel_size, self.stride, strict=True)):
+            raise ValueError(
+                f"`stride` must divide `kernel_size` for {type(self).__name__}; "
+                f"got stride={self.stride}, kernel_size={self.kernel_size}."
+            )
+
+    @property
+    def folded_channels(self) -> int:
+        """Input channels after invertible downsampling by the stride."""
+        return self.in_channels * math.prod(self.stride)
+
+    @property
+    def folded_size(self) -> tuple[int, ...]:
+        """Kernel size after invertible downsampling by the stride."""
+        return tuple(k // s for k, s in zip(self.kernel_size, self.stride, strict=True))
 
     @abstractmethod
     def symbol(self, size: tuple[int, ...]) -> Complex[Tensor, "f o i"]:
@@ -61,7 +82,7 @@ class AbstractSpectral(AbstractParametrization):
                 f"`size` must be a multiple of `stride`; got size={size}, stride={self.stride}."
             )
         size = tuple(n // s for n, s in zip(size, self.stride, strict=True))
-        return self.unfold(_kernel_of(self.symbol(size), size))
+        return interleaved(_kernel_of(self.symbol(size), size), self.stride)
 
 
 def kernel_symbol(

@@ -14,6 +14,7 @@ from taut.parametrizations._reshaped import (
     overlap,
     reshaped_sides,
     torus_of,
+    unfolded,
 )
 
 # Rounding of a projection in float64: no more than this above 1 is left to clip after a round.
@@ -112,21 +113,21 @@ class SVCM(AbstractParametrization):
         """
         if not bool(self.raw_matrix.isfinite().all()):
             raise ValueError("`raw_matrix` must be finite to be projected; it holds NaN or Inf.")
-        kernel = folded(self, as_kernel(self, self.raw_matrix.double()))
+        kernel = as_kernel(self, self.raw_matrix.double())
         torus = torus_of(self, self.torus)
         for _ in range(self.rounds):
-            clipped = _clipped_and_cut(kernel, torus)
+            clipped = _clipped(folded(self, kernel).unflatten(0, (self.groups, -1)), torus)
             if clipped is None:
                 break
-            kernel = clipped
-        self.raw_matrix.copy_(as_matrix(self, self.unfold(kernel)))
+            kernel = unfolded(self, clipped.flatten(0, 1))
+        self.raw_matrix.copy_(as_matrix(self, kernel.clone()))
 
 
-def _clipped_and_cut(kernel: Tensor, torus: tuple[int, ...]) -> Tensor | None:
-    """The kernel after one round; None if no singular value on the torus is above 1."""
-    axes = tuple(range(2, kernel.ndim))
+def _clipped(kernel: Tensor, torus: tuple[int, ...]) -> Tensor | None:
+    """The kernels (g, o, i, *taps), clipped; None if no singular value on the torus is above 1."""
+    axes = tuple(range(3, kernel.ndim))
     symbol = torch.fft.rfftn(kernel, s=torus, dim=axes) if axes else kernel
-    matrices = symbol.permute(*axes, 0, 1)
+    matrices = symbol.permute(*axes, 0, 1, 2)
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = matrices.mH if tall else matrices
     squares, vectors = torch.linalg.eigh(wide @ wide.mH)
@@ -135,8 +136,8 @@ def _clipped_and_cut(kernel: Tensor, torus: tuple[int, ...]) -> Tensor | None:
     # Subtract the excess over 1 in the directions of the singular vectors.
     excess = (vectors * (1 - squares.clamp(min=1).rsqrt())[..., None, :]) @ vectors.mH
     clipped = matrices - (matrices @ excess if tall else excess @ matrices)
-    symbol = clipped.permute(clipped.ndim - 2, clipped.ndim - 1, *range(len(axes)))
+    symbol = clipped.permute(*range(len(axes), clipped.ndim), *range(len(axes)))
     if not axes:
         return symbol
     whole = torch.fft.irfftn(symbol, s=torus, dim=axes)
-    return whole[(..., *(slice(taps) for taps in kernel.shape[2:]))]
+    return whole[(..., *(slice(taps) for taps in kernel.shape[3:]))]

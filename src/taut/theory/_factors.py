@@ -68,11 +68,11 @@ class Factorisation:
     def kernel(self) -> Float[Tensor, "c c ..."]:
         """The kernel, `(c, c, *kernel_size)`."""
         axes = len(self.kernel_size)
-        taps = self.matrix.reshape(*(1,) * axes, *self.matrix.shape)
+        taps = self.matrix.reshape(1, *(1,) * axes, *self.matrix.shape)
         steps = step_order(self.kernel_size)
         for (_, axis), frame, rank in zip(steps, self.frames, self.ranks, strict=True):
-            taps = grow(taps, frame[:, :rank], axis)
-        return taps.permute(axes, axes + 1, *range(axes))
+            taps = grow(taps, frame[None, :, :rank], axis)
+        return taps[0].permute(axes, axes + 1, *range(axes))
 
     def raw_tensors(self) -> dict[str, Tensor]:
         """Raw tensors, to be loaded into `taut.BCOP(c, c, kernel_size)`, with the same kernel.

@@ -240,16 +240,16 @@ def test_contender_files_are_checked(tmp_path):
 def test_floor_counts_what_the_products_count():
     """Against the counter of torch, over products written out one by one."""
     c, k, n = 8, 3, 5
-    taps = torch.randn(1, 1, c, c, requires_grad=True)
+    taps = torch.randn(1, 1, 1, c, c, requires_grad=True)
     bases = torch.randn(4, c, c // 2, requires_grad=True)
     x = torch.randn(n, c, requires_grad=True)
     with FlopCounterMode(display=False) as built:
         kernel = taps
         for basis, axis in zip(bases, (0, 1, 0, 1), strict=True):
-            kernel = grow(kernel, basis, axis)
+            kernel = grow(kernel, basis[None], axis)
         kernel.sum().backward()
     with FlopCounterMode(display=False) as applied:
-        y = x @ taps[0, 0]
+        y = x @ taps[0, 0, 0]
         for basis in bases:
             y = y - (y @ basis) @ basis.mT
         y.sum().backward()

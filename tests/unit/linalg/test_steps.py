@@ -69,7 +69,7 @@ def test_applied_steps_are_the_strided_kernel(
 
 def test_one_step_is_grown_by_two_taps():
     basis = orthonormal_basis(torch.randn(4, 2, dtype=torch.float64))
-    taps = grow(torch.eye(4, dtype=torch.float64)[None, None], basis, 1)
+    taps = grow(torch.eye(4, dtype=torch.float64)[None, None, None], basis[None], 1)[0]
     x = torch.randn(1, 4, 3, 5, dtype=torch.float64)
     expected = F.conv2d(torch.cat((x[..., -1:], x), 3), taps.permute(2, 3, 0, 1))
     assert torch.allclose(apply_steps(x, basis[None], [(1, 1)]), expected)

@@ -303,19 +303,19 @@ def test_models_of_any_axes_are_certified():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"dilation": 2}, "`dilation` must be 1; got (2, 2)"),
-        ({"groups": 3}, "`groups` must be 1 for BCOP; got 3"),
+        ({"dilation": 0}, "`dilation` must be a positive integer or a tuple of 2; got 0"),
+        ({"groups": 3}, "`groups` must leave more than one channel a group"),
         ({"groups": 2}, "`groups` must divide the channels of input and output; got groups=2"),
         ({"in_channels": 0}, "`in_channels` must be a positive integer; got 0"),
         ({"out_channels": 0}, "`out_channels` must be a positive integer; got 0"),
         ({"padding_mode": "reflect"}, "`padding_mode` must be 'circular' or 'zeros'"),
-        ({"padding": 1}, "`padding` must be 'same' with padding_mode='circular'; got (1, 1)"),
+        ({"padding": 0}, "`padding` must be 'same' with padding_mode='circular', or give"),
         ({"output_padding": 1}, "`output_padding` must be 0 with padding='same'"),
         (
             {"output_padding": 1, "padding": 0, "padding_mode": "zeros"},
-            "`output_padding` must be less than `stride`; got output_padding=(1, 1), stride=(1, 1)",
+            "`output_padding` must be less than `stride` or `dilation`; got output_padding=(1, 1)",
         ),
-        ({"stride": 2}, "`stride` must divide `kernel_size`; got stride=(2, 2)"),
+        ({"stride": 4, "in_channels": 30}, "`out_channels` must be at most 27 for an orthogonal"),
         ({"kernel_size": (3, 3, 3)}, "`kernel_size` must be a positive integer or a tuple of 2"),
     ],
 )
@@ -346,15 +346,12 @@ class GroupedKernel(AbstractParametrization):
     guarantee = "none"
     reference = "none"
 
-    def check_sizes(self) -> None:
-        """All sizes."""
-
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        inputs = self.folded_channels * math.prod(self.folded_size)
+        inputs = self.in_channels // self.groups * math.prod(self.kernel_size)
         return {"raw": (self.groups, inputs, self.out_channels // self.groups)}
 
     def weight(self) -> Tensor:
-        return self.unfold(self.raw.mT.reshape(self.out_channels, -1, *self.folded_size))
+        return self.raw.mT.reshape(self.out_channels, -1, *self.kernel_size)
 
 
 @pytest.mark.parametrize("axes", [1, 2, 3])
