@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taut._arguments import whole, wholes
+from taut.linalg.windows import Windows
 from taut.nn._padding import (
     Pads,
     PadToMultiple1d,
@@ -30,6 +31,7 @@ from taut.parametrizations import (
     Isometry,
     effective_stride,
     existing_isometry,
+    may_transform,
     read_weight,
     require_isometry,
 )
@@ -255,17 +257,19 @@ class _Conv(_ConvNd):
         plain = _PLAIN[self.axes](*sizes, self.dilation, self.groups, **options)
         return behind(before, filled(plain, weight, bias))
 
-    def _fills_torus(self, input_size: Size) -> bool:
-        """Whether the layer is a convolution on a torus that its stride divides."""
-        whole = all(n % s == 0 for n, s in zip(input_size, self.stride, strict=True))
-        return whole and (self.padding_mode, self.padding) == ("circular", "same")
+    def _fills_domain(self, input: Tensor) -> bool:
+        """Whether the layer is a circular convolution of a batch of such images."""
+        axes = zip(input.shape[-self.axes :], self.stride, strict=True)
+        batched = input.ndim == self.axes + 2 and all(n % s == 0 for n, s in axes)
+        return batched and (self.padding_mode, self.padding) == ("circular", "same")
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
         size = tuple(input.shape[-self.axes :])
-        undilated = all(d == 1 for d in self.dilation)
-        if input.ndim == self.axes + 2 and undilated and self._fills_torus(size):
-            y = self._transformed(input)
+        if self._fills_domain(input) and may_transform(self.parametrization, input):
+            windows = Windows(self.stride, self.dilation, self.pads(size).left)
+            x = self._amplified(input)
+            y = self.parametrization.transform(x, self.bias, windows)
             if y is not None:
                 return y
         x, convolve = pad(input, self.pads(size), self.padding_mode), _CONVOLUTIONS[self.axes]

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
+from taut.linalg.windows import Windows
 from taut.nn._conv import Sizes, _ConvNd, behind
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
-from taut.parametrizations import BCOP, AbstractSpectral, Isometry
+from taut.parametrizations import BCOP, AbstractSpectral, Isometry, may_transform
 
 _CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _PLAIN = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -128,7 +129,14 @@ class _ConvTranspose(_ConvNd):
         return _TRANSPOSED[kept]
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Pad the input and apply the plain transposed convolution."""
+        """Pad the input and apply the plain transposed convolution, or the kernel's factors."""
+        batched = input.ndim == self.axes + 2 and self.padding_mode == "circular"
+        if batched and may_transform(self.parametrization, input):
+            windows = Windows(self.stride, self.dilation, self.pads(self.stride).left)
+            x = self._amplified(input)
+            y = self.parametrization.transform_adjoint(x, self.bias, windows)
+            if y is not None:
+                return y
         pads, crop, more = self._as_plain()
         x, convolve = pad(input, pads, self.padding_mode), _CONVOLUTIONS[self.axes]
         steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}

@@ -14,7 +14,7 @@ from taut.nn._parametrized import (
     SharedTensors,
     filled,
 )
-from taut.parametrizations import Orthogonal
+from taut.parametrizations import Orthogonal, may_transform
 
 
 @final
@@ -66,8 +66,11 @@ class Linear(AbstractParametrizedLayer):
 
     def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
         """Multiply by the weight or its factors, and add the bias."""
-        y = self._transformed(input)
-        return F.linear(input, self.weight, self.bias) if y is None else y
+        if may_transform(self.parametrization, input):
+            y = self.parametrization.transform(self._amplified(input), self.bias, None)
+            if y is not None:
+                return y
+        return F.linear(input, self.weight, self.bias)
 
     def frozen(self, tensors: SharedTensors) -> nn.Linear:
         """A plain dense layer."""

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from taut.parametrizations import AbstractParametrization, read_weight, transformed
+from taut.parametrizations import AbstractParametrization, read_weight
 
 Parametrization = Callable[..., AbstractParametrization]
 _M = TypeVar("_M", bound=nn.Module)
@@ -84,10 +84,6 @@ class AbstractParametrizedLayer(nn.Module, ABC):
     def _amplified(self, x: Tensor) -> Tensor:
         """Times the gain."""
         return x if self.gain == 1.0 else x * self.gain
-
-    def _transformed(self, x: Tensor) -> Tensor | None:
-        """The layer without its weight, if the parametrization does so."""
-        return transformed(self.parametrization, self._amplified(x), self.bias)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; a weight goes to the parametrization."""

@@ -10,7 +10,7 @@ from taut.parametrizations._aol import AOL
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
-from taut.parametrizations._cache import cached, read_basis, read_weight, transformed
+from taut.parametrizations._cache import cached, may_transform, read_basis, read_weight
 from taut.parametrizations._existence import (
     Isometry,
     effective_stride,
@@ -44,13 +44,13 @@ __all__ = [
     "existing_isometry",
     "kernel_symbol",
     "map_symbol",
+    "may_transform",
     "methods",
     "projected",
     "read_basis",
     "read_weight",
     "require_isometry",
     "retract_",
-    "transformed",
     "update_",
 ]
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from taut._arguments import whole, wholes
 from taut.linalg.bases import orthonormal_basis
+from taut.linalg.windows import Windows
 
 Guarantee = Literal["orthogonal", "lipschitz", "none"]
 
@@ -114,13 +115,16 @@ class AbstractParametrization(nn.Module, ABC):
         """The method for the dense layers of a model with this method: itself by default."""
         return cls
 
-    def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+    def transform(self, x: Tensor, bias: Tensor | None, windows: Windows | None) -> Tensor | None:
         """Apply the layer without forming the weight, or return None if that is not cheaper.
 
-        For a matrix this is the dense layer. For a kernel it is the circular convolution of a batch
-        of images whose size is a multiple of `stride`, with `(kernel_size - stride) // 2` positions
-        of padding in front.
+        For a matrix, `windows` being None, this is the dense layer. For a kernel it is the circular
+        convolution of a batch of images with these windows.
         """
+        return None
+
+    def transform_adjoint(self, x: Tensor, bias: Tensor | None, windows: Windows) -> Tensor | None:
+        """Likewise for the adjoint of the circular convolution: a transposed layer."""
         return None
 
     def update_(self, step: int) -> None:

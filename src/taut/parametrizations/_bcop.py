@@ -5,12 +5,12 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from taut._torch_private import inside_transform
 from taut.linalg.block import grow
 from taut.linalg.embedding import interleaved, polyphase
-from taut.linalg.steps import apply_steps, turned
+from taut.linalg.factored import AbstractFactor, Downsampling, Matrix, Steps
+from taut.linalg.windows import Windows
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import read_basis
 from taut.parametrizations._existence import refuse_shifts, require_isometry
@@ -192,57 +192,91 @@ class BCOP(AbstractParametrization):
         """:class:`taut.Orthogonal`, which is what this method is on a matrix."""
         return Orthogonal
 
-    def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+    def transform(self, x: Tensor, bias: Tensor | None, windows: Windows | None) -> Tensor | None:
         """Apply the circular convolution step by step, if that takes fewer operations."""
-        if not self._steps_are_cheaper(x):
+        if windows is None or not self._steps_are_cheaper(x.numel() // x.shape[1], windows):
             return None
-        steps = _steps(self._folded_size)
-        matrix, bases = read_basis(self.raw_matrix), read_basis(self.raw_projectors)
-        moves = [(axis, -1 if turn % 2 else 1) for turn, axis in steps]
-        x = self._folded(x)
-        if self.out_channels > self._channels[0]:
-            y = apply_steps(_matrix_product(x, matrix, None), bases, moves)
-            # A copy: in-place operations must not change what is saved for the gradient.
-            return y.clone() if bias is None else y + bias[:, None, None]
-        # The last step of the kernel is the first to act.
-        y = apply_steps(x, bases.flip(0), moves[::-1])
-        return _matrix_product(y, matrix.mT, bias)
+        return self._applied(x, bias, windows, adjoint=False)
 
-    def _folded(self, x: Tensor) -> Tensor:
-        """The image as the steps act on it: shifted, and downsampled by the stride."""
-        for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True)):
-            # Padding puts (k - s) // 2 positions in front; each step that is not reversed takes s.
-            x = turned(x, axis + 2, (k - s) // 2 - s * (k // s // 2))
-        if all(s == 1 for s in self.stride):
-            return x
-        (rows, columns), (b, c, h, w) = self.stride, x.shape
-        x = x.reshape(b, c, h // rows, rows, w // columns, columns).permute(0, 2, 4, 1, 3, 5)
-        return x.reshape(b, h // rows, w // columns, -1).permute(0, 3, 1, 2)
+    def transform_adjoint(self, x: Tensor, bias: Tensor | None, windows: Windows) -> Tensor | None:
+        """Apply the adjoint of the circular convolution step by step, likewise."""
+        positions = x.numel() // x.shape[1] * math.prod(windows.stride)
+        if not self._steps_are_cheaper(positions, windows):
+            return None
+        return self._applied(x, bias, windows, adjoint=True)
 
-    def _steps_are_cheaper(self, x: Tensor) -> bool:
+    def _applied(
+        self, x: Tensor, bias: Tensor | None, windows: Windows, *, adjoint: bool
+    ) -> Tensor:
+        """The factors of each group, one after the other, or their adjoints the other way round."""
+        results = []
+        for group, part in enumerate(x.chunk(self.groups, 1)):
+            y, factors = part.movedim(1, -1), self._factors(group, windows)
+            for factor in factors[::-1] if adjoint else factors:
+                y = factor.adjoint(y) if adjoint else factor.apply(y)
+            results.append(y)
+        y = torch.cat(results, -1) if self.groups > 1 else results[0]
+        # A copy: in-place operations must not change what is saved for the gradient.
+        return (y.clone() if bias is None else y + bias).movedim(-1, 1)
+
+    def _factors(self, group: int, windows: Windows) -> list[AbstractFactor]:
+        """The factors of the convolution of a group, in the order in which they act."""
+        # On the folded grid the taps of F are as far apart as those of K that a patch is long.
+        axes = zip(windows.dilation, windows.stride, self.stride, strict=True)
+        coarse = tuple(d * built // s for d, s, built in axes)
+        fine = windows.dilation
+        before = self._steps(group, "raw_input_projectors", self._input_size, fine)
+        behind = self._steps(group, "raw_projectors", self._folded_size, coarse)
+        # Each step that is not reversed, every second one, reads one tap further on.
+        passed = [r // 2 * d for r, d in zip(self._input_size, fine, strict=True)]
+        axes = zip(self._folded_size, coarse, windows.stride, strict=True)
+        passed = [p + m // 2 * d * s for p, (m, d, s) in zip(passed, axes, strict=True)]
+        left = tuple(n - p for n, p in zip(windows.left, passed, strict=True))
+        downsampling = Downsampling(windows._replace(left=left), self._patch)
+        matrix, (folded, outputs) = self._basis("raw_matrix")[group], self._channels
+        # The last step of a kernel is the first to act.
+        factors = [*(steps.reversed() for steps in before), downsampling]
+        if outputs > folded:
+            return [*factors, Matrix(matrix), *behind]
+        return [*factors, *(steps.reversed() for steps in behind), Matrix(matrix.mT)]
+
+    def _steps(
+        self, group: int, name: str, size: tuple[int, ...], places: tuple[int, ...]
+    ) -> list[Steps]:
+        """The steps of a group that make a kernel of this size, taps so many places apart."""
+        steps = _steps(size)
+        if not steps:
+            return []
+        moves = tuple((axis, -places[axis] if turn % 2 else places[axis]) for turn, axis in steps)
+        return [Steps(self._basis(name)[group], moves)]
+
+    def _steps_are_cheaper(self, positions: int, windows: Windows) -> bool:
         """Compare the multiplications of a training step, with those that build the kernel."""
-        narrow, wide = sorted(self._channels)
-        steps = _steps(self._folded_size)
-        if self.groups != 1 or _steps(self._input_size) or self._patch != self.stride:
+        folded, outputs = self._channels
+        narrow, wide = sorted((folded, outputs))
+        before, behind = _steps(self._input_size), _steps(self._folded_size)
+        few = wide < _LEAST_CHANNELS or torch.compiler.is_exporting() or not positions
+        if few or not (before or behind) or inside_transform():
             return False
-        few = wide < _LEAST_CHANNELS or torch.compiler.is_exporting() or not x.numel()
-        if len(self.kernel_size) != 2 or not steps or few or inside_transform():
-            return False
-        positions, sizes, growth = x.numel() // self._channels[0], [1, 1], 0
-        for _, axis in steps:
-            growth += math.prod(sizes)
-            sizes[axis] += 1
-        kernel = 3 * narrow * wide * (math.prod(sizes) * positions + growth * wide)
-        factored = (3.5 * len(steps) * wide + 3 * narrow) * wide * positions
-        return factored * (1 + _NARROW / wide) < kernel
-
-
-def _matrix_product(x: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
-    x = x.contiguous(memory_format=torch.channels_last)
-    kernel = matrix[:, :, None, None].contiguous(memory_format=torch.channels_last)
-    return F.conv2d(x, kernel, bias)
+        inputs, count = self.in_channels // self.groups, positions // math.prod(windows.stride)
+        kernel = outputs * inputs * math.prod(self.kernel_size) * count
+        kernel += narrow * wide * wide * _products(self._folded_size)
+        patches = outputs * math.prod(self._folded_size) * math.prod(self._patch)
+        kernel += patches * inputs * inputs * _products(self._input_size)
+        factored = 3.5 * len(behind) * wide * wide * count + 3 * narrow * wide * count
+        factored += 3.5 * len(before) * inputs * inputs * positions
+        return factored * (1 + _NARROW / wide) < 3 * kernel
 
 
 def _steps(size: tuple[int, ...]) -> list[tuple[int, int]]:
     """Pairs (number of steps on that axis so far, axis); the axes alternate."""
     return sorted((turn, axis) for axis, k in enumerate(size) for turn in range(k - 1))
+
+
+def _products(size: tuple[int, ...]) -> int:
+    """Products of matrices in which a kernel of one tap grows to this size."""
+    sizes, products = [1] * len(size), 0
+    for _, axis in _steps(size):
+        products += math.prod(sizes)
+        sizes[axis] += 1
+    return products

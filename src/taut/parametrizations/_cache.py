@@ -175,25 +175,23 @@ def _state(tensor: Tensor) -> tuple:
     return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
 
 
-def transformed(
-    parametrization: AbstractParametrization, x: Tensor, bias: Tensor | None
-) -> Tensor | None:
-    """:meth:`AbstractParametrization.transform`, or None where the weight itself has to be used.
+def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
+    """Whether a layer may ask for :meth:`AbstractParametrization.transform` here and now.
 
-    That is so without gradients, so that evaluation equals what :func:`taut.freeze` ships, bit for
-    bit; under autocast, which rounds the weight only when it is used; where :func:`cached` keeps
-    the weight; and under transforms of `torch.func`.
+    Not without gradients, so that evaluation equals what :func:`taut.freeze` ships, bit for bit;
+    nor under autocast, which rounds the weight only when it is used; where :func:`cached` keeps the
+    weight; and under transforms of `torch.func`.
 
     Example:
-        >>> transformed(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4), None)  # a small kernel
+        >>> with torch.no_grad():
+        ...     may_transform(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4))
+        False
     """
     if not torch.is_grad_enabled():
-        return None
+        return False
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
-        return None
-    if keeps_weight(parametrization) or inside_transform():
-        return None
-    return parametrization.transform(x, bias)
+        return False
+    return not (keeps_weight(parametrization) or inside_transform())
 
 
 def keeps_weight(parametrization: AbstractParametrization) -> bool:

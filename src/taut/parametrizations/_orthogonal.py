@@ -5,6 +5,7 @@ from typing import final
 from torch import Tensor
 
 from taut.linalg.bases import basis_product
+from taut.linalg.windows import Windows
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import kept_basis, read_basis
 
@@ -54,7 +55,7 @@ class Orthogonal(AbstractParametrization):
         """The matrix itself, which must be semi-orthogonal."""
         return {"raw_matrix": weight.mT if self.out_channels < self.in_channels else weight}
 
-    def transform(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+    def transform(self, x: Tensor, bias: Tensor | None, windows: Windows | None) -> Tensor | None:
         """Apply the dense layer through the factors of the basis."""
         if kept_basis(self.raw_matrix) is not None:
             return None
