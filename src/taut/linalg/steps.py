@@ -39,6 +39,8 @@ def apply_steps(
         the bases, and half of it to undo the steps. Kept for the backward pass: the output, and
         `r` numbers a position and step.
     """
+    if not bases.shape[2]:  # spans of nothing
+        return x
     return _Steps.apply(x, bases, tuple(moves))[0]  # pyright: ignore[reportOptionalSubscript]
 
 

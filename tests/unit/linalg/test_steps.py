@@ -14,6 +14,7 @@ from taut.linalg import steps
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.block import grow
 from taut.linalg.steps import apply_steps
+from taut.linalg.windows import Windows
 from taut.parametrizations import _bcop
 
 MOVES = [(0, 1), (1, 1), (0, -1), (1, -1)]
@@ -37,34 +38,70 @@ def plain(layer: taut.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return F.conv2d(x[..., index[0][:, None], index[1]], layer.weight, layer.bias, layer.stride)
 
 
+def applies_steps(layer, x: torch.Tensor) -> bool:
+    """Whether the layer applies the factors of its kernel to these images."""
+    windows = Windows(layer.stride, layer.dilation, layer.pads(layer.stride).left)
+    return layer.parametrization.transform(x, layer.bias, windows) is not None
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("kernel_size", KERNELS)
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (5, 5), (3, 4), (4, 3)])
 def test_applied_steps_are_the_kernel(monkeypatch, inputs, outputs, kernel_size, size):
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_: True)
     layer = taut.nn.Conv2d(inputs, outputs, kernel_size, dtype=torch.float64)
     x = torch.randn(2, inputs, *size, dtype=torch.float64)
-    assert layer.parametrization.transform(x, layer.bias) is not None
+    assert applies_steps(layer, x)
     assert torch.allclose(layer(x), plain(layer, x), atol=1e-12)
 
 
-@pytest.mark.parametrize("windows", [(4, 4), (3, 5), (1, 2)])
+# name, channels, kernel size, stride, dilation, groups, windows
+GENERAL = [
+    ("Conv1d", (3, 5), (5,), (2,), (1,), 1, (3,)),
+    ("Conv1d", (4, 12), (3,), (4,), (3,), 2, (2,)),
+    ("Conv1d", (3, 2), (4,), (2,), (2,), 1, (1,)),
+    ("Conv2d", (3, 4), (4, 4), (2, 2), (1, 1), 1, (3, 5)),
+    ("Conv2d", (2, 16), (6, 6), (3, 3), (1, 1), 1, (1, 2)),
+    ("Conv2d", (4, 1), (4, 3), (2, 1), (1, 1), 1, (4, 4)),
+    ("Conv2d", (3, 9), (5, 3), (2, 2), (1, 1), 1, (2, 3)),
+    ("Conv2d", (4, 6), (3, 3), (1, 1), (2, 3), 2, (5, 4)),
+    ("Conv2d", (2, 4), (5, 2), (3, 4), (2, 1), 1, (2, 2)),
+    ("Conv2d", (3, 3), (3, 4), (2, 4), (4, 2), 1, (3, 1)),
+    ("Conv3d", (2, 3), (3, 2, 3), (1, 1, 1), (1, 1, 1), 1, (3, 2, 4)),
+    ("Conv3d", (4, 6), (3, 2, 2), (2, 1, 2), (1, 2, 1), 2, (2, 3, 1)),
+    ("ConvTranspose1d", (6, 2), (5,), (3,), (1,), 1, (4,)),
+    ("ConvTranspose2d", (8, 2), (4, 4), (2, 2), (1, 1), 1, (3, 4)),
+    ("ConvTranspose2d", (3, 5), (3, 3), (2, 2), (1, 3), 1, (2, 3)),
+    ("ConvTranspose2d", (4, 6), (2, 3), (3, 2), (1, 2), 2, (1, 2)),
+    ("ConvTranspose3d", (4, 2), (3, 2, 2), (1, 2, 1), (2, 1, 1), 1, (2, 2, 3)),
+]
+
+
 @pytest.mark.parametrize(
-    ("kernel_size", "stride"),
-    [(4, 2), (6, 2), (6, 3), ((4, 3), (2, 1)), ((2, 4), (2, 2)), ((3, 8), (1, 2))],
+    ("name", "channels", "size", "stride", "dilation", "groups", "windows"), GENERAL
 )
-@pytest.mark.parametrize(("inputs", "outputs"), [(3, 4), (2, 16), (4, 1)])
-def test_applied_steps_are_the_strided_kernel(
-    monkeypatch, inputs, outputs, kernel_size, stride, windows
+def test_factors_of_every_kind_of_layer_are_its_kernel(
+    monkeypatch, name, channels, size, stride, dilation, groups, windows
 ):
-    layer = taut.nn.Conv2d(inputs, outputs, kernel_size, stride, dtype=torch.float64)
-    size = (n * s for n, s in zip(windows, layer.stride, strict=True))
-    x = torch.randn(2, inputs, *size, dtype=torch.float64)
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: False)
-    kernel = layer(x)
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
-    assert layer.parametrization.transform(x, layer.bias) is not None
-    assert torch.allclose(layer(x), kernel, atol=1e-12)
+    options = {"stride": stride, "dilation": dilation, "groups": groups, "dtype": torch.float64}
+    layer = getattr(taut.nn, name)(*channels, size, **options)
+    transposed = "Transpose" in name
+    sizes = windows if transposed else [n * s for n, s in zip(windows, stride, strict=True)]
+    x = torch.randn(2, channels[0], *sizes, dtype=torch.float64, requires_grad=True)
+    results, calls, apply = [], [], _bcop.BCOP._applied
+    monkeypatch.setattr(_bcop.BCOP, "_applied", lambda *a, **k: calls.append(1) or apply(*a, **k))
+    for cheaper in (False, True):
+        monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_, c=cheaper: c)
+        y = layer(x)
+        grad = torch.arange(y.numel(), dtype=y.dtype).sin().reshape(y.shape)
+        results.append((y, *torch.autograd.grad(y, (x, *layer.parameters()), grad)))
+    assert len(calls) == 1
+    assert all(torch.allclose(a, b, atol=1e-11) for a, b in zip(*results, strict=True))
+
+
+def test_steps_of_a_single_channel_move_nothing():
+    x = torch.randn(2, 4, 1)
+    assert torch.equal(apply_steps(x, torch.empty(3, 1, 0), [(0, 1), (0, -1), (0, 2)]), x)
 
 
 def test_one_step_is_grown_by_two_taps():
@@ -72,11 +109,12 @@ def test_one_step_is_grown_by_two_taps():
     taps = grow(torch.eye(4, dtype=torch.float64)[None, None, None], basis[None], 1)[0]
     x = torch.randn(1, 4, 3, 5, dtype=torch.float64)
     expected = F.conv2d(torch.cat((x[..., -1:], x), 3), taps.permute(2, 3, 0, 1))
-    assert torch.allclose(apply_steps(x, basis[None], [(1, 1)]), expected)
+    y = apply_steps(x.movedim(1, -1), basis[None], [(1, 1)]).movedim(-1, 1)
+    assert torch.allclose(y, expected)
 
 
 def test_derivatives_are_those_of_finite_differences(monkeypatch):
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_: True)
     layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
     names = [name for name, _ in layer.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
@@ -90,9 +128,9 @@ def test_derivatives_are_those_of_finite_differences(monkeypatch):
 
 
 def test_images_in_parts_give_the_same(monkeypatch):
-    x = torch.randn(5, 4, 6, 6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(5, 6, 6, 4, dtype=torch.float64, requires_grad=True)
     bases = orthonormal_basis(torch.randn(4, 4, 2, dtype=torch.float64)).requires_grad_()
-    grad = torch.randn(5, 4, 6, 6, dtype=torch.float64)
+    grad = torch.randn(5, 6, 6, 4, dtype=torch.float64)
     results = []
     for numbers, positions in ((1, 1), (1 << 18, 1 << 10), (2 * 144, 1)):
         monkeypatch.setattr(steps, "_PART_NUMBERS", numbers)
@@ -108,7 +146,7 @@ def test_default_layers_choose_steps_and_stay_exact(layout):
     """128 channels in float32: as a user gets them, against float64."""
     layer = taut.nn.Conv2d(128, 128, 3)
     x = torch.randn(16, 128, 8, 8).contiguous(memory_format=layout).requires_grad_()
-    assert layer.parametrization.transform(x, layer.bias) is not None
+    assert applies_steps(layer, x)
     twin, grad = copy.deepcopy(layer).double(), torch.randn(16, 128, 8, 8)
     doubled = x.detach().double().requires_grad_()
     layer(x).backward(grad)
@@ -125,12 +163,12 @@ def test_default_layers_choose_steps_and_stay_exact(layout):
 
 def test_few_positions_few_channels_and_no_torus_take_the_kernel():
     x = torch.randn(16, 128, 8, 8)
-    assert taut.BCOP(128, 128, (3, 3)).transform(x, None) is not None
-    assert taut.BCOP(128, 64, (3, 3)).transform(x, None) is None
-    assert taut.BCOP(128, 64, (4, 4), stride=(2, 2)).transform(x, None) is None
-    assert taut.BCOP(128, 512, (4, 4), stride=(2, 2)).transform(x[:2], None) is not None
-    assert taut.BCOP(128, 128, (1, 1)).transform(x, None) is None
-    assert taut.BCOP(64, 64, (3, 3)).transform(x[:, :64], None) is None
+    assert applies_steps(taut.nn.Conv2d(128, 128, 3), x)
+    assert not applies_steps(taut.nn.Conv2d(128, 64, 3), x)
+    assert not applies_steps(taut.nn.Conv2d(128, 64, 4, stride=2), x)
+    assert applies_steps(taut.nn.Conv2d(128, 512, 4, stride=2), x[:2])
+    assert not applies_steps(taut.nn.Conv2d(128, 128, 1), x)
+    assert not applies_steps(taut.nn.Conv2d(64, 64, 3), x[:, :64])
     for layer in (
         taut.nn.Conv2d(128, 128, 3, padding_mode="zeros"),
         taut.nn.Conv2d(128, 128, 3, padding="valid"),
@@ -142,7 +180,7 @@ def test_few_positions_few_channels_and_no_torus_take_the_kernel():
 def test_cached_autocast_and_torch_func_take_the_kernel(narrow):
     layer = taut.nn.Conv2d(4, 4, 3)
     x = torch.randn(3, 2, 4, 5, 5)
-    assert layer.parametrization.transform(x[0], None) is not None
+    assert applies_steps(layer, x[0])
     expected = torch.stack([plain(layer, images) for images in x])
     assert torch.allclose(torch.func.vmap(layer)(x), expected, atol=1e-6)
     with torch.no_grad(), taut.cached():
@@ -155,11 +193,13 @@ def test_cached_autocast_and_torch_func_take_the_kernel(narrow):
 COMPILED = """
 import torch, taut
 from torch import nn
+from taut.linalg.windows import Windows
 model = nn.Sequential(
     taut.nn.Conv2d(3, 96, 3), taut.nn.MaxMin(), taut.nn.Conv2d(96, 96, 3), taut.nn.MaxMin(),
     taut.nn.Conv2d(96, 96, (3, 2)), nn.Flatten(), taut.nn.Linear(96 * 36, 4),
 ).train({training})
-assert model[2].parametrization.transform(torch.rand(8, 96, 6, 6), None) is not None
+windows = Windows((1, 1), (1, 1), (1, 1))
+assert model[2].parametrization.transform(torch.rand(8, 96, 6, 6), None, windows) is not None
 compiled, x = torch.compile(model, fullgraph=True, backend="aot_eager"), torch.rand(8, 3, 6, 6)
 raws = list(model.parameters())
 grads = [torch.autograd.grad(f(x).square().sum(), raws) for f in (compiled, model)]
@@ -187,7 +227,7 @@ def test_no_images_are_no_error():
     "layer", [taut.nn.Linear(8, 8, bias=False), taut.nn.Conv2d(64, 128, 3, bias=False)]
 )
 def test_what_follows_in_place_is_no_error(monkeypatch, layer):
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda self, x: True)
+    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_: True)
     x = torch.randn(2, *((8,) if isinstance(layer, taut.nn.Linear) else (64, 4, 4)))
     torch.nn.Sequential(layer, torch.nn.ReLU(inplace=True))(x).sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
@@ -196,7 +236,7 @@ def test_what_follows_in_place_is_no_error(monkeypatch, layer):
 def test_several_gradients_at_once(narrow):
     layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
     x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
-    assert layer.parametrization.transform(x, None) is not None
+    assert applies_steps(layer, x)
     jacobians = [
         torch.autograd.functional.jacobian(lambda x: layer(x).sum((2, 3)), x, vectorize=vectorize)
         for vectorize in (True, False)
