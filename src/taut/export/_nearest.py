@@ -5,7 +5,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from taut.export._twins import normalisations
 from taut.nn import AbstractParametrizedLayer
@@ -30,7 +29,7 @@ def start_near(
         if not isinstance(twin, AbstractParametrizedLayer):
             continue
         weight, bias = _with_norm(old, norms.get(id(old)))
-        _set_near(twin.parametrization, _fitted(weight, twin.parametrization))
+        _set_near(twin.parametrization, weight)
         if bias is not None and twin.bias is not None:
             with torch.no_grad():
                 twin.bias.copy_(bias)
@@ -54,19 +53,11 @@ def _with_norm(old: Any, following: nn.Module | None) -> tuple[Tensor, Tensor | 
     return weight * scale.reshape(-1, *[1] * (weight.dim() - 1)), bias * scale + shift
 
 
-def _fitted(weight: Tensor, parametrization: AbstractParametrization) -> Tensor:
-    """The weight with zeros at the end, where the new kernel is larger."""
-    sides = []
-    for m, k in zip(parametrization.kernel_size[::-1], weight.shape[:1:-1], strict=True):
-        sides += [(m - k) // 2, m - k - (m - k) // 2]
-    return F.pad(weight, sides) if any(sides) else weight
-
-
 def _set_near(parametrization: AbstractParametrization, weight: Tensor) -> None:
     """The nearest weight that the method has, in closed form or by gradient descent."""
-    flat = weight.flatten(1).double()
-    if bool(flat.any()) and flat[0].numel() == weight.shape[1]:  # one tap
-        left, _, right = torch.linalg.svd(flat, full_matrices=False)
+    groups = weight.flatten(1).unflatten(0, (parametrization.groups, -1)).double()
+    if bool(weight.any()) and weight[0].numel() == weight.shape[1]:  # one tap
+        left, _, right = torch.linalg.svd(groups, full_matrices=False)
         try:
             parametrization.assign_((left @ right).reshape(weight.shape).to(weight))
             return

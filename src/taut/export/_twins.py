@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 from torch import nn
@@ -101,75 +102,32 @@ def _gain(module: nn.Module) -> float | None:
 
 
 def _convolution(old: Any, kernels: Parametrization) -> Twin:
-    """A convolution of the same sizes; AOL where no orthogonal kernel has them."""
-    if any(d != 1 for d in old.dilation):
-        return None, f"dilation={old.dilation}: a twin has 1"
-    mode = old.padding_mode if old.padding_mode in ("zeros", "circular") else "zeros"
-    note = "" if mode == old.padding_mode else f"zeros for {old.padding_mode} padding"
+    """A convolution with the same arguments; AOL where no orthogonal kernel has them."""
+    options = {name: getattr(old, name) for name in ("stride", "padding", "dilation", "groups")}
+    options |= {"bias": old.bias is not None}
+    options |= {"device": old.weight.device, "dtype": old.weight.dtype}
+    modes, reason = dict.fromkeys((old.padding_mode, "zeros")), ""
     if old.transposed:
-        return _transposed(old, kernels, note)
-    geometry = [(old.kernel_size, old.padding, mode, "")]
-    if any(k % s for k, s in zip(old.kernel_size, old.stride, strict=True)):
-        geometry[:0] = _enlarged(old, mode)
-    elif not isinstance(old.padding, str) and not any(old.padding):
-        geometry = [(old.kernel_size, 0, "zeros", "")]
-    if old.groups == 1:
-        for kernel, padding, padding_mode, change in geometry:
-            options = {"padding_mode": padding_mode, "parametrization": kernels}
-            twin = _made(old, kernel, padding, **options)
-            if twin is not None:
-                return twin, ", ".join(filter(None, (note, change)))
-    options = {"padding_mode": "zeros", "parametrization": AOL, "groups": old.groups}
-    twin = _made(old, old.kernel_size, old.padding, **options)
-    if twin is None:
-        return None, f"kernel {old.kernel_size}, stride {old.stride}: no twin's size"
-    return twin, ", ".join(filter(None, (note, "AOL: almost orthogonal")))
-
-
-def _enlarged(old: Any, mode: str) -> list[tuple[Any, Any, str, str]]:
-    """The next larger kernel that the stride divides: ceil(n / stride) outputs, as "same" has."""
-    padding = old.padding
-    if isinstance(padding, str) or any(
-        2 * p != k - 1 for p, k in zip(padding, old.kernel_size, strict=True)
-    ):
-        return []
-    kernel = tuple(-(-k // s) * s for k, s in zip(old.kernel_size, old.stride, strict=True))
-    note = f"kernel {kernel} for {tuple(old.kernel_size)}: the stride must divide it"
-    return [(kernel, "same", mode, note)]
-
-
-def _made(old: Any, kernel: Any, padding: Any, **options: Any) -> nn.Module | None:
-    factory = {"device": old.weight.device, "dtype": old.weight.dtype}
-    sizes = (old.in_channels, old.out_channels, kernel, old.stride, padding)
-    try:
-        return _CONVOLUTIONS[type(old)](*sizes, bias=old.bias is not None, **options, **factory)
-    except ValueError:
-        return None
-
-
-def _transposed(old: Any, kernels: Parametrization, note: str) -> Twin:
-    """The adjoint of a convolution, with the sizes of the old one."""
-    axes = list(zip(old.kernel_size, old.stride, old.padding, old.output_padding, strict=True))
-    factory = {"device": old.weight.device, "dtype": old.weight.dtype}
-    same = all(k - s == 2 * p and not o for k, s, p, o in axes)
-    methods = [kernels, AOL] if old.groups == 1 else [AOL]
-    for method in methods:
-        options: dict[str, Any] = {"padding": old.padding, "padding_mode": "zeros"}
-        if same and method is not AOL:
-            options = {"padding": "same"}
-        else:
-            options["output_padding"] = old.output_padding
+        options["output_padding"] = old.output_padding
+        modes = ("circular", "zeros")  # orthogonal, where the sizes fit
+    for method, mode in product((kernels, AOL), modes):
+        options |= {"padding_mode": mode, "parametrization": method}
         try:
             twin = _CONVOLUTIONS[type(old)](
-                old.in_channels, old.out_channels, old.kernel_size, old.stride,
-                groups=old.groups, bias=old.bias is not None, parametrization=method,
-                **options, **factory,
-            )  # fmt: skip
-        except ValueError:
+                old.in_channels, old.out_channels, old.kernel_size, **options
+            )
+        except ValueError as error:
+            reason = str(error)
             continue
-        almost = "AOL: almost orthogonal" if method is AOL else ""
-        return twin, ", ".join(filter(None, (note, almost)))
-    return None, f"kernel {old.kernel_size}, stride {old.stride}: no twin's size"
+        notes = []
+        if mode in ("reflect", "replicate"):
+            notes.append("padding divided by the root of its copies")
+        elif mode != old.padding_mode and not old.transposed:
+            notes.append(f"zeros for {old.padding_mode} padding")
+        if method is AOL:
+            notes.append("AOL: almost orthogonal")
+        return twin, ", ".join(notes)
+    return None, reason
 
 
 def _max_pool(old: nn.Module) -> Twin | None:

@@ -51,7 +51,7 @@ def test_a_plain_cnn_becomes_1_lipschitz_and_keeps_its_sizes(size):
 def test_the_list_names_every_change():
     lines = str(taut.convert(cnn())).splitlines()
     assert lines[:5] == [
-        "0: Conv2d -> taut.nn.Conv2d (kernel (8, 8) for (7, 7): the stride must divide it)",
+        "0: Conv2d -> taut.nn.Conv2d",
         "1: BatchNorm2d -> Identity (normalisations are removed)",
         "2: ReLU -> taut.nn.MaxMin (keeps the norm of gradients)",
         "3: MaxPool2d -> MaxPool2d (windows (2, 2) for (3, 3): they may not overlap)",
@@ -84,7 +84,6 @@ def test_every_convolution_keeps_the_size_of_its_output(kernel, stride, padding,
 
 
 LEFT = {
-    "dilation": (nn.Conv2d(4, 4, 3, dilation=2), "dilation=(2, 2)"),
     "overlapping pool": (nn.MaxPool2d(3, 2), "overlap"),
     "dilated pool": (nn.MaxPool2d(2, dilation=2), "dilated"),
     "attention": (nn.MultiheadAttention(4, 1), "it has weights and no twin"),
@@ -103,21 +102,29 @@ def test_what_has_no_twin_is_left_and_listed(case):
     assert type(model[0]) is type(layer)
 
 
-ALMOST = {
-    "groups": (nn.Conv2d(4, 4, 3, groups=2), "AOL"),
-    "reflection": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "zeros for reflect"),
-    "odd stride": (nn.Conv2d(4, 4, 3, 2), "AOL"),
-    "wide circular padding": (nn.Conv2d(4, 4, 3, padding=2, padding_mode="circular"), "AOL"),
+KEPT = {
+    "groups": (nn.Conv2d(4, 4, 3, groups=2), ""),
+    "depthwise": (nn.Conv2d(4, 4, 3, groups=4), "AOL: almost orthogonal"),
+    "depthwise with a stride": (nn.Conv2d(4, 4, 3, 2, groups=4), ""),
+    "dilation": (nn.Conv2d(4, 4, 3, padding=2, dilation=2), ""),
+    "pixels that are not read": (nn.Conv2d(4, 8, 1, 2), "AOL: almost orthogonal"),
+    "reflection": (nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect"), "root of its copies"),
+    "odd stride": (nn.Conv2d(4, 4, 3, 2), ""),
+    "wide circular padding": (nn.Conv2d(4, 4, 3, padding=2, padding_mode="circular"), "zeros for"),
     "transposed": (nn.ConvTranspose2d(4, 4, 3), ""),
-    "transposed with an odd stride": (nn.ConvTranspose2d(4, 4, 3, 2, 1, 1), "AOL"),
+    "transposed with an odd stride": (nn.ConvTranspose2d(4, 4, 3, 2, 1, 1), ""),
+    "transposed groups": (nn.ConvTranspose2d(4, 4, 3, 2, 0, 0, 2, dilation=3), ""),
 }
 
 
-@pytest.mark.parametrize("case", ALMOST)
-def test_what_no_orthogonal_kernel_does_is_1_lipschitz(case):
-    layer, note = ALMOST[case]
+@pytest.mark.parametrize("case", KEPT)
+def test_convolutions_keep_their_arguments(case):
+    layer, note = KEPT[case]
     model, (change,) = taut.convert(nn.Sequential(layer))
     assert note in change.note
+    assert bool(note) == bool(change.note)
+    for name in ("kernel_size", "stride", "dilation", "groups"):
+        assert getattr(model[0], name) == getattr(layer, name)
     x = torch.rand(1, 4, 7, 7)
     assert model(x).shape == layer(x).shape
     assert bound(model, (4, 7, 7)) <= 1 + 1e-6
