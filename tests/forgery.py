@@ -241,6 +241,13 @@ MODELS = {
         ),
         (3, 6),
     ),
+    "isometric pads": (
+        sequential(
+            lambda: taut.nn.IsometricPad2d((1, 2, 0, 1)), lambda: nn.Conv2d(2, 3, 3), nn.ReLU,
+            lambda: taut.nn.IsometricPad2d(2, "replicate"), nn.Flatten, lambda: nn.Linear(189, 3),
+        ),
+        (2, 4, 4),
+    ),
     "pools": (
         sequential(
             lambda: nn.MaxPool2d(2, ceil_mode=True), lambda: nn.AvgPool2d(3, 1, 1),

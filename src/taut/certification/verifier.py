@@ -305,6 +305,12 @@ def padded(x, mode, left, right, value=0.0):  # along its last axes
     require(entries <= 2**28, "it is too large for this verifier")
     if mode == "circular":
         return np.pad(x, sides, "wrap")
+    if mode == "replicate":
+        return np.pad(x, sides, "edge")
+    if mode == "reflect":
+        fits = all(max(side) < n for side, n in zip(sides, x.shape, strict=True))
+        require(fits, "it reflects more than there is")
+        return np.pad(x, sides, "reflect")
     require(mode in ("zeros", "constant"), f"its padding {mode!r} is not known here")
     return np.pad(x, sides, constant_values=value)
 
@@ -610,10 +616,21 @@ def copy(step, /, **args):
     return run
 
 
+def isometric_pad(step, padding, mode):
+    """P diag(c)^(-1/2): P copies entry i to c_i places, and no place has two: an isometry."""
+    require(mode in ("reflect", "replicate"), f"its padding {mode!r} is not known here")
+    size, left, right = step.inputs[0][1:], padding[::2][::-1], padding[1::2][::-1]
+    places = padded(np.arange(math.prod(size)).reshape(size), mode, left, right)
+    roots = np.sqrt(np.bincount(places.ravel())).reshape(size)
+    step.claims([1], 10, [1])
+    return lambda x: padded(x / roots, mode, left, right)
+
+
 OPERATIONS |= dict.fromkeys(EXACT, exact) | dict.fromkeys(COPIES, copy)
 OPERATIONS["divide"] = lambda step, divisor=None: scale(step, divisor, inverse=True)
 OPERATIONS["hardtanh"] = lambda step, min_val, max_val: clamp(step, min_val, max_val)
 OPERATIONS["mean"] = lambda step, axes, keepdim: sum_(step, axes, keepdim, mean=True)
+OPERATIONS |= {f"IsometricPad{axes}d": isometric_pad for axes in (1, 2, 3)}
 OPERATIONS["minimum"] = lambda step: maximum(step, np.minimum)
 
 

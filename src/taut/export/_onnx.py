@@ -34,7 +34,7 @@ def onnx_of(program: Program, *, any_size: bool = False) -> "ModelProto":
     helper, floats = onnx.helper, onnx.TensorProto.FLOAT
     if any(t.is_floating_point() and t.dtype != torch.float32 for t in program.tensors.values()):
         raise ValueError("ONNX files hold float32; call model.float() first.")
-    writer = OnnxWriter(helper, program)
+    writer = OnnxWriter(helper, program, any_size=any_size)
     for site in program.sites():
         writer.add(site)
     sizes: list[Any] = list(program.input_shape)
@@ -68,10 +68,11 @@ class OnnxWriter:
     Attributes:
         nodes: written so far.
         constants: of the graph, by name.
+        any_size: whether rows and columns of images are left open.
     """
 
-    def __init__(self, helper: Any, program: Program) -> None:
-        self.helper, self.site = helper, None
+    def __init__(self, helper: Any, program: Program, *, any_size: bool = False) -> None:
+        self.helper, self.site, self.any_size = helper, None, any_size
         self.nodes: list[Any] = []
         self.constants = {name: t.detach().cpu().numpy() for name, t in program.tensors.items()}
 
@@ -110,6 +111,10 @@ class OnnxWriter:
     def integers(self, suffix: str, values: Sequence[int]) -> str:
         """A constant of whole numbers."""
         return self._constant(suffix, np.array(values, dtype=np.int64))
+
+    def integer(self, suffix: str, value: int) -> str:
+        """A constant of one whole number."""
+        return self._constant(suffix, np.array(value, dtype=np.int64))
 
     def number(self, suffix: str, value: float) -> str:
         """A constant of one number in float32."""

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import operator
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -27,9 +28,10 @@ _DTYPES = {
 _MADE = {"full", "zeros", "ones", "arange", "scalar_tensor"}  # constants of their arguments
 _OF_CONSTANTS = {
     "lift_fresh_copy", "full_like", "zeros_like", "ones_like", "sqrt", "rsqrt", "reciprocal",
-    "exp", "pow", "eq", "ne", "lt", "le", "gt", "ge", "floor_divide", "remainder",
+    "exp", "pow", "eq", "ne", "lt", "le", "gt", "ge", "floor_divide", "remainder", "where",
 }  # fmt: skip
 """Without a rule: of the signal, the recorder refuses them."""
+_OF_SIZES = {"add", "sub", "mul", "floordiv"}  # of Python's integers
 _SHAPE = "extra/input_shape"  # where the file leaves sizes open
 _SCHEMA = 8  # major version of the JSON
 _LEGACY = "data/weights/model.pt"
@@ -45,9 +47,9 @@ def save_torch(program: Program, path: Path, *, any_size: bool = False) -> None:
     sizes = list(program.input_shape)
     if any_size:
         for axis, name in enumerate(("height", "width")):
-            multiple = _multiple(program, axis)
-            dims[axis + 2] = multiple * torch.export.Dim(name, min=2)
-            sizes[axis + 1] = multiple * max(3, math.ceil(sizes[axis + 1] / multiple))
+            multiple, least = _multiple(program, axis), _least(program)
+            dims[axis + 2] = multiple * torch.export.Dim(name, min=least)
+            sizes[axis + 1] = multiple * max(least + 1, math.ceil(sizes[axis + 1] / multiple))
     dtype = next((t.dtype for t in program.tensors.values()), torch.float32)
     model, x = ProgramModule(program), torch.zeros(2, *sizes, dtype=dtype)
     try:
@@ -74,6 +76,13 @@ def _multiple(program: Program, axis: int) -> int:
         )
         product *= steps[axis] if isinstance(steps, list) else steps
     return product
+
+
+def _least(program: Program) -> int:
+    """The least size of an image behind all strides: reflections take less than an image."""
+    mirrors = [node.args["padding"] for node in program.nodes if node.args.get("mode") == "reflect"
+               and node.op.startswith("IsometricPad")]  # fmt: skip
+    return max([2, *(1 + max(padding) for padding in mirrors)])
 
 
 def model_of_torch(
@@ -314,11 +323,16 @@ def _step(node: Mapping[str, Any]) -> Step:
     where = f"`{node.get('name') or target}` ({target})"
     space, _, name = target.partition(".")
     name, _, overload = name.partition(".")
+    sizes = space == "_operator" and name in _OF_SIZES
     known = name in _MADE | _OF_CONSTANTS | {"sym_size"} or f"aten::{name}" in CAPTURES
-    if space != "aten" or not known:
+    if not sizes and (space != "aten" or not known):
         raise ValueError(f"{where} is an operator without a reader")
-    function = getattr(getattr(torch.ops.aten, name), overload)
-    if name == "sym_size":
+    function = (
+        getattr(operator, name) if sizes else getattr(getattr(torch.ops.aten, name), overload)
+    )
+    if sizes:
+        order = ["a", "b"]
+    elif name == "sym_size":
         function = lambda x, dim: x.shape[dim]  # noqa: E731
         order = ["self", "dim"]
     else:

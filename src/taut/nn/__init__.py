@@ -3,6 +3,12 @@
 from taut.nn._conv import Conv1d, Conv2d, Conv3d
 from taut.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from taut.nn._downsampling import InvertibleDownsample2d
+from taut.nn._isometric_pad import (
+    IsometricPad1d,
+    IsometricPad2d,
+    IsometricPad3d,
+    isometric_pad,
+)
 from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
@@ -31,6 +37,9 @@ __all__ = [
     "ConvexSum",
     "GroupSort",
     "InvertibleDownsample2d",
+    "IsometricPad1d",
+    "IsometricPad2d",
+    "IsometricPad3d",
     "Linear",
     "MaxMin",
     "PadToMultiple1d",
@@ -45,4 +54,5 @@ __all__ = [
     "ScaledMean",
     "SharedTensors",
     "Times",
+    "isometric_pad",
 ]

@@ -4,12 +4,48 @@ from dataclasses import replace
 
 import torch
 
-from taut.linalg.padding import padded_index
+from taut.linalg.padding import isometric_mask, padded_index
 from taut.program._program import Node, Program, Shape
 from taut.program.ops._linear import padding_args
 from taut.program.passes._rewriting import rebuilt
 
-__all__ = ["fixed_size", "merge_pads"]
+__all__ = ["fixed_size", "merge_pads", "recognise_isometric_pads"]
+
+
+def recognise_isometric_pads(program: Program) -> Program:
+    r"""An image times the mask of an isometric padding, and then padded, is that padding.
+
+    Of the two alone the norms multiply; together they are an isometry (`isometric_mask`), whose
+    factors may be off by the rounding of the mask. The mask must be that of taut, bit for bit.
+    """
+    made = {node.name: node for node in program.nodes}
+    shapes = program.shapes
+    nodes = []
+    for node in program.nodes:
+        scale = made.get(node.inputs[0]) if node.op == "pad" else None
+        args = None if scale is None else _isometric(scale, node, program, shapes)
+        if scale is not None and args is not None:
+            kind = f"IsometricPad{len(node.shape) - 1}d"
+            node = replace(node, op=kind, type=kind, inputs=scale.inputs, args=args)
+        nodes.append(node)
+    return rebuilt(program, nodes)
+
+
+def _isometric(
+    scale: Node, pad: Node, program: Program, shapes: dict[str, Shape]
+) -> dict[str, object] | None:
+    """The arguments of the isometric padding that both together are, if they are one."""
+    args = pad.args
+    if scale.op != "scale" or not scale.tensors or args["mode"] not in ("reflect", "replicate"):
+        return None
+    if shapes[scale.inputs[0]] != scale.shape or args["left"][0] or args["right"][0]:
+        return None
+    sides = zip(args["left"][:0:-1], args["right"][:0:-1], strict=True)
+    padding = [n for pair in sides for n in pair]
+    factor = program.tensors[scale.tensors["factor"]]
+    mask = isometric_mask(factor.new_empty(scale.shape), padding, args["mode"])
+    same = factor.numel() == mask.numel() and torch.equal(factor.reshape(mask.shape), mask)
+    return {"padding": padding, "mode": args["mode"]} if same else None
 
 
 def merge_pads(program: Program) -> Program:
