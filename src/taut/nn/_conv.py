@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from taut._arguments import whole, wholes
 from taut.linalg.windows import Windows
+from taut.nn._isometric_pad import IsometricPad1d, IsometricPad2d, IsometricPad3d, isometric_pad
 from taut.nn._padding import (
     Pads,
     PadToMultiple1d,
@@ -41,6 +42,7 @@ _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
 _WRAPS = {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d}
+_ISOMETRIC = {1: IsometricPad1d, 2: IsometricPad2d, 3: IsometricPad3d}
 _ZEROS = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 
 
@@ -144,7 +146,7 @@ def behind(before: list[tuple[str, nn.Module]], layer: nn.Module) -> nn.Module:
 class _Conv(_ConvNd):
     """A convolution: pads the input, and applies `F.conv1d`, `F.conv2d` or `F.conv3d`."""
 
-    padding_modes = ("circular", "zeros")
+    padding_modes = ("circular", "zeros", "reflect", "replicate")
 
     def __init__(
         self,
@@ -174,7 +176,7 @@ class _Conv(_ConvNd):
             self._refuse_spectral()
 
     def _refuse_repeated_outputs(self) -> None:
-        if self.padding_mode == "zeros" or isinstance(self.padding, str):
+        if self.padding_mode != "circular" or isinstance(self.padding, str):
             return
         if any(2 * p > k - 1 for p, k in zip(self.padding, self.span, strict=True)):
             raise ValueError(
@@ -228,32 +230,38 @@ class _Conv(_ConvNd):
             return self.weight
         return self._amplified(read_weight(self.parametrization, self._domain(input_size)))
 
+    def _extension(self) -> list[tuple[str, nn.Module]]:
+        """The module that extends an input to sizes that the stride divides, if any is needed."""
+        extended = self.pads(tuple(s + 1 for s in self.stride)).extend
+        if not any(extended):
+            return []
+        multiple = tuple(s if e else 1 for s, e in zip(self.stride, extended, strict=True))
+        return [("multiple", _TO_MULTIPLE[self.axes](multiple))]
+
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """A plain convolution, behind the zeros that it does not add itself."""
         fixed = self.pads(self.stride)  # of a size that the stride divides
         odd = tuple(b - a for a, b in zip(fixed.left, fixed.right, strict=True))
-        dilated = any(o and d > 1 for o, d in zip(odd, self.dilation, strict=True))
-        before: list[tuple[str, nn.Module]] = []
-        extended = self.pads(tuple(s + 1 for s in self.stride)).extend
-        if any(extended):
-            multiple = tuple(s if e else 1 for s, e in zip(self.stride, extended, strict=True))
-            before.append(("pad", _TO_MULTIPLE[self.axes](multiple)))
-        wraps = self.padding_mode == "circular" and any(fixed.right)
-        zeros, padding = (0,) * self.axes, fixed.left
-        if wraps and dilated:
-            sides = tuple(torch_pads(fixed.left, fixed.right))
-            before.append(("wrap", _WRAPS[self.axes](sides)))
-            wraps, padding = False, zeros
-        elif wraps:
-            # One position more before the window and an empty tap for it: a copy of the input's
-            # end in a module of its own would have a norm above 1, which this plain layer has not.
-            zeros, padding = odd, fixed.right
+        nothing, sides = (0,) * self.axes, tuple(torch_pads(fixed.left, fixed.right))
+        before = self._extension()
+        mode, zeros, padding = "zeros", nothing, fixed.left
+        if self.padding_mode in ("reflect", "replicate") and any(sides):
+            before.append(("pad", _ISOMETRIC[self.axes](sides, self.padding_mode)))
+            padding = nothing
+        elif self.padding_mode == "circular" and any(sides):
+            if any(o and d > 1 for o, d in zip(odd, self.dilation, strict=True)):
+                before.append(("wrap", _WRAPS[self.axes](sides)))
+                padding = nothing
+            else:
+                # One position more before the window and an empty tap for it: a copy of the
+                # input's end in a module of its own would have a norm above 1.
+                mode, zeros, padding = "circular", odd, fixed.right
         elif any(odd):
-            before.append(("even", _ZEROS[self.axes](tuple(torch_pads(zeros, odd)))))
+            before.append(("even", _ZEROS[self.axes](tuple(torch_pads(nothing, odd)))))
         weight, bias = tensors.weight(self, zeros), tensors.bias(self.bias)
         sizes = (self.in_channels, self.out_channels, tuple(weight.shape[2:]), self.stride, padding)
         options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
-        options |= {"padding_mode": "circular" if wraps else "zeros", "dtype": weight.dtype}
+        options |= {"padding_mode": mode, "dtype": weight.dtype}
         plain = _PLAIN[self.axes](*sizes, self.dilation, self.groups, **options)
         return behind(before, filled(plain, weight, bias))
 
@@ -262,6 +270,14 @@ class _Conv(_ConvNd):
         axes = zip(input.shape[-self.axes :], self.stride, strict=True)
         batched = input.ndim == self.axes + 2 and all(n % s == 0 for n, s in axes)
         return batched and (self.padding_mode, self.padding) == ("circular", "same")
+
+    def _padded(self, input: Tensor) -> Tensor:
+        pads = self.pads(tuple(input.shape[-self.axes :]))
+        if self.padding_mode in ("circular", "zeros"):
+            return pad(input, pads, self.padding_mode)
+        nothing = (0,) * self.axes
+        x = pad(input, Pads(pads.extend, nothing, nothing), "zeros")
+        return isometric_pad(x, pads.left, pads.right, self.padding_mode)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
@@ -272,7 +288,7 @@ class _Conv(_ConvNd):
             y = self.parametrization.transform(x, self.bias, windows)
             if y is not None:
                 return y
-        x, convolve = pad(input, self.pads(size), self.padding_mode), _CONVOLUTIONS[self.axes]
+        x, convolve = self._padded(input), _CONVOLUTIONS[self.axes]
         steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         return convolve(x, self.kernel(size), self.bias, **steps)
 
