@@ -379,14 +379,14 @@ def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap
 
 
 def wraps(axis, before, wide, left):
-    """Whether output o reads by each tap t the one input i, modulo n, with s i = o - t + left.
+    """Whether output o reads by each tap t the one input i, modulo n, with s i = o - d t + left.
 
-    It reads position (o - t + p) / s of the wrapped axis, if that is whole, and there if it is one
+    It reads position (o - d t + p) / s of the wrapped axis, if that is whole, and there if it is one
     of those positions: from the first multiple of s to the last one.
     """
     out, k, s, d, p, _, n = axis
-    whole = d == 1 and out == n * s and (p - s * before - left) % out == 0
-    return whole and p - k + 1 > -s and (out - 1 + p) // s < wide
+    whole = out == n * s and (p - s * before - left) % out == 0
+    return whole and p - d * (k - 1) > -s and (out - 1 + p) // s < wide
 
 
 def pooled(step, kernel, stride, padding, dilation, *, ceil=False, empty=0.0):

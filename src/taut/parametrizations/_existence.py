@@ -79,7 +79,7 @@ def require_isometry(
     patch = math.prod(map(min, kernel_size, effective_stride(stride, dilation)))
     raise ValueError(
         f"`out_channels` must be at most {inputs * patch}{_each(groups)} for an orthogonal "
-        f"convolution, {inputs} input channels times the {patch} phases that a window reads, since "
+        f"convolution (input channels times phases that a window reads, {inputs} * {patch}), since "
         f"with kernel_size={kernel_size}, stride={stride}, dilation={dilation} some positions of "
         f"the input are never read; got {outputs}. taut.AOL has kernels that are 1-Lipschitz."
     )

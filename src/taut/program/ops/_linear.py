@@ -136,8 +136,10 @@ class TransposedConvolution(AbstractAffine):
         if args["wrap"] is None:
             padding = Padding("zeros", tuple(args["padding"]), tuple(args["padding"]))
         else:
-            axes = zip(weight.shape[2:], args["stride"], args["left"], strict=True)
-            padding = Padding("circular", tuple(args["left"]), tuple(k - s - n for k, s, n in axes))
+            steps = zip(args["dilation"], args["stride"], args["left"], strict=True)
+            axes = zip(weight.shape[2:], steps, strict=True)
+            right = tuple(max(0, d * (k - 1) + 1 - s - n) for k, (d, s, n) in axes)
+            padding = Padding("circular", tuple(args["left"]), right)
         steps = (tuple(args["stride"]), tuple(args["dilation"]), args["groups"])
         return AdjointOperator(ConvOperator(weight, site.shape[1:], *steps, padding))
 

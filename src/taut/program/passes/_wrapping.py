@@ -45,11 +45,11 @@ def _left(
             key: node.args[key][axis] for key in ("stride", "padding", "output_padding", "dilation")
         }
         s = args["stride"]
-        if args["dilation"] != 1 or k < s or node.shape[axis + 1] != n * s:
+        if node.shape[axis + 1] != n * s:
             return None
         taps = torch.eye(k, dtype=torch.float64)[:, None]
-        here = _transposed(taps, n, before[axis], after[axis], args)
-        fits = [p for p in range(k - s + 1) if torch.equal(here, _adjoint(taps, n * s, s, p))]
+        here, total = _transposed(taps, n, before[axis], after[axis], args), _padding(k, args)
+        fits = [p for p in range(total + 1) if torch.equal(here, _adjoint(taps, n * s, args, p))]
         if not fits:
             return None
         found.append(fits[0])
@@ -60,13 +60,19 @@ def _transposed(taps: Tensor, n: int, before: int, after: int, args: dict[str, i
     """(taps, outputs, inputs): what the pad and the transposed convolution do to each position."""
     units = torch.eye(n, dtype=torch.float64)[:, None]
     units = units.index_select(2, padded_index(n, before, after, "circular"))
-    steps = (args["stride"], args["padding"], args["output_padding"])
+    steps = (args["stride"], args["padding"], args["output_padding"], 1, args["dilation"])
     return torch.stack([F.conv_transpose1d(units, tap[None], None, *steps)[:, 0].T for tap in taps])
 
 
-def _adjoint(taps: Tensor, n: int, s: int, left: int) -> Tensor:
+def _padding(k: int, args: dict[str, int]) -> int:
+    """All padding of the circular convolution, which has as many outputs as the node inputs."""
+    return max(0, args["dilation"] * (k - 1) + 1 - args["stride"])
+
+
+def _adjoint(taps: Tensor, n: int, args: dict[str, int], left: int) -> Tensor:
     """(taps, inputs, outputs): the transposed matrices of the circular convolution."""
     units = torch.eye(n, dtype=torch.float64)[:, None]
-    right = taps.shape[2] - s - left
+    right = _padding(taps.shape[2], args) - left
     units = units.index_select(2, padded_index(n, left, right, "circular"))
-    return torch.stack([F.conv1d(units, tap[None], stride=s)[:, 0] for tap in taps])
+    steps = {"stride": args["stride"], "dilation": args["dilation"]}
+    return torch.stack([F.conv1d(units, tap[None], **steps)[:, 0] for tap in taps])
