@@ -381,8 +381,8 @@ def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap
 def wraps(axis, before, wide, left):
     """Whether output o reads by each tap t the one input i, modulo n, with s i = o - d t + left.
 
-    It reads position (o - d t + p) / s of the wrapped axis, if that is whole, and there if it is one
-    of those positions: from the first multiple of s to the last one.
+    It reads position (o - d t + p) / s of the wrapped axis, where that is whole: those from the
+    first multiple of s to the last one must be positions of that axis.
     """
     out, k, s, d, p, _, n = axis
     whole = out == n * s and (p - s * before - left) % out == 0

@@ -314,11 +314,13 @@ class Conv2d(_Conv):
 
     Guarantee: that of the parametrization. With the default, :class:`taut.BCOP`, and circular
         padding the operator is orthogonal (semi-orthogonal where the sizes of input and output
-        differ): it is 1-Lipschitz in l2, and its transpose preserves the norm of gradients. Without
-        padding it is 1-Lipschitz, and preserves the norm of gradients if `out_channels` is at most
-        `in_channels * stride^2`. With zero padding, a circular padding less than
-        `(kernel_size - 1) / 2`, and sizes that the stride does not divide, it is 1-Lipschitz, but
-        not orthogonal at the border.
+        differ) wherever an orthogonal convolution exists: it is 1-Lipschitz in l2, and its
+        transpose preserves the norm of gradients. Other padding is 1-Lipschitz; :attr:`isometry`
+        says what is kept. Without padding orthonormal rows stay orthonormal, so that the norm of
+        gradients is preserved if `out_channels <= in_channels * stride^2`. With zeros
+        (`padding=dilation * (kernel_size - 1)`) orthonormal columns do. Zeros with `"same"`,
+        reflection, replication, and sizes that the stride does not divide are not orthogonal at
+        the border.
     Cost: the plain convolution, and the weight once per forward pass (once under
         `torch.no_grad()` inside :func:`taut.cached`); less if the parametrization applies its
         factors.
@@ -331,14 +333,16 @@ class Conv2d(_Conv):
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: one size, or one per axis; even sizes are allowed.
-        stride: one step, or one per axis; the parametrization says which (BCOP: divisors of the
-            kernel size).
+        stride: one step, or one per axis; it need not divide the kernel size.
         padding: `"same"`, `"valid"`, or the number of positions added at both ends of each axis.
             With `"valid"` or 0 the input is never padded, as in torch.
-        dilation: only 1.
-        groups: blocks of channels that do not mix; the parametrization says which (BCOP: 1).
+        dilation: distance of the taps, one or one per axis. Kernels are built for the stride
+            divided by its greatest common divisor with the dilation.
+        groups: blocks of channels that do not mix, each with a kernel of its own.
         bias: whether to add a learnable bias.
-        padding_mode: `"circular"` or `"zeros"`.
+        padding_mode: `"circular"`, `"zeros"`, `"reflect"` or `"replicate"`. Unlike torch, the last
+            two divide each entry by the root of how often it occurs in the padded input
+            (:class:`IsometricPad2d`): copies would raise the norm, up to 2 for a reflection.
         parametrization: a class of :mod:`taut.parametrizations`, or a partial of one.
         gain: a positive number by which the weight is multiplied, and its norm with it.
         device: device of the parameters.
@@ -346,11 +350,15 @@ class Conv2d(_Conv):
 
     Raises:
         ValueError: if an argument is not one of those; with the argument, what is allowed, and the
-            value.
+            value. If the parametrization is orthogonal and there is no orthogonal convolution of
+            these sizes: with more outputs than a window has inputs, and pixels that are not read
+            (a kernel shorter than the stride, or a common divisor of stride and dilation).
 
     Reference:
-        Li et al. (2019), sections 4.2 and 5; arXiv:1911.00937. Without padding: the outputs are
-        some of those of the torus, so that orthonormal rows stay orthonormal.
+        Li et al. (2019), sections 4.2 and 5; arXiv:1911.00937. Existence: Achour et al. (2022),
+        JMLR 23(347), and :func:`taut.parametrizations.existing_isometry`. Without padding the
+        outputs are some of those on the periodic domain, so that their rows stay orthonormal;
+        with zeros the input is embedded in a larger one, so that the columns do.
 
     Example:
         >>> layer = Conv2d(3, 16, 4, stride=2)

@@ -206,27 +206,28 @@ class ConvTranspose2d(_ConvTranspose):
 
     Guarantee: the singular values are those of that convolution. With the default,
         :class:`taut.BCOP`, and circular padding the operator is orthogonal (semi-orthogonal where
-        the sizes of input and output differ): an isometry if `in_channels` is at most
-        `out_channels * stride^2`, also with zeros and `padding=0`. With other zero padding it is
-        1-Lipschitz.
+        the sizes of input and output differ): an isometry if `in_channels <= out_channels *
+        stride^2`, also with zeros and `padding=0`. With other zero padding it is 1-Lipschitz.
+        :attr:`isometry` says what is kept.
     Cost: the plain transposed convolution, and the weight once per forward pass (once under
-        `torch.no_grad()` inside :func:`taut.cached`).
+        `torch.no_grad()` inside :func:`taut.cached`); less if the parametrization applies its
+        factors.
 
     Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`. With `padding="same"` the
-    output has `h * stride` rows and `w * stride` columns; with an integer, which needs
-    `padding_mode="zeros"`, it has the size of torch's.
+    output has `h * stride` rows and `w * stride` columns; with integers it has the size of torch's.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the output.
         kernel_size: one size, or one per axis.
-        stride: one step, or one per axis; the parametrization says which (BCOP: divisors of the
-            kernel size).
+        stride: one step, or one per axis; it need not divide the kernel size.
         padding: `"same"`, `"valid"` (that is 0), or positions cut off at both ends of each axis.
-        output_padding: positions added after each axis, less than the stride; 0 with `"same"`.
-        groups: blocks of channels that do not mix; the parametrization says which (BCOP: 1).
+            With circular padding integers must give `h * stride` rows.
+        output_padding: positions added after each axis, less than the stride or the dilation; 0
+            with `"same"`.
+        groups: blocks of channels that do not mix, each with a kernel of its own.
         bias: whether to add a learnable bias.
-        dilation: only 1.
+        dilation: distance of the taps, one or one per axis.
         padding_mode: `"circular"` or `"zeros"`.
         parametrization: a class of :mod:`taut.parametrizations`, or a partial of one.
         gain: a positive number by which the weight is multiplied, and its norm with it.

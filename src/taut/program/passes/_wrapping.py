@@ -74,5 +74,5 @@ def _adjoint(taps: Tensor, n: int, args: dict[str, int], left: int) -> Tensor:
     units = torch.eye(n, dtype=torch.float64)[:, None]
     right = _padding(taps.shape[2], args) - left
     units = units.index_select(2, padded_index(n, left, right, "circular"))
-    steps = {"stride": args["stride"], "dilation": args["dilation"]}
-    return torch.stack([F.conv1d(units, tap[None], **steps)[:, 0] for tap in taps])
+    steps = (args["stride"], 0, args["dilation"])
+    return torch.stack([F.conv1d(units, tap[None], None, *steps)[:, 0] for tap in taps])
