@@ -219,7 +219,7 @@ def construct(cls: Callable[..., _T], values: Mapping[str, Any], settings: Itera
                 f"`{name}` is no setting of {cls.__name__}; {has}.{did_you_mean(name, settings)}"
             )
     _check_types(cls, values)
-    for one in fields(cls) if is_dataclass(cls) else ():
+    for one in fields(cls) if isinstance(cls, type) and is_dataclass(cls) else ():
         if one.init and one.default is one.default_factory is MISSING and one.name not in values:
             raise ValueError(f"{cls.__name__} needs `{one.name}`; got none.")
     try:
@@ -243,11 +243,13 @@ def _check_types(cls: Callable[..., Any], values: Mapping[str, Any]) -> None:
     except Exception:  # annotations of a user's class that nothing resolves
         return
     for name, value in values.items():
-        kind, (item, *_) = hints.get(name), (*get_args(hints.get(name)), None)
+        kind = hints.get(name)
         if kind in _KINDS and not _is_plain(value, kind):
             raise ValueError(f"`{name}` must be {_KINDS[kind]}; got {value!r}.")
-        listed = get_origin(kind) is tuple and isinstance(value, tuple) and item in (int, float)
-        wrong = [part for part in value if not _is_plain(part, item)] if listed else []
+        item: Any = next(iter(get_args(kind)), None) if get_origin(kind) is tuple else None
+        if item not in (int, float) or not isinstance(value, tuple):
+            continue
+        wrong = [part for part in value if not _is_plain(part, item)]
         if wrong:
             each = _KINDS[item].partition(" ")[2]
             raise ValueError(f"`{name}` must be a list of {each}s; got {wrong[0]!r} in it.")

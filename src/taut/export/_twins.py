@@ -80,7 +80,7 @@ def _left(module: nn.Module) -> Twin | None:
     if kind.__module__.partition(".")[0] == "taut":
         return None
     if any(True for _ in module.parameters()):
-        return None, "it has weights and no twin"
+        return None, "it has weights, and taut.nn has no replacement"
     if not kind.__module__.startswith("torch."):
         return None  # a class of the user's: its forward is followed
     gain = _gain(module)
@@ -103,7 +103,7 @@ def _gain(module: nn.Module) -> float | None:
 def _convolution(old: Any, kernels: Parametrization) -> Twin:
     """A convolution of the same sizes; AOL where no orthogonal kernel has them."""
     if any(d != 1 for d in old.dilation):
-        return None, f"dilation={old.dilation}: a twin has 1"
+        return None, f"dilation={old.dilation}: a replacement has 1"
     mode = old.padding_mode if old.padding_mode in ("zeros", "circular") else "zeros"
     note = "" if mode == old.padding_mode else f"zeros for {old.padding_mode} padding"
     if old.transposed:
@@ -122,7 +122,7 @@ def _convolution(old: Any, kernels: Parametrization) -> Twin:
     options = {"padding_mode": "zeros", "parametrization": AOL, "groups": old.groups}
     twin = _made(old, old.kernel_size, old.padding, **options)
     if twin is None:
-        return None, f"kernel {old.kernel_size}, stride {old.stride}: no twin's size"
+        return None, f"kernel {old.kernel_size}, stride {old.stride}: no replacement has that size"
     return twin, ", ".join(filter(None, (note, "AOL: almost orthogonal")))
 
 
@@ -169,7 +169,7 @@ def _transposed(old: Any, kernels: Parametrization, note: str) -> Twin:
             continue
         almost = "AOL: almost orthogonal" if method is AOL else ""
         return twin, ", ".join(filter(None, (note, almost)))
-    return None, f"kernel {old.kernel_size}, stride {old.stride}: no twin's size"
+    return None, f"kernel {old.kernel_size}, stride {old.stride}: no replacement has that size"
 
 
 def _max_pool(old: nn.Module) -> Twin | None:

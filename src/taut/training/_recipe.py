@@ -65,7 +65,7 @@ class Recipe:
         schedule: how the learning rate and Adam's beta1 move over the run.
         epochs: passes over the training set.
         batch_size: images per step.
-        retract_every: steps from one `taut.retract_` to the next, which keeps raw tensors
+        retract_every: steps from one `taut.retract_` to the next, which keeps parameters
             near-orthonormal; 0 for never.
         precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
             are computed in float32 all the same, and what is certified is the net without autocast.

@@ -87,7 +87,7 @@ LEFT = {
     "dilation": (nn.Conv2d(4, 4, 3, dilation=2), "dilation=(2, 2)"),
     "overlapping pool": (nn.MaxPool2d(3, 2), "overlap"),
     "dilated pool": (nn.MaxPool2d(2, dilation=2), "dilated"),
-    "attention": (nn.MultiheadAttention(4, 1), "it has weights and no twin"),
+    "attention": (nn.MultiheadAttention(4, 1), "it has weights, and taut.nn has no replacement"),
     "glu": (nn.GLU(1), "no proven bound"),
 }
 
