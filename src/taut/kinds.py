@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar, final, get_args, get_origin, get_type_hints
@@ -219,7 +219,7 @@ def construct(cls: Callable[..., _T], values: Mapping[str, Any], settings: Itera
                 f"`{name}` is no setting of {cls.__name__}; {has}.{did_you_mean(name, settings)}"
             )
     _check_types(cls, values)
-    for one in fields(cls) if isinstance(cls, type) and is_dataclass(cls) else ():
+    for one in _fields(cls):
         if one.init and one.default is one.default_factory is MISSING and one.name not in values:
             raise ValueError(f"{cls.__name__} needs `{one.name}`; got none.")
     try:
@@ -255,7 +255,11 @@ def _check_types(cls: Callable[..., Any], values: Mapping[str, Any]) -> None:
             raise ValueError(f"`{name}` must be a list of {each}s; got {wrong[0]!r} in it.")
 
 
-def _is_plain(value: Any, kind: type) -> bool:
+def _fields(cls: Any) -> tuple[Field[Any], ...]:
+    return fields(cls) if is_dataclass(cls) else ()
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
     """Whether a value is of a plain type: a whole number is a number, true is none."""
     if isinstance(value, bool):
         return kind is bool

@@ -24,8 +24,8 @@ class OSSN(AbstractParametrization):
 
     with unit vectors u and v from power iteration on the convolution itself, stride included, on a
     periodic domain. They are constant for the gradient, so :math:`\hat\sigma` is linear in K; the
-    buffers are v and the `slope` :math:`\partial \hat\sigma / \partial K`. A forward pass does not change them:
-    call :func:`taut.update_` after each optimiser step.
+    buffers are v and the `slope` :math:`\partial \hat\sigma / \partial K`. A forward pass does not
+    change them: call :func:`taut.update_` after each optimiser step.
 
     Guarantee: none. Power iteration estimates from below, so the norm may exceed 1, and more so if
         the weight has changed since the last update, or the input has another size.

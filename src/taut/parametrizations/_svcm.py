@@ -25,8 +25,8 @@ class SVCM(AbstractParametrization):
     r"""Unconstrained kernel, projected every few steps towards operators of norm at most 1.
 
     A round of the projection transforms the kernel to the frequencies of a periodic domain, clips
-    every singular value to at most 1 at each of them, and cuts the result back to the taps of the kernel:
-    alternating projections on two convex sets. :func:`taut.update_` projects every `every` steps;
+    every singular value to at most 1 at each of them, and cuts the result back to the taps of the
+    kernel: alternating projections on two convex sets. :func:`taut.update_` projects every `every` steps;
     in between the kernel is unconstrained. Save, evaluate and certify :func:`taut.projected`, a
     projected copy.
 
