@@ -26,9 +26,9 @@ class SVCM(AbstractParametrization):
 
     A round of the projection transforms the kernel to the frequencies of a periodic domain, clips
     every singular value to at most 1 at each of them, and cuts the result back to the taps of the
-    kernel: alternating projections on two convex sets. :func:`taut.update_` projects every `every` steps;
-    in between the kernel is unconstrained. Save, evaluate and certify :func:`taut.projected`, a
-    projected copy.
+    kernel: alternating projections on two convex sets. :func:`taut.update_` projects every `every`
+    steps; in between the kernel is unconstrained. Save, evaluate and certify
+    :func:`taut.projected`, a projected copy.
 
     It starts as a semi-orthogonal reshaped kernel over its patch overlap, of norm at most 1.
 
