@@ -1,4 +1,4 @@
-"""Swap the layers of a plain CNN for 1-Lipschitz twins, train both, and compare what is proved.
+"""Swap the layers of a plain CNN for 1-Lipschitz ones, train both, and compare what is proved.
 
 python examples/convert_cnn.py --epochs 5
 """

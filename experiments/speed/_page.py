@@ -189,7 +189,7 @@ def accuracy_table() -> str:
     columns = {
         "case": "{case}",
         "contender": "{contender}",
-        "raw tensors": "{raws}",
+        "parameters": "{raws}",
         "farthest from 1": "{error:.1e}",
         "above 1": "{above:+.1e}",
     }

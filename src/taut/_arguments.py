@@ -57,6 +57,16 @@ def check_tensor(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")
 
 
+def batch_of(shape: tuple[int, ...]) -> str:
+    """The shape of n inputs in words.
+
+    Example:
+        >>> batch_of((3, 32, 32)), batch_of(())
+        ('(n, 3, 32, 32)', '(n,)')
+    """
+    return f"(n, {', '.join(map(str, shape))})" if shape else "(n,)"
+
+
 def _is_whole(value: Any, least: int) -> bool:
     return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from torch import nn
 
+from taut.export import SUFFIXES
 from taut.export import load as load_exported
-from taut.export._export import SUFFIXES
 from taut.kinds import did_you_mean
 
 

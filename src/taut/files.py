@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -131,6 +131,46 @@ def rounded_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str
     pairs = {name: (tensor, own[name].dtype) for name, tensor in tensors.items() if name in own}
     exact = {name: torch.where(t == t, t, 0) for name, (t, _) in pairs.items()}  # NaN stays NaN
     return [name for name, t in exact.items() if not torch.equal(t.to(pairs[name][1]).to(t), t)]
+
+
+def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """`model.load_state_dict`, which says in one sentence what does not fit.
+
+    Raises:
+        ValueError: naming the file, three of the keys that are missing and of those that are too
+            many, or a tensor of another shape.
+
+    Example:
+        >>> load_state(nn.Linear(1, 1), {"fc.weight": torch.ones(1, 1)}, Path("a.pt"))
+        Traceback (most recent call last):
+        ValueError: a.pt does not fit the model: it has no bias, weight; it has fc.weight instead.
+    """
+    own = model.state_dict()
+    missing, extra = own.keys() - tensors.keys(), tensors.keys() - own.keys()
+    if missing or extra:
+        instead = " instead" if missing and extra else ", which the model lacks"
+        said = [f"it has no {_few(missing)}"] * bool(missing)
+        said += [f"it has {_few(extra)}{instead}"] * bool(extra)
+        raise ValueError(f"{path} does not fit the model: {'; '.join(said)}.")
+    for name, tensor in tensors.items():
+        if own[name].shape != tensor.shape:
+            shapes = (tuple(one.shape) for one in (tensor, own[name]))
+            raise ValueError(
+                "{} does not fit the model: {} is {} there, and {} in the model.".format(
+                    path, name, *shapes
+                )
+            )
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as error:  # of a module that reads its state in a way of its own
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} does not fit the model ({reason}).") from None
+
+
+def _few(names: Collection[str]) -> str:
+    """Three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(sorted(names)[:3]) + more
 
 
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

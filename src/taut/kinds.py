@@ -7,10 +7,10 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Generic, NamedTuple, TypeVar, final
+from typing import Any, Generic, NamedTuple, TypeVar, final, get_args, get_origin, get_type_hints
 
 _T = TypeVar("_T")
 
@@ -58,9 +58,15 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
         >>> did_you_mean("bkop", ["BCOP", "RKO"])
         ' Did you mean BCOP?'
     """
+    near = nearest_name(name, names)
+    return "" if near is None else f" Did you mean {near}?"
+
+
+def nearest_name(name: str, names: Iterable[str]) -> str | None:
+    """The name that is most like a misspelt one; None if none is."""
     spelling = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), spelling, n=1)
-    return f" Did you mean {spelling[close[0]]}?" if close else ""
+    return spelling[close[0]] if close else None
 
 
 @final
@@ -212,10 +218,52 @@ def construct(cls: Callable[..., _T], values: Mapping[str, Any], settings: Itera
             raise ValueError(
                 f"`{name}` is no setting of {cls.__name__}; {has}.{did_you_mean(name, settings)}"
             )
+    _check_types(cls, values)
+    for one in _fields(cls):
+        if one.init and one.default is one.default_factory is MISSING and one.name not in values:
+            raise ValueError(f"{cls.__name__} needs `{one.name}`; got none.")
     try:
         return cls(**values)
     except TypeError as error:
         raise ValueError(f"{cls.__name__} cannot be made of {dict(values)}: {error}.") from None
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+
+
+def _check_types(cls: Callable[..., Any], values: Mapping[str, Any]) -> None:
+    """Refuse a setting whose annotation is a plain type, or a tuple of one, and that has another.
+
+    >>> _check_types(taut.losses.HingeKR, {"alpha": "high"})
+    Traceback (most recent call last):
+    ValueError: `alpha` must be a number; got 'high'.
+    """
+    try:
+        hints = get_type_hints(cls)
+    except Exception:  # annotations of a user's class that nothing resolves
+        return
+    for name, value in values.items():
+        kind = hints.get(name)
+        if kind in _KINDS and not _is_plain(value, kind):
+            raise ValueError(f"`{name}` must be {_KINDS[kind]}; got {value!r}.")
+        item: Any = next(iter(get_args(kind)), None) if get_origin(kind) is tuple else None
+        if item not in (int, float) or not isinstance(value, tuple):
+            continue
+        wrong = [part for part in value if not _is_plain(part, item)]
+        if wrong:
+            each = _KINDS[item].partition(" ")[2]
+            raise ValueError(f"`{name}` must be a list of {each}s; got {wrong[0]!r} in it.")
+
+
+def _fields(cls: Any) -> tuple[Field[Any], ...]:
+    return fields(cls) if is_dataclass(cls) else ()
+
+
+def _is_plain(value: Any, kind: Any) -> bool:
+    """Whether a value is of a plain type: a whole number is a number, true is none."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, int | float if kind is float else kind)
 
 
 def _path(cls: type) -> str:

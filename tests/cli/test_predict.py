@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 import taut
 from taut.cli import main
+from taut.data import Holdout
 from taut.losses import MultiMargin
 from taut.training import Recipe, Run, train
 
@@ -164,19 +165,83 @@ def test_one_output(base, capsys):
     assert all(abs(float(r["margin"]) - float(r["radius"])) < 1e-5 for r in rows)
 
 
+def test_model_that_answers_at_each_pixel(base, capsys):
+    torch.manual_seed(2)
+    model = torch.nn.Conv2d(1, 3, 3, padding=1)
+    torch.save(model.state_dict(), base / "dense.pt")
+    given = ("--model", f"{base / 'net.py'}:dense", "--weights", base / "dense.pt")
+    given += ("--input-shape", "1,8,8", base / "images.npz")
+    images = torch.from_numpy(np.load(base / "images.npz")["images"]).float() / 255
+    found = taut.predict(model, images)
+    eps = f"{found.radius.flatten(1).amin(1).max().item() * 0.9:.6f}"
+    code, out, err = run(capsys, *given, "--at-least", eps)
+    rows = [line.split() for line in out.splitlines() if ".npz[" in line]
+    assert len(rows) == len(images)
+    for classes, radius, row in zip(found.classes, found.radius, rows, strict=True):
+        counts = [int((classes == label).sum()) for label in range(3)]
+        share, above = max(counts) / 64, (radius > float(eps)).double().mean().item()
+        assert int(row[1]) == counts.index(max(counts))
+        assert [float(row[2]), float(row[6])] == pytest.approx([100 * share, 100 * above], abs=0.01)
+        assert [float(row[4]), float(row[5])] == pytest.approx(
+            [radius.min().item(), sorted(radius.flatten().tolist())[31]], rel=1e-4
+        )
+    failing = int((found.radius.flatten(1).amin(1) <= float(eps)).sum())
+    assert 0 < failing < len(images)
+    assert code == 1
+    assert err.startswith(f"taut: {failing} of 12 images are not certified at all places at {eps}")
+    content = json.loads(run(capsys, *given, "--json")[1])
+    assert content["classes"] == found.classes.tolist()
+    assert content["radius"] == found.radius.tolist()
+    table = list(csv.DictReader(io.StringIO(run(capsys, *given, "--csv")[1])))
+    assert [float(row["radius"]) for row in table] == found.radius.flatten().tolist()
+
+
+def test_run_that_resizes_predicts_its_own_pictures(capsys, tmp_path):
+    draw = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = draw.integers(0, 256, (11 + i, 9, 3)).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "pets" / name / f"{i}.png")
+    shape = {"input_shape": (3, 8, 8), "classes": 2, "epochs": 1, "batch_size": 2}
+    recipe = Recipe(name="tiny", dataset="folder", holdout=Holdout(0.5), resize=True, **shape)
+    train(recipe, tmp_path / "run", data_dir=tmp_path / "pets")
+    code, out, err = run(capsys, tmp_path / "run", tmp_path / "pets", "--json")
+    assert (code, err) == (0, "")
+    content = json.loads(out)
+    data = Run.open(tmp_path / "run").dataset()
+    images = torch.cat([data.train.float_images(), data.test.float_images()])
+    radii = taut.predict(Run.open(tmp_path / "run").model(), images).radius
+    assert sorted(content["radius"]) == pytest.approx(sorted(radii.tolist()), rel=1e-9)
+    for command in (["certify"], ["attack", "--method", "fgsm"]):
+        assert main([*command, "--eps", "0.1", "--", str(tmp_path / "run")]) == 0
+
+
+def test_pictures_are_turned_before_their_size_is_looked_at(base, capsys, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    Image.fromarray(pixels).save(tmp_path / "turned.png", exif=exif)
+    given = ("--model", f"{base / 'net.py'}:dense", "--input-shape")
+    assert run(capsys, *given, "1,9,8", tmp_path / "turned.png")[0] == 0
+    code, _, err = run(capsys, *given, "1,8,9", tmp_path / "turned.png")
+    assert code == 2
+    assert "must be 9 x 8 pixels (width x height); got 8 x 9." in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ((), "Give a run folder"),
         (("{run}",), "Give the images to predict after"),
         (("{run}", "no.png"), "There is no file no.png."),
-        (("no-run", "{zero}"), "no-run is no run folder"),
+        (("no-run", "{zero}"), "There is no run folder or file no-run."),
         (("{run}", "{zero}", "--csv", "--json"), "`--csv` and `--json` are two forms"),
         (("{run}", "{zero}", "--data", "{npz}"), "`--data` is for test images with labels"),
         (("{run}", "{zero}", "--weights", "w.pt"), "A run folder has its own model"),
         (("{run}", "{large}"), "must be 8 x 8 pixels (width x height); got 9 x 8."),
         (("{run}", "{svg}"), "not a whole picture (JPEG"),
-        (("{run}", "{wide}"), "must hold images of (1, 8, 8), (n, *(1, 8, 8)); got (2, 1, 8, 9)."),
+        (("{run}", "{wide}"), "must hold images of shape (n, 1, 8, 8); got (2, 1, 8, 9)."),
         (("{run}", "{bright}"), "floats must lie in [0, 1]; got 0 to 2."),
         (("{run}", "{many}"), "must hold one array, or `images`, or `x`; got a, b."),
         (("{run}", "{objects}"), "not an npy file of a plain array"),
@@ -187,8 +252,8 @@ def test_one_output(base, capsys):
             "leave it",
         ),
         (
-            ("--model", "{net}:dense", "--input-shape", "1,8,8", "{zero}"),
-            "at each place of an image",
+            ("--model", "{net}:dense", "--input-shape", "1,8,8", "{run}", "{zero}"),
+            "Give {run} or `--model`, not both.",
         ),
     ],
 )
@@ -205,4 +270,4 @@ def test_wrong_use_is_one_sentence(base, capsys, arguments, sentence):
     np.savez(files["many"], a=np.zeros(2), b=np.zeros(2))
     code, out, err = run(capsys, *(word.format(**files) for word in arguments))
     assert (code, out, err.count("\n")) == (2, "", 1)
-    assert sentence in err
+    assert sentence.replace("{run}", str(files["run"])) in err

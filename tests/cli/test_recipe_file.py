@@ -95,6 +95,57 @@ def test_augmentation_of_any_recipe(here, text, augment):
     assert Run.open("run").recipe.augment == augment
 
 
+def test_shape_in_both_forms(here):
+    given = ("--data-dir", "photos", "--holdout", "0.4", "--resize", "--input-shape")
+    assert here("--init", "a.json", *given, "3,4,5")[0] == 0
+    assert here("--init", "b.json", *given, "3", "4", "5")[0] == 0
+    recipes = [read_recipe(Path(name)) for name in ("a.json", "b.json")]
+    assert [recipe.input_shape for recipe in recipes] == [(3, 4, 5)] * 2
+    for text in ("3,x,5", "3,0,5"):
+        code, _, err = here("--init", "c.json", *given, text)
+        assert code == 2
+        assert err == (
+            f"taut: `--input-shape` must be positive integers such as 3,32,32; got {text!r}.\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"lr": "fast"}, "`lr` must be a number; got 'fast'."),
+        ({"epochs": "3"}, "`epochs` must be a whole number; got '3'."),
+        ({"epochs": 1.5}, "`epochs` must be a whole number; got 1.5."),
+        ({"epochs": True}, "`epochs` must be a whole number; got True."),
+        ({"name": 3}, "`name` must be a text; got 3."),
+        ({"augment": {"crop_padding": "a"}}, "`crop_padding` must be a whole number; got 'a'."),
+        ({"augment": {"flip": "no"}}, "`flip` must be true or false; got 'no'."),
+        ({"loss": {"kind": "kr", "x": 1}}, "`x` is no setting of KR; it has none."),
+        (
+            {"loss": {"kind": "multi-margin", "eps_train": "x"}},
+            "`eps_train` must be a number; got 'x'.",
+        ),
+        (
+            {"data": {"kind": "npz", "input_shape": [1, "6", 6]}},
+            "`input_shape` must be a list of whole numbers; got '6' in it.",
+        ),
+        (
+            {"data": {"kind": "folder", "holdout": {"fraction": "x"}}},
+            "`fraction` must be a number; got 'x'.",
+        ),
+        ({"data": {"kind": "folder", "resize": "no"}}, "`resize` must be true or false; got 'no'."),
+        (None, "it is not JSON: Expecting"),
+        ({"name": ...}, "Recipe needs `name`; got none."),
+    ],
+)
+def test_wrong_value_in_a_recipe_is_named(here, change, sentence):
+    values = {"name": "a", "data": {"kind": "fashion-mnist-subset"}} | (change or {})
+    values = {name: value for name, value in values.items() if value is not ...}
+    Path("a.json").write_text(json.dumps(values) if change is not None else "{name: 3}")
+    code, out, err = here("a.json")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"taut: a.json holds no recipe: {sentence}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -2,10 +2,12 @@
 
 import json
 
+import numpy as np
 import pytest
 
 import forgery
 from taut.cli import main
+from taut.training import Recipe, train
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,55 @@ def test_what_does_not_hold_is_refused(saved, capsys, tmp_path):
     code, _, err = cli(capsys, path, weights, "--points", other)
     assert code == 1
     assert "image 0 is another" in err
+
+
+NET = """
+import torch
+
+def make():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 3))
+
+def double():
+    return make().double()
+"""
+
+
+@pytest.mark.parametrize("make", ["make", "double"])
+@pytest.mark.parametrize("names", [("images", "labels"), ("x_test", "y_test")])
+def test_points_are_the_file_that_was_certified(names, make, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype(np.uint8)
+    np.savez("t.npz", **dict(zip(names, (pixels, np.arange(5) % 3), strict=True)))
+    given = f"certify --model net.py:{make} --input-shape 3,4,4 --data t.npz --output c.json"
+    assert main(given.split()) == 0
+    capsys.readouterr()
+    code, out, err = cli(capsys, "c.json", "--points", "t.npz")
+    assert (code, err) == (0, "")
+    assert "radii and answers of 5 images" in out
+    pixels[3, 0, 0, 0] ^= 1
+    np.savez("t.npz", images=pixels)
+    code, _, err = cli(capsys, "c.json", "--points", "t.npz")
+    assert (code, err) == (1, "taut: refused: c.json: t.npz: image 3 is another: its hash\n")
+    np.savez("t.npz", images=pixels[:4])
+    code, _, err = cli(capsys, "c.json", "--points", "t.npz")
+    assert code == 1
+    assert "t.npz: its images must be 5 of [3, 4, 4]" in err
+
+
+def test_points_are_those_of_a_run(capsys, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 1, 8, 8)).astype(np.uint8)
+    parts = {f"x_{part}": pixels for part in ("train", "test")}
+    np.savez(tmp_path / "d.npz", **parts, y_train=np.arange(6) % 2, y_test=np.arange(6) % 2)
+    recipe = Recipe(name="a", dataset="npz", input_shape=(1, 8, 8), classes=2, epochs=1)
+    train(recipe, tmp_path / "run", data_dir=tmp_path / "d.npz")
+    assert main(["certify", str(tmp_path / "run")]) == 0
+    capsys.readouterr()
+    saved = tmp_path / "run" / "certificate.json"
+    code, out, _ = cli(capsys, saved, "--points", tmp_path / "run")
+    assert code == 0
+    assert "radii and answers of 6 images" in out
 
 
 @pytest.mark.parametrize("missing", range(3))

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor
+from taut._arguments import batch_of, check_tensor
 from taut.certification._radius import class_logits
 from taut.parametrizations import cached
 from taut.program import check_agreement
@@ -35,7 +35,7 @@ def check_images(
             "`images` must not be float64 for arithmetic='float32', which rounds them."
         )
     if images.dim() < 1 or tuple(images.shape[1:]) != shape:
-        raise ValueError(f"`images` must be (n, *{shape}); got {tuple(images.shape)}.")
+        raise ValueError(f"`images` must be {batch_of(shape)}; got {tuple(images.shape)}.")
     if len(images) == 0:
         raise ValueError("`images` must hold at least one image; got none.")
     bad = (~images.flatten(1).isfinite().all(1)).nonzero() if images.dim() > 1 else []

@@ -9,10 +9,9 @@ import tyro
 
 from taut import certification as proofs
 from taut.certification import Arithmetic, Certificate, Certification
-from taut.cli.model_file import NO_FILE, ModelFile, radii_of
+from taut.cli.model_file import NO_FILE, ModelFile, check_source, opened_file
 from taut.cli.progress import show_bounding
 from taut.cli.shared import Eps, OptionalFolder, OptionalRun, check_output, show_certification
-from taut.data import load_test
 from taut.program import ProgramModule, lipschitz_bound
 from taut.training import Device, OpenedRun, choose_device
 
@@ -49,19 +48,19 @@ def certify(
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one.
     """
-    if (run is None) == (plain.model is None):
-        raise ValueError(
-            "Give a run folder, or a model with --model FILE.py:FUNCTION, or an exported file."
-        )
-    check_output(output)
+    check_source(run, plain, files=True)
     if run is None or run.is_file():
+        _check_output(output, [run, plain.weights])
         if data_dir is not None:
             raise ValueError("`data_dir` is for a run folder; give test images with --data.")
+        if eps and plain.data is None:
+            raise ValueError("`eps` needs `data`, an npz file with test images.")
         proved = _certify_file(run, plain, arithmetic, eps, choose_device(device))
         if output is not None:
             print(f"\nWrote {proved.save(output)[0]}")
         return
-    plain.refuse_beside_run(output)
+    if output is not None:
+        raise ValueError("`output` is for a model in a file; leave it out: a run has a folder.")
     opened = OpenedRun.open(run, device=device, data_dir=data_dir)
     certification = opened.certify(opened.radii(eps), arithmetic)
     target, _ = certification.save(run / "certificate.json")
@@ -83,18 +82,15 @@ def _certify_file(
         print(f"{beside} holds for {exported.name}: bound {verified.bound:.9g}.\n")
     model, sharp = model.to(device), None
     if plain.data is None:
-        if eps:
-            raise ValueError("`eps` needs `data`, an npz file with test images.")
         with show_bounding() as progress:
             certificate = proofs.prove(model, shape, arithmetic=arithmetic, progress=progress)
             sharp = lipschitz_bound(model, shape, progress=progress)
         proved = certificate
     else:
-        images, labels = load_test("npz", plain.data)
-        radii = radii_of(eps)
-        proved = proofs.certify(model, images, labels, radii, shape, arithmetic=arithmetic)
+        opened = opened_file("", model, shape, plain.data, device)
+        proved = opened.certify(opened.radii(eps), arithmetic)
         certificate = proved.certificate
-        show_certification(f"{plain.data.name}, {len(labels):,} test images", proved)
+        show_certification(opened.title(), proved)
         print()
     print(_bound(certificate))
     if sharp is not None and float(sharp) < float(certificate.bound) * (1 - 1e-3):
@@ -105,6 +101,22 @@ def _certify_file(
         size = ",".join(map(str, shape))
         print(f"\nThe file takes other sizes, too: this holds for {size} alone (--input-shape).")
     return proved
+
+
+def _check_output(output: Path | None, read: Sequence[Path | None]) -> None:
+    """Refuse a certificate that cannot be written, or whose weights would replace a file read."""
+    check_output(output)
+    if output is None:
+        return
+    if output.suffix == ".safetensors":
+        raise ValueError(f"`output` must be the JSON file; the weights go beside it; got {output}.")
+    beside = output.with_suffix(".safetensors")
+    if any(path is not None and path.exists() and _same(path, beside) for path in read):
+        raise ValueError(f"`output` must have another name; {beside} would be written over.")
+
+
+def _same(one: Path, other: Path) -> bool:
+    return other.exists() and one.samefile(other)
 
 
 def _bound(certificate: Certificate) -> str:

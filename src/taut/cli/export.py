@@ -9,9 +9,9 @@ from taut import export as exports
 from taut.certification import prove
 from taut.cli.model_file import NO_FILE, ModelFile, open_model
 from taut.cli.shared import OptionalFolder, OptionalRun, show_certification
-from taut.training import Device, choose_device
+from taut.training import RECIPE, Device, choose_device
 
-SUFFIXES = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
+_ENDINGS = {"torch": ".pt2", "onnx": ".onnx", "safetensors": ".safetensors"}
 
 
 def export(
@@ -40,13 +40,16 @@ def export(
         to: torch writes a program of torch.export, model.pt2; onnx writes model.onnx; safetensors
             writes model.safetensors and model.py, a module of plain torch.
         output: the folder to write to; RUN/torch, RUN/onnx or RUN/safetensors by default. A model
-            in a file needs one.
+            in a file needs one. Each format needs its own, for its certificate.
         shrink: scale each weight by a few units in the last place, to a proved norm of at most 1.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one, for the certificate.
     """
     if output is None and run is None:
         raise ValueError("`output` must name a folder for a model in a file; got none.")
+    folder = output if output is not None else Path(run or "", to)
+    target = folder / f"model{_ENDINGS[to]}"
+    _check_folder(folder, to)
     opened = None
     if run is None and plain.model is not None and plain.data is None and data_dir is None:
         model, shape = plain.load()
@@ -56,9 +59,7 @@ def export(
     frozen = exports.freeze(model).cpu()
     if shrink:
         exports.shrink_(frozen, shape)
-    folder = output if output is not None else Path(run or "", to)
     folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"model{SUFFIXES[to]}"
     written = exports.export(frozen, target, shape).model.to(choose_device(device))
     if opened is None:
         proved = certificate = prove(written, shape)
@@ -69,3 +70,21 @@ def export(
     path, _ = proved.save(folder / "certificate.json")
     print(f"\nLipschitz bound in l2: {float(certificate.bound):.9g}\n")
     print(f"Wrote {target}\nWrote {path}")
+
+
+def _check_folder(folder: Path, to: str) -> None:
+    """Refuse a folder whose certificate is of another file: the new one would replace it."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"`output` must be a folder; got the file {folder}.")
+    instead = f"Give another one, such as {folder / to}."
+    if (folder / RECIPE).is_file():
+        raise ValueError(f"`output` must not be a run folder; got {folder}. {instead}")
+    kept = folder / "certificate.json"
+    files = {name: folder / f"model{ending}" for name, ending in _ENDINGS.items()}
+    others = [file.name for name, file in files.items() if name != to and file.is_file()]
+    others += [] if files[to].is_file() else ["another model"]
+    if kept.is_file() and others:
+        raise ValueError(
+            f"`output` must be a folder for {files[to].name} alone; {kept} is of {others[0]}, and "
+            f"would be replaced. {instead}"
+        )

@@ -11,8 +11,8 @@ import tyro
 from torch import Tensor
 
 from taut import diagnostics
-from taut.cli.model_file import NO_FILE, ModelFile
-from taut.cli.shared import OptionalFolder, check_output, show_table
+from taut.cli.model_file import NO_FILE, ModelFile, check_source
+from taut.cli.shared import OptionalFolder, check_output, plural, show_table
 from taut.data import load_test
 from taut.diagnostics import Inspection, LayerDiagnostics, five_numbers, histogram
 from taut.training import Device, OpenedRun, check_limit, choose_device
@@ -56,12 +56,11 @@ def inspect(
     """
     check_limit(limit)
     check_output(output)
-    if bool(runs) == (plain.model is not None):
-        raise ValueError("Give run folders, or a model with --model FILE.py:FUNCTION.")
+    for run in runs or (None,):
+        check_source(run, plain)
     if not runs:
         _inspect_file(plain, limit, output, choose_device(device))
         return
-    plain.refuse_beside_run()
     opened = [OpenedRun.open(folder, device=device, data_dir=data_dir) for folder in runs]
     if len(opened) == 1:
         _inspect_run(opened[0], limit, output)
@@ -89,7 +88,8 @@ def _compare(opened_runs: Sequence[OpenedRun], limit: int, output: Path | None) 
         runs[name] = diagnostics.inspect(opened.model, *opened.head(limit))
     names = ("run", "at the image: margin", "all", "Jacobian: least", "median", "largest")
     rows = [(name, *_summary(inspection)) for name, inspection in runs.items()]
-    show_table(f"Gradient norm and Jacobian, {limit:,} test images each", names, rows)
+    title = f"Gradient norm and Jacobian, {plural(limit, 'test image')} each"
+    show_table(title, names, rows)
     profiles = {name: diagnostics.gradient_profile(one) for name, one in runs.items()}
     target = output or opened_runs[0].run.path / "attenuation.png"
     _save(diagnostics.plot_profiles({"": profiles}), target)
@@ -108,8 +108,9 @@ def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: tor
         text = ",".join(map(str, shape))
         raise ValueError(f"`input_shape` must fit the model; with {text}: {error}") from None
     inspection = diagnostics.inspect(model, images, labels)
-    kind = "test images" if plain.data else "of noise"
-    _show(f"{plain.model}, {len(images):,} {kind}", inspection)
+    kind = "test image" if plain.data else "image"
+    noise = "" if plain.data else " of noise"
+    _show(f"{plain.model}, {plural(len(images), kind)}{noise}", inspection)
     if output is not None:
         _save(diagnostics.plot_inspection(inspection), output)
 

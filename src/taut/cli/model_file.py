@@ -9,15 +9,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from taut.certification import Certification, as_rational, certify
-from taut.cli.shared import OptionalFolder, OptionalText
+from taut.certification import Arithmetic, Certification, as_rational, certify
+from taut.cli.shared import OptionalFolder, OptionalShape, OptionalText, plural, shape_of
 from taut.data import load_test
+from taut.export import SUFFIXES
 from taut.export import load as load_exported
-from taut.files import load_tensors, rounded_tensors
-from taut.kinds import did_you_mean, load_object, one_sentence
-from taut.training import Device, OpenedRun, check_limit, choose_device
+from taut.files import load_state, load_tensors, rounded_tensors, tensors_under
+from taut.kinds import did_you_mean, load_object, nearest_name, one_sentence
+from taut.training import RECIPE, Device, OpenedRun, check_limit, choose_device
 
-_SUFFIXES = (".safetensors", ".pt", ".pth")
+_WEIGHTS = (".safetensors", ".pt", ".pth")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class ModelFile:
 
     model: OptionalText = None
     weights: OptionalFolder = None
-    input_shape: OptionalText = None
+    input_shape: OptionalShape = None
     data: OptionalFolder = None
 
     @property
@@ -43,13 +44,7 @@ class ModelFile:
         """The shape of one input, if it is given."""
         if self.input_shape is None:
             return None
-        parts = self.input_shape.split(",")
-        if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
-            raise ValueError(
-                "`input_shape` must be positive integers such as 3,32,32; "
-                f"got {self.input_shape!r}."
-            )
-        return tuple(map(int, parts))
+        return shape_of(self.input_shape)
 
     def load(self) -> tuple[nn.Module, tuple[int, ...]]:
         """The model in eval mode, and the shape of one input."""
@@ -62,15 +57,7 @@ class ModelFile:
         model, shape = self.load()
         if self.data is None or self.model is None:
             raise ValueError("`model` needs `data` here, an npz file with test images.")
-        images, labels = load_test("npz", self.data)
-        if images.shape[1:] != shape:
-            got = ",".join(map(str, images.shape[1:]))
-            raise ValueError(
-                f"`input_shape` must be that of the images in {self.data}; they are {got}."
-            )
-        kinds = {p.dtype for p in model.parameters() if p.is_floating_point()} or {torch.float32}
-        images = images.to(device, kinds.pop())
-        return OpenedFile(self.model, model.to(device), images, labels.to(device), self.data)
+        return opened_file(self.model, model, shape, self.data, device)
 
     def load_exported(self, file: Path) -> tuple[nn.Module, tuple[int, ...]]:
         """The model of a file that `taut export` wrote, and the shape of one input."""
@@ -78,9 +65,9 @@ class ModelFile:
             raise ValueError("An exported file has its own weights; leave out --weights.")
         return load_exported(file, self.shape)
 
-    def refuse_beside_run(self, output: Path | None = None) -> None:
+    def refuse_beside_run(self) -> None:
         """Refuse options of a model in a file where a run folder is given."""
-        if self != NO_FILE or output is not None:
+        if self != NO_FILE:
             raise ValueError(
                 "A run folder has its own model and data; leave out the options of files."
             )
@@ -121,28 +108,85 @@ class OpenedFile:
         """Shape of one image."""
         return tuple(self.test.shape[1:])
 
-    def certify(self, eps: Sequence[str], *, model: nn.Module | None = None) -> Certification:
+    def certify(
+        self,
+        eps: Sequence[str],
+        arithmetic: Arithmetic = "float64",
+        model: nn.Module | None = None,
+    ) -> Certification:
         """Certify the model, or another one, on all test images."""
-        return certify(model or self.model, self.test, self.labels, eps)
+        model = model or self.model
+        return certify(model, self.test, self.labels, eps, arithmetic=arithmetic)
 
     def title(self, count: int | None = None) -> str:
         """The file of the images and how many, all by default."""
         count = len(self.test) if count is None else count
-        return f"{self.data.name}, {count:,} test images"
+        return f"{self.data.name}, {plural(count, 'test image')}"
+
+
+def opened_file(
+    name: str, model: nn.Module, shape: tuple[int, ...], data: Path, device: torch.device
+) -> OpenedFile:
+    """A model and the test images of an npz file, in its precision."""
+    images, labels = load_test("npz", data)
+    if images.shape[1:] != shape:
+        given, got = (",".join(map(str, size)) for size in (shape, images.shape[1:]))
+        raise ValueError(
+            f"`input_shape` must be that of the images in {data}; it is {given}, they are {got}."
+        )
+    kinds = [p.dtype for p in model.parameters() if p.is_floating_point()] or [torch.float32]
+    images = images.to(device, kinds[0])
+    return OpenedFile(name, model.to(device), images, labels.to(device), data)
 
 
 def open_model(
     run: Path | None, plain: ModelFile, device: Device, data_dir: Path | None
 ) -> OpenedRun | OpenedFile:
     """A run, or a model in a file with test images."""
-    if (run is None) == (plain.model is None):
-        raise ValueError("Give a run folder, or a model with --model FILE.py:FUNCTION.")
+    check_source(run, plain)
     if run is not None:
-        plain.refuse_beside_run()
         return OpenedRun.open(run, device=device, data_dir=data_dir)
     if data_dir is not None:
         raise ValueError("`data_dir` is for a run folder; give test images with --data.")
     return plain.open(choose_device(device))
+
+
+def check_source(run: Path | None, plain: ModelFile, *, files: bool = False) -> None:
+    """Refuse what is neither a run folder, or exported file if allowed, nor --model, or both."""
+    file = ", an exported file" if files else ""
+    sources = f"a run folder{file}, or a model with --model FILE.py:FUNCTION"
+    if run is None and plain.model is None:
+        raise ValueError(f"Give {sources}.")
+    if run is not None and plain.model is not None:
+        raise ValueError(f"Give {run} or `model`, not both.")
+    if run is not None:
+        check_run(run, sources, files=files)
+        if run.is_dir():
+            plain.refuse_beside_run()
+
+
+def check_run(run: Path, sources: str = "a run folder", *, files: bool = False) -> None:
+    """Refuse what is no run folder, and say what to give instead."""
+    if not run.exists():
+        what = "run folder or file" if files else "run folder"
+        raise FileNotFoundError(f"There is no {what} {run}.{_near(run)}")
+    if run.is_file() and not files:
+        raise ValueError(
+            f"{run} is a file; give {sources}. `taut certify` and `taut predict` take exported "
+            "files, too."
+        )
+    if run.is_dir() and not (run / RECIPE).is_file():
+        exported = [str(file) for file in sorted(run.iterdir()) if file.suffix in SUFFIXES]
+        hint = f" It holds {', '.join(exported)}: give that." if files and exported else ""
+        raise FileNotFoundError(f"{run} is no run folder: it has no {RECIPE}.{hint}")
+
+
+def _near(path: Path) -> str:
+    """A question with the file or folder that is most like a misspelt one."""
+    folders = [folder for folder in (Path("runs"), path.parent) if folder.is_dir()]
+    found = {one.name: one for folder in folders for one in sorted(folder.iterdir())}
+    near = nearest_name(path.name, found)
+    return "" if near is None else f" Did you mean {found[near]}?"
 
 
 def radii_of(eps: Sequence[str]) -> tuple[str, ...]:
@@ -160,14 +204,19 @@ def _load_model(source: str, weights: Path | None) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ValueError(f"{source} must return a torch.nn.Module; got {type(model).__name__}.")
     if weights is not None:
-        state = _read_state(weights)
+        state = _unwrapped(_read_state(weights), model)
         _take_precision(model, state, weights)
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{weights} does not fit the model ({reason}).") from None
+        load_state(model, state, weights)
     return model.eval()
+
+
+def _unwrapped(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """The state without the prefixes that DistributedDataParallel and torch.compile add."""
+    for prefix in ("module.", "_orig_mod."):
+        names = {*model.state_dict()}
+        if state and not names & {*state} and all(name.startswith(prefix) for name in state):
+            state = tensors_under(state, prefix)
+    return state
 
 
 def _take_precision(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
@@ -186,9 +235,9 @@ def _take_precision(model: nn.Module, state: dict[str, Tensor], path: Path) -> N
 def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"There is no file {path}.")
-    if path.suffix not in _SUFFIXES and not zipfile.is_zipfile(path):
-        hint = did_you_mean(path.suffix, _SUFFIXES)
-        raise ValueError(f"`weights` must end in {', '.join(_SUFFIXES)}; got {path}.{hint}")
+    if path.suffix not in _WEIGHTS and not zipfile.is_zipfile(path):
+        hint = did_you_mean(path.suffix, _WEIGHTS)
+        raise ValueError(f"`weights` must end in {', '.join(_WEIGHTS)}; got {path}.{hint}")
     if path.suffix == ".safetensors":
         return load_tensors(path)[0]
     try:
@@ -197,5 +246,9 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path} is damaged, or holds more than tensors ({reason}).") from None
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
-        raise ValueError(f"{path} must hold a state_dict, tensors by name.")
+        parts = state if isinstance(state, dict) else {}
+        inner = [name for name, value in parts.items() if isinstance(value, dict) and value]
+        hint = f" Save its {inner[0]!r} alone, if that is one." if inner else ""
+        got = ", ".join(map(str, [*parts][:3])) or type(state).__name__
+        raise ValueError(f"{path} must hold a state_dict, tensors by name; got {got}.{hint}")
     return state

@@ -17,10 +17,27 @@ from taut.kinds import did_you_mean
 _NAMES = {"INT": "a whole number", "FLOAT": "a number", "FRACTION": "a fraction"}
 
 
+def one_shape(arguments: list[str]) -> list[str]:
+    """The arguments, with a shape of several words, 3 32 32, as the one word 3,32,32.
+
+    Example:
+        >>> one_shape(["--input-shape", "3", "32", "32", "a.png"])
+        ['--input-shape', '3,32,32', 'a.png']
+    """
+    words: list[str] = []
+    for word in arguments:
+        flag = words[-2] if len(words) > 1 else ""
+        if flag.replace("_", "-") == "--input-shape" and word.isdecimal():
+            words[-1] += f",{word}"
+        else:
+            words.append(word)
+    return words
+
+
 def call(function: Callable[..., Any], name: str, arguments: list[str]) -> None:
     """Call a typed function, whose signature and docstring are the options, with arguments."""
     parser = Parser(_deferred(function), prog=f"taut {name}")
-    command = parser.parse(arguments)
+    command = parser.parse(one_shape(arguments))
     with parser.naming_flags():
         command()
 

@@ -9,10 +9,17 @@ import tyro
 from torch import nn
 
 from taut.certification import Arithmetic, Predictions, above, as_rational, predict_batches
-from taut.cli.model_file import NO_FILE, ModelFile
-from taut.cli.shared import OptionalFolder, OptionalText, progress, show_table
+from taut.cli.model_file import NO_FILE, ModelFile, check_source
+from taut.cli.shared import (
+    OptionalFolder,
+    OptionalText,
+    percent,
+    plural,
+    progress,
+    show_table,
+)
 from taut.data import class_names, read_inputs
-from taut.training import Device, Run, choose_device
+from taut.training import RECIPE, Device, Run, choose_device
 
 _Paths = Annotated[
     tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN|FILE IMAGE ...")
@@ -34,7 +41,9 @@ def predict(
 
     The model is that of a run folder, of a file that `taut export` wrote, or one in a Python file.
     Images are JPEG, PNG or WebP files of the size that the model takes, folders of these, and npz
-    or npy files; no label is needed. Radii are in units of pixels in [0, 1].
+    or npy files; no label is needed. A run that was trained with --resize resizes pictures as in
+    training. Of a model that answers at each pixel, the table has shares of pixels and their
+    smallest and median radius. Radii are in units of pixels in [0, 1].
 
     Example: taut predict runs/demo photo.png scans/
 
@@ -56,18 +65,14 @@ def predict(
     if csv and json:
         raise ValueError("`csv` and `json` are two forms of one output; give one of them.")
     _check_at_least(at_least)
-    model, shape, title, names, files = _opened(list(paths), plain, data_dir)
+    model, shape, title, names, files, resize = _opened(list(paths), plain, data_dir)
     like = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    images, batches = read_inputs(files, shape, like)
+    images, batches = read_inputs(files, shape, like, resize=resize)
     place = choose_device(device)
     with progress("predicting", len(images)) as tell:
         moved = (batch.to(place) for batch in batches)
         found = predict_batches(
             model.to(place), moved, shape, arithmetic=arithmetic, on_progress=tell, eps=at_least
-        )
-    if found.classes.dim() > 1:
-        raise ValueError(
-            "The model answers at each place of an image; taut.predict in Python gives the maps."
         )
     names = names if names is not None and len(names) == found.radii.shape[1] else None
     if csv:
@@ -75,7 +80,7 @@ def predict(
     elif json:
         print(found.to_json(images=images, names=names))
     else:
-        _show(title, found, images, names)
+        _show(title, found, images, names, at_least)
     if at_least is not None:
         _fail_below(at_least, found, images)
 
@@ -86,6 +91,7 @@ class _Opened(NamedTuple):
     title: str
     names: tuple[str, ...] | None
     files: list[Path]
+    resize: bool = False
 
 
 def _opened(paths: list[Path], plain: ModelFile, data_dir: Path | None) -> _Opened:
@@ -94,16 +100,19 @@ def _opened(paths: list[Path], plain: ModelFile, data_dir: Path | None) -> _Open
         raise ValueError("`data` is for test images with labels; name the images themselves.")
     run = None
     if plain.model is not None:
+        if paths and (paths[0] / RECIPE).is_file():
+            check_source(paths[0], plain)
         opened = _Opened(*plain.load(), plain.model, None, paths)
     elif not paths:
         raise ValueError("Give a run folder, an exported file or --model, and then images.")
     elif paths[0].is_file():
         opened = _Opened(*plain.load_exported(paths[0]), str(paths[0]), None, paths[1:])
     else:
-        plain.refuse_beside_run()
+        check_source(paths[0], plain, files=True)
         run = Run.open(paths[0], data_dir)
         names = class_names(run.recipe.dataset, run.data_dir)
-        opened = _Opened(run.model(), run.recipe.input_shape, str(paths[0]), names, paths[1:])
+        shape, resize = run.recipe.input_shape, run.recipe.resize
+        opened = _Opened(run.model(), shape, str(paths[0]), names, paths[1:], resize)
     if run is None and data_dir is not None:
         raise ValueError("`data_dir` is for a run folder; leave it out.")
     if not opened.files:
@@ -112,15 +121,46 @@ def _opened(paths: list[Path], plain: ModelFile, data_dir: Path | None) -> _Open
 
 
 def _show(
-    title: str, found: Predictions, images: Sequence[str], names: Sequence[str] | None
+    title: str,
+    found: Predictions,
+    images: Sequence[str],
+    names: Sequence[str] | None,
+    at_least: str | None,
 ) -> None:
-    rows = [
-        (str(row["image"]), str(row["class"]), f"{row['margin']:.6g}", f"{row['radius']:.6g}")
-        for row in found.rows(images, names)
-    ]
-    show_table(f"{title}, {len(images):,} images", ("image", "class", "margin", "radius"), rows)
+    columns: tuple[str, ...] = ("image", "class", "margin", "radius")
+    if found.classes.dim() > 1:
+        columns = ("image", "most frequent class", "share", "smallest radius", "median radius")
+        columns += () if at_least is None else (f"above {at_least}",)
+        rows = _map_rows(found, images, names, at_least)
+    else:
+        rows = [
+            (str(row["image"]), str(row["class"]), f"{row['margin']:.6g}", f"{row['radius']:.6g}")
+            for row in found.rows(images, names)
+        ]
+    show_table(f"{title}, {plural(len(images), 'image')}", columns, rows)
+    if found.classes.dim() > 1:
+        places = "x".join(map(str, found.classes.shape[1:]))
+        print(f"\nA class and a radius at each of {places} places; --csv and --json print them.")
     print(f"\nLipschitz bound in l2: {float(found.bound):.9g}")
     print(f"Arithmetic {found.arithmetic}: {found.meaning}.")
+
+
+def _map_rows(
+    found: Predictions, images: Sequence[str], names: Sequence[str] | None, at_least: str | None
+) -> list[tuple[str, ...]]:
+    """A row for each image whose places have classes of their own: shares of them, and radii."""
+    rows = []
+    for image, classes, radius in zip(
+        images, found.classes.flatten(1), found.radius.flatten(1), strict=True
+    ):
+        counts = classes.bincount()
+        label = int(counts.argmax())
+        name = str(label) if names is None else names[label]
+        share = percent(int(counts[label]) / len(classes))
+        row = (str(image), name, share, f"{radius.min():.6g}", f"{radius.median():.6g}")
+        shares = [above(radius, eps).double().mean().item() for eps in (at_least,) if eps]
+        rows.append((*row, *map(percent, shares)))
+    return rows
 
 
 def _check_at_least(text: str | None) -> None:
@@ -134,9 +174,12 @@ def _check_at_least(text: str | None) -> None:
 
 def _fail_below(at_least: str, found: Predictions, images: Sequence[str]) -> None:
     """Raise where a radius does not exceed what is asked for."""
-    below = (~above(found.radius, at_least)).nonzero().flatten().tolist()
+    least = found.radius.flatten(1).amin(1) if found.radius.dim() > 1 else found.radius
+    below = (~above(least, at_least)).nonzero().flatten().tolist()
     if below:
+        where, which = ("", "") if found.radius.dim() == 1 else (" at all places", "smallest ")
         raise RuntimeError(
-            f"{len(below)} of {len(images)} images are not certified at {at_least}, the first is "
-            f"{images[below[0]]}: its radius is {found.radius[below[0]]:.6g}."
+            f"{len(below)} of {plural(len(images), 'image')} are not certified{where} at "
+            f"{at_least}, the first is {images[below[0]]}: its {which}radius is "
+            f"{least[below[0]]:.6g}."
         )

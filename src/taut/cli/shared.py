@@ -15,6 +15,7 @@ from taut.certification import Certification
 
 OptionalRun = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
+OptionalShape = Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]
 OptionalNumber = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
 Eps = Annotated[tuple[str, ...], tyro.conf.arg(metavar="EPS ...", help_behavior_hint="")]
@@ -56,6 +57,29 @@ def check_output(path: Path | None) -> None:
     """Refuse a file that cannot be written, before the work that it is for."""
     if path is not None and (path.is_dir() or not path.parent.is_dir()):
         raise ValueError(f"`output` must be a file in a folder that exists; got {path}.")
+
+
+def plural(count: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> plural(1, "image"), plural(2000, "image")
+        ('1 image', '2,000 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def shape_of(text: str) -> tuple[int, ...]:
+    """Read the shape of an input.
+
+    Example:
+        >>> shape_of("3,32,32")
+        (3, 32, 32)
+    """
+    parts = text.split(",")
+    if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"`input_shape` must be positive integers such as 3,32,32; got {text!r}.")
+    return tuple(map(int, parts))
 
 
 def percent(share: float) -> str:

@@ -4,15 +4,16 @@ import re
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from taut.cli.parsing import Parser
+from taut.cli.model_file import check_run
+from taut.cli.parsing import Parser, one_shape
 from taut.cli.progress import accuracies, show_training
 from taut.cli.recipe_file import first_recipe, write_recipe
-from taut.cli.shared import OptionalFolder, OptionalNumber
+from taut.cli.shared import OptionalFolder, OptionalNumber, shape_of
 from taut.data import Augment, Holdout
 from taut.kinds import construct, did_you_mean
 from taut.recipes import RECIPES
@@ -124,6 +125,7 @@ def main(arguments: list[str]) -> None:
         raise ValueError(
             "`taut train` needs a recipe, or --resume RUN; see `taut list` and `taut train --help`."
         )
+    arguments = one_shape(arguments)
     if arguments[0] == "--init":
         _init(arguments[1:])
         return
@@ -131,6 +133,7 @@ def main(arguments: list[str]) -> None:
         description = _DESCRIPTION.format(names=", ".join(RECIPES))
         parser = Parser(_Resumed, "taut train", description=description)
         options = parser.parse(arguments)
+        check_run(options.resume)
         recipe, folder = Run.open(options.resume).recipe, options.resume
     else:
         recipe, rest = _chosen(find_recipe(arguments[0]), arguments[1:])
@@ -235,6 +238,18 @@ def _registry() -> ConstructorRegistry:
             instance_from_str=lambda words: None if words == ["none"] else Holdout(float(words[0])),
             is_instance=lambda value: value is None or isinstance(value, Holdout),
             str_from_instance=lambda value: ["none" if value is None else str(value.fraction)],
+        )
+
+    @registry.primitive_rule
+    def shape(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if (get_origin(info.type), get_args(info.type)) != (tuple, (int, int, int)):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar="N,N,N",
+            instance_from_str=lambda words: shape_of(words[0]),
+            is_instance=lambda value: isinstance(value, tuple),
+            str_from_instance=lambda value: [",".join(map(str, value))],
         )
 
     @registry.primitive_rule

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut._arguments import batch_of
 from taut.data import _checks
 from taut.data._folders import arrange
 from taut.data._named import NAMED
@@ -39,17 +40,22 @@ class Inputs(NamedTuple):
 
 
 def read_inputs(
-    paths: Sequence[Path], shape: tuple[int, ...], dtype: torch.dtype = torch.float32
+    paths: Sequence[Path],
+    shape: tuple[int, ...],
+    dtype: torch.dtype = torch.float32,
+    *,
+    resize: bool = False,
 ) -> Inputs:
     r"""Images of a shape: pictures, folders of pictures, npz and npy files.
 
     Pictures, and arrays of uint8, become numbers in [0, 1]. Pictures are grey or coloured as the
-    shape asks; none is resized. Arrays of floats stay as they are; of images they lie in [0, 1].
+    shape asks. Arrays of floats stay as they are; of images they lie in [0, 1].
 
     Args:
         paths: at least one.
         shape: of one image.
         dtype: of the tensors.
+        resize: whether to bring pictures to the shape, as `load` does; if not, all must have it.
 
     Raises:
         ValueError: if a file is damaged, of another format, shape or range; names it.
@@ -76,7 +82,7 @@ def read_inputs(
         files = _pictures(path, shape)
         parts += files
         names += map(str, files)
-    return Inputs(tuple(names), _batches(parts, shape, dtype))
+    return Inputs(tuple(names), _batches(parts, shape, dtype, resize))
 
 
 def _pictures(path: Path, shape: tuple[int, ...]) -> list[Path]:
@@ -91,24 +97,24 @@ def _pictures(path: Path, shape: tuple[int, ...]) -> list[Path]:
 
 
 def _batches(
-    parts: Sequence[Path | Tensor], shape: tuple[int, ...], dtype: torch.dtype
+    parts: Sequence[Path | Tensor], shape: tuple[int, ...], dtype: torch.dtype, resize: bool
 ) -> Iterator[Tensor]:
     waiting: list[Path] = []
     for part in parts:
         if isinstance(part, Path):
             waiting.append(part)
         if waiting and (isinstance(part, Tensor) or len(waiting) == _BATCH):
-            yield _decoded(waiting, shape, dtype)
+            yield _decoded(waiting, shape, dtype, resize)
             waiting = []
         if isinstance(part, Tensor):
             yield from part.split(_BATCH)
     if waiting:
-        yield _decoded(waiting, shape, dtype)
+        yield _decoded(waiting, shape, dtype, resize)
 
 
-def _decoded(files: list[Path], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def _decoded(files: list[Path], shape: tuple[int, ...], dtype: torch.dtype, resize: bool) -> Tensor:
     c, h, w = shape
-    pixels = np.stack([read_picture(file, (c, h, w)) for file in files])
+    pixels = np.stack([read_picture(file, (c, h, w), resize=resize) for file in files])
     return to_unit_range(torch.from_numpy(pixels)).to(dtype)
 
 
@@ -119,7 +125,7 @@ def _array(path: Path, shape: tuple[int, ...], dtype: torch.dtype) -> Float[Tens
     if array.shape[1:] != shape and array.shape[1:] == last:
         array = array.transpose(0, 3, 1, 2)
     if array.ndim == 0 or array.shape[1:] != shape or not len(array):
-        raise ValueError(f"{path}: must hold images of {shape}, (n, *{shape}); got {array.shape}.")
+        raise ValueError(f"{path}: must hold images of shape {batch_of(shape)}; got {array.shape}.")
     if array.dtype == np.uint8:
         return to_unit_range(torch.from_numpy(np.require(array, None, ["C", "W"]))).to(dtype)
     if array.dtype.kind != "f":

@@ -116,12 +116,13 @@ def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarra
     return to_array(_opened(data, source), source, shape)
 
 
-def read_picture(file: Path, shape: Shape) -> np.ndarray:
-    """The uint8 pixels of a picture file that has the size asked for, (c, h, w)."""
+def read_picture(file: Path, shape: Shape, *, resize: bool = False) -> np.ndarray:
+    """The uint8 pixels of a picture file, (c, h, w), which has that size or is brought to it."""
     check_format(file.name, file)
-    image, size = _opened(Place(file).read(), file), (shape[2], shape[1])
-    if image.size != size:
-        wide, got = ("{} x {}".format(*pair) for pair in (size, image.size))
+    image = _opened(Place(file).read(), file)
+    size, found = (shape[2], shape[1]), _upright(image).size
+    if found != size and not resize:
+        wide, got = ("{} x {}".format(*pair) for pair in (size, found))
         raise ValueError(f"{file}: must be {wide} pixels (width x height); got {got}.")
     return to_array(image, file, shape)
 

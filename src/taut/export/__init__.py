@@ -2,11 +2,12 @@
 
 from taut.export._change import Change, Converted
 from taut.export._convert import convert
-from taut.export._export import Exported, export, load
+from taut.export._export import SUFFIXES, Exported, export, load
 from taut.export._freeze import freeze
 from taut.export._shrink import shrink_
 
 __all__ = [
+    "SUFFIXES",
     "Change",
     "Converted",
     "Exported",

@@ -1,4 +1,4 @@
-"""A plain network with 1-Lipschitz twins in the places of its layers."""
+"""A plain network with 1-Lipschitz layers in the places of its own."""
 
 import copy
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def convert(
     dense: Parametrization = Orthogonal,
     init: str = "random",
 ) -> Converted:
-    r"""Swap the layers of a plain network for 1-Lipschitz twins, and list what could not be.
+    r"""Swap the layers of a plain network for 1-Lipschitz ones, and list what could not be.
 
     Convolutions and matrices become those of :mod:`taut.nn` of the same sizes (grouped ones, and
     others that no orthogonal kernel has, with :class:`taut.AOL`); rectifiers become

@@ -81,7 +81,7 @@ def _left(module: nn.Module) -> Twin | None:
     if kind.__module__.partition(".")[0] == "taut":
         return None
     if any(True for _ in module.parameters()):
-        return None, "it has weights and no twin"
+        return None, "it has weights, and taut.nn has no replacement"
     if not kind.__module__.startswith("torch."):
         return None  # a class of the user's: its forward is followed
     gain = _gain(module)

@@ -172,7 +172,7 @@ class _Final(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise NotImplementedError("The gradient by a raw tensor cannot be differentiated again.")
+        raise NotImplementedError("The gradient by a parameter cannot be differentiated again.")
 
 
 # Operations of torch, so that torch.compile does not look into the choice of a route, which depends

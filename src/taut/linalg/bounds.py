@@ -81,7 +81,10 @@ def tight_norm_bound(op: AbstractConvolution) -> NormBound:
     if op.input_size and math.prod(op.shape) <= DENSE_PROOF * op.groups**2:
         bound, proof = _dense_bound(op), "spectral norm of the dense operator"
     else:
-        bound, proof = border_bound(op, loose.value / scale), "witness for the zeros at the border"
+        bound, proof = (
+            border_bound(op, loose.value / scale),
+            "spectral norm with the zeros at the border",
+        )
     value = math.inf if bound is None else up_product(bound, scale)
     return NormBound(value, proof) if value < loose.value else loose
 
@@ -125,7 +128,7 @@ def _largest_square(
         squares, deltas = defect_bound(gram)
         if bool((squares <= deltas * (1 + _EXCESS)).all()):
             return squares.max().item(), "defect from orthogonality, any input size"
-    where = f"at all {math.prod(torus)} frequencies of the torus" if torus else "of the matrix"
+    where = f"at all {math.prod(torus)} frequencies" if torus else "of the matrix"
     return torus_bound(gram, torus), f"spectral norm {where}"
 
 

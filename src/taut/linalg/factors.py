@@ -134,7 +134,7 @@ def _lower_inverse(lower: Tensor) -> Tensor:
 def _householder_qr(a: Tensor) -> Factors:
     """The factors, the inverse being damped, whatever the condition of `a`."""
     if not bool(torch.isfinite(a).all()):
-        raise ValueError("`a` must be finite; got a raw tensor with NaN or infinity in it.")
+        raise ValueError("`a` must be finite; got a parameter with NaN or infinity in it.")
     # LAPACK keeps S from overflow only if its input is not at the end of the range.
     scale = a.abs().amax((-2, -1), keepdim=True)
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))

@@ -124,7 +124,7 @@ class SpectralOperator(AbstractOperator):
         value = up_product(up_root(square), scale)
         if not math.isfinite(value):
             raise ValueError("`symbols` must be smaller: the bound of their norm overflows.")
-        where = f"at all {math.prod(self.size)} frequencies of the torus"
+        where = f"at all {math.prod(self.size)} frequencies"
         return NormBound(value, f"spectral norm {where}")
 
     def _moduli(self) -> float:

@@ -30,9 +30,9 @@ class OSSN(AbstractParametrization):
     .. math:: W = K / \max(1, \hat\sigma), \qquad \hat\sigma = \langle u, K v \rangle
 
     with unit vectors u and v from power iteration on the convolution itself, stride included, on a
-    torus. They are constant for the gradient, so :math:`\hat\sigma` is linear in K; the buffers are
-    v and the `slope` :math:`\partial \hat\sigma / \partial K`. A forward pass does not change them:
-    call :func:`taut.update_` after each optimiser step.
+    periodic domain. They are constant for the gradient, so :math:`\hat\sigma` is linear in K; the
+    buffers are v and the `slope` :math:`\partial \hat\sigma / \partial K`. A forward pass does not
+    change them: call :func:`taut.update_` after each optimiser step.
 
     Guarantee: none. Power iteration estimates from below, so the norm may exceed 1, and more so if
         the weight has changed since the last update, or the input has another size.
@@ -54,7 +54,7 @@ class OSSN(AbstractParametrization):
     Reference:
         Gouk et al. (2018), *Regularisation of Neural Networks by Enforcing Lipschitz Continuity*,
         arXiv:1804.04368; as in Li et al. (2019), arXiv:1911.00937, section 5. Theirs iterates
-        within the training forward, on a torus of the size of the input.
+        within the training forward, on a periodic domain of the size of the input.
 
     Example:
         >>> layer = taut.nn.Conv2d(3, 8, 3, parametrization=OSSN)

@@ -25,18 +25,18 @@ _NUMERICAL_EPS = 1e-12
 class SVCM(AbstractParametrization):
     r"""Unconstrained kernel, projected every few steps towards operators of norm at most 1.
 
-    A round of the projection transforms the kernel to the frequencies of a torus, clips every
-    singular value to at most 1 at each of them, and cuts the result back to the taps of the kernel:
-    alternating projections on two convex sets. :func:`taut.update_` projects every `every` steps;
-    in between the kernel is unconstrained. Save, evaluate and certify :func:`taut.projected`, a
-    projected copy.
+    A round of the projection transforms the kernel to the frequencies of a periodic domain, clips
+    every singular value to at most 1 at each of them, and cuts the result back to the taps of the
+    kernel: alternating projections on two convex sets. :func:`taut.update_` projects every `every`
+    steps; in between the kernel is unconstrained. Save, evaluate and certify
+    :func:`taut.projected`, a projected copy.
 
     It starts as a semi-orthogonal reshaped kernel over its patch overlap, of norm at most 1.
 
     Guarantee: none. Between projections the norm is not bounded; after one it is a little above 1,
         because of the cut (a matrix is not cut: its norm is 1 to rounding).
     Cost: nothing per read; a projection takes up to `rounds` eigendecompositions of a matrix of the
-        smaller channel count, in float64, for each frequency of half the torus.
+        smaller channel count, in float64, for each frequency of half the periodic domain.
 
     Args:
         in_channels: channels (or features) of the input.
@@ -53,8 +53,8 @@ class SVCM(AbstractParametrization):
 
     Reference:
         Sedghi et al. (2019), *The Singular Values of Convolutional Layers*, arXiv:1805.10408; as in
-        Li et al. (2019), arXiv:1911.00937, section 5. Theirs projects on a torus of the size of the
-        input, and starts from torch's default weights.
+        Li et al. (2019), arXiv:1911.00937, section 5. Theirs projects on a periodic domain of
+        the size of the input, and starts from torch's default weights.
 
     Example:
         >>> method = SVCM(4, 4, (3, 3))

@@ -6,7 +6,12 @@ from typing import Any, final
 
 from torch import nn
 
+from taut.program._replay import ProgramModule
+
 __all__ = ["Layer", "Places"]
+
+_CONTAINERS = (nn.Sequential, ProgramModule)
+"""Modules that run operations of any kind: a node of theirs goes by the name of its function."""
 
 
 @final
@@ -39,7 +44,7 @@ class Places:
                 if isinstance(module, nn.Module) and id(module) in self.paths:
                     kind = type(module)
                     library = kind.__module__.partition(".")[0] in ("torch", "taut")
-                    library = library and not isinstance(module, nn.Sequential)
+                    library = library and not isinstance(module, _CONTAINERS)
                     return Layer(
                         self.paths[id(module)], kind.__name__ if library else title, library, frame
                     )

@@ -90,7 +90,7 @@ class OpenedRun:
     def title(self, count: int | None = None) -> str:
         """The data set and how many test images, all by default; and whether training goes on."""
         count = len(self.test) if count is None else count
-        title = f"{self.data.label}, {count:,} test images"
+        title = f"{self.data.label}, {count:,} test image{'' if count == 1 else 's'}"
         done, epochs = len(self.run.history()), self.run.recipe.epochs
         return title if done >= epochs else f"{title}, after {done} of {epochs} epochs"
 

@@ -65,7 +65,7 @@ class Recipe:
         schedule: how the learning rate and Adam's beta1 move over the run.
         epochs: passes over the training set.
         batch_size: images per step.
-        retract_every: steps from one `taut.retract_` to the next, which keeps raw tensors
+        retract_every: steps from one `taut.retract_` to the next, which keeps parameters
             near-orthonormal; 0 for never.
         precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
             are computed in float32 all the same, and what is certified is the net without autocast.
@@ -185,11 +185,7 @@ class Recipe:
             ValueError: if the text is no recipe; the message says why.
             FileNotFoundError: if a Python file is missing.
         """
-        try:
-            values = _tuples(_object("recipe", json.loads(text)))
-        except RecursionError:
-            raise ValueError("A recipe cannot be nested that deeply.") from None
-        values = _from_old_form(values)
+        values = _from_old_form(_parsed(text))
         values.pop("claim", None)
         for name, choice in CHOICES.items():
             if name in values:
@@ -207,6 +203,15 @@ class Recipe:
             if not isinstance(values.get(name, ()), tuple):
                 raise ValueError(f"`{name}` must be a JSON list; got {values[name]!r}.")
         return construct(cls, values, _names(cls))
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    try:
+        return _tuples(_object("recipe", json.loads(text)))
+    except RecursionError:
+        raise ValueError("A recipe cannot be nested that deeply.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is not JSON: {error}.") from None
 
 
 def _from_old_form(values: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ except ImportError as error:
     raise ImportError("taut.training needs filelock: pip install 'taut[cli]'.") from error
 
 from taut.data import Dataset, StreamedDataset, load, stream
-from taut.files import load_tensors, remove_leftovers, rounded_tensors, write_atomically
+from taut.files import load_state, load_tensors, remove_leftovers, rounded_tensors, write_atomically
 from taut.training._recipe import Recipe
 
 RECIPE = "recipe.json"
@@ -96,11 +96,7 @@ class Run:
             raise ValueError(
                 f"{path} does not fit the model: it would round {rounded[0]}, {dtype}."
             )
-        try:
-            model.load_state_dict(tensors)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{path} does not fit the model of {RECIPE} ({reason}).") from None
+        load_state(model, tensors, path)
         return model.to(device).eval()
 
     def initial_model(self, device: torch.device | str = "cpu") -> nn.Module:

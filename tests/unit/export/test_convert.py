@@ -86,7 +86,7 @@ def test_every_convolution_keeps_the_size_of_its_output(kernel, stride, padding,
 LEFT = {
     "overlapping pool": (nn.MaxPool2d(3, 2), "overlap"),
     "dilated pool": (nn.MaxPool2d(2, dilation=2), "dilated"),
-    "attention": (nn.MultiheadAttention(4, 1), "it has weights and no twin"),
+    "attention": (nn.MultiheadAttention(4, 1), "it has weights, and taut.nn has no replacement"),
     "glu": (nn.GLU(1), "no proven bound"),
 }
 

@@ -340,7 +340,7 @@ def test_two_files_of_one_name_are_refused(files):
             "net.py:Plain must be a dataclass: write @dataclass(frozen=True) above it.",
         ),
         ("--model=net.py:Failing", "net.py, line 42: AttributeError: 'tuple' object has no"),
-        ("--loss=loss.py:Demanding", "Demanding cannot be made of {}: "),
+        ("--loss=loss.py:Demanding", "Demanding needs `power`; got none."),
         ("--loss=loss.py:Failing", "loss.py, line 27: AttributeError: 'LossInputs' object has"),
         ("--model=broken.py:Net", "broken.py, line 2: ZeroDivisionError: division by zero"),
         ("--model=wrong.py:Net", "wrong.py, line 1: not Python (invalid syntax)."),
