@@ -223,6 +223,14 @@ MODELS = {
         ),
         (2, 4, 4),
     ),
+    "copies": (
+        sequential(
+            lambda: nn.Conv1d(2, 3, 3, padding=2, padding_mode="reflect"), lambda: nn.PReLU(3),
+            lambda: nn.Conv1d(3, 2, 3, 2, padding=1, padding_mode="replicate"), nn.PReLU,
+            lambda: nn.AdaptiveAvgPool1d(3), nn.Flatten, lambda: nn.Linear(6, 3),
+        ),
+        (2, 7),
+    ),
     "matrices": (
         sequential(
             lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 5), nn.ReLU,

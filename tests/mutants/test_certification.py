@@ -13,11 +13,11 @@ import forgery
 import unit.certification.test_certify as reals
 import unit.certification.test_certify_program as programs
 from mutation import mutate, name_of, survives
-from taut.certification import _certificate, _predict, _radius, prove, verifier
+from taut.certification import _certificate, _changes, _predict, _radius, prove, verifier
 from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, compose
 from taut.program._compose import FORMATS, Composed, Format, Layer
 
-C, L, P, R = _certificate, _compose, _predict, _radius
+C, G, L, P, R = _certificate, _changes, _compose, _predict, _radius
 TO_CLASSES = "executed_radii_to_classes"
 
 ROWS = [
@@ -250,7 +250,8 @@ def check_changes():
     pixels = nn.Conv2d(3, 3, 1, bias=False).double()
     with torch.no_grad():
         pixels.weight.copy_(torch.eye(3)[..., None, None])
-    for weights in (torch.full((1, 1, 1), 3.0), torch.tensor([3.0, 3.0, 2.9]).reshape(3, 1, 1)):
+    for weights in ([3.0, 3.0, 3.0], [3.0, 3.0, 2.9], [2.9, 3.0, 3.0]):
+        weights = torch.tensor(weights).reshape(3, 1, 1)
         for factor in (1.0, 1 / 3):
             found = _predict.predict(pixels, x, weights=weights.double() * factor).radius
             assert (found <= reach / (3 * factor) * (1 + 1e-12)).all()
@@ -370,14 +371,20 @@ MUTANTS = {
         (R, "_up", "math.inf", "-math.inf"),
     ],
     check_changes: [
-        (P, "_bound_of_changes", "min(scaled.value, up_product(most, whole.value))", "whole.value"),
-        (P, "_bound_of_changes", "up_product(most, whole.value)", "0.9 * most * whole.value"),
+        (G, "bound_changes", "composed.lipschitz", "certificate.bound.value"),
+        (G, "bound_changes", "composed.lipschitz", "0.9 * composed.lipschitz"),
+        (G, "least_shape", "torch.equal(first.expand_as(weights), weights)", "True"),
         (P, "_factors", "torch.where(rounded.double() < factors, above, rounded)", "rounded"),
         (P, "_factors", ".clamp_min(float(most) * _LEAST)", ""),
     ],
     check_pairs_of_changes: [
-        (P, "_bound_of_changes", "whole.pairwise * most", "whole.pairwise"),
-        (P, "_bound_of_changes", "pairwise=pairwise", "pairwise=whole.pairwise"),
+        (
+            G,
+            "bound_changes",
+            "pairwise_of(program, composed.features)",
+            "certificate.bound.pairwise",
+        ),
+        (G, "bound_changes", "composed.features", "0.9 * composed.features"),
     ],
     check_one_output: [
         (R, "class_bound", "bound.value], [bound.value", "0.9 * bound.value], [0.9 * bound.value"),

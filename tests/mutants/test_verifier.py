@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import forgery
+import taut
 import unit.certification.test_adversary as adversary
 import unit.certification.test_verifier as cases
 from mutation import mutate, name_of, survives
@@ -165,6 +166,14 @@ def of_another_class(content):
     content.update(clean_accuracy=5 / 6, certified_accuracy={})
 
 
+def of_a_class_below_0(content):
+    for key, value in (("radius", 0.0), ("margin", 0.0)):
+        content[key][0] = value
+    for key in ("labels", "predictions"):
+        content[key][0] -= len(content["pairwise"])
+    content.update(certified_accuracy={})
+
+
 def with_nan(content, tensors):
     tensors["2.bias"][0] = torch.nan
 
@@ -204,16 +213,18 @@ OTHER = [
     ("matrices", lambda content: content["layers"][0].update(gains=[1e308], bound=1e308)),
     ("matrices", set_keys(norm_limit=1e308)),
     ("matrices", of_another_class),
+    ("matrices", of_a_class_below_0),
     ("matrices", without_images),
-    ("matrices", first("relu", op="tanh")),
+    ("matrices", first("relu", op="gelu")),
     ("matrices", real()),
     ("matrices", real(error=None, norm_limit=None)),
     ("no matrix", set_keys(pairwise=[[0.0] * 3] * 3)),
     ("no weights", wide_images),
-    ("circular", first("conv", padding={"mode": "reflect", "left": [1, 1], "right": [1, 1],
+    ("circular", first("conv", padding={"mode": "mirror", "left": [1, 1], "right": [1, 1],
                                         "extend": [0, 0]})),
     ("wrapped", first("conv_transpose", left=[2, 2])),
     ("maximum", three_values),
+    ("copies", first("average", divisor=2)),
 ]  # fmt: skip
 OTHER_TENSORS = [
     ("matrices", with_nan),
@@ -254,8 +265,61 @@ FOLDS = [
 ]  # fmt: skip
 
 
+@functools.cache
+def predicted():
+    """Content, tensors and points of predictions under weights, which hold."""
+    folder = Path(tempfile.mkdtemp())
+    weights = torch.tensor([0.5, 2.0, 1.0, 1.0, 1.0, 1.0])
+    model, x = forgery.MODELS["matrices"][0]().eval(), torch.rand(2, 6)
+    files = taut.predict(model, x, weights=weights).save(folder / "predictions.json")
+    return *forgery.opened(*files), forgery.points_file(folder, x)
+
+
+def false_answer(_, change, folder):
+    content, tensors, points = predicted()
+    content = copy.deepcopy(content)
+    tensors = dict(tensors)
+    change(content, tensors)
+    return *forgery.forge(folder, content, tensors), points
+
+
+def at_one_place(key, value):
+    return lambda content, _: content[key].__setitem__(0, value)
+
+
+ANSWERS = [
+    lambda content, _: content["changes"].update(more=1.0),
+    lambda content, _: content["changes"].update(weights=[-0.5, 2.0, 1.0, 1.0, 1.0, 1.0]),
+    lambda content, _: content["changes"].update(bound=content["changes"]["bound"] / 2),
+    at_one_place("classes", [1]),
+    at_one_place("classes", 7),
+    lambda content, _: content["radii"][0].__setitem__(content["classes"][0], 1.0),
+]
+
+
+def shadowed_variance(_, change, folder):
+    """A variance of the name that the weights of changes have, which are larger."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3)).eval()
+    model[0].running_var.fill_(0.01)
+    x = torch.rand(2, 6)
+    files = taut.predict(model, x, weights=torch.ones(6)).save(folder / "predictions.json")
+    content, tensors = forgery.opened(*files)
+    tensors["changes."] = tensors.pop("0.running_var")
+    content["graph"]["nodes"][0]["tensors"]["running_var"] = "changes."
+    gain = 1.1e2 * torch.linalg.matrix_norm(model[1].weight.double(), 2).item()
+    fold = {"input": "changes.", "gain": gain, "absolute": 10 * gain, "proof": "none"}
+    fold["name"] = content["graph"]["output"]
+    changes = {"weights": [1e4] * 6, "folds": [fold], "bound": gain, "pairwise": None}
+    radii = [[None if r is None else 0.0 for r in row] for row in content["radii"]]
+    content.update(changes=changes, radii=radii)
+    return *forgery.forge(folder, content, tensors), forgery.points_file(folder, x)
+
+
 def forgeries():
+    yield shadowed_variance, "norm", None
     """Ways to write files that must be refused: who writes them, from which certificate, how."""
+    yield from ((false_answer, "predictions", change) for change in ANSWERS)
     yield from ((false_claim, "matrices", change) for change in adversary.FALSE.values())
     yield from ((false_claim, *case) for case in (*adversary.ARGUMENTS.values(), *OTHER_TENSORS))
     yield from ((changed, *case) for case in (*cases.HUGE.values(), *OTHER))
@@ -297,8 +361,9 @@ LIMITS = {
     "max(g, a, base + lost) <= most / 4",
     "x.size * math.prod(scale_factor) <= 2 ** 26",
     "shapes[node['inputs'][0]] == shape and shape",
-    "kind in ('scale', 'divide', 'neg', 'add')",
-    "by.shape[axis] == by.size",
+    "role",
+    "by.shape[-1 if last else 0] == by.size",
+    "math.prod(size) * math.prod(out) <= 2 ** 22",
     "not far.any()",  # by a file of tests/unit/certification/test_folds.py
 }
 """Reached by no forged file of a size for tests, or only behind another demand."""
@@ -316,13 +381,12 @@ SPARE = {
     "file['arithmetic'] in FORMATS",
     "graph == file['graph_sha256']",
     "held.shape == () or 1 in (factors[0], constant)",
-    "known and min(radii) >= 0",
+    "mode in PADDINGS",
     "last['op'] == 'linear' and len(last['shape']) == 1",
     "len(step.inputs) + len(held) == 2",
     "len(step.tensors) == (factor is None)",
     "math.prod(shape) <= 2 ** 26",
     "min(k, s, d) > 0 and min(a, b) >= 0",
-    "mode in ('zeros', 'circular')",
     "name not in shapes and set(node) == NODE",
     "not inverse or least >= Q(1, 2 ** 126)",
     "np.isfinite(values).all()",
@@ -400,7 +464,7 @@ FORMULAS = {
         (V, "norms_hold", 'Q("1.0823923")', "Q(1)"),
     ],
     cases.test_a_torus_of_the_input_is_too_small_for_zero_padding: [
-        (V, "on_torus", 'n + max(left, right) * (mode == "zeros")', "n"),
+        (V, "on_torus", 'n + max(left, right) if mode == "zeros" else n', "n"),
     ],
     check_half_an_error: [
         (V, "compose", "g * bound", "g * bound / 2"),

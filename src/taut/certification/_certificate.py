@@ -210,11 +210,11 @@ def prove(
     composed = compose(layers, program.source, program.output, arithmetic, by_name)
     pairs = pairwise_of(program, composed.features)
     used = ("compose_affine",) if folds else ()
-    bound = LipschitzBound(composed.lipschitz, tuple(_rows(layers, folds)), pairs, used)
+    bound = LipschitzBound(composed.lipschitz, tuple(rows_of_bound(layers, folds)), pairs, used)
     return Certificate(arithmetic, program, layers, bound, composed, folds)
 
 
-def _rows(layers: Iterable[Layer], folds: Iterable[Fold]) -> Iterator[LayerBound]:
+def rows_of_bound(layers: Iterable[Layer], folds: Iterable[Fold]) -> Iterator[LayerBound]:
     """What the table of the bound shows: each layer, and behind it what it is one map with."""
     by_name = {fold.name: fold for fold in folds}
     for layer in layers:

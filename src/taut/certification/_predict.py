@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor
 from taut.certification._arithmetic import norms_upper
-from taut.certification._certificate import Certificate, prove
+from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove
+from taut.certification._changes import bound_changes
 from taut.certification._eps import Eps, as_eps_sequence
 from taut.certification._inputs import (
     check_images,
@@ -23,7 +23,6 @@ from taut.certification._radius import (
     executed_radii_to_classes,
     radii_to_classes,
 )
-from taut.linalg.rounding import up_product
 from taut.program import LipschitzBound
 
 __all__ = ["predict", "predict_batches"]
@@ -33,7 +32,7 @@ _ENTRIES = 1 << 24
 """Outputs that are computed at once, at most."""
 
 _LEAST = 2.0**-40
-"""Share of the largest weight that stands for a weight of 0, see `_bound_of_changes`."""
+"""Share of the largest weight that stands for a weight of 0, see `taut.certification._changes`."""
 
 
 def predict(
@@ -124,12 +123,12 @@ def predict_batches(
     values = () if eps is None else as_eps_sequence(eps)
     factors = _factors(mask, weights, input_shape, like_of(model, torch.zeros(())))
     certificate = prove(model, input_shape, arithmetic=arithmetic)
-    bound = certificate.bound
-    if factors is not None:
-        bound = _bound_of_changes(model, certificate, factors)
-    stretch = 1.0 if factors is None else factors.max().item()
+    changes = None if factors is None else bound_changes(certificate, factors.cpu())
+    bound = certificate.bound if changes is None else changes.bound
+    stretch = 1.0 if changes is None else changes.stretch
     size = max(1, min(_BATCH, _ENTRIES // math.prod(certificate.output_shape)))
     parts: list[tuple[Tensor, ...]] = []
+    hashes: list[str] = []
     done = 0
     for images in (part for batch in batches for part in batch.split(size)):
         check_images(images, input_shape, like_of(model, images), arithmetic)
@@ -138,12 +137,16 @@ def predict_batches(
         classes = logits.argmax(1)
         radii = _radii(certificate, logits, classes, images, bound, stretch)
         parts.append((classes, _margin(logits), radii.amin(1), radii))
+        hashes += [image_sha256(x) for x in images.cpu()]
         on_progress(done := done + len(images))
     if not parts:
         raise ValueError("`batches` must hold at least one image; got none.")
     classes, margin, radius, radii = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     certified = {value: above(radius, value) for value in values}
-    return Predictions(classes, margin, radius, radii, bound, certificate.arithmetic, certified)
+    kind = DTYPES[images.dtype]  # pyright: ignore[reportPossiblyUnboundVariable]
+    return Predictions(
+        classes, margin, radius, radii, bound, certified, certificate, changes, tuple(hashes), kind
+    )
 
 
 def _radii(
@@ -165,42 +168,6 @@ def _margin(logits: Tensor) -> Tensor:
     """The largest logit minus the next one, in float64."""
     top = logits.double().topk(2, dim=1).values
     return top[:, 0] - top[:, 1]
-
-
-class _Scaled(nn.Module):
-    """Multiply an input by factors."""
-
-    factors: Tensor
-
-    def __init__(self, factors: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("factors", factors)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x * self.factors
-
-
-def _bound_of_changes(
-    model: nn.Module, certificate: Certificate, factors: Tensor
-) -> LipschitzBound:
-    r"""Lipschitz constants in z of the model f at x + D z, D = diag(w) with positive factors w.
-
-    D has an inverse, so that x = D y: :math:`f(x + D z) = g(y + z)` with :math:`g = f \circ D`, and
-    a bound of g, however it is proven, is one for every x and z. (With zeros in D it would speak of
-    x in the range of D alone.) And :math:`\|D z\| \le \max_i w_i \|z\|`. The smaller one counts.
-    """
-    whole, most = certificate.bound, factors.max().item()
-    scaled = prove(
-        nn.Sequential(_Scaled(factors), model), certificate.input_shape, arithmetic="real"
-    ).bound
-    pairwise = scaled.pairwise
-    if pairwise is not None and whole.pairwise is not None:
-        stretched = whole.pairwise * most
-        stretched = torch.nextafter(stretched, torch.full_like(stretched, math.inf))
-        pairwise = torch.minimum(pairwise, stretched)
-    return replace(
-        scaled, value=min(scaled.value, up_product(most, whole.value)), pairwise=pairwise
-    )
 
 
 def _factors(

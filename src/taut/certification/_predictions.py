@@ -6,7 +6,7 @@ import io
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
 from taut.certification._arithmetic import Arithmetic
-from taut.certification._certificate import MEANINGS
+from taut.certification._certificate import Certificate, save
+from taut.certification._changes import Changes
 from taut.certification._eps import Eps
 from taut.files import write_atomically
 from taut.program import LipschitzBound, canonical
@@ -37,8 +38,11 @@ class Predictions:
         radius: certified radius of the class; 0 where it is tied, or a logit is not finite.
         radii: radius within which each other class does not overtake it; infinite for itself.
         bound: Lipschitz bound of the outputs, in the units of the radii; `print` it.
-        arithmetic: what the radii hold for: the program in float64 or float32, or real numbers.
         certified: for each eps as it was given, which radii are larger.
+        certificate: what is proven of the model, whatever the image.
+        changes: with a mask or weights, their bounds.
+        images_sha256: hash of each image, of its precision, shape and numbers as they were given.
+        images_dtype: precision of the images, as safetensors names it.
 
     Example:
         >>> found = taut.predict(torch.nn.Linear(3, 2), torch.zeros(4, 3), eps="1/10")
@@ -51,13 +55,21 @@ class Predictions:
     radius: Float64[Tensor, "b *p"]
     radii: Float64[Tensor, "b k *p"]
     bound: LipschitzBound
-    arithmetic: Arithmetic
-    certified: dict[Eps, Bool[Tensor, "b *p"]] = field(default_factory=dict)
+    certified: dict[Eps, Bool[Tensor, "b *p"]]
+    certificate: Certificate
+    changes: Changes | None
+    images_sha256: tuple[str, ...]
+    images_dtype: str
+
+    @property
+    def arithmetic(self) -> Arithmetic:
+        """What the radii hold for: the program in float64 or float32, or real numbers."""
+        return self.certificate.arithmetic
 
     @property
     def meaning(self) -> str:
         """In words, what the arithmetic says: what the radii hold for."""
-        return MEANINGS[self.arithmetic]
+        return self.certificate.meaning
 
     def __repr__(self) -> str:
         places = "".join(f" of {n} places" for n in [self.radius[0].numel()] if n > 1)
@@ -144,6 +156,36 @@ class Predictions:
         }
         content |= {} if images is None else {"images": list(images)}
         return canonical(content | ({} if names is None else {"names": list(names)}))
+
+    def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
+        """Write a certificate of these predictions, and the exported weights as safetensors.
+
+        It says of each image the class, the margin and the radius to each other class, at each
+        place if there are several; `taut.verify` and the stand-alone verifier prove it again.
+
+        Args:
+            path: of the JSON file; its folder exists.
+
+        Returns:
+            The two files.
+
+        Example:
+            >>> import tempfile
+            >>> found = taut.predict(torch.nn.Linear(3, 2), torch.zeros(4, 3))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     taut.verify(*found.save(Path(folder, "predictions.json"))).input_shape
+            (3,)
+        """
+        radii = self.radii.clamp(max=torch.finfo(torch.float64).max)
+        radii = radii.scatter(1, self.classes[:, None], float("inf"))
+        content = self.certificate.content() | {
+            "classes": self.classes.tolist(),
+            "images": {"dtype": self.images_dtype, "sha256": list(self.images_sha256)},
+            "margin": _finite(self.margin),
+            "radii": _finite(radii),
+        }
+        content |= {} if self.changes is None else {"changes": self.changes.content()}
+        return save(self.certificate, Path(path), canonical(content))
 
 
 def _finite(values: Tensor) -> list[Any]:

@@ -1,11 +1,9 @@
 """Check a certificate file against weights or a model."""
 
 import json
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, final
 
@@ -23,7 +21,8 @@ from taut.certification._certificate import (
     program_of,
     weights_sha256,
 )
-from taut.certification._radius import above
+from taut.certification._changes import compose_moved, moved
+from taut.certification._verify_images import check_answers, check_images, floats, numbers
 from taut.files import load_tensors
 from taut.program import (
     Layer,
@@ -55,6 +54,7 @@ _IMAGES = {
     "certified_accuracy": dict, "clean_accuracy": float, "images": dict, "labels": list,
     "margin": list, "predictions": list, "radius": list,
 }  # fmt: skip
+_ANSWERS = {"classes": list, "images": dict, "margin": list, "radii": list}
 
 
 @final
@@ -133,9 +133,13 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     check_arithmetic(arithmetic, program.tensors, device)
     proven = layers_of(program, real=arithmetic == "real")
     folds = _folds(file.get("folds", []), program)
-    _compose(file, _recorded(file, proven), program, arithmetic, folds)
+    layers = _recorded(file, proven)
+    _compose(file, layers, program, arithmetic, folds)
+    stretch = _check_changes(file["changes"], layers, program) if "changes" in file else 1.0
     if "radius" in file:
-        _check_images(file, program.shapes[program.output])
+        check_images(file, program.shapes[program.output])
+    if "radii" in file:
+        check_answers(file, program.shapes[program.output], stretch)
     return Verified(arithmetic, shape, file["bound"])
 
 
@@ -163,7 +167,8 @@ def _check_format(file: dict[str, Any]) -> tuple[Arithmetic, tuple[int, ...]]:
         raise ValueError(
             f"The certificate is of version {file['version']}: {_OLD[file['version']]}."
         )
-    kinds = _MODEL | (_IMAGES if _IMAGES.keys() & file.keys() else {})
+    kinds = _MODEL | (_IMAGES if "radius" in file else _ANSWERS if "radii" in file else {})
+    kinds |= {"changes": dict} if "changes" in file and "radii" in file else {}
     kinds |= {"folds": list} if "folds" in file else {}
     if file["version"] != VERSION or file.keys() != kinds.keys():
         raise ValueError(f"The file has other keys than a certificate of version {VERSION}.")
@@ -181,13 +186,6 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _texts(values: dict[str, Any]) -> bool:
     return all(isinstance(value, str) for value in values.values())
-
-
-def _floats(values: Any, what: str) -> list[float]:
-    """A list of numbers as certificates write them: no whole ones, no texts, no truth values."""
-    if not (isinstance(values, list) and all(type(value) is float for value in values)):
-        raise ValueError(f"The {what} must be a list of numbers.")
-    return values
 
 
 # What it is about.
@@ -242,14 +240,14 @@ def _row(said: dict[str, Any], layer: Layer, *, real: bool) -> Layer:
     kept = said.keys() == own.keys() and isinstance(said["proof"], str)
     if not kept or canonical([said[k] for k in same]) != canonical([own[k] for k in same]):
         raise ValueError(f"The row of `{layer.name}` is another than the graph has.")
-    gains = tuple(_floats(said["gains"], "gains"))
+    gains = tuple(floats(said["gains"], "gains"))
     enough = len(gains) == len(layer.gains) and type(said["bound"]) is float
     enough = enough and said["bound"] == max(gains, default=0.0)
     if not enough or not all(g >= p for g, p in zip(gains, layer.gains, strict=True)):
         raise UnprovenError(f"The bound of `{layer.name}` is below what can be proven.")
     if real:
         return replace(layer, gains=gains)
-    absolutes = tuple(_floats([*said["absolutes"], said["constant"]], "absolutes and constant"))
+    absolutes = tuple(floats([*said["absolutes"], said["constant"]], "absolutes and constant"))
     least = (*layer.absolutes, layer.constant)
     if (
         type(said["count"]) is not int
@@ -272,7 +270,7 @@ def _folds(said: list[Any], program: Program) -> dict[str, tuple[str, float]]:
         own = fold_of(program, fold["name"], terms)
         if own is None or fold["name"] in folds or fold.keys() != own.content().keys():
             raise ValueError(f"`{fold['name']}` is no fold of the graph, or there twice.")
-        gain, absolute = _floats([fold["gain"], fold["absolute"]], "gains of folds")
+        gain, absolute = floats([fold["gain"], fold["absolute"]], "gains of folds")
         if fold["input"] != own.input or not isinstance(fold["proof"], str):
             raise ValueError(f"The fold of `{own.name}` is another than the graph has.")
         if not (gain >= own.gain and absolute >= own.absolute):
@@ -297,76 +295,39 @@ def _compose(
         if file["error"] is not None or file["norm_limit"] is not None:
             raise ValueError("A certificate in real numbers has no rounding error.")
         return
-    errors = zip(_floats(file["error"], "error"), composed.error, strict=True)
+    errors = zip(floats(file["error"], "error"), composed.error, strict=True)
     if not all(said >= proven for said, proven in errors):
         raise UnprovenError("The rounding error is below what the rows come to.")
     if not 0 < file["norm_limit"] <= composed.norm_limit:
         raise UnprovenError("The norm limit is above what the rows come to.")
 
 
+def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) -> float:
+    """Refuse bounds of changes below what is proven; the largest of their weights."""
+    if said.keys() != {"bound", "folds", "pairwise", "weights"} or type(said["bound"]) is not float:
+        raise ValueError("`changes` is not what a certificate has there.")
+    weights = numbers(said["weights"], "weights of changes")
+    shape = program.input_shape
+    fits = weights.dim() == len(shape) and all(
+        m in (1, n) for m, n in zip(weights.shape, shape, strict=True)
+    )
+    if not (fits and weights.isfinite().all() and (weights > 0).all()):
+        raise ValueError("The weights of changes must be positive, of the shape of an input.")
+    behind = moved(program, weights)
+    composed = compose_moved(behind, layers, _folds(said["folds"], behind))
+    if not said["bound"] >= composed.lipschitz:
+        raise UnprovenError("The bound of changes is below what the rows come to.")
+    if said["pairwise"] is not None:
+        _check_pairs(said["pairwise"], head_of(program), composed.features)
+    return weights.max().item()
+
+
 def _check_pairs(pairs: list[Any], head: Tensor | None, features: float) -> None:
     if head is None:
         raise ValueError("Constants of pairs are of graphs that return a matrix times a vector.")
     proven = pairwise_constants(head, features)
-    rows = [_floats(values, "constants of pairs") for values in pairs]
+    rows = [floats(values, "constants of pairs") for values in pairs]
     if {len(values) for values in rows} | {len(rows)} != {len(proven)}:
         raise ValueError("The constants of pairs are not one for each pair of classes.")
     if not bool((torch.tensor(rows, dtype=torch.float64) >= proven).all()):
         raise UnprovenError("A constant of two classes is below what can be proven.")
-
-
-def _check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """Refuse what does not fit together: accuracies, radii, labels, predictions and margins."""
-    radii, n = _floats(file["radius"], "radii"), len(file["radius"])
-    labels, predictions, hashes = file["labels"], file["predictions"], file["images"]["sha256"]
-    lists = (labels, predictions, file["margin"], hashes)
-    if not n or len(shape) > 1 or any(len(values) != n for values in lists):
-        raise ValueError("The file must say the same of every image, and have one at least.")
-    single = math.prod(shape) == 1
-    classes = max((2, *shape))
-    if not all(type(v) is int and 0 <= v < classes for v in (*labels, *predictions)):
-        raise ValueError(f"Labels and predictions must be below {classes}.")
-    if file["images"].keys() != {"dtype", "sha256"} or not all(isinstance(h, str) for h in hashes):
-        raise ValueError("The images must be described by their precision and hashes.")
-    right = [a == b for a, b in zip(predictions, labels, strict=True)]
-    for values in zip(radii, file["margin"], labels, right, strict=True):
-        _check_image(file, *values, single=single)
-    radius = torch.tensor(radii, dtype=torch.float64)
-    shares = {"clean accuracy": (file["clean_accuracy"], sum(right))}
-    for eps, said in file["certified_accuracy"].items():
-        shares[f"certified accuracy at {eps}"] = said, int(above(radius, eps).sum())
-    for name, (said, count) in shares.items():
-        if type(said) is not float or said != count / n:
-            raise ValueError(f"The {name} is not what the images beside it come to.")
-
-
-def _check_image(
-    file: dict[str, Any],
-    radius: float,
-    margin: float | None,
-    label: int,
-    right: bool,
-    *,
-    single: bool,
-) -> None:
-    r"""Refuse a radius above what its margin m leaves.
-
-    It is at most :math:`(m - 4 b) / (L + a)` for the class that the margin is to, and so for the
-    least constant L, that of the output itself where it is a single one. The margin was rounded
-    once.
-    """
-    if radius < 0 or not (margin is None or type(margin) is float):
-        raise ValueError("A radius or a margin is no number that it can be.")
-    if margin is not None and (margin > 0) > right:
-        raise ValueError("A margin is above 0 though the answer is wrong.")
-    if radius == 0:
-        return
-    if margin is None or not right:
-        raise ValueError("A radius belongs to no right answer.")
-    a, b = map(Fraction, file["error"] or (0.0, 0.0))
-    least = Fraction(1 if single else math.sqrt(2)) * Fraction(file["bound"])
-    if file["pairwise"] is not None and not single:
-        least = min(Fraction(v) for j, v in enumerate(file["pairwise"][label]) if j != label)
-    room = Fraction(margin) * (1 + Fraction(1, 2**50)) - 4 * b
-    if Fraction(radius) * (least + a) > room or radius > (file["norm_limit"] or math.inf):
-        raise ValueError("A radius is above what its margin leaves.")

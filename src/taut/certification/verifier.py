@@ -35,11 +35,20 @@ KEYS = {"arithmetic", "bound", "error", "format", "graph", "graph_sha256", "inpu
 KEYS |= {"norm_limit", "pairwise", "software", "version", "weights", "weights_sha256"}
 POINTS = {"certified_accuracy", "clean_accuracy", "images", "labels", "margin", "predictions"}
 POINTS |= {"radius"}
+ANSWERS = {"classes", "images", "margin", "radii"}
+CHANGES = {"bound", "folds", "pairwise", "weights"}
+MOVED = "changes."  # the name of what is multiplied by weights: no layer has one with a dot behind
 FOLD = {"name", "input", "gain", "absolute", "proof"}
 NODE = {"name", "op", "type", "inputs", "args", "tensors", "shape"}
 ROW = {"name", "type", "bound", "proof", "inputs", "combine", "gains"}
 ROUNDING = {"absolutes", "count", "constant", "entries"}
-FLAGS = {"ceil_mode", "descending", "keepdim", "whole"}
+FLAGS = {"adaptive", "ceil_mode", "descending", "keepdim", "whole"}
+PADDINGS: dict = {
+    "zeros": "constant",
+    "circular": "wrap",
+    "reflect": "reflect",
+    "replicate": "edge",
+}
 ONE, PI = 10**60, 3141592653589793238462643383279502884197169399375105820974945
 
 
@@ -99,7 +108,8 @@ def read_certificate(path):
     version = repr(file.get("version"))  # True and 2.0 are not 2
     require(version == "2", f"its version is {version}, not 2: certify the model again")
     file.setdefault("folds", [])
-    require(set(file) - {"folds"} in (KEYS, KEYS | POINTS), "it has other keys than a certificate")
+    keys = KEYS, KEYS | POINTS, KEYS | ANSWERS, KEYS | ANSWERS | {"changes"}
+    require(set(file) - {"folds"} in keys, "it has other keys than a certificate")
     require(flags(file) <= FLAGS, "a truth value stands for a number")
     require(file["input"] == {"shape": file["input"]["shape"], "space": SPACE}, "another space")
     require(file["arithmetic"] in FORMATS, "its arithmetic is not known")
@@ -148,14 +158,18 @@ def on_torus(kernel, axes, mode):
 
     Phases of the input become channels, which permutes it. Zeros: a torus of n + max(left, right)
     positions has room for every window. Circular: outputs lie at multiples of gcd(stride, n), each
-    at most ceil(out gcd / n) times.
+    at most ceil(out gcd / n) times. Copies: an entry comes at most q times, and then no zeros do.
     """
-    require(mode in ("zeros", "circular"), f"its padding {mode!r} is not known here")
     torus, q = [], 1
     for n, k, s, d, left, right, out in axes:
         s = math.gcd(s, n) if mode == "circular" else s
-        q *= -(-out * s // n) if mode == "circular" else 1
-        torus.append(-(-(n + max(left, right) * (mode == "zeros")) // s))
+        size = n + max(left, right) if mode == "zeros" else n
+        if mode == "circular":
+            q *= -(-out * s // n)
+        elif mode != "zeros":
+            places = padded(np.arange(n), mode, [left], [right])
+            q, size = q * int(np.bincount(places).max()), len(places)
+        torus.append(-(-size // s))
         kernel = np.moveaxis(kernel, 2, -1)  # this axis last, and the next one in its place
         taps = np.zeros((*kernel.shape[:-1], -(-(d * (k - 1) + 1) // s) * s))
         taps[..., : d * (k - 1) + 1 : d] = kernel
@@ -265,13 +279,17 @@ class Step:
         outputs = self.shape[0 if torus else -1]
         bias = self.tensors.pop("bias", np.zeros(outputs))
         require(bias.shape == (outputs,), "its bias is not one number an output")
-        self.claims([0], terms + 2, [0], sum_of_squares(bias) * copies)
+        self.products(kernels, torus, q, terms, sum_of_squares(bias) * copies)
+        return bias.reshape(-1, *[1] * len(torus))
+
+    def products(self, kernels, torus, q, terms, constant=0):
+        """The claims of sums of so many products, with the largest norm of the kernels."""
+        self.claims([0], terms + 2, [0], constant)
         bounds = [self.row[key][0] ** 2 / Q(q) for key in ("gains", "absolutes")]
         for kernel in kernels:
             norm, moduli = norms_hold(kernel, torus, *bounds) if kernel.any() else (True, True)
             require(norm, "its norm is not proven to be within its gain")
             require(moduli, "the norm of its moduli is not proven")
-        return bias.reshape(-1, *[1] * len(torus))
 
     def spread(self, *others):
         """How often broadcasting copies each entry of what is read, and of other arrays."""
@@ -303,16 +321,10 @@ def padded(x, mode, left, right, value=0.0):  # along its last axes
     sides = [(0, 0)] * (x.ndim - len(left)) + [*zip(left, right, strict=True)]
     entries = math.prod(n + sum(side) for n, side in zip(x.shape, sides, strict=True))
     require(entries <= 2**28, "it is too large for this verifier")
-    if mode == "circular":
-        return np.pad(x, sides, "wrap")
-    if mode == "replicate":
-        return np.pad(x, sides, "edge")
-    if mode == "reflect":
-        fits = all(max(side) < n for side, n in zip(sides, x.shape, strict=True))
-        require(fits, "it reflects more than there is")
-        return np.pad(x, sides, "reflect")
-    require(mode in ("zeros", "constant"), f"its padding {mode!r} is not known here")
-    return np.pad(x, sides, constant_values=value)
+    require(mode in PADDINGS, f"its padding {str(mode)[:40]!r} is not known here")
+    fits = mode != "reflect" or all(max(side) < n for side, n in zip(sides, x.shape, strict=True))
+    require(fits, "it reflects more than there is")
+    return np.pad(x, sides, PADDINGS[mode], **{"constant_values": value} if mode == "zeros" else {})
 
 
 def grouped(matrix, x, groups):  # a matrix for each group of channels, at every position
@@ -397,7 +409,7 @@ def pooled(step, kernel, stride, padding, dilation, *, ceil=False, empty=0.0):
     behind = [p + s * ceil for p, s in zip(padding, stride, strict=True)]
 
     def parts(x):
-        x = padded(x, "constant", padding, behind, empty)
+        x = padded(x, "zeros", padding, behind, empty)
         return (part for _, part in windows(x, kernel, stride, dilation, out))
 
     return parts
@@ -425,10 +437,34 @@ def max_pool(step, kernel_size, stride, padding, dilation, ceil_mode):
 
 
 @operation
-def leaky_relu(step, negative_slope):
-    square = max(Q(1), negative_slope**2)
-    step.claims([square], 2, [square])
-    return lambda x: np.where(x > 0, x, float(negative_slope) * x)
+def average(step, adaptive, divisor):
+    """Means over the windows of an adaptive pool: i n / m to (i + 1) n / m, rounded outwards."""
+    require(adaptive is True and divisor is None, "its windows are not known here")
+    (channels, *size), (_, *out) = step.inputs[0], step.shape
+    step.makes(channels, *out)
+    require(math.prod(size) * math.prod(out) <= 2**22, "it is too large for this verifier")
+    matrix, terms = np.ones((1, 1)), 1
+    for n, m in zip(size, out, strict=True):
+        ends = [(i * n // m, -(-(i + 1) * n // m)) for i in range(m)]
+        rows = [[(a <= j < b) / (b - a) for j in range(n)] for a, b in ends]
+        matrix, terms = np.kron(matrix, rows), terms * max(b - a for a, b in ends)
+    step.products([matrix * (1 + 2.0**-48)], [], 1, terms)  # which were rounded
+    return lambda x: (x.reshape(channels, -1) @ matrix.T).reshape(step.shape)
+
+
+def rectifier(step, slopes, count):
+    """Below 0 times a number for each channel, or for all."""
+    slopes = np.asarray(slopes, float)
+    square = max(Q(1), Q(float(np.abs(slopes).max())) ** 2)
+    step.claims([square], count, [square])
+    slopes = slopes.reshape(-1, *[1] * (len(step.shape) - 1))
+    return lambda x: np.where(x > 0, x, slopes * x)
+
+
+def smooth(step, square, run):
+    """Libraries do not specify how they round it: no program in floats has so many roundings."""
+    step.claims([square], 2**60)
+    return run
 
 
 @operation
@@ -526,15 +562,14 @@ def group_sort(x, group_size):  # of neighbouring channels
     return np.concatenate([ordered, x[len(ordered) :]])
 
 
-def sort(x, axis, descending):
-    return np.flip(np.sort(x, axis), axis) if descending else np.sort(x, axis)
-
-
 EXACT = {  # 1-Lipschitz; 0 goes to 0, and nothing is rounded
     "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
     "abs": np.abs,
     "neg": np.negative,
-    "sort": sort,
+    "sort": lambda x, axis, descending: np.sort(x, axis).take(
+        range(x.shape[axis])[:: -1 if descending else 1], axis
+    ),
     "MaxMin": maxmin,
     "GroupSort": group_sort,
 }
@@ -547,7 +582,7 @@ def exact(step, /, **args):
 
 def pad(step, x, mode, left, right, value):
     step.makes(*(n + a + b for n, a, b in zip(x.shape, left, right, strict=True)))
-    return padded(x, mode, left, right, float(value))
+    return padded(x, "zeros" if mode == "constant" else mode, left, right, float(value))
 
 
 def pad_to_multiple(step, x, multiple):
@@ -597,12 +632,9 @@ COPIES = {
     "take": take,
     "repeat": repeat,
     "pad": pad,
-    "PadToMultiple1d": pad_to_multiple,
-    "PadToMultiple2d": pad_to_multiple,
-    "PadToMultiple3d": pad_to_multiple,
     "pixel_unshuffle": pixel_unshuffle,
     "pixel_shuffle": pixel_shuffle,
-}
+} | {f"PadToMultiple{axes}d": pad_to_multiple for axes in (1, 2, 3)}
 
 
 def copy(step, /, **args):
@@ -627,10 +659,14 @@ def isometric_pad(step, padding, mode):
 
 
 OPERATIONS |= dict.fromkeys(EXACT, exact) | dict.fromkeys(COPIES, copy)
+OPERATIONS["tanh"] = lambda step: smooth(step, 1, np.tanh)
+OPERATIONS["sigmoid"] = lambda step: smooth(step, Q(1, 16), lambda x: 1 / (1 + np.exp(-x)))
+OPERATIONS["prelu"] = lambda step: rectifier(step, step.tensors.pop("weight"), 1)
 OPERATIONS["divide"] = lambda step, divisor=None: scale(step, divisor, inverse=True)
 OPERATIONS["hardtanh"] = lambda step, min_val, max_val: clamp(step, min_val, max_val)
 OPERATIONS["mean"] = lambda step, axes, keepdim: sum_(step, axes, keepdim, mean=True)
 OPERATIONS |= {f"IsometricPad{axes}d": isometric_pad for axes in (1, 2, 3)}
+OPERATIONS["leaky_relu"] = lambda step, negative_slope: rectifier(step, negative_slope, 2)
 OPERATIONS["minimum"] = lambda step: maximum(step, np.minimum)
 
 
@@ -719,16 +755,10 @@ def folded_step(chain, fold, shapes, tensors):
         for other in part:
             sides[-1] = moderate(sides[-1] * channel_factors(other, shapes, tensors, last))
     before, behind = sides[::-1] if node["op"] == "conv_transpose" else sides
-    held = dict(node["tensors"])
-    w, groups = moderate(tensors[held["weight"]]), node["args"].get("groups", 1)
-    inputs = np.ones(w.shape[1] * groups) * before
-    columns = np.repeat(inputs.reshape(groups, -1), len(w) // groups, 0)
-    axes = [1] * (w.ndim - 2)
-    w = (
-        w
-        * columns.reshape(*columns.shape, *axes)
-        * np.reshape(behind * np.ones(len(w)), (-1, 1, *axes))
-    )
+    w, groups = moderate(tensors[node["tensors"]["weight"]]), node["args"].get("groups", 1)
+    inputs = np.reshape(before * np.ones(w.shape[1] * groups), (groups, -1))
+    w = np.moveaxis(w, (0, 1), (-2, -1)) * np.repeat(inputs, len(w) // groups, 0)
+    w = np.moveaxis(w * np.reshape(behind * np.ones(w.shape[-2]), (-1, 1)), (-2, -1), (0, 1))
     most, room = Q(10**400), fold["gain"] - gamma(20 * len(chain)) * fold["absolute"]
     require(fold["absolute"] >= 0 and room >= 0, f"the fold of `{fold['name']}` has no room")
     row = {"gains": [room], "absolutes": [fold["absolute"]], "combine": "sum"}
@@ -756,16 +786,11 @@ def channel_factors(node, shapes, tensors, last):
         require(not last or len(shape) == 1, "it is no factor of features")
         weight = moderate(held.get("weight", np.ones(channels)))
         return weight / moderate(np.sqrt(held["running_var"] + float(args["eps"])))
-    require(kind in ("scale", "divide", "neg", "add"), f"{kind} is no factor of channels")
-    if kind == "neg":
-        return -np.ones(channels)
-    if kind == "add":
-        return np.full(channels, float(args["factors"][0]))
-    role = {"scale": "factor", "divide": "divisor"}[kind]
-    by = moderate(held[role] if role in held else np.asarray(float(args[role])))
+    role = {"scale": "factor", "divide": "divisor", "add": "factors", "neg": "by"}.get(kind)
+    require(role, f"{kind} is no factor of channels")
+    by = moderate(np.asarray((held | args | {"by": -1})[role], float))
     by = by.reshape([1] * (len(shape) - by.ndim) + [*by.shape])
-    axis = len(shape) - 1 if last else 0
-    require(by.shape[axis] == by.size, "it is no factor of channels")
+    require(by.shape[-1 if last else 0] == by.size, "it is no factor of channels")
     by = np.broadcast_to(by.ravel(), channels)
     return 1 / by if kind == "divide" else by
 
@@ -806,22 +831,28 @@ def together(combine, values):
     return up(root(sum(v**2 for v in values)))
 
 
+def check_bound(file, tensors, rows, mode):
+    """Whether bound and pairs follow from the rows; the states of all values, limit and folds."""
+    folds = check_folds(file, tensors)
+    states, limit = compose(rows, file["graph"]["input"], *FORMATS[mode], folds)
+    enough = file["bound"] >= states[file["graph"]["output"]][0]
+    require(enough, "the Lipschitz bound is below what the rows come to")
+    check_pairs(file, states, tensors)
+    return states, limit, folds
+
+
 def check_claims(file, tensors):
     """Whether bound, pairs, error and norm limit follow from the rows; the error of a run here."""
-    rows, source, mode = file["layers"], file["graph"]["input"], file["arithmetic"]
-    folds = check_folds(file, tensors)
-    states, limit = compose(rows, source, *FORMATS[mode], folds)
-    last = states[file["graph"]["output"]]
-    require(file["bound"] >= last[0], "the Lipschitz bound is below what the rows come to")
-    check_pairs(file, states, tensors)
+    rows, graph, mode = file["layers"], file["graph"], file["arithmetic"]
+    states, limit, folds = check_bound(file, tensors, rows, mode)
     if mode == "real":
         require(file["error"] is file["norm_limit"] is None, "real numbers are not rounded")
         return None
-    errors = zip(file["error"], last[3:], strict=True)
+    errors = zip(file["error"], states[graph["output"]][3:], strict=True)
     enough = all(said >= 0 and said**2 >= 2 * own**2 for said, own in errors)
     require(enough, "the rounding error is below what the rows come to")
     require(0 < file["norm_limit"] <= limit, "the norm limit is above what the rows come to")
-    return compose(rows, source, *FORMATS["float64"], folds)[0][file["graph"]["output"]][3:]
+    return compose(rows, graph["input"], *FORMATS["float64"], folds)[0][graph["output"]][3:]
 
 
 def check_pairs(file, states, tensors):
@@ -840,27 +871,71 @@ def check_pairs(file, states, tensors):
         require(enough, "a constant of two classes is not proven")
 
 
+def check_changes(file, tensors):
+    """Bound and pairs of z -> f(x + D z), of the graph behind a factor D; the largest of D.
+
+    As D is positive, it has an inverse: the map is g(y + z) with g(y) = f(D y), and y = x / D.
+    """
+    said, graph, shape = file["changes"], file["graph"], file["input"]["shape"]
+    require(set(said) == CHANGES, "its changes have other keys")
+    weights, source = np.array(said["weights"], object), graph["input"]
+    fits = all(m in (1, n) for m, n in zip(weights.shape, shape, strict=True))
+    fits = fits and all(type(w) is Q and w > 0 for w in weights.ravel())
+    require(fits, "its weights are not positive numbers of the shape of an input")
+    taken = {source, *tensors, *(node["name"] for node in graph["nodes"])}
+    require(MOVED not in taken, f"it has something of the name {MOVED}")
+    first = {"name": source, "op": "scale", "inputs": [MOVED], "args": {}, "shape": shape}
+    nodes = [first | {"tensors": {"factor": MOVED}}, *graph["nodes"]]
+    moved = file | said | {"graph": graph | {"input": MOVED, "nodes": nodes}}
+    weights, most = weights.astype(float), weights.max()
+    row = {"name": source, "inputs": [MOVED], "gains": [most], "absolutes": [most], "count": 0}
+    row |= {"constant": Q(0), "entries": [0, 0], "combine": "sum"}
+    check_bound(moved, tensors | {MOVED: weights}, [row, *file["layers"]], "real")
+    return most
+
+
 # Points.
 
 
-def check_shares(file, shape):
-    """Whether the accuracies are those of the labels, answers and radii beside them."""
-    labels, answers, radii = (file[key] for key in ("labels", "predictions", "radius"))
-    n, (outputs,) = len(radii), shape or [1]
-    others = (labels, answers, file["margin"], file["images"]["sha256"])
-    require(n and all(len(o) == n for o in others), "it does not say the same of each image")
-    known = all(type(v) is int and 0 <= v < max(outputs, 2) for v in (*labels, *answers))
-    require(known and min(radii) >= 0, "a class or a radius is none")
+def claims_of(file, shape):
+    """For each image, and each place of its answer: label, answer, margin, radius to each class."""
+    k, places, hashes = max([2, *shape[:1]]), shape[1:], file["images"]["sha256"]
+    if "labels" in file:
+        parts = [file[key] for key in ("labels", "predictions", "margin", "radius")]
+        claims = [[(*row, [r] * k)] for *row, r, _ in zip(*parts, hashes, strict=True)]
+        check_shares(file, *parts)
+    else:
+        parts = [file[key] for key in ("classes", "margin", "radii")]
+        claims = [claims_at(k, places, *row) for *row, _ in zip(*parts, hashes, strict=True)]
+    known = all(type(v) is int and 0 <= v < k for c in claims for row in c for v in row[:2])
+    require(claims and known, "a class is none, or there is no image")
+    for label, _, _, radii in (row for image in claims for row in image):
+        own = "labels" in file or radii[label] is None
+        fits = own and all(r >= 0 for j, r in enumerate(radii) if j != label)
+        require(fits, "a radius is none")
+    return claims
+
+
+def claims_at(k, places, *parts):
+    """Of a class, a margin and radii at each place."""
+    classes, margins, radii = (np.array(part, object) for part in parts)
+    same = [[*part.shape] for part in (classes, margins, radii)] == [places, places, [k, *places]]
+    require(same, "it does not say the same of each place")
+    labels, rows = classes.ravel().tolist(), radii.reshape(k, -1).T.tolist()
+    return [*zip(labels, labels, margins.ravel().tolist(), rows, strict=True)]
+
+
+def check_shares(file, labels, answers, _, radii):
+    """Whether the accuracies are those of the labels, answers and radii."""
     right = [label == answer for label, answer in zip(labels, answers, strict=True)]
     alone = any(r > 0 and not ok for r, ok in zip(radii, right, strict=True))
     require(not alone, "a wrong answer has a radius")
-    require(file["clean_accuracy"] == Q(sum(right) / n), "the clean accuracy is another")
+    require(file["clean_accuracy"] == Q(sum(right) / len(right)), "the clean accuracy is another")
     for text, said in file["certified_accuracy"].items():
-        plain = re.fullmatch(r"[ 0-9_.eE+/-]{1,200}", text)
-        plain = plain and not re.search(r"[eE][+-]?(\d_?){5}", text)
+        plain = re.fullmatch(r"[ 0-9_.+/-]{1,200}([eE][+-]?[0-9]{1,4})?", text)
         eps = Q(text if plain else -1)
         require(eps >= 0, f"{text[:40]!r} is no distance")
-        same = said == Q(sum(r > eps for r in radii) / n)
+        same = said == Q(sum(r > eps for r in radii) / len(right))
         require(same, f"the certified accuracy at {text} is another")
 
 
@@ -891,27 +966,31 @@ def logits_of(file, runs, x):
     return values[file["graph"]["output"]]
 
 
-def check_point(file, place, x, z, own):
-    """Answer, margin and radius of an image, from its logits z as computed here; of one f, (0, f).
+def check_point(file, place, claims, x, z, own, stretch):
+    """Answers, margins and radii of an image, from its logits z as computed here; of f, (0, f).
 
     Differences are wrong by at most e here, and in the certified program by E = a |x| + b. So its
-    answer is within e + E of the largest, and stays the largest within r if m - e - E > (L + a) r.
+    answer is within e + E of the largest, and class j stays below the label within r if
+    m - e - E > (L + a s) r, m the margin to j and s the most that an input moves by within 1.
     """
-    keys = ("labels", "predictions", "radius", "margin")
-    label, answer, r, margin = (file[key][place] for key in keys)
-    (a, b), limit, two = file["error"], file["norm_limit"], root(Q(min(z.size, 2)))
-    norm = root(up(sum_of_squares(x)))
+    (a, b), limit, single = file["error"], file["norm_limit"], len(z) == 1
+    norm, two = root(up(sum_of_squares(x))), root(Q(1 if single else 2))
     require(np.isfinite(z).all() and norm <= limit, f"image {place} may overflow")
-    z = [Q(0)] * (z.size == 1) + [*map(Q, z.ravel().tolist())]
     wrong = two * (own[0] * norm + own[1]) + a * norm + b
-    require(z[answer] + wrong >= max(z), f"the answer to image {place} is another")
-    pairs = two > 1 and file["pairwise"]
-    slopes = pairs[label] if pairs else [two * file["bound"]] * len(z)
-    gaps = [(z[label] - v, slopes[j]) for j, v in enumerate(z) if j != label]
-    near = abs(margin - min(gaps)[0]) <= wrong + abs(margin) / 2**50
-    require(near, f"the margin of image {place} is another")
-    safe = norm + r <= limit and all(gap - wrong > (slope + a) * r for gap, slope in gaps)
-    require(safe or r == 0, f"the radius {float(r)} of image {place} is not proven")
+    wrong = Q(math.nextafter(float(wrong), math.inf))
+    bounds = file.get("changes", file)
+    pairs = None if single else bounds["pairwise"]
+    for (label, answer, margin, radii), row in zip(claims, z.reshape(len(z), -1).T, strict=True):
+        values = [Q(0)] * single + [*map(Q, row.tolist())]
+        require(values[answer] + wrong >= max(values), f"the answer to image {place} is another")
+        slopes = pairs[label] if pairs else [two * bounds["bound"]] * len(values)
+        gaps = [(values[label] - v, j) for j, v in enumerate(values) if j != label]
+        near = abs(margin - min(gaps)[0]) <= wrong + abs(margin) / 2**50
+        require(near, f"the margin of image {place} is another")
+        for gap, j in gaps:
+            r = radii[j]
+            safe = norm + stretch * r <= limit and gap - wrong > (slopes[j] + a * stretch) * r
+            require(safe or r == 0, f"the radius {float(r)} of image {place} is not proven")
 
 
 # Command line.
@@ -927,20 +1006,24 @@ def verify(certificate, weights, points=None):
         runs = check_graph(file, tensors)
         own = check_claims(file, tensors)
         proven = f"Lipschitz bound {float(file['bound'])} in l2, arithmetic {file['arithmetic']}"
-        if "radius" in file:
-            nodes = {node["name"]: node for node in file["graph"]["nodes"]}
-            check_shares(file, nodes[file["graph"]["output"]]["shape"])
+        stretch = check_changes(file, tensors) if "changes" in file else 1
+        shapes = {node["name"]: node["shape"] for node in file["graph"]["nodes"]}
+        claims = claims_of(file, shapes[file["graph"]["output"]]) if "images" in file else []
         if points is None:
             return proven
-        require("radius" in file, "it says nothing of images: leave the points out")
+        require(claims, "it says nothing of images: leave the points out")
         require(own, "real numbers prove no radius of a program: leave the points out")
         for place, x in enumerate(read_points(at := points, file)):
             at = certificate
-            check_point(file, place, x, logits_of(file, runs, x), own)
+            z = np.atleast_1d(logits_of(file, runs, x))
+            check_point(file, place, claims[place], x, z, own, stretch)
             at = points
+        proven += f", radii and answers of {len(claims)} images"
+        if "labels" not in file:
+            return proven
         shares = [f"clean accuracy {float(file['clean_accuracy'])}"]
         shares += [f"{float(said)} at {eps}" for eps, said in file["certified_accuracy"].items()]
-        return f"{proven}, radii and answers of {len(file['radius'])} images: {', '.join(shares)}"
+        return f"{proven}: {', '.join(shares)}"
     except Exception as error:
         words = "it takes too much memory" if type(error) is MemoryError else str(error)
         damaged = type(error) not in (Refused, MemoryError)
