@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 from taut.linalg.adjoint import AdjointOperator
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.operator import AbstractOperator, NormBound
+from taut.linalg.operator import AbstractOperator, NormBound, Proof
 from taut.linalg.padding import Padding
 from taut.linalg.rounding import U64, gamma, up_product, up_sum
 
@@ -107,7 +107,20 @@ class Folded:
 
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the norm of the exact steps: that of the kernel, and of its error."""
-        bound = self._simple_bound() or self.operator.norm_bound(tight=tight)
+        return self._with_error(self._simple_bound() or self.operator.norm_bound(tight=tight))
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """Ways to bound that norm, from cheap to sharp."""
+        if self._simple_bound() is not None:
+            return (Proof(self.norm_bound, repeated=True),)
+
+        def exact(proof: Proof) -> Proof:
+            return replace(proof, bound=lambda: self._with_error(proof.bound()))
+
+        return tuple(map(exact, self.operator.proofs()))
+
+    def _with_error(self, bound: NormBound) -> NormBound:
+        """A bound of the norm of the kernel, and of its error."""
         if not self.roundings:
             return bound
         # The moduli are rounded as often as the kernel.

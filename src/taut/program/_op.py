@@ -164,11 +164,11 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         """The operation as an expression of plain torch."""
         raise ValueError("it has no form in plain torch")
 
-    def bounds(self, site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
-        """The gains with their proofs; `tight` takes more time where zeros are padded."""
+    def bounds(self, site: Site) -> tuple[NormBound, ...]:
+        """The gains with their proofs."""
         operator = self.operator(site)
         if operator is not None:
-            return (operator.norm_bound(tight=tight),)
+            return (operator.norm_bound(),)
         pairs = [
             g if isinstance(g, NormBound) else NormBound(g, self.proof) for g in self.gains(site)
         ]

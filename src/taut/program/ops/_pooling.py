@@ -60,11 +60,6 @@ class AveragePool(AbstractOp):
         """Its taps are rounded once."""
         return None if last else replace(Folded.of(self.operator(site)), roundings=1)
 
-    def bounds(self, site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
-        """The bound of one channel: all are alike."""
-        one = self.operator(_one_channel(site))
-        return (one.norm_bound(tight=tight),)
-
     def rounding(self, site: Site) -> Rounding:
         """A sum, which may overflow before it is divided; the weights are rounded once."""
         one = self.operator(_one_channel(site))
