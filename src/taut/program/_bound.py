@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
 from taut.program._check import checked_record
 from taut.program._dense import dense_matrix
-from taut.program._norms import WORK, Effort, Norms
+from taut.program._norm_bounds import WORK, Effort, Norms
 from taut.program._op import AbstractOp
 from taut.program._pairwise import pairwise_constants
 from taut.program._program import LARGEST, Program, Site, canonical, program_from

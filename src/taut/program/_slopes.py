@@ -7,7 +7,7 @@ from typing import final
 from taut.linalg.operator import NormBound, Proof
 from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
 from taut.program._dense import region_bound, small_region
-from taut.program._norms import Norms
+from taut.program._norm_bounds import Norms
 from taut.program._program import Program, Site
 from taut.program._result import UnprovenError
 from taut.program._walk import bounds_of, operation, refusals

@@ -9,7 +9,7 @@ from torch import nn
 from taut.linalg import proofs
 from taut.linalg.operator import NormBound, Proof
 from taut.program import Effort, lipschitz_bound
-from taut.program._norms import Norms
+from taut.program._norm_bounds import Norms
 
 
 def ways(taken, name, *values, work=(1.0, 2.0, 4.0)):

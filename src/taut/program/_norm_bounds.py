@@ -145,14 +145,15 @@ class Norms:
     def _most_promising(self, work: float) -> tuple[str, Proof] | None:
         """The map and the proof that promise most; None where none is left within the work."""
         most = math.inf if self.effort.seconds is not None else work
+        all_ = most == math.inf and self.effort.seconds is None  # the last proof is the sharpest
         choices = [
             (entry.promise(proof), name, proof)
             for name, entry in self.entries.items()
-            for proof in (entry.proofs[-1:] if work == math.inf else entry.proofs)
+            for proof in (entry.proofs[-1:] if all_ else entry.proofs)
             if proof.work <= most
         ]
-        promise, *choice = max(choices, key=lambda choice: choice[0], default=(0.0, "", None))
-        return (choice[0], choice[1]) if promise > 0 and choice[1] is not None else None
+        best = max(choices, key=lambda choice: choice[0], default=None)
+        return best[1:] if best is not None and best[0] > 0 else None
 
     def _estimate(self) -> None:
         """Estimate the norms of maps that not all can be bounded sharply."""
