@@ -2,10 +2,10 @@
 
 import pytest
 
-import unit.linalg.test_folded as kernels
+import unit.linalg.test_computed_kernel as kernels
 import unit.program.test_composition as nets
 from mutation import mutate, name_of, survives
-from taut.linalg import folded
+from taut.linalg import computed_kernel as kernel
 from taut.program import _slopes, lipschitz_bound
 from taut.program.passes import _affine, _parts
 
@@ -47,22 +47,23 @@ def check_nets():
             assert nets.jacobian_norm(model, (4, 4, 3), points=2) <= bound * (1 + 1e-9)
 
 
-PADDED = "Folded._padding_after"
+KERNEL = "ComputedKernel"
+PADDED, SCALED = f"{KERNEL}._padding_after", f"{KERNEL}._with_inputs_scaled"
 
 MUTANTS = {
     check_pairs: [
-        (folded, "Folded._with_inputs_scaled", "self.groups, 1, -1", "1, self.groups, -1"),
-        (folded, "Folded._with_taps", "s * t for s, t", "max(s, t) for s, t"),
-        (folded, "Folded._with_taps", "[s * d for s, d", "[d for s, d"),
-        (folded, PADDED, "first.output_size == first.size", "True"),
-        (folded, PADDED, "a + b for a, b in zip(mine.l", "a for a, b in zip(mine.l"),
-        (folded, "Folded.after", "first.is_pointwise and", "first.kernel.any() and"),
+        (kernel, SCALED, "self.groups, 1, -1", "1, self.groups, -1"),
+        (kernel, "ComputedKernel._with_taps", "s * t for s, t", "max(s, t) for s, t"),
+        (kernel, "ComputedKernel._with_taps", "[s * d for s, d", "[d for s, d"),
+        (kernel, PADDED, "first.output_size == first.size", "True"),
+        (kernel, PADDED, "a + b for a, b in zip(mine.l", "a for a, b in zip(mine.l"),
+        (kernel, f"{KERNEL}.after", "first.is_pointwise and", "first.kernel.any() and"),
     ],
     check_sums: [
-        (folded, "Folded.rows", "[before, behind]", "[behind, before]"),
-        (folded, "Folded._widened", "left // d)", "0)"),
-        (folded, "Folded.plus", "one.kernel + two.kernel", "one.kernel"),
-        (folded, "Folded._after_adjoint", "_with_outputs_scaled(f", "_with_inputs_scaled(f"),
+        (kernel, "ComputedKernel.rows", "[before, behind]", "[behind, before]"),
+        (kernel, "ComputedKernel._widened", "left // d)", "0)"),
+        (kernel, "ComputedKernel.plus", "torch.add, one", "torch.sub, one"),
+        (kernel, f"{KERNEL}._after_adjoint", "_with_outputs_scaled(f", "_with_inputs_scaled(f"),
     ],
     check_parts: [
         (_parts, "_largest", "up_sum(sum_, factor)", "max(sum_, factor)"),
@@ -79,7 +80,7 @@ MUTANTS = {
         (_slopes, "_combined", "(up_sum if combine", "(up_root_sum_square if combine"),
         (_slopes, "Slopes._by_terms", '"root" if apart else "sum"', '"root"'),
     ],
-    check_nets: [(_affine, "_after", "folded is None", "False")],
+    check_nets: [(_affine, "_after", "composed is None", "False")],
 }  # fmt: skip
 
 PAIRS = [(check, mutant) for check, mutants in MUTANTS.items() for mutant in mutants]

@@ -245,7 +245,7 @@ MUTANTS = {
         (gram, "gram_kernel", "flat.abs()", "flat"),
         (gram, "_half_space", "(zero, *(d for d in shifts if d > zero))", "(zero,)"),
         (gram, "_product", "max(-d, 0)", "max(d, 0)"),
-        (gram, "_product", "right.flatten(2).mT", "left.flatten(2).mT"),
+        (gram, "_product", "left @ right.mT", "left @ left.mT"),
         (gram, "GramKernel.symbols", "self.grams + self.grams.mT", "self.grams * 2"),
         (gram, "GramKernel.symbols", "self.grams - self.grams.mT", "self.grams * 0"),
         (gram, "GramKernel.symbols", "even[:, 0] = self.grams[:, 0]", "pass"),

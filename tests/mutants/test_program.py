@@ -16,17 +16,17 @@ import unit.program.test_torch_modules as modules
 import unit.program.test_torch_modules_files as files
 from mutation import mutate, name_of, survives
 from taut.certification import verifier
-from taut.program import _batch, _check, _op, _trace
+from taut.program import _batch, _check, _trace
 from taut.program.ops import (
     _activations,
     _arithmetic,
     _clamp,
-    _folds,
     _joins,
     _lp_pooling,
     _normalisation,
     _norms,
     _pads,
+    _patches,
     _pooling,
     _reductions,
     _selections,
@@ -104,9 +104,14 @@ VERIFIED = {
         (_pooling, "AveragePool.operator", "Fraction(1, abs(", "Fraction(9, 10 * abs("),
     ],
     "rows": [
-        (_op, "operator_rounding", "operator.fan_in + 2", "operator.fan_in"),
-        (_op, "operator_rounding", ", constant)", ", 0.0)"),
-        (_op, "operator_rounding", "operator.abs_norm_bound()", "operator.norm_bound().value"),
+        (_rounding, "operator_rounding", "operator.fan_in + 2", "operator.fan_in"),
+        (_rounding, "operator_rounding", ", constant)", ", 0.0)"),
+        (
+            _rounding,
+            "operator_rounding",
+            "operator.abs_norm_bound()",
+            "operator.norm_bound().value",
+        ),
     ],
 }
 """By the model, whose certificate is no longer proven."""
@@ -117,7 +122,7 @@ STEEP = {
     "layer_norm": [(_statistics, "AbstractStandardisation.gains", "math.sqrt(", "(0.5 + ")],
     "rms_norm": [(_statistics, "AbstractStandardisation.gains", "up_divide(largest", "(largest")],
     "normalize": [(_statistics, "Normalize.gains", "up_divide(1.0, eps)", "1.0")],
-    "fold": [(_folds, "Fold.gains", "up_root(float(most))", "1.0")],
+    "fold": [(_patches, "PatchSum.gains", "up_root(float(most))", "1.0")],
     "adaptive average": [
         (_separable, "AbstractSeparable.gains", "*norms", "*(n / 2 for n in norms)")
     ],
@@ -145,7 +150,7 @@ ROUNDED = {
     "hardswish": [(_activations, "Hardswish.rounding", "Rounding(5, 6.0)", "Rounding(1, 0.1)")],
     "hardsigmoid": [(_activations, "Hardsigmoid.rounding", "up_product(3.0", "up_product(0.0")],
     "softshrink": [(_activations, "Softshrink.rounding", "Rounding(2, 1.0", "Rounding(1, 0.0")],
-    "fold": [(_folds, "Fold.rounding", "+ 1, gain.value", "- 9, 0.1 * gain.value")],
+    "fold": [(_patches, "PatchSum.rounding", "+ 1, gain.value", "- 9, 0.1 * gain.value")],
     "ceil": [(_separable, "Average.rounding", "largest + len(site.shape) + 2, ", "0, ")],
 }
 """By the function, whose float32 is further from float64 than promised."""

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from taut.nn import AbstractParametrizedLayer
-from taut.program import UnprovenError, bound_of, trace
+from taut.program import Effort, UnprovenError, bound_of, trace
 
 __all__ = ["shrink_"]
 
@@ -63,7 +63,9 @@ def shrink_(model: _M, input_shape: tuple[int, ...]) -> _M:
 def _excesses(model: nn.Module, input_shape: tuple[int, ...]) -> dict[nn.Parameter, float]:
     """By how much the bound of each nearly orthogonal weight is above 1, where it is largest."""
     program = trace(model, input_shape)
-    bounds = {row.name: row.bound for row in bound_of(program, passes=(), work=0.0).layers}
+    bounds = {
+        row.name: row.bound for row in bound_of(program, passes=(), effort=Effort(work=0.0)).layers
+    }
     excesses: dict[nn.Parameter, float] = {}
     for node in program.nodes:
         bound = bounds.get(node.name, 0.0)

@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.operator import AbstractOperator, NormBound
+from taut.linalg.operator import AbstractOperator, NormBound, Proof
 
 
 @final
@@ -28,6 +28,10 @@ class AdjointOperator(AbstractOperator):
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the l2 norm: that of the operator."""
         return self.op.norm_bound(tight=tight)
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """Ways to bound the l2 norm: those of the operator."""
+        return self.op.proofs()
 
     def abs_norm_bound(self) -> float:
         """Upper bound of the norm with moduli for entries: that of the operator."""

@@ -1,13 +1,15 @@
 r"""Upper bounds of the norm of convolutions and matrices: the proofs behind `ConvOperator`.
 
 Everything that enters a certificate about a linear layer comes from `conv_norm_bound` (norms) and
-`abs_norm_bound` (rounding). `tight_norm_bound` takes more time to come nearer to the norm where
-zeros are padded. Their values are proofs in float64 arithmetic, rounding included: `docs/proofs.md`
-has the theorems. Trusted are + - * / and roots, rounded to nearest, and products of matrices by
-those in any order; eigenvalues, factorisations, transforms and library functions only give hints.
+`abs_norm_bound` (rounding). `tap_norm_bound` and `sampled_norm_bound` take less time on large
+images; `tight_norm_bound` takes more to come nearer to the norm where zeros are padded. Their
+values are proofs in float64 arithmetic, rounding included: `docs/proofs.md` has the theorems.
+Trusted are + - * / and roots, rounded to nearest, and products of matrices by those in any order;
+eigenvalues, factorisations, transforms and library functions only give hints.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -18,7 +20,7 @@ from taut.linalg.border import border_bound
 from taut.linalg.cholesky import torus_bound
 from taut.linalg.embedding import embedding, polyphase
 from taut.linalg.geometry import AbstractConvolution
-from taut.linalg.gram import gram_kernel
+from taut.linalg.gram import GramKernel, gram_kernel
 from taut.linalg.operator import DENSE_PROOF, NormBound, tightened
 from taut.linalg.rounding import (
     collatz_wielandt,
@@ -27,6 +29,7 @@ from taut.linalg.rounding import (
     up_product,
     up_root,
 )
+from taut.linalg.sampling import sampled_bound, sampling_grid, tap_bound
 from taut.linalg.size_free import defect_bound, nearly_orthogonal
 
 _EXCESS = 2e-4
@@ -44,20 +47,67 @@ def conv_norm_bound(op: AbstractConvolution) -> NormBound:
     Guarantee: not below the norm of the operator with exactly these weights, in real arithmetic.
     Cost: one product of matrices per shift, and for 3. about four per frequency.
     """
+    return _on_torus(op, _largest_square)
+
+
+def sampled_norm_bound(op: AbstractConvolution, density: int) -> NormBound:
+    r"""Like `conv_norm_bound`, from fewer frequencies where the torus has many: `sampled_bound`.
+
+    Guarantee: as of `conv_norm_bound`.
+    Cost: along an axis at most `density` frequencies for each degree of the Gram kernel.
+    """
+
+    def square(kernel: Tensor, torus: tuple[int, ...]) -> tuple[float, str]:
+        gram = gram_kernel(kernel)
+        orthogonal = _orthogonal_square(gram)
+        if orthogonal is not None:
+            return orthogonal
+        grid = sampling_grid(gram.degrees, torus, density)
+        return sampled_bound(gram, torus, grid), f"samples at {math.prod(grid)} frequencies"
+
+    return _on_torus(op, square)
+
+
+def tap_norm_bound(op: AbstractConvolution) -> NormBound:
+    r"""A bound of the norm at the cost of a matrix: `tap_bound`.
+
+    Guarantee: as of `conv_norm_bound`, and at most the root of the number of taps times the norm on
+        an infinite lattice.
+    Cost: two products of matrices, as large as the kernel.
+    """
+
+    def square(kernel: Tensor, torus: tuple[int, ...]) -> tuple[float, str]:
+        return tap_bound(kernel), "taps side by side"
+
+    return _on_torus(op, square)
+
+
+def _on_torus(
+    op: AbstractConvolution, square: Callable[[Tensor, tuple[int, ...]], tuple[float, str]]
+) -> NormBound:
+    """A bound from that of the squared norm of stride-1 kernels on a torus."""
     refuse_flushing()
     scale = power_of_two(op.kernel)
     if scale == 0.0:
         return NormBound(0.0, "zero kernel")
+    op = distinct(op)
     torus, stride, squared = embedding(op)
     kernel, torus = _stride_one(op, op.kernel / scale, stride, torus)
-    square, proof = _largest_square(kernel, torus)
-    value = up_product(up_root(square), scale, up_root(float(squared)))
+    value, proof = square(kernel, torus)
+    value = up_product(up_root(value), scale, up_root(float(squared)))
     if not math.isfinite(value):
         raise ValueError("`kernel` must be smaller: the bound of its norm overflows.")
     proof += f", largest of {op.groups} groups" if op.groups > 1 else ""
     if squared > 1:
         proof += f", times {math.sqrt(squared):.4g} for the {op.padding.mode} padding"
     return NormBound(value, proof)
+
+
+def distinct(op: AbstractConvolution) -> AbstractConvolution:
+    """One group where all are alike."""
+    kernels = op.kernel.unflatten(0, (op.groups, -1))
+    alike = op.groups > 1 and bool((kernels == kernels[:1]).all())
+    return replace(op, kernel=kernels[0], groups=1) if alike else op
 
 
 def tight_norm_bound(op: AbstractConvolution) -> NormBound:
@@ -71,10 +121,10 @@ def tight_norm_bound(op: AbstractConvolution) -> NormBound:
     Cost: an application of the operator and of its adjoint for each singular value of the torus
         above the norm, a few hundred times; layers too large for that keep their `conv_norm_bound`.
     """
-    loose = conv_norm_bound(op)
+    op, loose = distinct(op), conv_norm_bound(op)
     if op.padding.mode != "zeros":
         return _tightened_groups(op, loose) if embedding(op)[2] > 1 else loose
-    if loose.value == 0.0 or "any input size" in loose.proof:
+    if is_settled(loose):
         return loose
     scale = power_of_two(op.kernel)
     op = replace(op, kernel=op.kernel / scale)
@@ -87,6 +137,11 @@ def tight_norm_bound(op: AbstractConvolution) -> NormBound:
         )
     value = math.inf if bound is None else up_product(bound, scale)
     return NormBound(value, proof) if value < loose.value else loose
+
+
+def is_settled(bound: NormBound) -> bool:
+    """Whether no other proof gives less: for zeros and nearly orthogonal kernels."""
+    return bound.value == 0.0 or "any input size" in bound.proof
 
 
 def _tightened_groups(op: AbstractConvolution, loose: NormBound) -> NormBound:
@@ -124,12 +179,18 @@ def _largest_square(
     kernel: Float[Tensor, "g o i ..."], torus: tuple[int, ...]
 ) -> tuple[float, str]:
     gram = gram_kernel(kernel)
-    if bool(nearly_orthogonal(gram, _EXCESS).all()):
-        squares, deltas = defect_bound(gram)
-        if bool((squares <= deltas * (1 + _EXCESS)).all()):
-            return squares.max().item(), "defect from orthogonality, any input size"
     where = f"at all {math.prod(torus)} frequencies" if torus else "of the matrix"
-    return torus_bound(gram, torus), f"spectral norm {where}"
+    spectral = f"spectral norm {where}"
+    return _orthogonal_square(gram) or (torus_bound(gram, torus), spectral)
+
+
+def _orthogonal_square(gram: GramKernel) -> tuple[float, str] | None:
+    """The squared norm where all kernels are nearly a multiple of an orthogonal one, or None."""
+    if not bool(nearly_orthogonal(gram, _EXCESS).all()):
+        return None
+    squares, deltas = defect_bound(gram)
+    tight = bool((squares <= deltas * (1 + _EXCESS)).all())
+    return (squares.max().item(), "defect from orthogonality, any input size") if tight else None
 
 
 def abs_norm_bound(op: AbstractConvolution) -> float:

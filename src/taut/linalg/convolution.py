@@ -8,7 +8,8 @@ from torch import Tensor
 
 from taut.linalg.bounds import abs_norm_bound, conv_norm_bound, tight_norm_bound
 from taut.linalg.geometry import AbstractConvolution
-from taut.linalg.operator import NormBound
+from taut.linalg.operator import NormBound, Proof
+from taut.linalg.proofs import conv_proofs
 from taut.linalg.spectrum import conv_singular_values
 
 
@@ -35,6 +36,10 @@ class ConvOperator(AbstractConvolution):
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the l2 norm; `tight` lowers it where zeros are padded."""
         return tight_norm_bound(self) if tight else conv_norm_bound(self)
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """Ways to bound the l2 norm, from cheap to sharp."""
+        return conv_proofs(self)
 
     def abs_norm_bound(self) -> float:
         """Upper bound of the l2 norm of the operator with moduli for entries."""

@@ -1,6 +1,7 @@
 """What a convolution does: its kernel with stride, dilation, groups, padding and input size."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -164,3 +165,16 @@ def convolve(
     """Torch's convolution without padding, for 1 to 3 axes by the kernel's."""
     function = _CONVOLUTIONS[kernel.dim() - 2]
     return function(x, kernel, stride=stride, dilation=dilation, groups=groups)
+
+
+def stuffed(kernel: Tensor, steps: Sequence[int]) -> Tensor:
+    """Zeros between the taps."""
+    sizes = [s * (k - 1) + 1 for s, k in zip(steps, kernel.shape[2:], strict=True)]
+    wide = kernel.new_zeros(*kernel.shape[:2], *sizes)
+    wide[(slice(None), slice(None), *(slice(None, None, s) for s in steps))] = kernel
+    return wide
+
+
+def composed_taps(last: Tensor, first: Tensor) -> Tensor:
+    """Taps of one kernel after another, (o, m, ...) and (m, i, ...): a product of polynomials."""
+    return _ADJOINTS[last.dim() - 2](last, first)

@@ -12,6 +12,9 @@ from torch import Tensor
 from taut.linalg.rounding import U64, UNDERFLOW, collatz_wielandt, gamma, outward
 from taut.linalg.twiddles import TWIDDLE_ERROR, Shifts, twiddles
 
+_BLOCK = 512
+"""Columns of a symmetric product that are computed together."""
+
 Parts = Float[Tensor, "g f m m"]
 
 
@@ -113,7 +116,17 @@ def _product(last: Tensor, taps: tuple[int, ...], shift: tuple[int, ...]) -> Ten
     for axis, (k, d) in enumerate(zip(taps, shift, strict=True), start=2):
         left = left.narrow(axis, max(d, 0), k - abs(d))
         right = right.narrow(axis, max(-d, 0), k - abs(d))
-    return left.flatten(2) @ right.flatten(2).mT
+    left, right = left.flatten(2), right.flatten(2)
+    return left @ right.mT if any(shift) or left.shape[1] < 2 * _BLOCK else _lower_product(left)
+
+
+def _lower_product(a: Float[Tensor, "g m n"]) -> Float[Tensor, "g m m"]:
+    """A A^T on and below the diagonal, in columns of blocks: half the products."""
+    product = a.new_zeros(len(a), a.shape[1], a.shape[1])
+    for start in range(0, a.shape[1], _BLOCK):
+        columns = slice(start, start + _BLOCK)
+        product[:, start:, columns] = a[:, start:] @ a[:, columns].mT
+    return product
 
 
 def self_product(

@@ -6,7 +6,7 @@ from typing import final
 from torch import Tensor
 
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.operator import AbstractOperator, NormBound
+from taut.linalg.operator import AbstractOperator, NormBound, Proof
 
 
 @final
@@ -35,6 +35,10 @@ class MatrixOperator(AbstractOperator):
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the l2 norm."""
         return self._convolution.norm_bound(tight=tight)
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """Ways to bound the l2 norm, from cheap to sharp."""
+        return self._convolution.proofs()
 
     def abs_norm_bound(self) -> float:
         """Upper bound of the l2 norm of the matrix with moduli for entries."""

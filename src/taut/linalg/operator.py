@@ -50,6 +50,27 @@ class NormBound:
 
 @final
 @dataclass(frozen=True)
+class Proof:
+    """A way to bound a norm, not yet taken.
+
+    Attributes:
+        bound: the bound.
+        work: about how many multiplications it takes.
+        factor: about how many times the norm the bound may be.
+        repeated: whether it is that of `norm_bound`, which whoever checks a certificate repeats.
+
+    >>> Proof(lambda: NormBound(1.0, "permutation")).bound().value
+    1.0
+    """
+
+    bound: Callable[[], NormBound]
+    work: float = 0.0
+    factor: float = 1.0
+    repeated: bool = False
+
+
+@final
+@dataclass(frozen=True)
 class ExecutionError:
     """A proven bound `relative` |x| + `absolute` of |computed - T x|; the latter for underflow.
 
@@ -108,6 +129,10 @@ class AbstractOperator(ABC):
     @abstractmethod
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the l2 norm; `tight` spends more time where that may lower it."""
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """Ways to bound the l2 norm, from cheap to sharp; by default the one of `norm_bound`."""
+        return (Proof(self.norm_bound, repeated=True),)
 
     @abstractmethod
     def abs_norm_bound(self) -> float:

@@ -37,8 +37,12 @@ class TorusPart:
         """Of the torus."""
         return tuple(self.outputs.shape[1:])
 
+    def single(self) -> "TorusPart":
+        """The same in single precision, for estimates."""
+        return TorusPart(self.kernel.float(), self.inputs.float(), self.outputs.float())
+
     def forward(self, x: Fields) -> Fields:
-        """C x in float64: at each place a sum of one product for each tap and input."""
+        """C x: at each place a sum of one product for each tap and input."""
         return self._convolved(self.kernel, x, Padding("circular", right=self._wrap))
 
     def adjoint(self, y: Fields) -> Fields:

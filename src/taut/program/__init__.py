@@ -13,6 +13,7 @@ from taut.program._bound import (
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
 from taut.program._folds import Fold, fold_of, folds_of
+from taut.program._norm_bounds import Effort
 from taut.program._op import (
     CAPTURES,
     EXACT,
@@ -41,6 +42,7 @@ __all__ = [
     "UP_SQRT2",
     "AbstractOp",
     "Composed",
+    "Effort",
     "Fold",
     "Layer",
     "LayerBound",

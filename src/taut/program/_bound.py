@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
 from taut.program._check import checked_record
 from taut.program._dense import dense_matrix
-from taut.program._norms import WORK, Norms
+from taut.program._norm_bounds import WORK, Effort, Norms
 from taut.program._op import AbstractOp
 from taut.program._pairwise import pairwise_constants
 from taut.program._program import LARGEST, Program, Site, canonical, program_from
@@ -205,7 +205,8 @@ def lipschitz_bound(
             plain product of the layers.
         tight: whether all zeros and copies at borders are bounded as tightly as can be, which may
             take minutes for large images; by default those only that take seconds together.
-        seconds: time for tight bounds instead, where they may gain most first.
+        seconds: time for all, up to one proof: bounds are coarse first, and sharpened where that
+            promises most for its time. The model is recorded and checked in any case.
         progress: called with the name of what is being bounded and the share that is done.
 
     Returns:
@@ -227,11 +228,11 @@ def lipschitz_bound(
     number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     if seconds is not None and not (number and seconds >= 0):
         raise ValueError(f"`seconds` must be a number of at least 0, or None; got {seconds!r}.")
+    effort = Effort(seconds, math.inf if tight else WORK)
     recorded = checked_record(model, _checked_shape(input_shape))
     program = _checked_operators(rewritten(recorded, names))
     changed = [name for name in names if name in REWRITINGS and changes(recorded, name)]
-    work = math.inf if tight else WORK
-    bound = bound_of(program, passes=names, seconds=seconds, work=work, progress=progress)
+    bound = bound_of(program, passes=names, effort=effort, progress=progress)
     return replace(bound, passes=(*changed, *bound.passes))
 
 
@@ -242,25 +243,25 @@ def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> Lipschit
         >>> float(verifiable_bound(nn.ReLU(), (3,)))
         1.0
     """
-    return bound_of(trace(model, input_shape), passes=(), work=0.0)
+    return bound_of(trace(model, input_shape), passes=(), effort=Effort(work=0.0))
 
 
 def bound_of(
     program: Program,
     *,
     passes: Sequence[str],
-    seconds: float | None = None,
-    work: float = WORK,
+    effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> LipschitzBound:
     """The bound of a program that was rewritten already; see `lipschitz_bound`."""
-    norms = Norms(progress)
+    effort = effort or Effort()
+    norms = Norms(effort, progress)
     slopes = Slopes(
         program, norms, affine="compose_affine" in passes, parts="follow_parts" in passes
     )
     slopes.compute()
-    if work or seconds is not None:
-        norms.tighten(seconds, work)
+    if effort.work or effort.seconds is not None:
+        norms.tighten()
         slopes.compute()
     rows = [row for step in slopes.used() if (row := _row(program, slopes, step)) is not None]
     used = [name for name in ("compose_affine", "follow_parts")

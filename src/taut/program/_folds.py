@@ -73,7 +73,7 @@ def folds_of(program: Program, layers: Mapping[str, Layer]) -> list[Fold]:
     for name, value in terms.items():
         if name in inside or not _is_fold(value, nodes):
             continue
-        fold = _folded(name, value)
+        fold = _proven(name, value)
         product = math.prod(layers[part].gains[0] for part in next(iter(value.values())).nodes)
         folds += [fold] if fold is not None and fold.gain < product * (1 - 1e-6) else []
     return folds
@@ -83,7 +83,7 @@ def fold_of(program: Program, name: str, terms: Mapping[str, Terms]) -> Fold | N
     """The fold of a value, least gain and all, if it is one."""
     nodes = {node.name: node for node in program.nodes}
     value = terms.get(name, {})
-    return _folded(name, value, wide=False) if _is_fold(value, nodes) else None
+    return _proven(name, value, wide=False) if _is_fold(value, nodes) else None
 
 
 def _is_fold(value: Terms, nodes: Mapping[str, Node]) -> bool:
@@ -97,7 +97,7 @@ def _is_fold(value: Terms, nodes: Mapping[str, Node]) -> bool:
     return single and len(kinds) > 1 and len(main) == 1 and {*kinds} <= {*_FACTORS, *main}
 
 
-def _folded(name: str, value: Terms, *, wide: bool = True) -> Fold | None:
+def _proven(name: str, value: Terms, *, wide: bool = True) -> Fold | None:
     ((source, term),) = value.items()
     try:
         bound, absolute = term.map.norm_bound(), term.map.abs_norm_bound()

@@ -32,23 +32,21 @@ A layer that is a convolution or a matrix gives its operator; bound and rounding
 import copy
 import functools
 import inspect
-import math
 import threading
 from abc import ABC
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeVar, final
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.folded import Folded
 from taut.linalg.operator import AbstractOperator, NormBound
-from taut.linalg.rounding import U64, gamma, up_product, up_root, up_sum
 from taut.program._program import Site
 from taut.program._result import UnprovenError
+from taut.program._rounding import EXACT, Rounding, norm_upper, operator_rounding
 
 __all__ = [
     "CAPTURES", "EXACT", "KINDS", "MODULES", "READS", "AbstractOp", "Rounding", "captures",
@@ -57,40 +55,6 @@ __all__ = [
 
 Gain = float | NormBound
 _T = TypeVar("_T", bound="AbstractOp")
-
-
-@final
-@dataclass(frozen=True)
-class Rounding:
-    r"""How far a computed operation may be from the exact one.
-
-    Let f be the operation in real arithmetic and :math:`\hat f` the same as it is executed with
-    unit roundoff u, in any order of summation, with or without fused operations. Promised is
-
-    .. math:: |\hat f(x) - f(x)| \le \gamma_m (|W| |x| + |c|) \quad\text{entry by entry}
-
-    up to underflow, with :math:`\gamma_m = m u / (1 - m u)`, a matrix :math:`|W|` of norm at most
-    `absolute`, and :math:`|f(x)| \le L |x| + \|c\|` for the Lipschitz constant L of its gains.
-
-    Attributes:
-        count: how many roundings (m) any number passes on its way to an output; 0 if outputs are
-            copies of inputs, or of their absolute values, whatever the precision.
-        absolute: bound of the norm of the map with absolute values for entries. No intermediate
-            result is larger than `absolute` times the norm of the input plus `constant`.
-        constant: l2 norm of what is added to the image of the input.
-
-    Example:
-        >>> Rounding(2, 3.0).constant
-        0.0
-    """
-
-    count: int
-    absolute: float
-    constant: float = 0.0
-
-
-EXACT = Rounding(0, 0.0)
-"""Of operations that only choose among their inputs and the absolute values of them; f(0) = 0."""
 
 
 class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not state
@@ -125,7 +89,7 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         """The linear part, on one slice of the input; None where the operation has none."""
         return None
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """The linear part as a convolution that can be composed with others, where it is one.
 
         Args:
@@ -134,7 +98,7 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
                 they are the first, and the others those of an image.
         """
         operator = None if last else self.operator(site)
-        return Folded.of(operator) if isinstance(operator, ConvOperator) else None
+        return ComputedKernel.of(operator) if isinstance(operator, ConvOperator) else None
 
     def gains(self, site: Site) -> tuple[Gain, ...]:
         """Lipschitz constant in each input; as a `NormBound` where the proof is one of its own."""
@@ -164,11 +128,11 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         """The operation as an expression of plain torch."""
         raise ValueError("it has no form in plain torch")
 
-    def bounds(self, site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
-        """The gains with their proofs; `tight` takes more time where zeros are padded."""
+    def bounds(self, site: Site) -> tuple[NormBound, ...]:
+        """The gains with their proofs."""
         operator = self.operator(site)
         if operator is not None:
-            return (operator.norm_bound(tight=tight),)
+            return (operator.norm_bound(),)
         pairs = [
             g if isinstance(g, NormBound) else NormBound(g, self.proof) for g in self.gains(site)
         ]
@@ -178,45 +142,9 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         return tuple(pairs)
 
 
-def operator_rounding(operator: AbstractOperator, site: Site) -> Rounding:
-    r"""Rounding of a sum of products and a bias, whatever the order of summation.
-
-    An output is a sum of n products and a bias. A product passes at most 1 multiplication and n
-    additions, the bias at most n additions; each is a factor :math:`1 + \delta` with
-    :math:`|\delta| \le u` (Higham 2002, lemma 3.1): m = n + 1 will do, and one more is to spare.
-    The bias may not be counted for less: a product of matrices that starts from it rounds it once
-    for each block.
-    """
-    bias = site.tensors.get("bias")
-    constant = 0.0
-    if bias is not None:
-        copies = site.entries[1] // bias.numel()
-        constant = up_product(norm_upper(bias), up_root(float(copies)))
-    return Rounding(operator.fan_in + 2, operator.abs_norm_bound(), constant)
-
-
 def like(tensor: Tensor, x: Tensor) -> Tensor:
     """A tensor of a program in the precision of a value."""
     return tensor if tensor.dtype == x.dtype else tensor.to(x.dtype)
-
-
-def norm_upper(values: Tensor) -> float:
-    """The l2 norm of finite numbers, never below the exact one.
-
-    Example:
-        >>> 5.0 <= norm_upper(torch.tensor([3.0, 4.0])) < 5.0 + 1e-12
-        True
-    """
-    wide = values.detach().to("cpu", torch.float64).flatten()
-    largest = wide.abs().max().item() if len(wide) else 0.0
-    if not math.isfinite(largest):
-        raise UnprovenError("its bias, or another constant, holds NaN or Inf")
-    if largest == 0.0:
-        return 0.0
-    square = (wide / largest).square().sum().item()
-    # Squares that underflow are below 2^-1000 of the largest, which is 1.
-    factor = up_sum(1.0, gamma(len(wide) + 4, U64), 2.0**-60)
-    return up_product(largest, up_root(up_product(square, factor)))
 
 
 # The tables of facts.

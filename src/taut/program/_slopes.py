@@ -4,13 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
-from taut.linalg.operator import NormBound
+from taut.linalg.operator import NormBound, Proof
 from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
 from taut.program._dense import region_bound, small_region
-from taut.program._norms import Norms
+from taut.program._norm_bounds import Norms
 from taut.program._program import Program, Site
 from taut.program._result import UnprovenError
-from taut.program._walk import bounds_of, operation
+from taut.program._walk import bounds_of, operation, refusals
 from taut.program.passes._affine import Term, Terms, affine_terms, are_apart
 from taut.program.passes._parts import (
     Half,
@@ -143,15 +143,13 @@ class Slopes:
 
     def _bounds(self, site: Site) -> tuple[NormBound, ...]:
         """The gains; those of linear operations may be tightened later."""
-        name, kind = site.node.name, operation(site)
         if len(site.shapes) != 1:
             return bounds_of(site)
-        bound = self.norms.bound(
-            name,
-            lambda tight: bounds_of(site, tight=tight)[0],
-            lambda: kind.operator(site),
-        )
-        return (bound,)
+        operator = operation(site).operator(site)
+        rule = (Proof(lambda: bounds_of(site)[0], repeated=True),)
+        with refusals(site):
+            proofs = rule if operator is None else operator.proofs()
+            return (self.norms.bound(site.node.name, proofs, operator),)
 
     def _state(self, site: Site, bounds: tuple[NormBound, ...], combine: str) -> State:
         node = site.node
@@ -199,8 +197,8 @@ class Slopes:
             return self._bounds(site)[0]
         return self.norms.bound(
             f"{source} -> {term.name}\0",
-            lambda tight: term.map.norm_bound(tight=tight),
-            lambda: term.map.operator,
+            term.map.proofs(),
+            term.map.operator,
         )
 
     def _joined(self, site: Site) -> Step:

@@ -1,6 +1,7 @@
 """One pass over a program: what each node may do to distances and to rounding errors, and why."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from taut.linalg.operator import NormBound
 from taut.program._compose import Layer
@@ -8,7 +9,7 @@ from taut.program._op import KINDS, MODULES, AbstractOp, Rounding
 from taut.program._program import Node, Program, Site
 from taut.program._result import UnprovenError
 
-__all__ = ["Progress", "bounds_of", "layers_of", "operation"]
+__all__ = ["Progress", "bounds_of", "layers_of", "operation", "refusals"]
 
 Progress = Callable[[str, float], None]
 """Called with what is being bounded, and the share that is done."""
@@ -30,16 +31,21 @@ def operation(site: Site) -> AbstractOp:
     return KINDS[node.op]
 
 
-def bounds_of(site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
+def bounds_of(site: Site) -> tuple[NormBound, ...]:
     """The proven gain of a node in each of its inputs."""
-    try:
-        bounds = operation(site).bounds(site, tight=tight)
+    with refusals(site):
+        bounds = operation(site).bounds(site)
         if len(bounds) != len(site.shapes):
             raise UnprovenError(f"its op states {len(bounds)} gains for {len(site.shapes)} inputs")
         return bounds
-    except UnprovenError as error:
-        raise UnprovenError(_words(site.node, "has no proven bound", error)) from error
-    except ValueError as error:
+
+
+@contextmanager
+def refusals(site: Site) -> Iterator[None]:
+    """Say of which node something has no proven bound."""
+    try:
+        yield
+    except (UnprovenError, ValueError) as error:
         raise UnprovenError(_words(site.node, "has no proven bound", error)) from error
 
 

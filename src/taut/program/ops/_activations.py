@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from taut.linalg.folded import Folded
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root
 from taut.program._call import Call
@@ -90,12 +90,12 @@ class Neg(AbstractActivation):
     affine = True
     onnx = "Neg"
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """A factor of -1."""
         if not site.shape:
             return None
         size = () if last else site.shape[1:]
-        return Folded.channelwise(-torch.ones(site.shape[-1 if last else 0]), size)
+        return ComputedKernel.channelwise(-torch.ones(site.shape[-1 if last else 0]), size)
 
 
 @op("leaky_relu")

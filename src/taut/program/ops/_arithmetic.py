@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taut.linalg.folded import Folded
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.rounding import up_product, up_root
 from taut.program._batch import BatchSize
 from taut.program._call import Call
@@ -42,7 +42,7 @@ class Add(AbstractOp):
         pairs = zip(site.args["factors"], site.shapes, strict=True)
         return tuple(up_product(abs(f), spread(shape, site.shape)) for f, shape in pairs)
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """The factor of one value that a constant is added to."""
         if site.shapes != (site.shape,):
             return None
@@ -118,7 +118,7 @@ class AbstractScale(AbstractOp):
     affine = True
     proof = "largest factor"
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """A factor for each channel, where the constant is one."""
         constant = site.tensors.get(self.role, site.args.get(self.role))
         values = torch.as_tensor(constant, dtype=torch.float64, device="cpu")
@@ -150,7 +150,9 @@ class AbstractScale(AbstractOp):
         e.node(self.onnx, [*x, held])
 
 
-def _by_channel(values: Tensor, site: Site, *, last: bool, roundings: int = 0) -> Folded | None:
+def _by_channel(
+    values: Tensor, site: Site, *, last: bool, roundings: int = 0
+) -> ComputedKernel | None:
     """Factors that are the same at each place, as a kernel."""
     shape = site.shape
     values = values.double()[(None,) * (len(shape) - values.dim())]
@@ -158,7 +160,7 @@ def _by_channel(values: Tensor, site: Site, *, last: bool, roundings: int = 0) -
     single = all(n == 1 for i, n in enumerate(values.shape) if i != axis)
     if site.shapes[0] != shape or not shape or not single:
         return None
-    return Folded.channelwise(
+    return ComputedKernel.channelwise(
         values.flatten().expand(shape[axis]), () if last else shape[1:], roundings
     )
 

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taut.linalg.adjoint import AdjointOperator
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.folded import Folded
 from taut.linalg.matrix import MatrixOperator
 from taut.linalg.operator import AbstractOperator
 from taut.linalg.padding import Padding, padded_index
@@ -45,11 +45,11 @@ class Linear(AbstractAffine):
         """The matrix, on one row."""
         return MatrixOperator(site.tensors["weight"])
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """The matrix at each place."""
         if not (last or len(site.shape) == 1):
             return None
-        return Folded.matrix(site.tensors["weight"], ())
+        return ComputedKernel.matrix(site.tensors["weight"], ())
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Multiply and add."""
@@ -143,12 +143,12 @@ class TransposedConvolution(AbstractAffine):
         steps = (tuple(args["stride"]), tuple(args["dilation"]), args["groups"])
         return AdjointOperator(ConvOperator(weight, site.shape[1:], *steps, padding))
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """The adjoint of the convolution."""
         operator = None if last else self.operator(site)
         if not isinstance(operator, AdjointOperator) or not isinstance(operator.op, ConvOperator):
             return None
-        return replace(Folded.of(operator.op), transposed=True)
+        return replace(ComputedKernel.of(operator.op), transposed=True)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Convolve."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from taut.linalg.folded import Folded
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root
 from taut.program._call import Call
@@ -17,7 +17,7 @@ from taut.program._result import UnprovenError
 
 __all__: list[str] = []
 
-_FOLDED = 1 + 2.0**-40
+_SCALED = 1 + 2.0**-40
 _ROLES = ("running_mean", "running_var", "weight", "bias")
 
 
@@ -44,7 +44,7 @@ class BatchNorm(AbstractOp):
             NormBound(up_product(largest, 1 + torch.finfo(variance.dtype).eps), "largest scale"),
         )
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """A factor for each channel, in real arithmetic."""
         if last and len(site.shape) > 1:
             return None
@@ -54,7 +54,7 @@ class BatchNorm(AbstractOp):
         factors = factors * weight
         if bool(((factors == 0) & (weight != 0)).any()):
             return None  # one underflows
-        return Folded.channelwise(factors, site.shape[1:], 8)
+        return ComputedKernel.channelwise(factors, site.shape[1:], 8)
 
     def rounding(self, site: Site) -> Rounding:
         r"""Each way to order (x - mean) / sqrt(var + eps) * weight + bias.
@@ -70,11 +70,11 @@ class BatchNorm(AbstractOp):
         factor = inverse
         if "weight" in wide:
             factor = torch.maximum(inverse, (inverse * wide["weight"]).abs())
-        factor = factor.clamp_min(1.0) * _FOLDED
+        factor = factor.clamp_min(1.0) * _SCALED
         added = wide["running_mean"].abs() * factor
         added = added + wide["bias"].abs() if "bias" in wide else added
         positions = float(math.prod(site.shapes[0][1:]))
-        constant = up_product(norm_upper(added), up_root(positions), _FOLDED)
+        constant = up_product(norm_upper(added), up_root(positions), _SCALED)
         return Rounding(16, factor.max().item(), constant)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:

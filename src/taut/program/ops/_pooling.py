@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.folded import Folded
 from taut.linalg.operator import NormBound
 from taut.linalg.padding import Padding
 from taut.linalg.rounding import up, up_product, up_root
@@ -31,8 +31,8 @@ _ADAPTIVE_MAXIMA: tuple[Any, ...] = (
     F.adaptive_max_pool2d,
     F.adaptive_max_pool3d,
 )
-_FOLDED = 1 + 2.0**-40
-"""Covers the float64 rounding of the few operations that fold a scale."""
+_SCALED = 1 + 2.0**-40
+"""Covers the float64 rounding of the few operations that scale the kernel."""
 
 
 @op("avg_pool")
@@ -56,20 +56,15 @@ class AveragePool(AbstractOp):
             kernel, site.shapes[0][1:], tuple(args["stride"]), (), channels, padding
         )
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """Its taps are rounded once."""
-        return None if last else replace(Folded.of(self.operator(site)), roundings=1)
-
-    def bounds(self, site: Site, *, tight: bool = False) -> tuple[NormBound, ...]:
-        """The bound of one channel: all are alike."""
-        one = self.operator(_one_channel(site))
-        return (one.norm_bound(tight=tight),)
+        return None if last else replace(ComputedKernel.of(self.operator(site)), roundings=1)
 
     def rounding(self, site: Site) -> Rounding:
         """A sum, which may overflow before it is divided; the weights are rounded once."""
         one = self.operator(_one_channel(site))
         divisor = max(1.0, float(abs(site.args["divisor"])))
-        absolute = up_product(one.abs_norm_bound(), divisor, _FOLDED)
+        absolute = up_product(one.abs_norm_bound(), divisor, _SCALED)
         return Rounding(math.prod(site.args["kernel_size"]) + 2, absolute)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from taut.linalg.folded import Folded
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_root
 from taut.program._batch import BatchSize
@@ -49,7 +49,7 @@ class AbstractSelection(AbstractOp):
         """By pushing the numbers of the entries."""
         return (copied_norm(copies(lambda x: self.run(site, x), site.shapes[0])),)
 
-    def folded(self, site: Site, *, last: bool) -> Folded | None:
+    def as_kernel(self, site: Site, *, last: bool) -> ComputedKernel | None:
         """A choice of channels as a matrix of 0 and 1."""
         axis, shape = len(site.shape) - 1 if last else 0, site.shapes[0]
         if self.kind not in ("slice", "take") or site.args["axis"] != axis:
@@ -58,7 +58,7 @@ class AbstractSelection(AbstractOp):
                                                      for i in range(len(shape) + 1)])  # fmt: skip
         places = self.run(site, numbers).flatten()
         matrix = torch.eye(shape[axis], dtype=torch.float64)[places]
-        return Folded.matrix(matrix, () if last else shape[1:])
+        return ComputedKernel.matrix(matrix, () if last else shape[1:])
 
 
 @op("slice")

@@ -2,7 +2,7 @@ r"""Affine neighbours as one map: a value as a sum of convolutions of earlier va
 
 Let a value be affine in others, :math:`v = \sum_i T_i u_i + c`. Where each :math:`T_i` is made of
 convolutions, matrices, factors and choices of channels, sums and stacks, it is one convolution with
-a kernel of finite size (see `taut.linalg.folded`), and
+a kernel of finite size (see `taut.linalg.computed_kernel`), and
 
 .. math:: |v - v'| \le \sum_i \|T_i\| |u_i - u'_i|,
 
@@ -17,7 +17,7 @@ from typing import final
 
 import torch
 
-from taut.linalg.folded import Folded
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.program._program import Program, Shape, Site
 from taut.program._walk import operation
 
@@ -39,7 +39,7 @@ class Term:
         name: of the operation after which its norm no longer changed.
     """
 
-    map: Folded
+    map: ComputedKernel
     last: bool
     nodes: tuple[str, ...]
     name: str
@@ -69,7 +69,7 @@ def _terms_of(site: Site, known: Mapping[str, Terms]) -> Terms:
         return {}
     (read,) = node.inputs
     for last in (False, True):
-        step = operation(site).folded(site, last=last)
+        step = operation(site).as_kernel(site, last=last)
         if step is None or not step.is_moderate:
             continue
         term = Term(step, last, (node.name,), node.name)
@@ -81,10 +81,10 @@ def _after(step: Term, terms: Terms) -> Terms:
     """A step after a sum; empty where it cannot be composed with each part."""
     result = {}
     for source, term in terms.items():
-        folded = step.map.after(term.map) if step.last == term.last else None
-        if folded is None:
+        composed = step.map.after(term.map) if step.last == term.last else None
+        if composed is None:
             return {}
-        result[source] = Term(folded, term.last, (*term.nodes, *step.nodes), step.name)
+        result[source] = Term(composed, term.last, (*term.nodes, *step.nodes), step.name)
     return result
 
 
@@ -118,7 +118,7 @@ def _scaled(
         return known[name]
     channels = shape[-1] if last else shape[0]
     factors = torch.full((channels,), float(factor), dtype=torch.float64)
-    step = Term(Folded.channelwise(factors, () if last else shape[1:]), last, (node,), node)
+    step = Term(ComputedKernel.channelwise(factors, () if last else shape[1:]), last, (node,), node)
     return (_after(step, known[name]) if known[name] else {}) or {name: step}
 
 
@@ -132,11 +132,11 @@ def _plus(one: Terms, two: Terms, node: str) -> Terms:
             total[source] = term
             continue
         other = total[source]
-        folded = other.map.plus(term.map) if other.last == term.last else None
-        if folded is None:
+        composed = other.map.plus(term.map) if other.last == term.last else None
+        if composed is None:
             return {}
         nodes = tuple(dict.fromkeys((*other.nodes, *term.nodes)))
-        total[source] = Term(folded, term.last, nodes, node)
+        total[source] = Term(composed, term.last, nodes, node)
     return total if len(total) <= _MOST else {}
 
 
@@ -160,10 +160,10 @@ def _stack(site: Site, known: Mapping[str, Terms]) -> Terms:
         for source, term in _scaled(
             known, name, 1.0, shape, last=last, node=site.node.name
         ).items():
-            folded = term.map.rows(before, behind)
-            if folded is None:
+            composed = term.map.rows(before, behind)
+            if composed is None:
                 return {}
-            moved[source] = replace(term, map=folded)
+            moved[source] = replace(term, map=composed)
         total = _plus(total, moved, site.node.name) if total else moved
         if not total:
             return {}

@@ -8,8 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.folded import Folded
 from taut.linalg.padding import Padding
 
 
@@ -18,25 +18,27 @@ def conv(c_in, c_out, kernel, size, *, seed=0, mode="zeros", pads=0, **options):
     groups = options.get("groups", 1)
     weight = torch.randn(c_out, c_in // groups, *kernel, generator=generator, dtype=torch.float64)
     sides = (pads,) * len(kernel)
-    return Folded.of(ConvOperator(weight, size, padding=Padding(mode, sides, sides), **options))
+    return ComputedKernel.of(
+        ConvOperator(weight, size, padding=Padding(mode, sides, sides), **options)
+    )
 
 
-def assert_is(folded, matrix):
+def assert_is(kernel, matrix):
     """The composed kernel is that of a matrix, and the bound holds for it and is near."""
-    assert folded is not None
-    torch.testing.assert_close(folded.operator.dense(), matrix, rtol=1e-12, atol=1e-12)
+    assert kernel is not None
+    torch.testing.assert_close(kernel.operator.dense(), matrix, rtol=1e-12, atol=1e-12)
     norm = torch.linalg.matrix_norm(matrix, 2).item()
-    assert norm <= folded.norm_bound(tight=True).value <= norm * (1 + 1e-4)
-    assert norm <= folded.norm_bound().value
+    assert norm <= kernel.norm_bound(tight=True).value <= norm * (1 + 1e-4)
+    assert norm <= kernel.norm_bound().value
 
 
 def factors(*values, size=(5, 4)):
-    return Folded.channelwise(torch.tensor(values), size)
+    return ComputedKernel.channelwise(torch.tensor(values), size)
 
 
 def matrix(outputs, inputs, size=(5, 4)):
     generator = torch.Generator().manual_seed(outputs)
-    return Folded.matrix(torch.randn(outputs, inputs, generator=generator), size)
+    return ComputedKernel.matrix(torch.randn(outputs, inputs, generator=generator), size)
 
 
 TORUS = {"mode": "circular", "pads": 1}
@@ -102,7 +104,7 @@ def test_factors_around_an_adjoint(scaled):
 def test_sums():
     one, two = conv(2, 2, (3, 3), (5, 4), pads=1), conv(2, 2, (3, 3), (5, 4), pads=1, seed=1)
     assert_is(one.plus(two), one.operator.dense() + two.operator.dense())
-    same = Folded.channelwise(torch.ones(2), (5, 4))
+    same = ComputedKernel.channelwise(torch.ones(2), (5, 4))
     for pair in itertools.permutations((one, same)):
         assert_is(pair[0].plus(pair[1]), one.operator.dense() + torch.eye(40).double())
 
@@ -125,9 +127,9 @@ def test_random_chains(data):
         seed = data.draw(st.integers(0, 99))
         generator = torch.Generator().manual_seed(seed)
         if kind == "factors":
-            part = Folded.channelwise(torch.randn(channels, generator=generator), size)
+            part = ComputedKernel.channelwise(torch.randn(channels, generator=generator), size)
         elif kind == "matrix":
-            part = Folded.matrix(torch.randn(channels, channels, generator=generator), size)
+            part = ComputedKernel.matrix(torch.randn(channels, channels, generator=generator), size)
         else:
             groups = 1 + (kind == "groups")
             part = conv(2, 2, (3, 3), size, seed=seed, pads=1, mode="circular", groups=groups)

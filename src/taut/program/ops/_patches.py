@@ -17,7 +17,7 @@ __all__: list[str] = []
 
 
 @op("fold")
-class Fold(AbstractOp):
+class PatchSum(AbstractOp):
     """Windows as columns, added up in an image: the adjoint of `unfold`, whose norm it has."""
 
     affine = True

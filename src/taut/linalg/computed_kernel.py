@@ -18,9 +18,9 @@ many outputs as inputs, paddings add up.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -28,11 +28,12 @@ from torch.nn import functional as F
 
 from taut.linalg.adjoint import AdjointOperator
 from taut.linalg.convolution import ConvOperator
-from taut.linalg.operator import AbstractOperator, NormBound
+from taut.linalg.geometry import composed_taps, stuffed
+from taut.linalg.operator import AbstractOperator, NormBound, Proof
 from taut.linalg.padding import Padding
 from taut.linalg.rounding import U64, gamma, up_product, up_sum
 
-__all__ = ["Folded"]
+__all__ = ["ComputedKernel"]
 
 _LARGEST = 1 << 23
 """Entries of the largest kernel that is computed."""
@@ -46,7 +47,7 @@ _TAPS = 1 << 8
 
 @final
 @dataclass(frozen=True, eq=False)
-class Folded:
+class ComputedKernel:
     """A convolution whose kernel was computed.
 
     Attributes:
@@ -69,23 +70,27 @@ class Folded:
     transposed: bool = False
 
     @staticmethod
-    def of(op: ConvOperator) -> "Folded":
+    def of(op: ConvOperator) -> "ComputedKernel":
         """A convolution as it is."""
-        return Folded(op.kernel, op.input_size, op.stride, op.dilation, op.groups, op.padding)
+        return ComputedKernel(
+            op.kernel, op.input_size, op.stride, op.dilation, op.groups, op.padding
+        )
 
     @staticmethod
-    def channelwise(factors: Tensor, size: Sequence[int], roundings: int = 0) -> "Folded":
+    def channelwise(factors: Tensor, size: Sequence[int], roundings: int = 0) -> "ComputedKernel":
         """A factor for each channel."""
         axes = len(size)
         kernel = factors.double().reshape(-1, 1, *[1] * axes)
         ones, zeros = (1,) * axes, (0,) * axes
         padding = Padding("zeros", zeros, zeros, zeros)
-        return Folded(kernel, tuple(size), ones, ones, len(kernel), padding, None, roundings)
+        return ComputedKernel(
+            kernel, tuple(size), ones, ones, len(kernel), padding, None, roundings
+        )
 
     @staticmethod
-    def matrix(weight: Tensor, size: Sequence[int]) -> "Folded":
+    def matrix(weight: Tensor, size: Sequence[int]) -> "ComputedKernel":
         """A matrix at each place."""
-        plain = Folded.channelwise(torch.ones(1), size)
+        plain = ComputedKernel.channelwise(torch.ones(1), size)
         return replace(plain, kernel=weight.double()[(...,) + (None,) * len(size)], groups=1)
 
     @property
@@ -107,7 +112,20 @@ class Folded:
 
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the norm of the exact steps: that of the kernel, and of its error."""
-        bound = self._simple_bound() or self.operator.norm_bound(tight=tight)
+        return self._with_error(self._simple_bound() or self.operator.norm_bound(tight=tight))
+
+    def proofs(self) -> tuple[Proof, ...]:
+        """Ways to bound that norm, from cheap to sharp."""
+        if self._simple_bound() is not None:
+            return (Proof(self.norm_bound, repeated=True),)
+
+        def exact(proof: Proof) -> Proof:
+            return replace(proof, bound=lambda: self._with_error(proof.bound()))
+
+        return tuple(map(exact, self.operator.proofs()))
+
+    def _with_error(self, bound: NormBound) -> NormBound:
+        """A bound of the norm of the kernel, and of its error."""
         if not self.roundings:
             return bound
         # The moduli are rounded as often as the kernel.
@@ -138,7 +156,7 @@ class Folded:
 
     # What steps amount to.
 
-    def after(self, first: "Folded") -> "Folded | None":
+    def after(self, first: "ComputedKernel") -> "ComputedKernel | None":
         """This step after another one, as one; None where that is no convolution of a fair size."""
         if not (self.is_moderate and first.is_moderate):
             return None
@@ -154,7 +172,7 @@ class Folded:
             return self._over(first, self, "oit,ij->ojt")
         return self._with_taps(first)
 
-    def _after_adjoint(self, first: "Folded") -> "Folded | None":
+    def _after_adjoint(self, first: "ComputedKernel") -> "ComputedKernel | None":
         """Factors of channels before or behind an adjoint are factors of the convolution."""
         if first.is_channelwise:
             return replace(
@@ -166,7 +184,7 @@ class Folded:
             )
         return None
 
-    def plus(self, other: "Folded") -> "Folded | None":
+    def plus(self, other: "ComputedKernel") -> "ComputedKernel | None":
         """The sum of two steps on the same image."""
         plain = not (self.transposed or other.transposed)
         if not (plain and self.is_moderate and other.is_moderate):
@@ -174,12 +192,11 @@ class Folded:
         one, two = self._aligned(other)
         if one is None or two is None:
             return None
-        moduli = one._moduli + two._moduli
         apart = not bool(((one.kernel != 0) & (two.kernel != 0)).any())
         count = max(one.roundings, two.roundings) + (not apart)
-        return replace(one, kernel=one.kernel + two.kernel, moduli=moduli, roundings=count)
+        return _mapped(one, torch.add, one, two, roundings=count)
 
-    def rows(self, before: int, behind: int) -> "Folded | None":
+    def rows(self, before: int, behind: int) -> "ComputedKernel | None":
         """The same with outputs that are zero before its own and behind them."""
         if before == behind == 0:
             return self
@@ -189,8 +206,7 @@ class Folded:
         if full is None or full.kernel[0].numel() * (len(full.kernel) + before + behind) > _LARGEST:
             return None
         pads = [0, 0] * (full.kernel.dim() - 1) + [before, behind]
-        kernel, moduli = F.pad(full.kernel, pads), F.pad(full._moduli, pads)
-        return replace(full, kernel=kernel, moduli=moduli)
+        return _mapped(full, lambda kernel: F.pad(kernel, pads), full)
 
     @property
     def is_moderate(self) -> bool:
@@ -230,24 +246,24 @@ class Folded:
     def _moduli(self) -> Tensor:
         return self.kernel.abs() if self.moduli is None else self.moduli
 
-    def _with_outputs_scaled(self, last: "Folded") -> "Folded":
-        shape = (-1, *[1] * (self.kernel.dim() - 1))
-        kernel = self.kernel * last.kernel.reshape(shape)
-        moduli = self._moduli * last._moduli.reshape(shape)
-        count = self.roundings + last.roundings + _rounds(last.kernel)
-        return replace(self, kernel=kernel, moduli=moduli, roundings=count)
+    def _with_outputs_scaled(self, last: "ComputedKernel") -> "ComputedKernel":
+        def scaled(kernel: Tensor, factors: Tensor) -> Tensor:
+            return kernel * factors.reshape(-1, *[1] * (kernel.dim() - 1))
 
-    def _with_inputs_scaled(self, first: "Folded") -> "Folded":
+        count = self.roundings + last.roundings + _rounds(last.kernel)
+        return _mapped(self, scaled, self, last, roundings=count)
+
+    def _with_inputs_scaled(self, first: "ComputedKernel") -> "ComputedKernel":
         def scaled(kernel: Tensor, factors: Tensor) -> Tensor:
             factors = factors.reshape(self.groups, 1, -1, *[1] * (kernel.dim() - 2))
             return (kernel.unflatten(0, (self.groups, -1)) * factors).flatten(0, 1)
 
-        kernel = scaled(self.kernel, first.kernel)
-        moduli = scaled(self._moduli, first._moduli)
         count = self.roundings + first.roundings + _rounds(first.kernel)
-        return replace(self, kernel=kernel, moduli=moduli, roundings=count)
+        return _mapped(self, scaled, self, first, roundings=count)
 
-    def _over(self, first: "Folded", kept: "Folded", terms: str) -> "Folded | None":
+    def _over(
+        self, first: "ComputedKernel", kept: "ComputedKernel", terms: str
+    ) -> "ComputedKernel | None":
         """A product over channels, one of both with a single tap; strides are those of `kept`."""
         taps = math.prod(kept.kernel.shape[2:])
         if len(self.kernel) * first.kernel.shape[1] * taps > _LARGEST:
@@ -263,41 +279,36 @@ class Folded:
         count = self.roundings + first.roundings
         if not (self._chooses or first._chooses):
             count += len(first.kernel) + 1
-        return replace(
-            kept,
-            kernel=product(self.kernel, first.kernel),
-            moduli=product(self._moduli, first._moduli),
-            roundings=count,
-        )
+        return _mapped(kept, product, self, first, roundings=count)
 
-    def _with_taps(self, first: "Folded") -> "Folded | None":
+    def _with_taps(self, first: "ComputedKernel") -> "ComputedKernel | None":
         """A kernel of several taps after one of several taps."""
         padding = self._padding_after(first)
         one, two = self._ungrouped(), first._ungrouped()
         if padding is None or one is None or two is None:
             return None
         steps = [s * d for s, d in zip(two.stride, one.dilation, strict=True)]
-        last = _stuffed(one.kernel, steps), _stuffed(one._moduli, steps)
-        sizes = zip(last[0].shape[2:], two.dilation, two.kernel.shape[2:], strict=True)
-        taps = [n + d * (k - 1) for n, d, k in sizes]
+
+        def product(last: Tensor, first: Tensor) -> Tensor:
+            return composed_taps(stuffed(last, steps), stuffed(first, two.dilation))
+
+        sides = zip(steps, one.kernel.shape[2:], two.dilation, two.kernel.shape[2:], strict=True)
+        taps = [s * (m - 1) + 1 + d * (k - 1) for s, m, d, k in sides]
         entries = len(one.kernel) * two.kernel.shape[1] * math.prod(taps)
         if entries > _LARGEST or math.prod(taps) > _TAPS:
             return None
-        kernel, moduli = (
-            _convolved(a, _stuffed(b, two.dilation))
-            for a, b in zip(last, (two.kernel, two._moduli), strict=True)
-        )
-        return replace(
+        return _mapped(
             two,
-            kernel=kernel,
-            moduli=moduli,
+            product,
+            one,
+            two,
             stride=tuple(s * t for s, t in zip(one.stride, two.stride, strict=True)),
             dilation=(1,) * len(taps),
             padding=padding,
             roundings=one.roundings + two.roundings + one.kernel[0].numel() + 1,
         )
 
-    def _padding_after(self, first: "Folded") -> Padding | None:
+    def _padding_after(self, first: "ComputedKernel") -> Padding | None:
         """The padding of both, or None if no convolution has it."""
         mine, its = self.padding, first.padding
         if not any((*mine.left, *mine.right, *mine.extend)):
@@ -314,7 +325,7 @@ class Folded:
         right = tuple(a + b for a, b in zip(mine.right, its.right, strict=True))
         return Padding("circular", left, right, its.extend)
 
-    def _ungrouped(self) -> "Folded | None":
+    def _ungrouped(self) -> "ComputedKernel | None":
         """The same with a kernel for all channels, zero outside of the groups."""
         if self.groups == 1:
             return self
@@ -329,10 +340,11 @@ class Folded:
             wide[places, :, places] = blocks
             return wide.flatten(2, 3).flatten(0, 1)
 
-        moduli = None if self.moduli is None else spread(self.moduli)
-        return replace(self, kernel=spread(self.kernel), moduli=moduli, groups=1)
+        return _mapped(self, spread, self, groups=1)
 
-    def _aligned(self, other: "Folded") -> "tuple[Folded | None, Folded | None]":
+    def _aligned(
+        self, other: "ComputedKernel"
+    ) -> "tuple[ComputedKernel | None, ComputedKernel | None]":
         """Both with the same geometry, or None."""
         one, two = (self, other) if self.groups == other.groups else (
             self._ungrouped(), other._ungrouped())  # fmt: skip
@@ -348,7 +360,7 @@ class Folded:
     def _geometry(self) -> tuple:
         return self.stride, self.dilation, self.padding
 
-    def _widened(self, like: "Folded") -> "Folded | None":
+    def _widened(self, like: "ComputedKernel") -> "ComputedKernel | None":
         """A kernel of one tap as one of more: the tap that reads the place of the output."""
         places = []
         for left, d, k in zip(like.padding.left, like.dilation, like.kernel.shape[2:], strict=True):
@@ -364,26 +376,20 @@ class Folded:
             wide[(slice(None), slice(None), *places)] = kernel.flatten(1)
             return wide
 
-        moduli = None if self.moduli is None else put(self.moduli)
-        return replace(like, kernel=put(self.kernel), moduli=moduli, roundings=self.roundings)
+        return _mapped(like, put, self, roundings=self.roundings)
+
+
+def _mapped(
+    like: ComputedKernel, function: Callable[..., Tensor], *steps: ComputedKernel, **changes: Any
+) -> ComputedKernel:
+    """A kernel made of those of some steps, and moduli made of theirs in the same way."""
+    kernel, moduli = function(*(step.kernel for step in steps)), None
+    if len(steps) > 1 or any(step.moduli is not None for step in steps):
+        moduli = function(*(step._moduli for step in steps))
+    return replace(like, kernel=kernel, moduli=moduli, **changes)
 
 
 def _rounds(factors: Tensor) -> int:
     """How often a product with factors is rounded: not where they are powers of two."""
     mantissa = factors.abs().frexp().mantissa
     return int(not bool(((mantissa == 0.5) | (mantissa == 0.0)).all()))
-
-
-def _stuffed(kernel: Tensor, steps: Sequence[int]) -> Tensor:
-    """Zeros between the taps."""
-    sizes = [s * (k - 1) + 1 for s, k in zip(steps, kernel.shape[2:], strict=True)]
-    wide = kernel.new_zeros(*kernel.shape[:2], *sizes)
-    wide[(slice(None), slice(None), *(slice(None, None, s) for s in steps))] = kernel
-    return wide
-
-
-def _convolved(last: Tensor, first: Tensor) -> Tensor:
-    """(o, m, ...) and (m, i, ...) to (o, i, ...): the product of polynomials."""
-    axes = last.dim() - 2
-    function = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[axes - 1]
-    return function(last, first)
