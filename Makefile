@@ -11,7 +11,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/taut demo
 
 test: $(VENV)/.ready-test
-	$(PYTEST) -q -n 2 --ignore tests/mutants
+	$(PYTEST) -q -n 2 --dist worksteal --ignore tests/mutants
 
 test-slow: $(VENV)/.ready-test
 	$(PYTEST) -q -m "slow and not gpu"

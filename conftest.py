@@ -1,8 +1,13 @@
 """What every test and doctest finds in its namespace, and a seed for each."""
 
+import jaxtyping
 import pytest
 import torch
 
+import type_checks
+
+# The hook that `--jaxtyping-packages` has put on imports looks it up here.
+jaxtyping.jaxtyped = type_checks.jaxtyped
 # Tests run side by side; threads of one would wait for cores that another holds.
 torch.set_num_threads(1)
 
