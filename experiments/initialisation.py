@@ -26,7 +26,8 @@ _SETTINGS = ("depth", "channels", "steps", "batch_size", "images", "lr", "seeds"
 def work(args: argparse.Namespace, record: Record) -> None:
     record.begin(settings={name: vars(args)[name] for name in _SETTINGS})
     data = taut.data.load("cifar10-jpeg75", args.data_dir)
-    for seed, init in tracked(list(itertools.product(args.seeds, INITIALISATIONS))):
+    runs = [(seed, init) for seed in args.seeds for init in INITIALISATIONS]
+    for seed, init in tracked(runs):
         record.add("rows", {"init": init, "seed": seed, **measured(init, data, seed, args)})
 
 
