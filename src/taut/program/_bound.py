@@ -60,8 +60,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, through: bool = Fal
 
 
 def _checked_operators(program: Program) -> Program:
-    """Refuse operations of registered modules whose operator is not what their forward does."""
+    """Refuse parts of functions that no pass knows, and modules with another operator."""
     for site in program.sites():
+        if operation(site).partial:
+            bounds_of(site)
         _check_operator(site)
     return program
 

@@ -295,6 +295,8 @@ class Recorder(TorchFunctionMode):
             names = capture(call, *map(_unboxed, args), **kwargs)
             names = list(names) if isinstance(names, tuple | list) else [names]
             for i, (value, name) in enumerate(zip(values, names, strict=True)):
+                if isinstance(name, Unknown):
+                    continue
                 if name is None:  # places of what was sorted, and the like
                     names[i] = Unknown(f"`{title}` gives places, which no rule follows")
                 else:

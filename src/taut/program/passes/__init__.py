@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taut.program._program import Program
+from taut.program.passes._functions import recognise_functions
 from taut.program.passes._joining import join_parts
 from taut.program.passes._padding import merge_pads
 from taut.program.passes._places import merge_places
@@ -13,7 +14,14 @@ __all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
 
 REWRITINGS = {
     rewrite.__name__: rewrite
-    for rewrite in (join_parts, merge_places, merge_pads, merge_wraps, recognise_sorting)
+    for rewrite in (
+        recognise_functions,
+        join_parts,
+        merge_places,
+        merge_pads,
+        merge_wraps,
+        recognise_sorting,
+    )  # fmt: skip
 }
 """Passes that rewrite the program, in their order; certificates are about the result."""
 
