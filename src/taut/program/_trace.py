@@ -349,7 +349,12 @@ class Recorder(TorchFunctionMode):
         """The nodes that the result depends on, under their names."""
         if not (isinstance(result, Tensor) and result.dim() >= 1 and len(result) == self.batch):
             what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise UnprovenError(f"The model must return one tensor, batch first; got {what}.")
+            several = isinstance(result, tuple | list | dict) and len(result) > 1
+            advice = " Wrap it in a module that returns one of them, or torch.cat of all."
+            raise UnprovenError(
+                f"The model must return one tensor, batch first; got {what}."
+                + (advice if several else "")
+            )
         if not (result.is_floating_point() and result.numel()):
             raise UnprovenError("The model must return real numbers, one at least.")
         if id(result) not in self.values:

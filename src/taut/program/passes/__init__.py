@@ -8,6 +8,7 @@ from taut.program.passes._joining import join_parts
 from taut.program.passes._padding import merge_pads
 from taut.program.passes._places import merge_places
 from taut.program.passes._sorting import recognise_sorting
+from taut.program.passes._units import drop_unit_axes
 from taut.program.passes._wrapping import merge_wraps
 
 __all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
@@ -16,12 +17,13 @@ REWRITINGS = {
     rewrite.__name__: rewrite
     for rewrite in (
         recognise_functions,
+        drop_unit_axes,
         join_parts,
         merge_places,
         merge_pads,
         merge_wraps,
         recognise_sorting,
-    )  # fmt: skip
+    )
 }
 """Passes that rewrite the program, in their order; certificates are about the result."""
 
