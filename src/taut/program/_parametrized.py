@@ -27,7 +27,7 @@ def with_plain_weights(model: nn.Module) -> nn.Module:
         raise ValueError(f"`model` cannot be copied: {error}") from error
     with torch.no_grad():
         for module, names in dict(_parametrized(plain)).items():
-            weights = {name: module.parametrizations[name]() for name in names}
+            weights = {name: _computed(module, name) for name in names}
             # Copies share the class that torch made for the original: it must keep its properties,
             # which torch's own `remove_parametrizations` takes away.
             module.__class__ = type(module).__bases__[0]
@@ -49,10 +49,17 @@ def settled(model: nn.Module) -> nn.Module:
         probe = copy.deepcopy(model)
         for module, names in _parametrized(probe):
             for name in names:
-                module.parametrizations[name]()
+                _computed(module, name)
         pairs = zip(_tensors(model), _tensors(probe), strict=True)
         moves = any(not torch.equal(before, after) for before, after in pairs)
     return with_plain_weights(model) if moves else model
+
+
+def _computed(module: nn.Module, name: str) -> Tensor:
+    """A parametrized weight, computed anew."""
+    held = module.parametrizations
+    assert isinstance(held, nn.ModuleDict)
+    return held[name]()
 
 
 def _tensors(model: nn.Module) -> Iterator[Tensor]:

@@ -110,5 +110,5 @@ def test_two_outputs_and_half_precision_are_refused_in_one_sentence(tmp_path):
     path = saved(nn.Linear(3, 2).half(), torch.zeros(1, 3).half(), tmp_path / "half.pt2")
     with pytest.raises(ValueError, match=r"its input is float16 and must be float32; export"):
         load(path)
-    with pytest.raises(ValueError, match="must return one tensor.*returns one of them"):
+    with pytest.raises(ValueError, match=r"must return one tensor.*returns one of them"):
         taut.lipschitz_bound(Two(), (3,))

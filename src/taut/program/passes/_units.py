@@ -39,9 +39,9 @@ def _unit_axis(
         place = axis + 1
         alone = wide[place] == 1 and pool.shape[place] == 1
         alone = alone and (read, written) == (_without(wide, place), _without(pool.shape, place))
-        if alone and len(read) > 1 and not pool.args.get("whole"):
-            if pool.args["kernel_size"][axis] == 1 and pool.args["padding"][axis] == 0:
-                return axis
+        plain = (pool.args["kernel_size"][axis], pool.args["padding"][axis]) == (1, 0)
+        if alone and plain and len(read) > 1 and not pool.args.get("whole"):
+            return axis
     return None
 
 
