@@ -16,6 +16,7 @@ class Change(NamedTuple):
         before: its type.
         after: the type of what stands there now; None where it could not be converted.
         note: what is different, or why not.
+        unwritten: the kind of exported file that cannot hold it, if that is what is said.
 
     Example:
         >>> print(Change("act", "ReLU", "MaxMin", "keeps gradients"))
@@ -26,10 +27,13 @@ class Change(NamedTuple):
     before: str
     after: str | None
     note: str = ""
+    unwritten: str = ""
 
     def __str__(self) -> str:
         """One line."""
         became = "LEFT AS IT IS" if self.after is None else self.after
+        if self.unwritten:
+            became = f"NOT FOR {self.unwritten} FILES"
         return f"{self.name}: {self.before} -> {became}" + (f" ({self.note})" if self.note else "")
 
 
@@ -43,7 +47,7 @@ class Converted(NamedTuple):
 
     Example:
         >>> Converted(nn.ReLU(), (Change("0", "Softmax", None),)).left
-        (Change(name='0', before='Softmax', after=None, note=''),)
+        (Change(name='0', before='Softmax', after=None, note='', unwritten=''),)
     """
 
     model: nn.Module
@@ -54,11 +58,16 @@ class Converted(NamedTuple):
         """What could not be converted, and keeps the model from being 1-Lipschitz by design."""
         return tuple(change for change in self.changes if change.after is None)
 
+    @property
+    def unwritten(self) -> tuple[Change, ...]:
+        """What a kind of exported file cannot hold; known where the shape of an input is."""
+        return tuple(change for change in self.changes if change.unwritten)
+
     def __repr__(self) -> str:
         """The numbers of changes, and what is left."""
         names = ", ".join(change.name for change in self.left[:5])
         more = ", ..." if len(self.left) > 5 else ""
-        done = len(self.changes) - len(self.left)
+        done = len(self.changes) - len(self.left) - len(self.unwritten)
         return f"Converted(changed: {done}, left as it is: {names or 'nothing'}{more})"
 
     def __str__(self) -> str:

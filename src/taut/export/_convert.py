@@ -10,6 +10,7 @@ from taut.export._change import Change, Converted
 from taut.export._nearest import start_near
 from taut.export._rewrite import norms_behind, rewritten
 from taut.export._twins import Parametrization, twin_of
+from taut.export._unwritten import unwritten
 from taut.parametrizations import BCOP, Orthogonal
 from taut.program import bound_of, trace
 
@@ -43,13 +44,14 @@ def convert(
     `torch.fx.GraphModule` then, with the names that its layers had.
 
     Guarantee: none of its own; :func:`taut.lipschitz_bound` proves what the result is. With nothing
-        in `left` it has a bound of at most 1, to rounding; without `input_shape` a constant tensor
-        that broadcasts the signal to a larger shape is not seen.
+        in `left` it has a bound of at most 1, to rounding.
 
     Args:
         model: left as it is.
         input_shape: of one input, without the batch; if given, the bound of the result is proven
-            here, and layers with a gain above 1 are listed in `left`, too.
+            here, layers with a gain above 1 are listed in `left`, too, and what files cannot hold
+            is listed in `unwritten`. Without it, constants that may broadcast the signal to a
+            larger shape are listed in `left`.
         parametrization: of convolutions.
         dense: of matrices.
         init: "nearest" starts near the weights of the model, batch norms folded in: matrices at
@@ -93,11 +95,12 @@ def convert(
         new = copy.deepcopy(model, memo)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"`model` cannot be copied: {error}") from error
-    new, more = rewritten(new)
+    new, more = rewritten(new, sized=input_shape is not None)
     changes += more
     if input_shape is not None:
         left = {change.name for change in changes if change.after is None}
         changes += _steep(copy.deepcopy(new).eval(), input_shape, left)
+        changes += unwritten(new, input_shape)
     return Converted(new, tuple(changes))
 
 

@@ -1,11 +1,12 @@
 """What models that are read from files have in common."""
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FileModel", "resolve_shape"]
+__all__ = ["FileModel", "check_ends", "check_precision", "resolve_shape"]
 
 
 class FileModel(nn.Module):
@@ -54,6 +55,25 @@ class FileModel(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by their names in the file, or their keys."""
         return {name: getattr(owner, last) for name, (owner, last) in self._places.items()}
+
+
+def check_ends(inputs: Sequence[str], outputs: Sequence[str]) -> None:
+    """Refuse graphs that are no function of one tensor to one tensor."""
+    for ends, what, instead in (
+        (inputs, "inputs", "export a model that takes one of them"),
+        (outputs, "outputs", "export a model that returns one of them, or torch.cat of all"),
+    ):
+        if len(ends) != 1:
+            names = f" ({', '.join(ends[:4])})" if ends else ""
+            raise ValueError(f"it has {len(ends)} {what}{names} and must have one; {instead}")
+
+
+def check_precision(dtype: torch.dtype | None) -> torch.dtype:
+    """The precision of an input; half precision rounds in ways that no proof here covers."""
+    if dtype not in (torch.float32, torch.float64):
+        name = "of another kind" if dtype is None else str(dtype).removeprefix("torch.")
+        raise ValueError(f"its input is {name} and must be float32; export model.float()")
+    return dtype
 
 
 def resolve_shape(said: list[int | None], given: tuple[int, ...] | None) -> tuple[int, ...]:

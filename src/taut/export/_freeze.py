@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
-from torch.nn.utils import parametrize
 
 from taut.nn import AbstractParametrizedLayer
 from taut.parametrizations import AbstractParametrization
+from taut.program import has_parametrizations, with_plain_weights
 
 __all__ = ["freeze"]
 
@@ -20,7 +20,8 @@ def freeze(model: nn.Module) -> nn.Module:
     r"""A copy of a model in which plain torch layers stand for the parametrized ones.
 
     Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d`, each :class:`taut.nn.Linear` a
-    `torch.nn.Linear`, and so on, under the name it had; everything else is copied, wherever in
+    `torch.nn.Linear`, and so on, under the name it had; weights that torch parametrizes
+    (`torch.nn.utils.parametrize`) become plain ones; everything else is copied, wherever in
     the model and in whatever class of yours it stands. Stateless modules of :mod:`taut.nn` stay.
     What is shared stays shared, and train or eval mode as it was. No parameter of the copy requires
     a gradient: a frozen model is for inference (weights trained on would leave their constraint).
@@ -46,7 +47,7 @@ def freeze(model: nn.Module) -> nn.Module:
         The copy, without hooks, and without any trace of a parametrization.
 
     Raises:
-        ValueError: if a module has hooks or a replaced method, is lazy or parametrized by torch, is
+        ValueError: if a module has hooks or a replaced method, is lazy, is
             a parametrization itself, a subclass of a layer of taut, a layer whose kernel depends on
             the size of the input, or cannot be copied.
 
@@ -62,6 +63,7 @@ def freeze(model: nn.Module) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     with torch.inference_mode(False), torch.no_grad():
+        model = with_plain_weights(model) if has_parametrizations(model) else model
         twins = _Twins()
         for layer in _layers(model, "", set()):
             twins.add(layer)
@@ -86,11 +88,6 @@ def _check(module: nn.Module, name: str) -> None:
     tensors = (*module._parameters.values(), *module._buffers.values())
     if any(tensor is not None and is_lazy(tensor) for tensor in tensors):
         raise ValueError(f"{name} is lazy: run it once, so that its weights exist.")
-    if parametrize.is_parametrized(module):
-        raise ValueError(
-            f"{name} is parametrized by torch; call "
-            "torch.nn.utils.parametrize.remove_parametrizations on it first."
-        )
     for attribute, value in vars(module).items():
         if attribute.endswith("_hooks") and value:
             raise ValueError(f"{name} has hooks, which may be tied to this model; remove them.")

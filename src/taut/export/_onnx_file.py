@@ -9,10 +9,11 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from taut.export._files import FileModel, resolve_shape
+from taut.export._files import FileModel, check_ends, check_precision, resolve_shape
 from taut.export._onnx import require_onnx
 from taut.export._onnx_constants import array_of, value_of
 from taut.program import READS
+from taut.program.ops._numbers import DTYPES
 from taut.program.ops._shapes import Turned
 
 __all__ = ["model_of_onnx"]
@@ -53,8 +54,9 @@ def _read(
     if len(named) != 1 or named[0].version not in _OPSETS:
         raise ValueError(f"its operators must be of ONNX {_OPSETS[0]} to {_OPSETS[-1]}")
     graph = _inlined(model, onnx).graph
-    if graph.sparse_initializer or len(graph.input) != 1 or len(graph.output) != 1:
-        raise ValueError("it must have one input and one output, and no sparse tensors")
+    if graph.sparse_initializer:
+        raise ValueError("it must have no sparse tensors")
+    check_ends(*([end.name for end in ends] for ends in (graph.input, graph.output)))
     tensors = _by_name(graph.initializer, "name", "constant")
     constants = {name: value_of(array_of(t, folder, onnx)) for name, t in tensors.items()}
     steps = []
@@ -68,10 +70,7 @@ def _read(
     source = graph.input[0]
     if source.name in constants:
         raise ValueError(f"`{source.name}` is both an input and a constant")
-    kinds = {onnx.TensorProto.FLOAT: torch.float32, onnx.TensorProto.DOUBLE: torch.float64}
-    if source.type.tensor_type.elem_type not in kinds:
-        raise ValueError("its input must be float32 or float64")
-    dtype = kinds[source.type.tensor_type.elem_type]
+    dtype = check_precision(DTYPES.get(source.type.tensor_type.elem_type))
     sizes = [d.dim_value or None for d in source.type.tensor_type.shape.dim]
     if not sizes:
         raise ValueError("its input must have a shape, batch first")

@@ -9,7 +9,7 @@ import torch
 from taut.files import load_tensors, save_tensors, write_atomically
 from taut.program import Program, Site, canonical, checked_program, operation
 
-__all__ = ["program_of_tensors", "save_plain"]
+__all__ = ["check_form", "program_of_tensors", "save_plain"]
 
 _HEAD = '''"""A model in plain torch, written by taut; its tensors are in the file beside it."""
 
@@ -102,6 +102,12 @@ def module_text(program: Program) -> str:
     helpers = dict.fromkeys(operation(site).helper for site in sites if operation(site).helper)
     tail = _TAIL.replace("{shared}", _shared(program))
     return "\n".join([_HEAD, *helpers, "\n".join(lines)]) + tail
+
+
+def check_form(site: Site) -> None:
+    """Refuse an operation that has no form in plain torch."""
+    _expression(site)
+    _held(site)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 
 from taut import nn as layers
 from taut.export._change import Change
+from taut.export._spread import held, wider_than
 from taut.export._twins import activation, normalisations, twin_of
 from taut.parametrizations import BCOP, Orthogonal
 
@@ -38,21 +39,26 @@ _POOLS: dict[str, type[nn.Module]] = {
 }  # fmt: skip
 
 
-def rewritten(model: nn.Module) -> tuple[nn.Module, list[Change]]:
+def rewritten(model: nn.Module, *, sized: bool = False) -> tuple[nn.Module, list[Change]]:
     """The model with functions of its forward made 1-Lipschitz, and what was changed or left.
 
-    The model itself where nothing had to be changed, or where torch.fx cannot follow it.
+    The model itself where nothing had to be changed, or where torch.fx cannot follow it. Parts that
+    torch.fx cannot follow stay as they are; the rest is rewritten.
+
+    Args:
+        model: with twins for its layers.
+        sized: whether the shape of the input is known, so that others see what broadcasts.
     """
+    tracer = _Tracer()
+    changes = [_opaque(path, module, reason) for path, module, reason in tracer.try_parts(model)]
     try:
-        graph = _Tracer().trace(model)
+        graph = tracer.trace(model)
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
-        note = f"torch.fx cannot follow it ({reason}); functions in it are as they were"
-        named = any(type(m).__module__.partition(".")[0] not in ("torch", "taut")
-                    for m in model.modules())  # fmt: skip
-        return model, [Change("forward", type(model).__name__, None, note)] if named else []
-    rewriter = _Rewriter(model, graph)
-    changes = list(rewriter.run())
+        named = any(map(_is_of_user, model.modules()))
+        opaque = [_opaque("forward", model, _reason(error))] if named else []
+        return model, [*changes, *opaque]
+    rewriter = _Rewriter(model, graph, sized=sized)
+    changes += rewriter.run()
     if not rewriter.changed:
         return model, changes
     graph.lint()
@@ -80,17 +86,43 @@ def norms_behind(model: nn.Module) -> dict[int, nn.Module]:
 class _Tracer(fx.Tracer):
     """Follows classes of the user alone."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.opaque: set[nn.Module] = set()
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        library = type(m).__module__.partition(".")[0] in ("torch", "taut")
-        return library and not isinstance(m, nn.Sequential)
+        return m in self.opaque or not (_is_of_user(m) or isinstance(m, nn.Sequential))
+
+    def try_parts(self, model: nn.Module) -> Iterator[tuple[str, nn.Module, str]]:
+        """Parts of the user's classes that cannot be followed, the innermost first, and why."""
+        for path, module in reversed(list(model.named_modules())):
+            if path and _is_of_user(module):
+                try:
+                    self.trace(module)
+                except Exception as error:  # a forward may raise anything
+                    self.opaque.add(module)
+                    yield path, module, _reason(error)
+
+
+def _is_of_user(module: nn.Module) -> bool:
+    return type(module).__module__.partition(".")[0] not in ("torch", "taut")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
+
+
+def _opaque(path: str, module: nn.Module, reason: str) -> Change:
+    note = f"torch.fx cannot follow it ({reason}); functions in it are as they were"
+    return Change(path, type(module).__name__, None, note)
 
 
 @final
 class _Rewriter:
     """Goes through the calls of a forward in their order."""
 
-    def __init__(self, model: nn.Module, graph: fx.Graph) -> None:
-        self.model, self.graph, self.changed = model, graph, False
+    def __init__(self, model: nn.Module, graph: fx.Graph, *, sized: bool) -> None:
+        self.model, self.graph, self.sized, self.changed = model, graph, sized, False
         self.signals: set[fx.Node] = set()
 
     def run(self) -> Iterator[Change]:
@@ -222,9 +254,9 @@ def _pool(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
 
 def _sum(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
     if len(inputs) == 1 and len(node.all_input_nodes) == 1 and node.args[:2] != (inputs[0],) * 2:
-        return None  # a constant is added
+        return None  # a number is added
     if len(inputs) == 1:
-        return None if len(node.all_input_nodes) > 1 else _left_sum(node)
+        return _spread(r, node, inputs[0]) if len(node.all_input_nodes) > 1 else _left_sum(node)
     minus = "sub" in _name(node) and "rsub" not in _name(node)
     alpha = node.kwargs.get("alpha", 1)
     if alpha not in (1, -1):
@@ -284,6 +316,9 @@ def _scale(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
     gain = _largest(r.model, other, divides=divides)
     if gain is None:
         return Change(node.name, name, None, "its factor is not known")
+    wider = _spread(r, node, inputs[0])
+    if wider is not None:
+        return wider
     if gain <= 1:
         return None
     users = list(node.users)
@@ -298,15 +333,16 @@ def _scale(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
     return Change(node.name, name, "taut.nn.Times", f"its gain of {gain:.4g} is taken out")
 
 
+def _spread(r: _Rewriter, node: fx.Node, signal: fx.Node) -> Change | None:
+    """A constant that may broadcast the signal, where the shape of the input is not known."""
+    note = "" if r.sized else wider_than(r.model, node, signal)
+    return Change(node.name, _name(node), None, note) if note else None
+
+
 def _largest(model: nn.Module, value: Any, *, divides: bool) -> float | None:
     """The largest gain of a product or quotient by a constant."""
     if isinstance(value, fx.Node):
-        if value.op != "get_attr":
-            return None
-        found: Any = model
-        for part in str(value.target).split("."):
-            found = getattr(found, part)
-        value = found
+        value = held(model, value)
     if not isinstance(value, int | float | Tensor) or isinstance(value, nn.Parameter):
         return None
     sizes = torch.as_tensor(value, dtype=torch.float64).abs()
@@ -314,7 +350,9 @@ def _largest(model: nn.Module, value: Any, *, divides: bool) -> float | None:
 
 
 def _extremum(r: _Rewriter, node: fx.Node, inputs: list[fx.Node]) -> Change | None:
-    if len(inputs) < 2 or _are_parts(inputs):
+    if len(inputs) < 2:
+        return _spread(r, node, inputs[0])
+    if _are_parts(inputs):
         return None
     return Change(node.name, _name(node), None, "of two branches its gain may be the root of 2")
 

@@ -12,7 +12,8 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from taut.export._files import FileModel, resolve_shape
+from taut.export._files import FileModel, check_ends, check_precision, resolve_shape
+from taut.export._torch_memory import run_step
 from taut.files import write_atomically
 from taut.program import CAPTURES, Program, ProgramModule
 from taut.program.ops._numbers import checked_sizes
@@ -32,6 +33,7 @@ _OF_CONSTANTS = {
 }  # fmt: skip
 """Without a rule: of the signal, the recorder refuses them."""
 _OF_SIZES = {"add", "sub", "mul", "floordiv"}  # of Python's integers
+_WRITTEN = {"empty", "copy", "slice_scatter"}  # memory, part by part
 _SHAPE = "extra/input_shape"  # where the file leaves sizes open
 _SCHEMA = 8  # major version of the JSON
 _LEGACY = "data/weights/model.pt"
@@ -187,10 +189,14 @@ def _ends(
         elif kind != "user_input":
             raise ValueError(f"it has an input of the kind {kind}")
     sources = [name for name in inputs if name not in held]
-    ((kind, content),) = (item for spec in signature["output_specs"] for item in spec.items())
-    if kind != "user_output" or len(sources) != 1:
-        raise ValueError("it must have one input and one output, and write to no buffer")
-    result = content["arg"]["as_tensor"]["name"]
+    results = []
+    for spec in signature["output_specs"]:
+        ((kind, content),) = spec.items()
+        if kind != "user_output":
+            raise ValueError("it must write to no buffer")
+        results.append(content["arg"]["as_tensor"]["name"])
+    check_ends(sources, results)
+    (result,) = results
     # torch runs from the ends that the graph has, and takes its weights by their places.
     for ends, said in ((graph["inputs"], inputs), (graph["outputs"], [result])):
         if [end["as_tensor"]["name"] for end in ends] != said or len(set(said)) != len(said):
@@ -208,9 +214,7 @@ class TorchModel(FileModel):
         graph = module["graph"]
         source, output, held = _ends(graph, module["signature"])
         input_meta = graph["tensor_values"][source]
-        dtype = _DTYPES.get(input_meta["dtype"])
-        if dtype not in (torch.float32, torch.float64):
-            raise ValueError("its input must be float32 or float64")
+        dtype = check_precision(_DTYPES.get(input_meta["dtype"]))
         named = dict.fromkeys(held.values())
         known = {(k, n): tensors[k][n] for k, n in named if n in tensors.get(k, {})}
         used = {tensor.dtype for tensor in known.values()}
@@ -238,9 +242,11 @@ class TorchModel(FileModel):
             try:
                 chosen = [self._value(arg, values) for arg in args]
                 named = {name: self._value(arg, values) for name, arg in kwargs.items()}
-                if not moving.isdisjoint(_names(args)) and function in _SHAPING:
+                moves = not moving.isdisjoint(_names(args))
+                if moves and function in _SHAPING and isinstance(chosen[0], Tensor):
                     chosen[1] = open_batch(chosen[0], chosen[1], self.batch)
-                result = function(*chosen, **named)
+                made_for = self.batch if moves or not _names(args) else None
+                result = run_step(function, chosen, named, made_for)
             except (RuntimeError, ValueError, IndexError) as error:
                 raise type(error)(f"{where}: {error}") from None
             results = list(result) if isinstance(result, tuple | list) else [result]
@@ -324,7 +330,7 @@ def _step(node: Mapping[str, Any]) -> Step:
     space, _, name = target.partition(".")
     name, _, overload = name.partition(".")
     sizes = space == "_operator" and name in _OF_SIZES
-    known = name in _MADE | _OF_CONSTANTS | {"sym_size"} or f"aten::{name}" in CAPTURES
+    known = name in _MADE | _OF_CONSTANTS | _WRITTEN | {"sym_size"} or f"aten::{name}" in CAPTURES
     if not sizes and (space != "aten" or not known):
         raise ValueError(f"{where} is an operator without a reader")
     function = (

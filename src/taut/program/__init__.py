@@ -26,6 +26,7 @@ from taut.program._op import (
     reads,
 )
 from taut.program._pairwise import UP_SQRT2, pairwise_constants
+from taut.program._parametrized import has_parametrizations, with_plain_weights
 from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
@@ -65,6 +66,7 @@ __all__ = [
     "fixed_size",
     "fold_of",
     "folds_of",
+    "has_parametrizations",
     "layers_of",
     "lipschitz_bound",
     "norm_upper",
@@ -79,4 +81,5 @@ __all__ = [
     "trace",
     "verifiable_bound",
     "widened",
+    "with_plain_weights",
 ]

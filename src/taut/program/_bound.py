@@ -16,6 +16,7 @@ from taut.program._dense import dense_matrix
 from taut.program._norm_bounds import WORK, Effort, Norms
 from taut.program._op import AbstractOp
 from taut.program._pairwise import pairwise_constants
+from taut.program._parametrized import settled
 from taut.program._program import LARGEST, Program, Site, canonical, program_from
 from taut.program._replay import ProgramModule
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
@@ -60,8 +61,10 @@ def trace(model: nn.Module, input_shape: tuple[int, ...], *, through: bool = Fal
 
 
 def _checked_operators(program: Program) -> Program:
-    """Refuse operations of registered modules whose operator is not what their forward does."""
+    """Refuse parts of functions that no pass knows, and modules with another operator."""
     for site in program.sites():
+        if operation(site).partial:
+            bounds_of(site)
         _check_operator(site)
     return program
 
@@ -196,7 +199,9 @@ def lipschitz_bound(
     Affine neighbours (convolutions, matrices, batch norms in eval mode, factors, pools, sums) are
     composed before they are bounded; what is split and joined is followed by parts; everything
     else multiplies, adds, or counts as the root of the sum of squares. Each factor is a norm bound
-    of the weights as they are now, never a guarantee read from a layer.
+    of the weights as they are now, never a guarantee read from a layer. Weights that torch computes
+    anew in each call (`torch.nn.utils.parametrize`), and moves, are read once;
+    :func:`taut.freeze` keeps them.
 
     Args:
         model: made of modules and functions that have a rule; in eval mode where that matters.
@@ -229,7 +234,7 @@ def lipschitz_bound(
     if seconds is not None and not (number and seconds >= 0):
         raise ValueError(f"`seconds` must be a number of at least 0, or None; got {seconds!r}.")
     effort = Effort(seconds, math.inf if tight else WORK)
-    recorded = checked_record(model, _checked_shape(input_shape))
+    recorded = checked_record(settled(model), _checked_shape(input_shape))
     program = _checked_operators(rewritten(recorded, names))
     changed = [name for name in names if name in REWRITINGS and changes(recorded, name)]
     bound = bound_of(program, passes=names, effort=effort, progress=progress)

@@ -12,7 +12,7 @@ from taut.program._result import UnprovenError
 if TYPE_CHECKING:
     from taut.program._trace import Recorder
 
-__all__ = ["Call", "Unknown"]
+__all__ = ["Call", "Condition", "Unknown"]
 
 
 @final
@@ -21,6 +21,25 @@ class Unknown:
     """A value that no operation describes, and why; an error once the output depends on it."""
 
     reason: str
+    condition: "Condition | None" = None
+
+
+@final
+@dataclass(frozen=True)
+class Condition:
+    """A truth value: whether a value is above a number.
+
+    Attributes:
+        name: of the value.
+        threshold: the number.
+        equal: whether it holds at the number, too.
+        contrary: whether the truth value is the contrary of that.
+    """
+
+    name: str
+    threshold: float
+    equal: bool
+    contrary: bool
 
 
 @final
@@ -51,9 +70,10 @@ class Call:
         """Shape of one sample of a value."""
         return self.recorder.draft.shapes[name]
 
-    def made(self, name: str) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
-        """The operation that made a value of other values and of no tensors, and its arguments."""
-        return self.recorder.draft.made(name)
+    def condition(self, value: Any) -> Condition | None:
+        """The comparison that made a truth value, if it was one."""
+        known = self.recorder.values.get(id(value))
+        return known.condition if isinstance(known, Unknown) else None
 
     def constant(self, value: Tensor) -> Tensor:
         """A tensor that does not depend on the input; of one sample where each has its own."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
+from taut.program._parametrized import has_parametrizations
 from taut.program._program import Program
 from taut.program._replay import replay
 from taut.program._result import UnprovenError
@@ -191,7 +192,7 @@ class _State:
 
     def __init__(self, model: nn.Module) -> None:
         self.tensors = [(t, t.detach().clone()) for t in _held(model)]
-        self.attributes = list(_attributes(model))
+        self.attributes = dict(_attributes(model))
         self.random = torch.get_rng_state()
 
     def check(self, model: nn.Module) -> None:
@@ -202,14 +203,19 @@ class _State:
             for t, (old, copy) in zip(now, self.tensors, strict=True)
         )
         if not same or not torch.equal(self.random, torch.get_rng_state()):
+            advice = " Pass taut.freeze(model), which keeps the weights of now."
             raise UnprovenError(
                 "The forward draws random numbers or writes to parameters or buffers: the next "
-                "call may compute something else."
+                "call may compute something else." + (advice if has_parametrizations(model) else "")
             )
-        for old, new in zip(self.attributes, _attributes(model), strict=False):
+        attributes = dict(_attributes(model))
+        for name in self.attributes | attributes:
+            old, new = (
+                values.get(name, "no plain value") for values in (self.attributes, attributes)
+            )
             if old != new:
                 raise UnprovenError(
-                    f"The forward changes `{new[0]}` from {old[1]!r} to {new[1]!r}: the next call "
+                    f"The forward changes `{name}` from {old!r} to {new!r}: the next call "
                     "may compute something else."
                 )
 

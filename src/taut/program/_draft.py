@@ -67,13 +67,6 @@ class Draft:
         self.shapes[name] = shape
         return name
 
-    def made(self, name: str) -> tuple[str, tuple[str, ...], Mapping[str, Any]]:
-        """The operation of a value, its inputs and arguments; "" of the input and of layers."""
-        node = self._nodes[int(name[1:])] if name else None
-        if node is None or node.tensors or node.module is not None or not node.inputs:
-            return "", ("",), {}
-        return node.op, node.inputs, node.args
-
     def _keep(self, tensor: Tensor, role: str, layer: Layer) -> str:
         """A copy of a tensor, under its name in the model or that of the layer."""
         name = self.named.get(id(tensor)) or self._copies.get(id(tensor), (None,))[0]

@@ -69,6 +69,7 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         exact: whether outputs are copies of inputs or of their absolute values, so that nothing is
             rounded and 0 goes to 0.
         affine: whether the operation is an affine map of its inputs.
+        partial: whether it has a bound only as a part of what a pass knows by another name.
         helper: a function of plain torch that `source` calls, for the files that hold it.
         kind: the key of the operation in programs and files.
     """
@@ -77,6 +78,7 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
     combine: ClassVar[Literal["sum", "root"]] = "sum"
     exact: ClassVar[bool] = False
     affine: ClassVar[bool] = False
+    partial: ClassVar[bool] = False
     helper: ClassVar[str] = ""
     kind: str = ""
     target: type[nn.Module] | None = None

@@ -295,6 +295,8 @@ class Recorder(TorchFunctionMode):
             names = capture(call, *map(_unboxed, args), **kwargs)
             names = list(names) if isinstance(names, tuple | list) else [names]
             for i, (value, name) in enumerate(zip(values, names, strict=True)):
+                if isinstance(name, Unknown):
+                    continue
                 if name is None:  # places of what was sorted, and the like
                     names[i] = Unknown(f"`{title}` gives places, which no rule follows")
                 else:
@@ -347,7 +349,12 @@ class Recorder(TorchFunctionMode):
         """The nodes that the result depends on, under their names."""
         if not (isinstance(result, Tensor) and result.dim() >= 1 and len(result) == self.batch):
             what = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-            raise UnprovenError(f"The model must return one tensor, batch first; got {what}.")
+            several = isinstance(result, tuple | list | dict) and len(result) > 1
+            advice = " Wrap it in a module that returns one of them, or torch.cat of all."
+            raise UnprovenError(
+                f"The model must return one tensor, batch first; got {what}."
+                + (advice if several else "")
+            )
         if not (result.is_floating_point() and result.numel()):
             raise UnprovenError("The model must return real numbers, one at least.")
         if id(result) not in self.values:

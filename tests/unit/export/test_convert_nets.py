@@ -9,6 +9,7 @@ import taut
 from experiments import _nets as nets
 from taut.certification import prove
 from taut.certification.verifier import verify as verify_alone
+from taut.export import export
 
 NETS = {
     "VGG": (lambda: nets.VGG(width=4, classes=5, hidden=16, norm=True), (3, 32, 32)),
@@ -229,3 +230,84 @@ def test_batch_norms_are_folded_in_the_order_of_the_forward():
     new = taut.convert(old, init="nearest").model
     assert bool((new.c1.bias > 8).all())
     assert bool((new.c2.bias < 8).all())
+
+
+class WithConstant(nn.Module):
+    """A function of what a layer gives, or of the input, and of a constant."""
+
+    def __init__(self, function, constant, layer=None):
+        super().__init__()
+        self.function, self.layer = function, nn.Identity() if layer is None else layer
+        self.register_buffer("constant", constant)
+
+    def forward(self, x):
+        return self.function(self.layer(x), self.constant)
+
+
+def conv():
+    return nn.Conv2d(3, 4, 3)
+
+
+SPREAD = {  # whether the signal may get larger, without its shape
+    "sum at the input": (lambda x, c: x + c, torch.zeros(3, 1, 1), None, True),
+    "quotient at the input": (lambda x, c: x / (1 + c), torch.ones(1, 3, 1, 1), None, True),
+    "places": (lambda x, c: x + c, torch.zeros(4, 5, 5), conv, True),
+    "product": (lambda x, c: x * c, torch.ones(4, 1, 1), conv, False),
+    "more channels": (lambda x, c: x * c, torch.ones(8, 1, 1), lambda: nn.Conv2d(3, 1, 3),
+                                   True),
+    "one number": (lambda x, c: x - c, torch.zeros(1), None, False),
+    "maximum": (lambda x, c: torch.maximum(x, c), torch.zeros(3, 1, 1), None, True),
+    "subtraction of channels": (lambda x, c: x - c, torch.zeros(1, 4, 1, 1), conv, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_constants_that_may_spread_the_signal_are_named(name):
+    function, constant, layer, named = SPREAD[name]
+    model = WithConstant(function, constant, layer and layer())
+    left = taut.convert(model).left
+    assert bool(left) == named
+    if left and name != "quotient at the input":
+        assert "may spread the signal to a larger shape; give `input_shape`" in left[0].note
+    if name not in ("more channels", "quotient at the input"):
+        converted = taut.convert(model, (3, 7, 7))
+        assert not converted.left
+        assert float(taut.lipschitz_bound(converted.model, (3, 7, 7))) <= 1 + 1e-5
+
+
+def test_a_part_that_cannot_be_followed_is_named_and_the_rest_is_rewritten():
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.part, self.fc = Branching(), nn.Linear(4, 4)
+
+        def forward(self, x):
+            return x + F.relu(self.fc(self.part(x)))
+
+    converted = taut.convert(Whole())
+    (left,) = converted.left
+    assert (left.name, left.before) == ("part", "Branching")
+    assert "torch.fx cannot follow it (symbolically traced variables" in left.note
+    after = [change.after for change in converted.changes]
+    assert "taut.nn.ConvexSum" in after
+    assert "taut.nn.MaxMin" in after
+
+
+def test_what_files_cannot_hold_is_named_before_training(tmp_path):
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Tanhshrink(), nn.Flatten())
+    converted = taut.convert(model, (3, 8, 8))
+    assert [change.name for change in converted.unwritten] == ["1"]
+    (change,) = converted.unwritten
+    assert change.unwritten == ".onnx"
+    assert "1: Tanhshrink -> NOT FOR .onnx FILES (" in str(converted)
+    assert not converted.left
+    frozen = taut.freeze(converted.model.eval())
+    with pytest.raises(ValueError, match="cannot be exported"):
+        export(frozen, tmp_path / "model.onnx", (3, 8, 8))
+    export(frozen, tmp_path / "model.safetensors", (3, 8, 8))
+    clean = taut.convert(nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU()), (3, 8, 8))
+    assert clean.unwritten == ()

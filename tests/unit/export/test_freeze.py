@@ -439,10 +439,6 @@ REFUSED = {
         lambda: nn.ModuleDict({"p": taut.Orthogonal(2, 2)}),
         "`p` (Orthogonal) cannot be frozen: a parametrization has no forward",
     ),
-    "torch's parametrize": (
-        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))),
-        "`0` (ParametrizedLinear) is parametrized by torch",
-    ),
     "held in a list": (
         lambda: Unlisted(taut.nn.Linear(2, 2)),
         "`model` holds Linear outside of its modules",

@@ -294,11 +294,15 @@ def rsub(c: Call, input: Any, other: Any, alpha: Any = 1) -> str:
 def mul(c: Call, input: Any, other: Any) -> str:
     """A product, one factor of which is constant."""
     _check_batch(c, input, other)
+    for value, mask in ((input, other), (other, input)):
+        known = c.condition(mask)
+        if known is not None and c.is_signal(value):
+            kept = {"above": None, "below": 0.0}
+            kept = {"above": 0.0, "below": None} if known.contrary else kept
+            args = {"threshold": known.threshold, "equal": known.equal} | kept
+            return c.add("choice", [known.name, c.name(value)], args=args)
     if c.is_signal(input) and c.is_signal(other):
-        for x, y in ((c.name(input), c.name(other)), (c.name(other), c.name(input))):
-            if c.made(y) == ("sigmoid", (x,), {}):
-                return c.add("silu", [x])
-        raise UnprovenError("a product of two signals has no Lipschitz constant")
+        return c.add("product", [c.name(input), c.name(other)])
     signal, constant = (input, other) if c.is_signal(input) else (other, input)
     args, tensors = _held(c, constant, "factor")
     return c.add("scale", [c.name(signal)], args=args, tensors=tensors)
@@ -311,15 +315,8 @@ def div(c: Call, input: Any, other: Any = None, *, rounding_mode: str | None = N
     if rounding_mode is not None:
         raise UnprovenError("a division that rounds has no Lipschitz constant")
     if c.is_signal(input) and c.is_signal(other):
-        op, (below, *more), args = c.made(c.name(other))
-        sum_with_1 = (op, more, args) == ("add", [], {"factors": [1.0], "constant": 1.0})
-        if sum_with_1 and c.made(below) == ("abs", (c.name(input),), {}):
-            return c.add("softsign", [c.name(input)])
-    if (
-        c.function in ("__rdiv__", "__rtruediv__", "reciprocal")
-        or not c.is_signal(input)
-        or c.is_signal(other)
-    ):
+        return c.add("quotient", [c.name(input), c.name(other)])
+    if c.function in ("__rdiv__", "__rtruediv__", "reciprocal") or not c.is_signal(input):
         raise UnprovenError("it may only divide the signal by constants")
     divisor = c.constant(other) if isinstance(other, Tensor) else _number(other, what="its divisor")
     smallest = torch.as_tensor(divisor).abs().min().item()

@@ -32,3 +32,8 @@ def _prelu(x: Tensor, slope: Any) -> Tensor:
     if len(sizes) != x.dim() or any(n > 1 for axis, n in enumerate(sizes) if axis != 1):
         raise ValueError("its slopes must be those of the channels")
     return F.prelu(x, slope.flatten())
+
+
+@reads("InstanceNormalization")
+def _instance_norm(x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float = 1e-5) -> Tensor:
+    return F.instance_norm(x, weight=scale, bias=bias, eps=epsilon)

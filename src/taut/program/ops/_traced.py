@@ -41,6 +41,25 @@ def batch_norm(
     return name, None, None
 
 
+@captures("native_layer_norm")
+def layer_norm(
+    c: Call, input: Tensor, shape: Any, weight: Any, bias: Any, eps: float
+) -> tuple[str, None, None]:
+    """A layer norm, and its statistics."""
+    one = Call(c.recorder, c.result[0], c.function)
+    return _as(one, F.layer_norm, input, shape, weight, bias, eps), None, None
+
+
+@captures("native_group_norm")
+def group_norm(
+    c: Call, input: Tensor, weight: Any, bias: Any, batch: Any, channels: int, places: int,
+    groups: int, eps: float,
+) -> tuple[str, None, None]:  # fmt: skip
+    """A group norm, and its statistics."""
+    one = Call(c.recorder, c.result[0], c.function)
+    return _as(one, F.group_norm, input, groups, weight, bias, eps), None, None
+
+
 def _elu(c: Call, input: Tensor, alpha: Any = 1.0, scale: Any = 1.0, input_scale: Any = 1.0) -> str:
     """ELU, with two factors more than users have: by them it is SELU, too."""
     if (float(alpha), float(scale), input_scale) == (*_SELU, 1):
@@ -83,9 +102,26 @@ for _name, _kind in {
 
 @captures("index")
 def index(c: Call, x: Tensor, indices: Any) -> str:
-    """A list of places of one axis; None is all of an axis."""
-    entries = tuple(slice(None) if entry is None else entry for entry in indices)
-    return _as(c, Tensor.__getitem__, x, entries)
+    """Lists of places of one axis or of several side by side; None is all of an axis.
+
+    Lists of several axes must each vary along an axis of its own, and so choose axis by axis.
+    """
+    given = [(axis, entry) for axis, entry in enumerate(indices) if entry is not None]
+    if len(given) < 2:
+        entries = tuple(slice(None) if entry is None else entry for entry in indices)
+        return _as(c, Tensor.__getitem__, x, entries)
+    axes = [axis for axis, _ in given]
+    if axes != list(range(axes[0], axes[0] + len(axes))) or not axes[0]:
+        raise UnprovenError("its lists must be of axes side by side, not of the batch")
+    name, shape = c.name(x), list(x.shape[1:])
+    for number, (axis, places) in enumerate(given):
+        sizes = (*[1] * (len(given) - places.dim()), *places.shape)
+        if len(sizes) > len(given) or any(n > 1 for i, n in enumerate(sizes) if i != number):
+            raise UnprovenError("its lists must choose axis by axis")
+        flat = c.constant(places).flatten().long() % x.shape[axis]
+        shape[axis - 1] = len(flat)
+        name = c.add("take", [name], tuple(shape), {"axis": axis - 1}, {"index": flat})
+    return name
 
 
 @captures("t")

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from taut.program._program import Program
+from taut.program.passes._functions import recognise_functions
 from taut.program.passes._joining import join_parts
 from taut.program.passes._padding import merge_pads, recognise_isometric_pads
 from taut.program.passes._places import merge_places
 from taut.program.passes._sorting import recognise_sorting
+from taut.program.passes._units import drop_unit_axes
 from taut.program.passes._wrapping import merge_wraps
 
 __all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
@@ -14,10 +16,16 @@ __all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
 REWRITINGS = {
     rewrite.__name__: rewrite
     for rewrite in (
-        join_parts, merge_places, recognise_isometric_pads, merge_pads, merge_wraps,
+        recognise_functions,
+        drop_unit_axes,
+        join_parts,
+        merge_places,
+        recognise_isometric_pads,
+        merge_pads,
+        merge_wraps,
         recognise_sorting,
     )
-}  # fmt: skip
+}
 """Passes that rewrite the program, in their order; certificates are about the result."""
 
 PASSES = (*REWRITINGS, "compose_affine", "follow_parts")

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from taut.linalg.padding import isometric_mask, padded_index
 from taut.program._program import Node, Program, Shape
@@ -82,17 +83,34 @@ def _as_pad(node: Node, program: Program, shapes: dict[str, Shape]) -> Sides | N
         return mode, args["left"][1:], args["right"][1:]
     if node.op != "take" or args["axis"] == 0:
         return None
-    # Circular padding by more than the image, which torch does not offer, as a list of places.
-    places = program.tensors[node.tensors["index"]]
-    size, axes = shapes[node.inputs[0]][args["axis"]], len(node.shape) - 1
+    known = _places_of(
+        program.tensors[node.tensors["index"]].cpu(), shapes[node.inputs[0]][args["axis"]]
+    )
+    if known is None:
+        return None
+    (mode, before, after), axis, axes = known, args["axis"] - 1, len(node.shape) - 1
+    return mode, _at(axis, axes, before), _at(axis, axes, after)
+
+
+def _places_of(places: Tensor, size: int) -> tuple[str, int, int] | None:
+    """Mode, left and right of the padding of one axis that a list of places is, if it is one."""
+    # Circular padding may be by more than the image, which torch does not offer.
     before = int(-places[0]) % size
     after = len(places) - size - before
     while after < 0 and before >= size:
         before, after = before - size, after + size
-    if after < 0 or not torch.equal(places.cpu(), padded_index(size, before, after, "circular")):
-        return None
-    axis = args["axis"] - 1
-    return "circular", _at(axis, axes, before), _at(axis, axes, after)
+    added = len(places) - size
+    options = [("circular", before)] if after >= 0 else []
+    if 0 <= added <= 2 * size - 2:
+        first = int(places[0])  # of a reflection that is how far it goes
+        copies = int((places == 0).long().cumprod(0).sum()) - 1
+        options += [("reflect", first), ("replicate", min(max(copies, 0), added))]
+    for mode, left in options:
+        right = added - left
+        moderate = mode != "reflect" or max(left, right) < size
+        if right >= 0 and moderate and torch.equal(places, padded_index(size, left, right, mode)):
+            return mode, left, right
+    return None
 
 
 def _at(axis: int, axes: int, value: int) -> list[int]:

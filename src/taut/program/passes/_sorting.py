@@ -59,13 +59,8 @@ def _group_sort(node: Node, made: dict[str, Node], shapes: dict[str, Shape]) -> 
     if len(parts) > 2 or parts[0].op != "reshape":
         return None
     sort = made.get(parts[0].inputs[0])
-    split = made.get(sort.inputs[0]) if sort is not None and sort.op == "sort" else None
-    if (
-        sort is None
-        or split is None
-        or split.op != "reshape"
-        or sort.args != {"axis": 1, "descending": False}
-    ):
+    split = None if sort is None else made.get(_sorted(sort, made))
+    if split is None or split.op != "reshape" or len(split.shape) < 2:
         return None
     base = split.inputs[0]
     groups, size, shape = split.shape[0], split.shape[1], shapes[base]
@@ -79,6 +74,24 @@ def _group_sort(node: Node, made: dict[str, Node], shapes: dict[str, Shape]) -> 
     if other != x or (*head, *rest) != (0, shape[0], shape[0], total) or total - shape[0] >= size:
         return None
     return "GroupSort", x, {"group_size": size}
+
+
+def _sorted(node: Node, made: dict[str, Node]) -> str:
+    """What a value is with its axis 1 in ascending order; "" if it is no such thing.
+
+    Of two entries these are the minimum and the maximum, side by side.
+    """
+    if node.op == "sort":
+        return node.inputs[0] if node.args == {"axis": 1, "descending": False} else ""
+    if node.op != "concat" or node.tensors or node.args != {"axis": 1, "parts": [0, 1]}:
+        return ""
+    low, high = (made.get(name) for name in node.inputs)
+    if low is None or high is None or (low.op, high.op) != ("amin", "amax"):
+        return ""
+    along = low.args == high.args == {"axes": [1], "keepdim": True}
+    split = made.get(low.inputs[0])
+    pairs = low.inputs == high.inputs and split is not None and split.shape[1] == 2
+    return low.inputs[0] if along and pairs else ""
 
 
 def _parts(node: Node, made: dict[str, Node]) -> list[Node]:
