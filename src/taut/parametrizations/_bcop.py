@@ -45,7 +45,7 @@ class BCOP(AbstractParametrization):
         where the sizes of input and output differ), for every finite raw tensor; with zero padding
         at most 1. float32: within 1e-5 of 1, none above 1 + 3e-6.
     Cost: for a 3x3 kernel 13 products of `(min, c)` with `(c, c)`, c = max of the channel counts,
-        and the bases of four `(c, c / 2)` raw tensors and of one `(c, min)`. 2-D layers with many
+        and the bases of four `(c, c / 2)` raw tensors and of one `(c, min)`. Layers with many
         channels and positions form no kernel: they apply the steps to the input, with
         `4 c^2 + c min` multiplications per position instead of `9 c min`.
 
