@@ -1,10 +1,20 @@
-"""Block convolution: kernels whose taps are matrices, multiplied by orthogonal two-tap steps."""
+"""Block convolution: kernels whose taps are matrices, times orthogonal two-tap steps, and back."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from taut.linalg.products import matmul
+
+
+def step_order(size: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Pairs (number of earlier steps along the axis, axis) of the steps to a size; axes alternate.
+
+    Example:
+        >>> step_order((3, 2))
+        [(0, 0), (0, 1), (1, 0)]
+    """
+    return sorted((turn, axis) for axis, k in enumerate(size) for turn in range(k - 1))
 
 
 def grow(
@@ -40,3 +50,59 @@ def grow(
         ),
         dim=axis,
     )
+
+
+def last_step(
+    taps: Float[Tensor, "g *grid rows c"], axis: int, noise: float
+) -> tuple[Float[Tensor, "g c"], Float[Tensor, "g c c"]]:
+    r"""Where the projector P of the last step :math:`[P, I-P]` along an axis can be.
+
+    In :math:`W(z) = V(z) (P + (I - P) z)` the first tap has no part outside P and the last none
+    inside. So P spans at least the negative and at most the nonpositive eigenvectors of
+    :math:`|K_{k-1}| - |K_0|`, with :math:`|A| = (A^\top A)^{1/2}` of all taps at that end, stacked.
+    Absolute values, not squares, so that directions of nearly no weight are told apart to full
+    precision.
+
+    The other directions are free: of an orthogonal W, V is orthogonal whatever P has of them. In
+    one axis V has its steps again, in more axes it need not. They are sorted by the same order of
+    the channels in every step, so that P of several steps commute where all is free.
+
+    Cost: two SVDs of the taps at the ends and two eigendecompositions of c channels.
+
+    Args:
+        taps: the kernels W, one for each group.
+        axis: of the grid.
+        noise: eigenvalues up to this size are 0.
+
+    Returns:
+        For each direction a number, ascending: -2 if it is in P, 2 if it is not, and in [-1, 1] if
+        it is free; and the directions, orthonormal columns.
+    """
+    channels = taps.shape[-1]
+    first, last = (
+        _absolute(taps.select(axis + 1, end).reshape(len(taps), -1, channels)) for end in (0, -1)
+    )
+    values, vectors = torch.linalg.eigh(last - first)
+    signs = values.sign() * (values.abs() > noise)
+    free = (vectors * (signs == 0)[:, None]) @ vectors.mT
+    order = torch.linspace(-1, 1, channels, dtype=taps.dtype, device=taps.device)
+    known = (vectors * 2 * signs[:, None]) @ vectors.mT
+    return torch.linalg.eigh(known + free * order @ free)
+
+
+def _absolute(a: Tensor) -> Tensor:
+    _, values, rows = torch.linalg.svd(a, full_matrices=False)
+    return rows.mT @ (values[..., None] * rows)
+
+
+def shrink(
+    taps: Float[Tensor, "g *longer rows c"], basis: Float[Tensor, "g c r"], axis: int
+) -> Float[Tensor, "g *grid rows c"]:
+    r"""The kernels before their last step, the inverse of :func:`grow`.
+
+    The taps :math:`K_j P + K_{j+1} (I - P)`, without what the ends have on the wrong side of P.
+    """
+    shorter = taps.shape[axis + 1] - 1
+    here, after = taps.narrow(axis + 1, 0, shorter), taps.narrow(axis + 1, 1, shorter)
+    difference = (here - after).flatten(1, -2)
+    return after + (difference @ basis @ basis.mT).reshape(after.shape)

@@ -75,9 +75,11 @@ class AbstractParametrizedLayer(nn.Module, ABC):
     def weight(self) -> Tensor:
         """The weight, of the same shape as that of torch's layer.
 
-        It is computed at each read: writing into it changes nothing. A weight that the method can
-        have may be assigned where the method has an inverse, as :class:`taut.Orthogonal` and
-        :class:`taut.RKO` have.
+        It is computed at each read: writing into it changes nothing, and raises nothing. Assign it
+        instead: `layer.weight = w` sets the raw tensors, if the method can have w and w determines
+        them; else it raises a `ValueError` and changes nothing. A method of one's own needs a
+        `raw_of` for it. :class:`taut.BCOP` says which kernels it takes; :class:`taut.BCOPFixed`
+        takes every orthogonal one.
         """
         return self._amplified(read_weight(self.parametrization))
 

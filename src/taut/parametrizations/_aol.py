@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taut.linalg.embedding import polyphase
-from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._base import MISS, AbstractParametrization
 
 _CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
@@ -66,15 +66,33 @@ class AOL(AbstractParametrization):
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
         raw = self.raw_kernel / _magnitude(self.raw_kernel)
+        return self._rescaled(raw, _factors(self._moduli(raw)))
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        r"""The kernel K = W D of a weight W that the method can have.
+
+        With :math:`A = \sum_\tau |(W^* W)_\tau|`, the :math:`T_i` of K are :math:`d_i (A d)_i`. So
+        K over their roots is W exactly where A d = d, the same on the other side: the sum of the
+        Perron vectors of the parts of A, since A has no larger eigenvalue for a weight of AOL.
+        """
+        # Entries above 1 are those of no 1-Lipschitz kernel; their squares might overflow.
+        values, vectors = torch.linalg.eigh(self._moduli(weight.double().clamp(-2, 2)))
+        rounded = MISS * torch.finfo(self.raw_kernel.dtype).eps
+        largest = vectors * (values > 1 - rounded)[:, None]
+        factors = (largest @ largest.sum(1)[..., None])[..., 0]
+        return {"raw_kernel": self._rescaled(weight.double(), factors)}
+
+    def _moduli(self, raw: Tensor) -> Tensor:
+        """The matrices A of the side that is rescaled: channels and phases, or outputs."""
         phases = polyphase(raw, self.stride, (1,) * len(self.stride))
         kernel = phases.unflatten(0, (self.groups, -1))  # (g, o, i, *taps)
-        if kernel.shape[1] < kernel.shape[2]:
-            factors = _factors(kernel.transpose(1, 2)).flatten()
-            return raw * factors.reshape(-1, *[1] * (raw.dim() - 1))
-        return self._rescaled(raw, _factors(kernel))
+        return _moduli(kernel.transpose(1, 2) if kernel.shape[1] < kernel.shape[2] else kernel)
 
     def _rescaled(self, raw: Tensor, factors: Tensor) -> Tensor:
-        """Multiply by factors (groups, channels and phases)."""
+        """Multiply by factors (groups, outputs) or (groups, channels and phases)."""
+        outputs = self.out_channels // self.groups
+        if outputs < self.in_channels // self.groups * math.prod(self.stride):
+            return raw * factors.reshape(-1, *[1] * (raw.dim() - 1))
         factors = factors.unflatten(1, (-1, *self.stride))
         for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True), start=2):
             factors = factors.index_select(axis, torch.arange(k, device=raw.device) % s)
@@ -87,18 +105,21 @@ def _magnitude(raw: Tensor) -> Tensor:
     return torch.exp2(largest.log2().round())
 
 
-def _factors(kernel: Tensor) -> Tensor:
-    r"""(g, i): :math:`T_i^{-1/2}` of stride-1 kernels (g, o, i, *taps)."""
+def _moduli(kernel: Tensor) -> Tensor:
+    r"""(g, i, i): :math:`\sum_\tau |(K^* K)_\tau|` of stride-1 kernels (g, o, i, *taps)."""
     (groups, _, inputs), taps = kernel.shape[:3], kernel.shape[3:]
     if not taps:
-        gram = kernel.mT @ kernel
-        sums = gram.abs().sum(2)
-    else:
-        fields = kernel.permute(2, 0, 1, *range(3, kernel.dim())).flatten(1, 2)
-        weight = kernel.transpose(1, 2).flatten(0, 1)
-        pads = [k - 1 for k in taps]
-        shifts = _CORRELATIONS[len(taps)](fields, weight, padding=pads, groups=groups)
-        sums = shifts.unflatten(1, (groups, inputs)).abs().flatten(3).sum((2, 3)).T
+        return (kernel.mT @ kernel).abs()
+    fields = kernel.permute(2, 0, 1, *range(3, kernel.dim())).flatten(1, 2)
+    weight = kernel.transpose(1, 2).flatten(0, 1)
+    pads = [k - 1 for k in taps]
+    shifts = _CORRELATIONS[len(taps)](fields, weight, padding=pads, groups=groups)
+    return shifts.unflatten(1, (groups, inputs)).abs().flatten(3).sum(3).transpose(0, 1)
+
+
+def _factors(moduli: Tensor) -> Tensor:
+    r"""(g, i): :math:`T_i^{-1/2}`, the sums of the rows of (g, i, i)."""
+    sums = moduli.sum(2)
     # What the sum and the root lose to rounding must not lift the norm above 1.
     numbers = torch.finfo(sums.dtype)
     return (sums * (1 + 4 * numbers.eps)).clamp(min=numbers.tiny).rsqrt()

@@ -13,7 +13,7 @@ from taut.linalg.windows import Windows
 Guarantee = Literal["orthogonal", "lipschitz", "none"]
 
 
-_MISS = 1000  # units of the last place that an assigned weight may be off
+MISS = 1000  # units of the last place that an assigned weight may be off
 
 
 class AbstractParametrization(nn.Module, ABC):
@@ -157,18 +157,22 @@ class AbstractParametrization(nn.Module, ABC):
             raise ValueError(f"`weight` must be of shape {shape}; got {tuple(weight.shape)}.")
         if not bool(weight.isfinite().all()):
             raise ValueError("`weight` must be finite.")
-        raws = {name: (getattr(self, name), raw) for name, raw in self.raw_of(weight).items()}
-        before = [(own, own.clone()) for own, _ in raws.values()]
-        for own, raw in raws.values():
+        found = self.raw_of(weight).items()
+        raws = [(own, raw.to(own)) for own, raw in ((getattr(self, name), r) for name, r in found)]
+        if not all(bool(raw.isfinite().all()) for _, raw in raws):
+            raise ValueError(f"`weight` must be finite in {raws[0][0].dtype}.")
+        before = [(own, own.clone()) for own, _ in raws]
+        for own, raw in raws:
             own.copy_(raw)
         made = self.weight()
         miss = (made - weight.to(made)).abs().max()
-        if not bool(miss <= _MISS * torch.finfo(made.dtype).eps):  # NaN fails, too
+        if not bool(miss <= MISS * torch.finfo(made.dtype).eps):  # NaN fails, too
             for own, raw in before:
                 own.copy_(raw)
             raise ValueError(
-                f"`weight` must be one that {type(self).__name__} can have; the nearest that it "
-                f"has is off by {float(miss):.3g}."
+                f"`weight` must be one that {type(self).__name__} can have and that determines its "
+                f"raw tensors; those found are off by {float(miss):.3g} (load_state_dict copies "
+                "any layer)."
             )
 
     def project_(self) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from taut._torch_private import inside_transform
-from taut.linalg.block import grow
+from taut.linalg.block import grow, last_step, shrink, step_order
 from taut.linalg.embedding import interleaved, polyphase
 from taut.linalg.factored import AbstractFactor, Downsampling, Matrix, Steps
 from taut.linalg.windows import Windows
@@ -18,6 +18,8 @@ from taut.parametrizations._orthogonal import Orthogonal
 
 # With fewer channels, kernels cost less than the calls of the steps.
 _LEAST_CHANNELS = 96
+# Weights of a direction in a tap, in units of the last place, up to which they are rounding alone.
+_NOISE = 64
 # Narrow products of half rank run slower than their count says: by a factor 1 + _NARROW / c.
 _NARROW = 64
 
@@ -38,6 +40,12 @@ class BCOP(AbstractParametrization):
     \rfloor` taps. The other :math:`r = k \bmod s` taps are steps R on the channels of the input,
     which act first. Both are orthogonal, so their product is. A kernel shorter than its stride is a
     single patch.
+
+    *Assigning.* `layer.weight = w` finds the projectors of a kernel of this family from the last
+    step to the first, to a few roundings. With steps along several axes, kernels with many more
+    channels on one side than on the other (3x3: over 4 times) do not determine their projectors;
+    most are refused, as are a few others, such as untrained ones of even size with
+    `init="identity"`. `load_state_dict` copies any.
 
     *Groups* have one kernel each; the singular values of the layer are those of all of them.
 
@@ -113,8 +121,8 @@ class BCOP(AbstractParametrization):
         inputs = self.in_channels // self.groups
         shapes = {"raw_matrix": self.per_group(wide, narrow)}
         for name, steps, channels in (
-            ("raw_projectors", len(_steps(self._folded_size)), wide),
-            ("raw_input_projectors", len(_steps(self._input_size)), inputs),
+            ("raw_projectors", len(step_order(self._folded_size)), wide),
+            ("raw_input_projectors", len(step_order(self._input_size)), inputs),
         ):
             if steps:
                 shapes[name] = self.per_group(steps, channels, channels // 2)
@@ -169,7 +177,7 @@ class BCOP(AbstractParametrization):
 
     def _after(self, kernel: Tensor, name: str, size: tuple[int, ...]) -> Tensor:
         """Kernels `(g, o, i, *taps)` after the steps that make a kernel of this size."""
-        steps = _steps(size)
+        steps = step_order(size)
         if not steps:
             return kernel
         taps = kernel.movedim((1, 2), (-2, -1))
@@ -178,14 +186,20 @@ class BCOP(AbstractParametrization):
         return taps.movedim((-2, -1), (1, 2))
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
-        """The orthogonal matrix H of a kernel without steps; others have no inverse here."""
-        if _steps(self._folded_size) or _steps(self._input_size):
-            return super().raw_of(weight)
-        patch = self._patch
-        matrix = polyphase(weight, patch, (1,) * len(patch)).flatten(1)
+        """The matrix H and the bases of the projectors, from the last step to the first."""
         folded, outputs = self._channels
-        matrix = matrix.reshape(self.per_group(outputs, folded))
-        return {"raw_matrix": matrix if outputs > folded else matrix.mT}
+        noise = _NOISE * torch.finfo(self.raw_matrix.dtype).eps
+        kernel = weight.double().unflatten(0, (self.groups, outputs))  # (g, o, i, *taps)
+        kernel, before = _peeled(kernel, self._input_size, noise)
+        kernel = polyphase(kernel.flatten(0, 1), self._patch, (1,) * len(self._patch))
+        kernel = kernel.unflatten(0, (self.groups, outputs))
+        if outputs > folded:
+            kernel = kernel.transpose(1, 2)
+        kernel, behind = _peeled(kernel, self._folded_size, noise)  # (g, narrow, wide, 1, ...)
+        raws = {"raw_matrix": kernel.flatten(2).mT}
+        raws |= {"raw_projectors": torch.stack(behind, 1)} if behind else {}
+        raws |= {"raw_input_projectors": torch.stack(before, 1)} if before else {}
+        return raws if self.groups > 1 else {name: raw[0] for name, raw in raws.items()}
 
     @classmethod
     def dense_as(cls) -> type[AbstractParametrization]:
@@ -244,7 +258,7 @@ class BCOP(AbstractParametrization):
         self, group: int, name: str, size: tuple[int, ...], places: tuple[int, ...]
     ) -> list[Steps]:
         """The steps of a group that make a kernel of this size, taps so many places apart."""
-        steps = _steps(size)
+        steps = step_order(size)
         if not steps:
             return []
         moves = tuple((axis, -places[axis] if turn % 2 else places[axis]) for turn, axis in steps)
@@ -254,7 +268,7 @@ class BCOP(AbstractParametrization):
         """Compare the multiplications of a training step, with those that build the kernel."""
         folded, outputs = self._channels
         narrow, wide = sorted((folded, outputs))
-        before, behind = _steps(self._input_size), _steps(self._folded_size)
+        before, behind = step_order(self._input_size), step_order(self._folded_size)
         few = wide < _LEAST_CHANNELS or torch.compiler.is_exporting() or not positions
         if few or not (before or behind) or inside_transform():
             return False
@@ -268,15 +282,23 @@ class BCOP(AbstractParametrization):
         return factored * (1 + _NARROW / wide) < 3 * kernel
 
 
-def _steps(size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Pairs (number of steps on that axis so far, axis); the axes alternate."""
-    return sorted((turn, axis) for axis, k in enumerate(size) for turn in range(k - 1))
+def _peeled(kernel: Tensor, size: tuple[int, ...], noise: float) -> tuple[Tensor, list[Tensor]]:
+    """Kernels `(g, o, i, *taps)` before the steps to a size, and the bases of the steps."""
+    taps, bases = kernel.movedim((1, 2), (-2, -1)), []
+    half = taps.shape[-1] // 2
+    for turn, axis in reversed(step_order(size)):
+        _, frame = last_step(taps, axis, noise)
+        # Every second step, [I - P, P], has the complement of P in its first tap.
+        first = taps.shape[-1] - half if turn % 2 else half
+        taps = shrink(taps, frame[..., :first], axis)
+        bases.append(frame[..., first:] if turn % 2 else frame[..., :first])
+    return taps.movedim((-2, -1), (1, 2)), bases[::-1]
 
 
 def _products(size: tuple[int, ...]) -> int:
     """Products of matrices in which a kernel of one tap grows to this size."""
     sizes, products = [1] * len(size), 0
-    for _, axis in _steps(size):
+    for _, axis in step_order(size):
         products += math.prod(sizes)
         sizes[axis] += 1
     return products

@@ -5,7 +5,9 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from taut.parametrizations._base import AbstractParametrization
+from taut.linalg.embedding import polyphase
+from taut.linalg.gram import gram_kernel
+from taut.parametrizations._base import MISS, AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._orthogonal import Orthogonal
 
@@ -15,7 +17,7 @@ class BCOPFixed(AbstractParametrization):
     r"""The kernel of a fresh :class:`taut.BCOP`, never trained: a baseline for training kernels.
 
     The kernel is a buffer, not a parameter: optimisers do not see it, distributed training does not
-    wait for its gradient, and checkpoints contain it.
+    wait for its gradient, and checkpoints contain it. Any orthogonal kernel may be assigned.
 
     Guarantee: that of :class:`taut.BCOP`, for the kernel as drawn: with circular padding all
         singular values of the operator are 1 (semi-orthogonal where the channel counts differ).
@@ -56,6 +58,24 @@ class BCOPFixed(AbstractParametrization):
         """A fresh BCOP of these sizes."""
         sizes = self.in_channels, self.out_channels, self.kernel_size
         return BCOP(*sizes, stride=self.stride, groups=self.groups, **options)
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """Any orthogonal kernel; it need not be one of BCOP.
+
+        Raises:
+            ValueError: if rows or columns, whichever are fewer, are not orthonormal to the
+                precision of the layer: for its stride, on every input size.
+        """
+        kernel = weight.to(self.kernel)
+        phases = polyphase(kernel.double(), self.stride, (1,) * len(self.stride))
+        gram = gram_kernel(phases.unflatten(0, (self.groups, -1)))
+        defect = float(gram.shifted(torch.ones_like(gram.error)).grams.abs().max())
+        if not defect <= MISS * torch.finfo(kernel.dtype).eps:  # NaN fails, too
+            raise ValueError(
+                "`weight` must be orthogonal: an inner product of shifted rows (or columns, if "
+                f"they are fewer) is off by {defect:.3g}."
+            )
+        return {"kernel": kernel}
 
     @classmethod
     def dense_as(cls) -> type[AbstractParametrization]:

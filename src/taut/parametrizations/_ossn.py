@@ -8,9 +8,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taut._arguments import whole
-from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._base import MISS, AbstractParametrization
 from taut.parametrizations._reshaped import (
     as_kernel,
+    as_matrix,
     folded,
     reshaped_sides,
     torus_of,
@@ -110,6 +111,17 @@ class OSSN(AbstractParametrization):
         """The kernel, `(out_channels, in_channels, *kernel_size)`."""
         kernel = as_kernel(self, self.raw_matrix)
         return kernel / (kernel * self.slope).sum().clamp(min=1)
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The kernel itself.
+
+        Raises:
+            ValueError: if its norm is above 1 by the last direction; the next update may find more.
+        """
+        estimate = abs(float((weight * self.slope.double()).sum()))
+        if not estimate <= 1 + MISS * torch.finfo(self.slope.dtype).eps:
+            raise ValueError(f"`weight` must have a norm of at most 1; got {estimate:.3g} or more.")
+        return {"raw_matrix": as_matrix(self, weight)}
 
     @torch.no_grad()
     def update_(self, step: int) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from taut.linalg.products import product
 from taut.parametrizations._base import AbstractParametrization
-from taut.parametrizations._reshaped import as_kernel, overlap, reshaped_sides
+from taut.parametrizations._reshaped import as_kernel, as_matrix, overlap, reshaped_sides
 
 
 @final
@@ -58,6 +58,10 @@ class RKL2NE(AbstractParametrization):
         matrix = self.raw_matrix / largest.clamp(min=torch.finfo(largest.dtype).tiny)
         square = torch.minimum(_gram_norm(matrix), _gram_norm(matrix.mT)).clamp(min=1)
         return as_kernel(self, matrix / square.sqrt()) / overlap(self)
+
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The kernel itself: dividing a kernel of this method changes nothing."""
+        return {"raw_matrix": as_matrix(self, weight)}
 
 
 def _gram_norm(a: Tensor) -> Tensor:

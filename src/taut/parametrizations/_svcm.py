@@ -93,6 +93,10 @@ class SVCM(AbstractParametrization):
         # A copy, so that writing to a weight does not change the raw tensor.
         return as_kernel(self, self.raw_matrix).clone()
 
+    def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
+        """The kernel itself; the next projection clips it."""
+        return {"raw_matrix": as_matrix(self, weight)}
+
     def reset_parameters(self) -> None:
         """Draw a semi-orthogonal reshaped kernel, divided by its patch overlap."""
         super().reset_parameters()

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.linalg.block import grow
+from taut.linalg.block import grow, last_step, shrink, step_order
 from taut.theory._kernels import orthogonal_taps
 
 # Largest distance of a kernel to the product of its factors, per defect from orthogonality and in
@@ -95,11 +95,6 @@ class Factorisation:
         return {"raw_matrix": self.matrix.mT.contiguous(), **projectors}
 
 
-def step_order(kernel_size: tuple[int, ...]) -> list[tuple[int, int]]:
-    """The pairs (number of earlier steps along the axis, axis) in the order of BCOP."""
-    return sorted((turn, axis) for axis, k in enumerate(kernel_size) for turn in range(k - 1))
-
-
 def _bcop_rank(channels: int, turn: int) -> int:
     """The rank of BCOP's step; of every second one along an axis that of the complement."""
     return channels - channels // 2 if turn % 2 else channels // 2
@@ -138,12 +133,13 @@ def factorise(kernel: Tensor) -> Factorisation:
     """
     taps, defect = orthogonal_taps(kernel)
     size, channels = tuple(taps.shape[2:]), len(taps)
-    grid = taps.movedim((0, 1), (-2, -1))
+    grid = taps.movedim((0, 1), (-2, -1))[None]
     frames, ranks = [], []
     for turn, axis in reversed(step_order(size)):
-        frame, rank = _last_projector(grid, axis, _bcop_rank(channels, turn), defect)
-        grid = _without_step(grid, axis, frame[:, :rank])
-        frames, ranks = [frame, *frames], [rank, *ranks]
+        values, frame = last_step(grid, axis, defect)
+        rank = _rank(values, _bcop_rank(channels, turn))
+        grid = shrink(grid, frame[..., :rank], axis)
+        frames, ranks = [frame[0], *frames], [rank, *ranks]
     left, _, right = torch.linalg.svd(grid.reshape(channels, channels))
     stack = torch.stack(frames) if frames else taps.new_zeros(0, channels, channels)
     factors = Factorisation(left @ right, stack, tuple(ranks), size)
@@ -157,31 +153,10 @@ def factorise(kernel: Tensor) -> Factorisation:
     return replace(factors, matrix=factors.matrix.to(kernel), frames=stack.to(kernel))
 
 
-def _last_projector(grid: Tensor, axis: int, wanted: int, defect: float) -> tuple[Tensor, int]:
-    r"""Frame and rank of the projector of the last step along an axis."""
-    # In W(z) = V(z) (P + (I - P) z) the first tap has no part outside P and the last none inside:
-    # P spans at least the positive and at most the nonnegative eigenvectors of |K_0| - |K_{k-1}|,
-    # with |A| = (A^T A)^(1/2) of all taps at that end, stacked. Absolute values, not squares, so
-    # that directions of nearly no weight are told apart to full precision. A direction that the
-    # taps leave free goes to P if that brings its rank nearer to BCOP's half.
-    channels = grid.shape[-1]
-    first, last = (_absolute(grid.select(axis, end).reshape(-1, channels)) for end in (0, -1))
-    values, vectors = torch.linalg.eigh(last - first)
-    # Signs below the precision of the kernel mean nothing.
-    inside, outside = int((values < -defect).sum()), int((values > defect).sum())
-    return vectors, max(inside, min(wanted, channels - outside))
-
-
-def _absolute(a: Tensor) -> Tensor:
-    _, values, rows = torch.linalg.svd(a, full_matrices=False)
-    return rows.mT @ (values[:, None] * rows)
-
-
-def _without_step(grid: Tensor, axis: int, basis: Tensor) -> Tensor:
-    """The kernel before its last step: the taps :math:`K_j P + K_{j+1} (I - P)`."""
-    shorter = grid.shape[axis] - 1
-    taps, after = grid.narrow(axis, 0, shorter), grid.narrow(axis, 1, shorter)
-    return after + (taps - after) @ basis @ basis.mT
+def _rank(values: Tensor, wanted: int) -> int:
+    """Rank of the projector of a last step; free directions bring it nearer to that of BCOP."""
+    inside, outside = int((values < -1.5).sum()), int((values > 1.5).sum())
+    return max(inside, min(wanted, values.numel() - outside))
 
 
 def embed(factors: Factorisation) -> Factorisation:

@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut.linalg.block import step_order
 from taut.theory._components import component
-from taut.theory._factors import Factorisation, factorise, step_order
+from taut.theory._factors import Factorisation, factorise
 
 _Turn = list[tuple[list[int], float]]  # rotations in planes of two axes, each by its angle
 
