@@ -126,8 +126,9 @@ class _ConvNd(AbstractParametrizedLayer):
     def extra_repr(self) -> str:
         """What the layer adds to its parametrization, which prints the other sizes."""
         text = f"padding={self.padding!r}, padding_mode={self.padding_mode!r}"
-        if set(self.dilation) != {1}:
-            text += f", stride={self.stride}, dilation={self.dilation}"
+        if self.parametrization.stride != self.stride:
+            text += f", stride={self.stride}"
+        text += "" if set(self.dilation) == {1} else f", dilation={self.dilation}"
         text += "" if self.bias is not None else ", bias=False"
         text += "" if self.gain == 1.0 else f", gain={self.gain}"
         return f"{text}, isometry={self.isometry!r}"

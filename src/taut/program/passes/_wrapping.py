@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from taut.linalg.padding import padded_index
 from taut.program._program import Node, Program
@@ -18,8 +17,8 @@ def merge_wraps(program: Program) -> Program:
 
     Both maps are sums over the taps of a kernel, and of each tap products over the axes of 0/1
     matrices. So they are equal for every kernel if on each axis and for each tap the two matrices
-    are equal; they are written out and compared entry by entry, for each way that the convolution
-    may pad. The plain rules multiply the norm of the wrapping, up to 2, and that of the layer.
+    are equal; the places of their entries are compared, for each way that the convolution may pad.
+    The plain rules multiply the norm of the wrapping, up to 2, and that of the layer.
     """
     made, shapes, nodes = {node.name: node for node in program.nodes}, program.shapes, []
     for node in program.nodes:
@@ -47,21 +46,25 @@ def _left(
         s = args["stride"]
         if node.shape[axis + 1] != n * s:
             return None
-        taps = torch.eye(k, dtype=torch.float64)[:, None]
-        here, total = _transposed(taps, n, before[axis], after[axis], args), _padding(k, args)
-        fits = [p for p in range(total + 1) if torch.equal(here, _adjoint(taps, n * s, args, p))]
+        here, total = _transposed(k, n, before[axis], after[axis], args), _padding(k, args)
+        if bool((here[:, :-n] >= 0).any()):
+            return None
+        fits = [p for p in range(total + 1) if torch.equal(here[:, -n:], _adjoint(k, n, args, p))]
         if not fits:
             return None
         found.append(fits[0])
     return found
 
 
-def _transposed(taps: Tensor, n: int, before: int, after: int, args: dict[str, int]) -> Tensor:
-    """(taps, outputs, inputs): what the pad and the transposed convolution do to each position."""
-    units = torch.eye(n, dtype=torch.float64)[:, None]
-    units = units.index_select(2, padded_index(n, before, after, "circular"))
-    steps = (args["stride"], args["padding"], args["output_padding"], 1, args["dilation"])
-    return torch.stack([F.conv_transpose1d(units, tap[None], None, *steps)[:, 0].T for tap in taps])
+def _transposed(k: int, n: int, before: int, after: int, args: dict[str, int]) -> Tensor:
+    """(taps, entries): which outputs add which inputs, of the pad and the transposed convolution.
+
+    Tap t adds position j of the padded input to output s j + d t - p; others are cut off.
+    """
+    index = padded_index(n, before, after, "circular")
+    rows = args["stride"] * torch.arange(len(index)) - args["padding"]
+    rows = rows + args["dilation"] * torch.arange(k)[:, None]  # (taps, padded inputs)
+    return _entries(rows, index, n * args["stride"], n)
 
 
 def _padding(k: int, args: dict[str, int]) -> int:
@@ -69,10 +72,14 @@ def _padding(k: int, args: dict[str, int]) -> int:
     return max(0, args["dilation"] * (k - 1) + 1 - args["stride"])
 
 
-def _adjoint(taps: Tensor, n: int, args: dict[str, int], left: int) -> Tensor:
-    """(taps, inputs, outputs): the transposed matrices of the circular convolution."""
-    units = torch.eye(n, dtype=torch.float64)[:, None]
-    right = _padding(taps.shape[2], args) - left
-    units = units.index_select(2, padded_index(n, left, right, "circular"))
-    steps = (args["stride"], 0, args["dilation"])
-    return torch.stack([F.conv1d(units, tap[None], None, *steps)[:, 0] for tap in taps])
+def _adjoint(k: int, n: int, args: dict[str, int], left: int) -> Tensor:
+    """(taps, entries): the same of the circular convolution: tap t of j reads s j + d t - left."""
+    size, outputs = n * args["stride"], torch.arange(n)
+    rows = args["stride"] * outputs - left + args["dilation"] * torch.arange(k)[:, None]
+    return _entries(rows % size, outputs, size, n)
+
+
+def _entries(rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """The places of the entries of each tap's matrix, sorted; -1 for what is cut off."""
+    places = torch.where((rows >= 0) & (rows < height), rows * width + columns, -1)
+    return places.sort(1).values
