@@ -66,7 +66,7 @@ def training_run(module: nn.Module, case: Case, settings: TimingSettings) -> Wor
     module.train()
     x = inputs(case, settings)
     if isinstance(case, LayerCase):
-        return _layer_run(module, x.requires_grad_(), settings)
+        return layer_run(module, x.requires_grad_(), settings)
     labels = torch.arange(case.batch, device=x.device) % 10
     optimiser = torch.optim.Adam(module.parameters(), fused=True)
 
@@ -80,7 +80,7 @@ def training_run(module: nn.Module, case: Case, settings: TimingSettings) -> Wor
     return step
 
 
-def _layer_run(layer: nn.Module, x: Tensor, settings: TimingSettings) -> Work:
+def layer_run(layer: nn.Module, x: Tensor, settings: TimingSettings) -> Work:
     with torch.no_grad(), settings.autocast():
         slope = torch.randn_like(layer(x))
 

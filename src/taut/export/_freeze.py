@@ -6,7 +6,6 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parameter import is_lazy
 
 from taut.nn import AbstractParametrizedLayer
@@ -134,14 +133,11 @@ class _Twins:
         if type(twin) is nn.Sequential:
             self._padded.append(twin)
 
-    def weight(self, layer: AbstractParametrizedLayer, zeros: tuple[int, ...] = ()) -> nn.Parameter:
-        """The weight, with so many zeros first on each axis; one for all that share it."""
-        key = (layer.parametrization, layer.gain, zeros)
+    def weight(self, layer: AbstractParametrizedLayer) -> nn.Parameter:
+        """A copy of the weight, one for all that share it."""
+        key = (layer.parametrization, layer.gain)
         if key not in self._weights:
-            weight = layer.weight
-            if any(zeros):
-                weight = F.pad(weight, [n for zero in zeros[::-1] for n in (zero, 0)])
-            copied = weight.detach().clone(memory_format=torch.contiguous_format)
+            copied = layer.weight.detach().clone(memory_format=torch.contiguous_format)
             self._weights[key] = nn.Parameter(copied, requires_grad=False)
         return self._weights[key]
 

@@ -41,15 +41,10 @@ def grow(
     outside = taps - inside
     early, late = (outside, inside) if flipped else (inside, outside)
     axis += 1  # behind the groups
-    length = taps.shape[axis]
-    return torch.cat(
-        (
-            early.narrow(axis, 0, 1),
-            early.narrow(axis, 1, length - 1) + late.narrow(axis, 0, length - 1),
-            late.narrow(axis, length - 1, 1),
-        ),
-        dim=axis,
-    )
+    others = taps.shape[axis] - 1
+    first, following = early.split((1, others), axis)
+    preceding, last = late.split((others, 1), axis)
+    return torch.cat((first, following + preceding, last), axis)
 
 
 def last_step(

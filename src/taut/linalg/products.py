@@ -48,8 +48,10 @@ class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
         pairs = zip(a.split(_INNER, -1), b.split(_INNER, -2), strict=True)
-        first, *others = (product(left, right) for left, right in pairs)
-        return sum(others, start=first)
+        total = product(*next(pairs))
+        for left, right in pairs:
+            total.add_(product(left, right))
+        return total
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:

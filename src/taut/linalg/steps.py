@@ -17,8 +17,8 @@ Kernel = tuple[Tensor, Tensor]  # into the coordinates of a span, and out of the
 # Each thread of a CPU takes images in parts of so many numbers or positions, whichever are more, so
 # that they stay in its cache from step to step.
 _PART_NUMBERS, _PART_POSITIONS = 1 << 18, 1 << 10
-# Positions that a 1x1 convolution sees as one row: it is slower with fewer and with more.
-_ROW = 64
+# Positions that a 1x1 convolution sees as one row: it is slower with fewer; too few are all in one.
+_ROW, _SHORT_ROW = 64, 15
 
 
 def apply_steps(
@@ -157,15 +157,11 @@ def _product(x: Tensor, kernel: Tensor) -> Tensor:
 
 def _rows(x: Tensor) -> Tensor:
     """The same positions as images of one row, of a length that convolutions are quick on."""
-    *count, length, channels = x.shape
-    positions = math.prod(count[1:])
+    images, *_, length, channels = x.shape
     if x.device.type != "cpu" or torch.compiler.is_compiling():
-        rows = x.reshape(count[0], positions, length, channels)
+        rows = x.reshape(images, -1, length, channels)
     else:
-        lines = next(
-            k
-            for k in range(positions, 0, -1)
-            if positions % k == 0 and (k == 1 or k * length <= _ROW)
-        )
-        rows = x.reshape(-1, 1, lines * length, channels)
+        positions = math.prod(x.shape[:-1])
+        divisors = (n for n in range(_ROW, _SHORT_ROW, -1) if positions % n == 0)
+        rows = x.reshape(-1, 1, next(divisors, positions), channels)
     return rows.permute(0, 3, 1, 2)

@@ -240,26 +240,23 @@ class _Conv(_ConvNd):
         return [("multiple", _TO_MULTIPLE[self.axes](multiple))]
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:
-        """A plain convolution, behind the zeros that it does not add itself."""
+        """A plain convolution, behind the padding that it does not add itself."""
         fixed = self.pads(self.stride)  # of a size that the stride divides
         odd = tuple(b - a for a, b in zip(fixed.left, fixed.right, strict=True))
         nothing, sides = (0,) * self.axes, tuple(torch_pads(fixed.left, fixed.right))
         before = self._extension()
-        mode, zeros, padding = "zeros", nothing, fixed.left
+        mode, padding = "zeros", fixed.left
         if self.padding_mode in ("reflect", "replicate") and any(sides):
             before.append(("pad", _ISOMETRIC[self.axes](sides, self.padding_mode)))
             padding = nothing
+        elif self.padding_mode == "circular" and any(odd):
+            before.append(("wrap", _WRAPS[self.axes](sides)))
+            padding = nothing
         elif self.padding_mode == "circular" and any(sides):
-            if any(o and d > 1 for o, d in zip(odd, self.dilation, strict=True)):
-                before.append(("wrap", _WRAPS[self.axes](sides)))
-                padding = nothing
-            else:
-                # One position more before the window and an empty tap for it: a copy of the
-                # input's end in a module of its own would have a norm above 1.
-                mode, zeros, padding = "circular", odd, fixed.right
+            mode = "circular"
         elif any(odd):
             before.append(("even", _ZEROS[self.axes](tuple(torch_pads(nothing, odd)))))
-        weight, bias = tensors.weight(self, zeros), tensors.bias(self.bias)
+        weight, bias = tensors.weight(self), tensors.bias(self.bias)
         sizes = (self.in_channels, self.out_channels, tuple(weight.shape[2:]), self.stride, padding)
         options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
         options |= {"padding_mode": mode, "dtype": weight.dtype}

@@ -18,10 +18,8 @@ _M = TypeVar("_M", bound=nn.Module)
 class SharedTensors(Protocol):
     """Copies of the tensors of a model that is frozen: what is shared there is shared here."""
 
-    def weight(
-        self, layer: "AbstractParametrizedLayer", zeros: tuple[int, ...] = ()
-    ) -> nn.Parameter:
-        """The weight of a layer, behind so many positions of zeros on each of its axes."""
+    def weight(self, layer: "AbstractParametrizedLayer") -> nn.Parameter:
+        """The weight of a layer."""
         ...
 
     def bias(self, bias: Tensor | None) -> nn.Parameter | None:

@@ -17,11 +17,13 @@ from taut.parametrizations._existence import refuse_shifts, require_isometry
 from taut.parametrizations._orthogonal import Orthogonal
 
 # With fewer channels, kernels cost less than the calls of the steps.
-_LEAST_CHANNELS = 96
 # Weights of a direction in a tap, in units of the last place, up to which they are rounding alone.
 _NOISE = 64
-# Narrow products of half rank run slower than their count says: by a factor 1 + _NARROW / c.
-_NARROW = 64
+_LEAST_CHANNELS = 64
+# Narrow products of half rank, and the passes over the images between them, run slower than their
+# count says: by a factor 1 + _NARROW / c. So do the small products in which a kernel grows.
+_NARROW = 128
+_GROWTH = 2
 
 
 @final
@@ -273,10 +275,10 @@ class BCOP(AbstractParametrization):
         if few or not (before or behind) or inside_transform():
             return False
         inputs, count = self.in_channels // self.groups, positions // math.prod(windows.stride)
-        kernel = outputs * inputs * math.prod(self.kernel_size) * count
-        kernel += narrow * wide * wide * _products(self._folded_size)
+        growth = narrow * wide * wide * _products(self._folded_size)
         patches = outputs * math.prod(self._folded_size) * math.prod(self._patch)
-        kernel += patches * inputs * inputs * _products(self._input_size)
+        growth += patches * inputs * inputs * _products(self._input_size)
+        kernel = outputs * inputs * math.prod(self.kernel_size) * count + _GROWTH * growth
         factored = 3.5 * len(behind) * wide * wide * count + 3 * narrow * wide * count
         factored += 3.5 * len(before) * inputs * inputs * positions
         return factored * (1 + _NARROW / wide) < 3 * kernel

@@ -1,6 +1,7 @@
 """Steps applied to images are the convolution with the kernel they would make."""
 
 import copy
+import math
 import subprocess
 import sys
 
@@ -175,6 +176,37 @@ def test_few_positions_few_channels_and_no_torus_take_the_kernel():
     ):
         padded = F.pad(x, (0,) * 4 if layer.padding == (0, 0) else (1,) * 4)
         assert torch.allclose(layer(x), F.conv2d(padded, layer.weight, layer.bias), atol=1e-5)
+
+
+# layer, channels, kernel size, options, positions of the input, and the way that was the faster one
+WAYS = [
+    ("Conv2d", (128, 128), 3, {}, 8192, "kernel"),
+    ("Conv2d", (128, 128), 3, {}, 64, "factors"),
+    ("Conv2d", (128, 128), 5, {}, 4096, "factors"),
+    ("Conv2d", (64, 64), 5, {}, 4096, "kernel"),
+    ("Conv2d", (64, 64), 7, {}, 4096, "factors"),
+    ("Conv2d", (256, 256), 3, {"groups": 2}, 8192, "kernel"),
+    ("Conv2d", (1024, 1024), 3, {"groups": 2}, 2048, "factors"),
+    ("Conv2d", (256, 256), 3, {"stride": 2}, 8192, "kernel"),
+    ("Conv2d", (128, 256), 4, {"stride": 2}, 1024, "factors"),
+    ("ConvTranspose2d", (256, 256), 4, {"stride": 2}, 2048, "kernel"),
+    ("ConvTranspose2d", (256, 256), 4, {"stride": 2}, 256, "factors"),
+    ("Conv1d", (256, 256), 9, {}, 8192, "kernel"),
+    ("Conv1d", (256, 256), 9, {}, 256, "factors"),
+    ("Conv3d", (64, 64), 3, {}, 4096, "factors"),
+    ("Conv3d", (32, 32), 3, {}, 4096, "kernel"),
+]
+
+
+@pytest.mark.parametrize(("name", "channels", "size", "options", "positions", "way"), WAYS)
+def test_the_way_that_was_faster_is_taken(name, channels, size, options, positions, way):
+    """Times of forward and backward on one thread, either way taking turns."""
+    layer = getattr(taut.nn, name)(*channels, size, **options, device="meta")
+    windows = Windows(layer.stride, layer.dilation, layer.pads(layer.stride).left)
+    if "Transpose" in name:
+        positions *= math.prod(layer.stride)
+    chosen = layer.parametrization._steps_are_cheaper(positions, windows)
+    assert chosen == (way == "factors")
 
 
 def test_cached_autocast_and_torch_func_take_the_kernel(narrow):
