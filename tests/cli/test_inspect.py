@@ -133,7 +133,7 @@ def test_any_model_in_a_file(data, base, tmp_path, capsys):
         *options,
     )
     assert code == 0
-    assert ("4 test images" if data else "4 of noise") in out
+    assert ("4 test images" if data else "4 images of noise") in out
     assert re.search(r"^inner \* ", out, flags=re.MULTILINE)
     assert "* in a branch" in out
     assert (tmp_path / "a.png").exists() == data
@@ -172,11 +172,11 @@ def test_tables_fit_a_terminal_of_80_columns(base, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "Give run folders, or a model"),
-        (("RUN", "--model", "net.py:Net"), "Give run folders, or a model"),
+        ((), "Give a run folder, or a model"),
+        (("RUN", "--model", "net.py:Net"), "Give .* or `--model`, not both"),
         (("RUN", "--input-shape", "1,8,8"), "leave out the options of files"),
         (("RUN", "--limit", "0"), "`--limit` must be at least 1"),
-        (("RUN", "nowhere"), "nowhere is no run folder"),
+        (("RUN", "nowhere"), "There is no run folder nowhere"),
         (("--model", "BASE/net.py:Net"), "`--model` needs `--input-shape`"),
         (("--model", "nowhere.py:Net", "--input-shape", "1,8,8"), "no file nowhere.py"),
         (

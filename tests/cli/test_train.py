@@ -146,7 +146,7 @@ def test_another_recipe_in_the_folder_is_refused(folder):
         (["train", "demo", "--lr", "-1"], ["`--lr` must be a positive number; got -1.0"]),
         (["train", "demo", "--eps", "much"], ["`--eps`", "'much'"]),
         (["train", "demo", "--classes", "7"], ["`--classes` must be", "and 10; got", "and 7"]),
-        (["train", "--resume", "gone"], ["gone is no run folder"]),
+        (["train", "--resume", "gone"], ["There is no run folder gone"]),
         (["train", "demo", "--device", "cuda"], ["`--device`", "no GPU"]),
         (["train", "demo", "--device", "gpu"], ["`--device` must be one of auto, cpu, cuda"]),
         (
@@ -157,8 +157,8 @@ def test_another_recipe_in_the_folder_is_refused(folder):
         (["train", "demo", "--epochs=three"], ["`--epochs` must be a whole number; got 'three'"]),
         (["train", "demo", "--lr", "x"], ["`--lr` must be a number; got 'x'"]),
         (["train", "demo", "--epochs"], ["`--epochs` needs a value"]),
-        (["train", "demo", "--input-shape", "1", "2"], ["`--input-shape` needs 3 values"]),
-        (["train", "demo", "--input-shape", "1", "2", "x"], ["must be INT INT INT; got '1 2 x'"]),
+        (["train", "demo", "--input-shape", "1", "2"], ["`--input-shape` must be", "got '1,2'"]),
+        (["train", "demo", "--input-shape", "1", "2", "x"], ["takes no argument x"]),
         (["train", "demo", "more"], ["takes no argument more"]),
         (
             ["train", "demo", "--dataset", "mnits"],

@@ -254,16 +254,16 @@ MUTANTS = {
         (gram, "self_product", "both @ both.mT", "real @ real.mT"),
         (cholesky, "residual_bound", "imag + product_imag", "imag - product_imag"),
         (twiddles, "cosine", "(-odd, even)", "(odd, even)"),
-        (bounds, "conv_norm_bound", "up_root(square)", "square"),
+        (bounds, "_on_torus", "up_root(value)", "value"),
     ],
     check_groups: [
         (gram, "_half_space", "if d > zero", "if min(d, default=0) > 0"),
         (embedding, "embedding", "squared *= -(-out * g // n)", "pass"),
         (bounds, "_stride_one", "kernel[kernel.flatten(1).any(1)]", "kernel[:1]"),
-        (bounds, "_largest_square", "squares.max()", "squares.sum()"),
-        (bounds, "_largest_square", "squares.max()", "squares.prod()"),
-        (bounds, "_largest_square", "squares.max()", "squares[0]"),
-        (bounds, "conv_norm_bound", ", up_root(float(squared)))", ")"),
+        (bounds, "_orthogonal_square", "squares.max()", "squares.sum()"),
+        (bounds, "_orthogonal_square", "squares.max()", "squares.prod()"),
+        (bounds, "_orthogonal_square", "squares.max()", "squares[0]"),
+        (bounds, "_on_torus", ", up_root(float(squared)))", ")"),
     ],
     contracts.test_symbols_are_within_their_error: [
         (
@@ -328,7 +328,7 @@ MUTANTS = {
         (bounds, "_stride_one", "n // math.gcd(n, d)", "-(-n // d)"),
     ],
     contracts.test_overflow_and_what_is_not_finite_are_refused: [
-        (bounds, "conv_norm_bound", "not math.isfinite(value)", "False"),
+        (bounds, "_on_torus", "not math.isfinite(value)", "False"),
     ],
     constants.test_pairwise_constants_at_the_ends_of_the_range: [
         (_pairwise, "_up_product", ".nextafter(torch.full_like(values, math.inf))", ""),
@@ -439,7 +439,7 @@ EQUIVALENT = [
     # The defect may be taken from any multiple of the identity.
     (size_free, "_mean", ".mean(-1)", ".amax(-1)"),
     # A choice among two proofs.
-    (bounds, "_largest_square", "1 + _EXCESS", "2"),
+    (bounds, "_orthogonal_square", "1 + _EXCESS", "2"),
     # The other bound is looser.
     (cholesky, "torus_bound", ", gram.largest.max().item())", ", torch.inf)"),
     # A matrix has the singular values of its transpose; either has a Gram matrix.

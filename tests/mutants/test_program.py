@@ -16,7 +16,7 @@ import unit.program.test_torch_modules as modules
 import unit.program.test_torch_modules_files as files
 from mutation import mutate, name_of, survives
 from taut.certification import verifier
-from taut.program import _batch, _check, _trace
+from taut.program import _batch, _check, _rounding, _trace
 from taut.program.ops import (
     _activations,
     _arithmetic,

@@ -262,6 +262,8 @@ FOLDS = [
     ("tokens", lambda content: fold(content, "batch_norm")),
     ("tokens", lambda content: fold(content, "scale")),
     ("upsampled", first("upsample", mode="nearest-exact")),
+    ("isometric pads", first("IsometricPad2d", mode="circular")),
+    ("isometric pads", first("IsometricPad2d", padding=[5, 2, 0, 1])),
 ]  # fmt: skip
 
 
@@ -317,8 +319,8 @@ def shadowed_variance(_, change, folder):
 
 
 def forgeries():
-    yield shadowed_variance, "norm", None
     """Ways to write files that must be refused: who writes them, from which certificate, how."""
+    yield shadowed_variance, "norm", None
     yield from ((false_answer, "predictions", change) for change in ANSWERS)
     yield from ((false_claim, "matrices", change) for change in adversary.FALSE.values())
     yield from ((false_claim, *case) for case in (*adversary.ARGUMENTS.values(), *OTHER_TENSORS))
@@ -378,6 +380,7 @@ SPARE = {
     "all((type(n) is int and n >= 0 for n in shape))",
     "bias.shape == (outputs,)",
     "exact",
+    "inside",
     "file['arithmetic'] in FORMATS",
     "graph == file['graph_sha256']",
     "held.shape == () or 1 in (factors[0], constant)",

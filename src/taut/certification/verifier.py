@@ -322,8 +322,8 @@ def padded(x, mode, left, right, value=0.0):  # along its last axes
     entries = math.prod(n + sum(side) for n, side in zip(x.shape, sides, strict=True))
     require(entries <= 2**28, "it is too large for this verifier")
     require(mode in PADDINGS, f"its padding {str(mode)[:40]!r} is not known here")
-    fits = mode != "reflect" or all(max(side) < n for side, n in zip(sides, x.shape, strict=True))
-    require(fits, "it reflects more than there is")
+    inside = mode != "reflect" or all(max(side) < n for side, n in zip(sides, x.shape, strict=True))
+    require(inside, "it reflects more than there is")
     return np.pad(x, sides, PADDINGS[mode], **{"constant_values": value} if mode == "zeros" else {})
 
 

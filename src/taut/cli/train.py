@@ -247,7 +247,7 @@ def _registry() -> ConstructorRegistry:
         return PrimitiveConstructorSpec(
             nargs=1,
             metavar="N,N,N",
-            instance_from_str=lambda words: shape_of(words[0]),
+            instance_from_str=lambda words: _image_shape(words[0]),
             is_instance=lambda value: isinstance(value, tuple),
             str_from_instance=lambda value: [",".join(map(str, value))],
         )
@@ -265,6 +265,15 @@ def _registry() -> ConstructorRegistry:
         )
 
     return registry
+
+
+def _image_shape(text: str) -> tuple[int, ...]:
+    shape = shape_of(text)
+    if len(shape) != 3:
+        raise ValueError(
+            f"`input_shape` must be channels, height and width, such as 3,32,32; got {text!r}."
+        )
+    return shape
 
 
 def _augment(text: str) -> Augment | None:

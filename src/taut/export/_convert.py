@@ -68,7 +68,7 @@ def convert(
         >>> cnn = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.BatchNorm2d(8))
         >>> converted = convert(cnn)
         >>> print(converted)
-        0: Conv2d -> taut.nn.Conv2d (kernel (4, 4) for (3, 3): the stride must divide it)
+        0: Conv2d -> taut.nn.Conv2d
         1: BatchNorm2d -> Identity (normalisations are removed)
         >>> float(taut.lipschitz_bound(converted.model, (3, 8, 8))) < 1 + 1e-5
         True

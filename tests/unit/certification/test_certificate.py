@@ -454,7 +454,7 @@ def test_images_of_a_plain_model_are_certified(net, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "run folder, or a model"),
+        ((), "an exported file, or a model"),
         (("--model", "{}/net.py:make"), "--input-shape"),
         (("--model", "{}/net.py:make", "--input-shape", "3,x"), "`--input-shape`"),
         (("--model", "{}/net.py:make", "--input-shape", "3,0,4"), "`--input-shape`"),
@@ -466,7 +466,7 @@ def test_images_of_a_plain_model_are_certified(net, capsys):
         (("--model", "{}/net.py:make", "--input-shape", "3,4,4", "--eps", "0.1"), "--data"),
         (("--model", "{}/net.py:make", "--weights", "{}/no.safetensors", "--input-shape", "3,4,4"),
          "no file"),
-        (("{}", "--model", "{}/net.py:make"), "run folder, or a model"),
+        (("{}", "--model", "{}/net.py:make"), "or `--model`, not both"),
     ],
 )  # fmt: skip
 def test_wrong_use_is_one_sentence(arguments, words, net, capsys):

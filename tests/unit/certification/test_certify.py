@@ -234,7 +234,7 @@ def test_plot_is_the_certified_accuracy():
         ({"eps": ("a lot",)}, "eps"),
         ({"eps": (math.nan,)}, "eps"),
         ({"eps": ("1/0",)}, "eps"),
-        ({"input_shape": (8,)}, r"\(n, \*\(8,\)\)"),
+        ({"input_shape": (8,)}, r"\(n, 8\)"),
         ({"model": nn.Sequential(nn.Linear(7, 5), nn.Softmax(1)).double()}, "Softmax"),
         ({"model": nn.Linear(7, 1).double()}, r"0\.\.1"),
         (

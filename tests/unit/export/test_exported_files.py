@@ -166,7 +166,7 @@ ONNX_DAMAGE = {
     "a factor with axes": (_more_axes, "it broadcasts over the batch"),
     "an overload": (_overload, "operator without a reader"),
     "functions": (_functions, "call those before them"),
-    "two outputs": (_second_output, "one output"),
+    "two outputs": (_second_output, "must have one"),
     "numbers elsewhere": (_external, "has its numbers twice"),
     "a missing layer": (_leave_out, "no value of the graph"),
     "another domain": (_other_domain, "operator without a reader"),

@@ -285,7 +285,7 @@ def test_chains_within_chains():
     model = nn.Sequential(nn.Sequential(layer, taut.nn.MaxMin()), nn.Sequential(layer))
     frozen, x = taut.freeze(model), torch.rand(2, 2, 11, 10)
     assert torch.allclose(frozen(x), model(x), atol=1e-6)
-    names = ["0_pad", "0_even", "0", "1"]
+    names = ["0_multiple", "0_even", "0", "1"]
     assert [name for name, _ in frozen[0].named_children()] == names
     assert list(frozen.state_dict()) == ["0.0.weight", "0.0.bias", "1.0.weight", "1.0.bias"]
 
