@@ -279,7 +279,7 @@ class TorchModel(FileModel):
             return [values[v["as_name"]] if "as_name" in v else v["as_int"] for v in value]
         raise ValueError(f"an argument is {kind.removeprefix('as_')}")
 
-    def _named(self, name: str, values: Mapping[str, Any]) -> Tensor:
+    def _named(self, name: str, values: Mapping[str, Any]) -> Any:
         if name not in values:
             what = "no plain tensor of the file" if name in self.held else "no value of the graph"
             raise ValueError(f"its {name} is {what}")
