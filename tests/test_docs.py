@@ -15,6 +15,7 @@ from experiments import NAMES, tables
 from experiments.command_line import RECORD, called, session
 from taut.cli import main
 from taut.cli.app import COMMANDS
+from taut.parametrizations import methods
 from taut.training import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,6 +74,11 @@ def test_names_of_commands_and_modules_exist(page):
 def test_no_block_is_left_out(page):
     opened = re.findall(r"^```(.*)$", page.read_text(), flags=re.MULTILINE)[::2]
     assert set(opened) <= LANGUAGES, "each block is of a language that a test here looks at"
+
+
+def test_every_method_is_described():
+    table = (ROOT / "docs" / "methods.md").read_text()
+    assert [name for name in methods() if f"| `{name}` |" not in table] == []
 
 
 def test_navigation_names_pages():

@@ -26,8 +26,8 @@ class AOL(AbstractParametrization):
         circular or zero padding. Orthogonal kernels stay as they are; others become almost
         orthogonal in training at best, so that gradients may shrink.
     Cost: one correlation of the kernel with itself, :math:`c_{in}^2 c_{out} k^{2 d}` products.
-    Prefer it where no orthogonal kernel exists: depthwise and grouped convolutions, strides that do
-        not divide the kernel.
+    Prefer it where no orthogonal kernel exists, or only shifts are: depthwise convolutions, more
+        outputs than a window has inputs and pixels that no window reads (1x1 kernels of stride 2).
 
     Reference:
         Prach, Lampert (2022), *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz
@@ -66,7 +66,7 @@ class AOL(AbstractParametrization):
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
         raw = self.raw_kernel / _magnitude(self.raw_kernel)
-        return self._rescaled(raw, _factors(self._moduli(raw)))
+        return self._rescaled(raw, _factors(self._gram_moduli(raw)))
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
         r"""The kernel K = W D of a weight W that the method can have.
@@ -76,13 +76,13 @@ class AOL(AbstractParametrization):
         Perron vectors of the parts of A, since A has no larger eigenvalue for a weight of AOL.
         """
         # Entries above 1 are those of no 1-Lipschitz kernel; their squares might overflow.
-        values, vectors = torch.linalg.eigh(self._moduli(weight.double().clamp(-2, 2)))
+        values, vectors = torch.linalg.eigh(self._gram_moduli(weight.double().clamp(-2, 2)))
         rounded = MISS * torch.finfo(self.raw_kernel.dtype).eps
         largest = vectors * (values > 1 - rounded)[:, None]
         factors = (largest @ largest.sum(1)[..., None])[..., 0]
         return {"raw_kernel": self._rescaled(weight.double(), factors)}
 
-    def _moduli(self, raw: Tensor) -> Tensor:
+    def _gram_moduli(self, raw: Tensor) -> Tensor:
         """The matrices A of the side that is rescaled: channels and phases, or outputs."""
         phases = polyphase(raw, self.stride, (1,) * len(self.stride))
         kernel = phases.unflatten(0, (self.groups, -1))  # (g, o, i, *taps)
