@@ -189,3 +189,21 @@ def test_what_cannot_be_copied_is_refused():
 
 def test_a_change_is_one_line():
     assert str(Change("a", "B", "C")) == "a: B -> C"
+
+
+class Unpooling(nn.Module):
+    """Gives its transposed convolution the size of the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.down = nn.Conv2d(2, 4, 3, stride=2, padding=1)
+        self.up = nn.ConvTranspose2d(4, 2, 3, stride=2, padding=1)
+
+    def forward(self, x):
+        return self.up(self.down(x), output_size=[x.shape[2], x.shape[3]])
+
+
+def test_arguments_of_a_call_that_layers_do_not_take_are_named():
+    (left,) = taut.convert(Unpooling()).left
+    assert (left.name, left.before) == ("up", "ConvTranspose2d(output_size=...)")
+    assert "`output_size`" in left.note
