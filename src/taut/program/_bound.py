@@ -268,14 +268,14 @@ def bound_of(
     if effort.work or effort.seconds is not None:
         norms.tighten()
         slopes.compute()
-    rows = [row for step in slopes.used() if (row := _row(program, slopes, step)) is not None]
+    rows = [row for step in slopes.used() if (row := _row(slopes, step)) is not None]
     used = [name for name in ("compose_affine", "follow_parts")
             if any(step.by == name for step in slopes.used())]  # fmt: skip
     total = slopes.slopes[program.output]
     return LipschitzBound(total, tuple(rows), _pairs(program, slopes.slopes), tuple(used))
 
 
-def _row(program: Program, slopes: Slopes, step: Step) -> LayerBound | None:
+def _row(slopes: Slopes, step: Step) -> LayerBound | None:
     """The row of a step; functions that stretch nothing have none."""
     nodes = [slopes.sites[name].node for name in step.nodes]
     last = nodes[-1]

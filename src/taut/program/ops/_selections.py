@@ -210,7 +210,7 @@ def getitem(c: Call, x: Tensor, index: Any) -> str:
         place = next(i for i, entry in enumerate(entries) if entry is Ellipsis)
         used = sum(entry is not None and entry is not Ellipsis for entry in entries)
         entries[place : place + 1] = [slice(None)] * (x.dim() - used)
-    if not entries or not isinstance(entries[0], slice) or not _whole(entries[0], len(x)):
+    if not entries or not isinstance(entries[0], slice) or not _whole(entries[0]):
         raise UnprovenError("it does not keep the batch in dimension 0")
     name, axis, lists = c.name(x), 0, 0
     for entry in entries[1:]:
@@ -230,7 +230,7 @@ def getitem(c: Call, x: Tensor, index: Any) -> str:
     return reshaped(c, name, tuple(c.result.shape[1:]))
 
 
-def _whole(part: slice, batch: int) -> bool:
+def _whole(part: slice) -> bool:
     """Whether a slice of the batch is all of it, whatever its size."""
     stop = part.stop is None or isinstance(part.stop, BatchSize) or part.stop >= 2**62
     return part.start in (None, 0) and stop and part.step in (None, 1)
