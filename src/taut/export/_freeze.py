@@ -26,11 +26,11 @@ def freeze(model: nn.Module) -> nn.Module:
     a gradient: a frozen model is for inference (weights trained on would leave their constraint).
 
     Padding that no plain convolution has goes into a stateless module in front of it: zeros that
-    complete the input to a multiple of the stride, so that any size still goes, and a row and
-    column of zeros for even kernels with zero padding. In a chain of `nn.Sequential` from the model
-    down it is an entry of its own, `conv1_pad` before `conv1`: names stay, positions shift.
-    Elsewhere the two come as one `Sequential(pad, layer)`. An even kernel with circular padding
-    gets a first row or column of zeros instead, which centres it.
+    complete the input to a multiple of the stride, so that any size still goes; padding of one
+    position more behind than before (even kernels of stride 1, say); isometric padding. In a chain
+    of `nn.Sequential` from the model down it is an entry of its own, such as `conv1_pad` before
+    `conv1`: names stay, positions shift. Elsewhere they come as one `Sequential` that ends in
+    `layer`.
 
     Guarantee: weights bit for bit those of `layer.weight`, and the same operations in the same
         order as the original without gradients (`torch.no_grad()`). With gradients the original may
