@@ -19,7 +19,7 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
         ValueError: `factor` must be a positive integer; got 0.
     """
     if not _is_whole(value, least):
-        raise ValueError(f"`{name}` must be {_kind(least)}; got {value}.")
+        raise ValueError(f"`{name}` must be {_kind(least)}; got {value!r}.")
     return int(value)
 
 
@@ -37,7 +37,7 @@ def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ..
     values: tuple[Any, ...] = tuple(value) if several else (value,) * axes
     if len(values) != axes or not all(_is_whole(v, least) for v in values):
         allowed = f"{_kind(least)} or a tuple of {axes}"
-        raise ValueError(f"`{name}` must be {allowed}; got {value}.")
+        raise ValueError(f"`{name}` must be {allowed}; got {value!r}.")
     return tuple(map(int, values))
 
 
@@ -55,6 +55,28 @@ def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
         raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")
+
+
+def check_image(image: Tensor, channels: int, axes: int) -> None:
+    """Refuse what is neither an image of a convolution nor a batch of them.
+
+    Raises:
+        ValueError: if the number of dimensions or channels is another, or the image is empty.
+
+    Example:
+        >>> check_image(torch.zeros(2, 5), 3, 1)
+        Traceback (most recent call last):
+        ValueError: `input` must have shape (3, l) or (batch, 3, l), with l positive; got (2, 5).
+    """
+    shape = image.shape
+    fits = len(shape) in (axes + 1, axes + 2) and shape[-axes - 1] == channels
+    if fits and 0 not in shape[-axes:]:
+        return
+    sizes = ("l", "h, w", "d, h, w")[axes - 1]
+    raise ValueError(
+        f"`input` must have shape ({channels}, {sizes}) or (batch, {channels}, {sizes}), "
+        f"with {sizes} positive; got {tuple(shape)}."
+    )
 
 
 def batch_of(shape: tuple[int, ...]) -> str:

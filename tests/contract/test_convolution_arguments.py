@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import re
+from functools import partial
 
 import jaxtyping
 import pytest
@@ -299,3 +300,32 @@ def test_what_does_not_go_together_is_refused(axes, transposed, arguments, messa
     with pytest.raises(ValueError, match=f"^{message}.*") as found:
         kind(4, 4, 3, **arguments)
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_inputs_of_another_shape_are_refused(axes, transposed):
+    case = Case(4, 4, (3,) * axes, (1,) * axes, (1,) * axes, transposed=transposed)
+    layer, image = layer_of(case), (5,) * axes
+    for fits in ((4, *image), (2, 4, *image), (0, 4, *image)):
+        assert layer(torch.zeros(fits)).shape == fits
+    for shape in ((3, *image), (2, 3, *image), image, (1, 2, 4, *image), (1, 4, *image[1:], 0)):
+        with pytest.raises(ValueError, match=r"^`input` must have shape .*4, ") as found:
+            layer(torch.zeros(shape))
+        assert str(found.value).endswith(f"got {shape}.")
+
+
+@pytest.mark.parametrize("method", ["BCOP", None, taut.Orthogonal(4, 4)])
+def test_what_is_no_class_of_parametrizations_is_refused(method, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    message = f"`parametrization` must be a class .*; got {re.escape(repr(method))}"
+    for make in (partial(taut.nn.Linear, 4, 4), partial(taut.nn.ConvTranspose1d, 4, 4, 3)):
+        with pytest.raises(ValueError, match=message):
+            make(parametrization=method)
+
+
+def test_layers_print_what_their_parametrization_does_not():
+    sizes = {"padding": 1, "padding_mode": "zeros"}
+    shown = repr(taut.nn.ConvTranspose2d(8, 8, 3, 2, output_padding=1, dilation=2, **sizes))
+    for argument in ("output_padding=(1, 1)", "padding=(1, 1)", "stride=(2, 2)", "dilation=(2, 2)"):
+        assert argument in shown

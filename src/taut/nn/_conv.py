@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import whole, wholes
+from taut._arguments import check_image, whole, wholes
 from taut.linalg.windows import Windows
 from taut.nn._isometric_pad import IsometricPad1d, IsometricPad2d, IsometricPad3d, isometric_pad
 from taut.nn._padding import (
@@ -25,6 +25,7 @@ from taut.nn._parametrized import (
     Parametrization,
     SharedTensors,
     filled,
+    made,
 )
 from taut.parametrizations import (
     BCOP,
@@ -91,7 +92,7 @@ class _ConvNd(AbstractParametrizedLayer):
         """Make and draw the kernel between these channels, then the bias."""
         stride = effective_stride(self.stride, self.dilation)
         sizes: dict[str, Any] = {"stride": stride, "groups": self.groups}
-        parametrization = method(*channels, self.kernel_size, **sizes, **factory)
+        parametrization = made(method, *channels, self.kernel_size, **sizes, **factory)
         if parametrization.guarantee == "orthogonal":
             steps: dict[str, Any] = {"dilation": self.dilation, "groups": self.groups}
             require_isometry(*channels, self.kernel_size, self.stride, **steps)
@@ -279,6 +280,7 @@ class _Conv(_ConvNd):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
+        check_image(input, self.in_channels, self.axes)
         size = tuple(input.shape[-self.axes :])
         if self._fills_domain(input) and may_transform(self.parametrization, input):
             windows = Windows(self.stride, self.dilation, self.pads(size).left)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import wholes
+from taut._arguments import check_image, wholes
 from taut.linalg.windows import Windows
 from taut.nn._conv import Sizes, _ConvNd, behind
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
@@ -92,20 +92,6 @@ class _ConvTranspose(_ConvNd):
         axes = zip(self.padding, self.output_padding, self.span, self.stride, strict=True)
         return [2 * p != k - s + o or o > p for p, o, k, s in axes]
 
-    def output_size(self, input_size: Size) -> Size:
-        """Spatial size of the output."""
-        if isinstance(self.padding, str):
-            return tuple(n * s for n, s in zip(input_size, self.stride, strict=True))
-        axes = zip(
-            input_size,
-            self.stride,
-            self.padding,
-            self.span,
-            self.output_padding,
-            strict=True,
-        )
-        return tuple((n - 1) * s - 2 * p + k + o for n, s, p, k, o in axes)
-
     def pads(self, output_size: Size) -> Pads:
         """How the convolution of which this is the adjoint pads an input of `output_size`."""
         padding, mode = self.padding, self.padding_mode
@@ -128,8 +114,14 @@ class _ConvTranspose(_ConvNd):
             kept = "rows" if kept in ("rows", "both") else "neither"
         return _TRANSPOSED[kept]
 
+    def extra_repr(self) -> str:
+        """What the layer adds to its parametrization, which prints the sizes of the adjoint."""
+        more = f"output_padding={self.output_padding}, " if any(self.output_padding) else ""
+        return more + super().extra_repr()
+
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and apply the plain transposed convolution, or the kernel's factors."""
+        check_image(input, self.in_channels, self.axes)
         batched = input.ndim == self.axes + 2 and self.padding_mode == "circular"
         if batched and may_transform(self.parametrization, input):
             windows = Windows(self.stride, self.dilation, self.pads(self.stride).left)

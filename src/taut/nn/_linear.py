@@ -13,6 +13,7 @@ from taut.nn._parametrized import (
     Parametrization,
     SharedTensors,
     filled,
+    made,
 )
 from taut.parametrizations import Orthogonal, may_transform
 
@@ -61,7 +62,7 @@ class Linear(AbstractParametrizedLayer):
         self.in_features = whole("in_features", in_features)
         self.out_features = whole("out_features", out_features)
         factory = {"device": device, "dtype": dtype}
-        method = parametrization(self.in_features, self.out_features, **factory)
+        method = made(parametrization, self.in_features, self.out_features, **factory)
         self._set_parameters(method, self.out_features, bias, **factory)
 
     def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:

@@ -31,7 +31,7 @@ def make_pads(input_size: Size, span: Size, stride: Size, padding: str | Size, m
 
     `"same"` gives `ceil(n / stride)` outputs. Where the stride does not divide a size that is
     padded circularly, zeros first extend it to the next multiple: no strided convolution on the
-    torus of the size itself is orthogonal. An axis without padding is left as it is.
+    periodic domain of the size itself is orthogonal. An axis without padding is left as it is.
     """
     same = isinstance(padding, str)
     total = [max(0, k - s) for k, s in zip(span, stride, strict=True)]

@@ -27,6 +27,20 @@ class SharedTensors(Protocol):
         ...
 
 
+def made(method: Parametrization, *sizes: Any, **options: Any) -> AbstractParametrization:
+    """The parametrization of a layer.
+
+    Raises:
+        ValueError: if `method` is a name, or a parametrization already.
+    """
+    if not callable(method) or isinstance(method, nn.Module):
+        raise ValueError(
+            "`parametrization` must be a class of taut.parametrizations, or a partial of one; "
+            f"got {method!r}."
+        )
+    return method(*sizes, **options)
+
+
 def filled(module: _M, weight: nn.Parameter, bias: nn.Parameter | None) -> _M:
     """A plain layer made without drawing random numbers, with its tensors."""
     module.register_parameter("weight", weight)

@@ -125,6 +125,7 @@ def test_linear_is_semi_orthogonal(shape, dtype):
         ({"kernel_size": 0}, "`kernel_size` must be a positive integer or a tuple of 2; got 0"),
         ({"kernel_size": 2.5}, "got 2.5"),
         ({"in_channels": 0}, "`in_channels` must be a positive integer; got 0"),
+        ({"in_channels": "8"}, "`in_channels` must be a positive integer; got '8'"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, monkeypatch):
