@@ -313,6 +313,10 @@ def test_inputs_of_another_shape_are_refused(axes, transposed):
         with pytest.raises(ValueError, match=r"^`input` must have shape .*4, ") as found:
             layer(torch.zeros(shape))
         assert str(found.value).endswith(f"got {shape}.")
+    with pytest.raises(
+        ValueError, match=r"^`input_shape` does not fit the model at `1` \(Conv.*`input`"
+    ):
+        taut.lipschitz_bound(nn.Sequential(nn.Identity(), layer), (3, *image))
 
 
 @pytest.mark.parametrize("method", ["BCOP", None, taut.Orthogonal(4, 4)])

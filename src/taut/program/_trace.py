@@ -58,7 +58,8 @@ def record(model: nn.Module, x: Tensor, *, through: bool = False) -> tuple[Progr
             raise UnprovenError(f"{place} has no proven bound: {reason}.") from error
         words = " ".join(str(error).split())
         wrong = isinstance(error, ValueError)
-        if recorder.refused is not None or (wrong and words.startswith("`")):  # taut's sentence
+        own = wrong and words.startswith("`") and not words.startswith("`input` ")
+        if recorder.refused is not None or own:  # taut's sentence
             raise recorder.refused or error from None
         if wrong:
             raise ValueError(f"`input_shape` does not fit the model at {place}: {words}") from error
