@@ -249,3 +249,50 @@ def test_wrong_use_is_one_sentence(
     code, out, err = run(capsys, *command.split(), *words)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert sentence in err
+
+
+SIGNALS = """
+import torch
+import taut
+
+def one():
+    torch.manual_seed(0)
+    first = taut.nn.Conv1d(2, 8, 5, stride=4)
+    return torch.nn.Sequential(first, taut.nn.MaxMin(), torch.nn.Flatten(), taut.nn.Linear(32, 3))
+
+def three():
+    torch.manual_seed(0)
+    first = taut.nn.Conv3d(1, 8, 2, stride=2)
+    return torch.nn.Sequential(first, taut.nn.MaxMin(), torch.nn.Flatten(), taut.nn.Linear(64, 3))
+
+def features():
+    torch.manual_seed(0)
+    return taut.nn.Linear(5, 3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"), [("one", (2, 16)), ("three", (1, 4, 4, 4)), ("features", (5,))]
+)
+def test_data_may_be_signals_volumes_and_features(make, shape, tmp_path, capsys):
+    (tmp_path / "net.py").write_text(SIGNALS)
+    names: dict = {}
+    exec(compile(SIGNALS, "net.py", "exec"), names)
+    x = np.random.default_rng(0).standard_normal((6, *shape)).astype(np.float32)
+    with torch.no_grad():
+        labels = names[make]()(torch.from_numpy(x)).argmax(1)
+    np.savez(tmp_path / "test.npz", images=x, labels=labels.numpy())
+    model = ["--model", f"{tmp_path / 'net.py'}:{make}", "--input-shape", ",".join(map(str, shape))]
+    data, certificate = ["--data", tmp_path / "test.npz"], tmp_path / "certificate.json"
+    code, out, err = run(capsys, "certify", *model, *data, "--output", certificate)
+    assert (code, err) == (0, "")
+    own = taut.certify(names[make]().eval(), torch.from_numpy(x), labels, eps=("36/255",))
+    assert json.loads(certificate.read_text())["radius"] == own.radius.tolist()
+    row = next(line.split() for line in out.splitlines() if line.startswith("36/255"))
+    assert row[1::2] == ["100.00", f"{100 * own.certified_accuracy['36/255']:.2f}"]
+    code, out, _ = run(capsys, "verify", certificate, "--points", tmp_path / "test.npz")
+    assert code == 0
+    assert "radii and answers of 6 images" in out
+    assert run(capsys, "inspect", *model, *data)[0] == 0
+    np.savez(tmp_path / "test.npz", images=x * np.inf, labels=labels.numpy())
+    assert "images must hold finite floats" in run(capsys, "certify", *model, *data)[2]

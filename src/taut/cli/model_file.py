@@ -128,7 +128,7 @@ def opened_file(
     name: str, model: nn.Module, shape: tuple[int, ...], data: Path, device: torch.device
 ) -> OpenedFile:
     """A model and the test images of an npz file, in its precision."""
-    images, labels = load_test("npz", data)
+    images, labels = load_test("npz", data, shape=shape)
     if images.shape[1:] != shape:
         given, got = (",".join(map(str, size)) for size in (shape, images.shape[1:]))
         raise ValueError(

@@ -92,7 +92,7 @@ def _images(points: Path, shape: tuple[int, ...], dtype: torch.dtype) -> np.ndar
         images, _ = test.head(len(test.test))
     else:
         try:
-            images, _ = load_test("npz", points)
+            images, _ = load_test("npz", points, shape=shape)
         except ValueError:  # without labels, or no images: what `taut predict` takes
             images = torch.cat([*read_inputs([points], shape, dtype).batches])
     images = images.to(dtype).contiguous()

@@ -89,8 +89,11 @@ def load(
 
 
 def load_test(
-    name: str, data_dir: str | os.PathLike[str] | None = None
-) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]:
+    name: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
     r"""The test images of a data set as floats in [0, 1], and their labels.
 
     Of an npz file, it needs no training images: `x_test` and `y_test` (or of `val`), or `images`
@@ -100,9 +103,11 @@ def load_test(
     Args:
         name: one of `names()`.
         data_dir: as for `load`.
+        shape: of one input. Where it has other than three axes, an npz file holds signals, volumes
+            or features as floats of any size.
 
     Raises:
-        ValueError: as `load`, or if floats are not in [0, 1].
+        ValueError: as `load`, or if floats are not in [0, 1] (finite, where they are no images).
         FileNotFoundError: as `load`.
 
     Example:
@@ -111,7 +116,8 @@ def load_test(
         (torch.Size([1000, 1, 28, 28]), torch.Size([1000]))
     """
     if name == _NPZ:
-        return read_npz_test(_checked_path(name, None if data_dir is None else Path(data_dir)))
+        path = _checked_path(name, None if data_dir is None else Path(data_dir))
+        return read_npz_test(path, shape)
     test = load(name, data_dir).test
     return test.float_images(), test.labels
 

@@ -135,8 +135,13 @@ def read_npz(path: Path) -> Dataset:
     return Dataset("npz", label, classes, *splits)
 
 
-def read_npz_test(path: Path) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, " n"]]:
-    """Test images in [0, 1], or all images of a file without parts; floats stay as they are."""
+def read_npz_test(
+    path: Path, shape: tuple[int, ...] | None = None
+) -> tuple[Float[Tensor, "n ..."], Int64[Tensor, " n"]]:
+    """Test images in [0, 1], or all images of a file without parts; floats stay as they are.
+
+    With the `shape` of an input that is no image, finite floats as they are.
+    """
     file = _located(path)
     entries = _entries(file)
     names = _pair(file, entries, TEST_PARTS) or _pair(file, entries, ("",))
@@ -149,16 +154,20 @@ def read_npz_test(path: Path) -> tuple[Float[Tensor, "n c h w"], Int64[Tensor, "
     x, y = names[1]
     arrays = read_arrays(file, (x, y))
     images, labels = arrays[x], _labels(arrays[y], f"{file}: {y}")
-    if images.dtype.kind != "f":
+    signals = shape is not None and len(shape) != 3
+    if images.dtype.kind != "f" and not signals:
         split = checked_split(_pixels(images, f"{file}: {x}"), labels, 1 << 63, file)
         return split.float_images(), split.labels
     _checks.check_pairs(images, labels, file)
     _checks.check_labels(labels, 1 << 63, file)
+    if signals and (images.dtype.kind != "f" or not np.isfinite(images).all()):
+        raise ValueError(f"{file}: {x} must hold finite floats; got {images.dtype}.")
     low, high = float(images.min()), float(images.max())
-    if not 0 <= low <= high <= 1:  # NaN neither
+    if not (signals or 0 <= low <= high <= 1):  # NaN neither
         raise ValueError(f"{file}: {x} must lie in [0, 1]; got {low:g} to {high:g}.")
-    pixels = _channels_first(images, f"{file}: {x}").astype(np.float32, order="C")
-    return torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64))
+    inputs = images if signals else _channels_first(images, f"{file}: {x}")
+    inputs = torch.from_numpy(inputs.astype(np.float32, order="C"))
+    return inputs, torch.from_numpy(labels.astype(np.int64))
 
 
 def _located(path: Path) -> Path:
