@@ -2,6 +2,7 @@
 
 from typing import final
 
+import torch
 from torch import Tensor
 
 from taut.linalg.bases import basis_product
@@ -57,8 +58,8 @@ class Orthogonal(AbstractParametrization):
 
     def transform(self, x: Tensor, bias: Tensor | None, windows: Windows | None) -> Tensor | None:
         """Apply the dense layer through the factors of the basis."""
-        if kept_basis(self.raw_matrix) is not None:
-            return None
+        if kept_basis(self.raw_matrix) is not None or torch.compiler.is_exporting():
+            return None  # the product is laid out by the size of the batch, which may be open
         wide = self.out_channels >= self.in_channels
         y = basis_product(x, self.raw_matrix, transposed=wide)
         # A copy: in-place operations must not change what is saved for the gradient.

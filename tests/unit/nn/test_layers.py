@@ -488,3 +488,13 @@ def test_compiled_in_one_graph(training):
     code = COMPILED.format(training=training)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_exported_with_any_size_of_batch(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    layers = [taut.nn.Conv2d(1, 96, 3), nn.Flatten(), taut.nn.Linear(96 * 4, 3)]
+    model, batch = nn.Sequential(*layers).eval(), {0: torch.export.Dim("batch")}
+    program = torch.export.export(model, (torch.rand(2, 1, 2, 2),), dynamic_shapes=(batch,))
+    for n in (1, 5):
+        x = torch.rand(n, 1, 2, 2)
+        torch.testing.assert_close(program.module()(x), model(x))
