@@ -26,8 +26,8 @@ class AOL(AbstractParametrization):
         circular or zero padding. Orthogonal kernels stay as they are; others become almost
         orthogonal in training at best, so that gradients may shrink.
     Cost: one correlation of the kernel with itself, :math:`c_{in}^2 c_{out} k^{2 d}` products.
-    Prefer it where no orthogonal kernel exists: depthwise and grouped convolutions, strides that do
-        not divide the kernel.
+    Prefer it where no orthogonal kernel exists, or only shifts: in depthwise convolutions, and
+        where windows skip positions of the input that the outputs are too many for.
 
     Reference:
         Prach, Lampert (2022), *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz
