@@ -29,14 +29,13 @@ def convert(
 ) -> Converted:
     r"""Swap the layers of a plain network for 1-Lipschitz ones, and list what could not be.
 
-    Convolutions and matrices become those of :mod:`taut.nn` of the same sizes (grouped ones, and
+    Convolutions and matrices become those of :mod:`taut.nn` of the same sizes (depthwise ones, and
     others that no orthogonal kernel has, with :class:`taut.AOL`); rectifiers become
     :class:`taut.nn.MaxMin`, along the features behind a matrix; normalisations go, since they
     divide by what the data are; averages are multiplied by the inverse of their norm; pools whose
-    windows overlap become ones of windows that do not. A convolution whose kernel its stride does
-    not divide gets the next larger kernel. All outputs keep their sizes (but for circular padding
-    where a stride does not divide the size: one more). Layers are found wherever they stand, in
-    classes of your own too; what is shared stays shared.
+    windows overlap become ones of windows that do not. All outputs keep their sizes (but for
+    circular padding where a stride does not divide the size: one more). Layers are found wherever
+    they stand, in classes of your own too; what is shared stays shared.
 
     Forwards that torch.fx can follow are rewritten as well: sums of branches become
     :class:`taut.nn.ConvexSum`, concatenations of branches :class:`taut.nn.ConvexConcat`, functions

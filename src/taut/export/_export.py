@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from taut.export._files import FileModel
+from taut.export._freeze import freeze
 from taut.export._naming import renamed
 from taut.files import write_atomically
 from taut.kinds import did_you_mean
+from taut.nn import AbstractParametrizedLayer
 from taut.program import Program, ProgramModule, UnprovenError, fixed_size, trace
 
 __all__ = ["SUFFIXES", "Exported", "export", "load"]
@@ -75,7 +77,8 @@ def export(
     if any_size and len(input_shape) != 3:
         raise ValueError(f"`any_size` is for images, (channels, rows, columns); got {input_shape}.")
     try:
-        program = renamed(trace(model, input_shape, through=True))
+        settled = _of_any_size(model) if any_size else model
+        program = renamed(trace(settled, input_shape, through=True))
     except UnprovenError as error:
         raise ValueError(f"`model` cannot be exported: {error}") from error
     if not program.nodes:
@@ -84,6 +87,12 @@ def export(
     written = read(path, tuple(input_shape))
     _compare(program, written.program)
     return Exported(written, tuple(input_shape))
+
+
+def _of_any_size(model: nn.Module) -> nn.Module:
+    """The model with plain layers: the others pad by numbers that they compute from the size."""
+    own = any(isinstance(module, AbstractParametrizedLayer) for module in model.modules())
+    return freeze(model) if own else model
 
 
 def load(path: str | os.PathLike[str], input_shape: tuple[int, ...] | None = None) -> Exported:

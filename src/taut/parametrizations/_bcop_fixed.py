@@ -17,7 +17,8 @@ class BCOPFixed(AbstractParametrization):
     r"""The kernel of a fresh :class:`taut.BCOP`, never trained: a baseline for training kernels.
 
     The kernel is a buffer, not a parameter: optimisers do not see it, distributed training does not
-    wait for its gradient, and checkpoints contain it. Any orthogonal kernel may be assigned.
+    wait for its gradient, and checkpoints contain it. Any orthogonal kernel may be assigned. It
+    is kept as it is, off by up to 1e-4 in float32; bounds count that.
 
     Guarantee: that of :class:`taut.BCOP`, for the kernel as drawn: with circular padding all
         singular values of the operator are 1 (semi-orthogonal where the channel counts differ).

@@ -122,6 +122,15 @@ def test_what_a_file_of_open_sizes_is_certified_for_is_said(tmp_path, capsys):
     assert "alone" not in taut_command(capsys, "certify", path)[1]
 
 
+@pytest.mark.parametrize("mode", ["circular", "zeros", "reflect", "replicate"])
+def test_files_of_any_size_complete_the_stride_of_layers_that_were_not_frozen(mode, tmp_path):
+    model = nn.Sequential(taut.nn.Conv2d(3, 2, 2, stride=2, padding_mode=mode))
+    export(model, path := tmp_path / "model.onnx", (3, 4, 4), any_size=True)
+    for size in ((4, 4), (5, 5), (6, 3)):
+        x = inputs((3, *size))
+        torch.testing.assert_close(in_onnxruntime(path, x), model(x).detach())
+
+
 def test_double_precision_is_refused_by_onnx(tmp_path):
     model = frozen("bare").double()
     with pytest.raises(ValueError, match="ONNX files hold float32"):

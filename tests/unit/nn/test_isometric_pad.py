@@ -228,6 +228,33 @@ def test_written_out_it_is_recognised():
     assert float(taut.lipschitz_bound(Written(), (1, 5, 6))) == 1.0
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(3, 3, 1), (3, 1, 3)], ids=str)
+def test_a_mask_along_other_axes_is_no_isometry(mode, shape):
+    mask = isometric_mask(torch.empty(3, 3, 3), [1, 1, 1, 1], mode).reshape(shape)
+
+    class Written(nn.Module):
+        def forward(self, x):
+            return F.pad(x * mask, (1, 1, 1, 1), mode)
+
+    norm = torch.linalg.matrix_norm(dense_operator(Written(), (3, 3, 3)), 2)
+    assert norm > 1.4
+    assert float(taut.lipschitz_bound(Written(), (3, 3, 3))) > norm * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_mask_of_16_bits_stays_as_it_is(dtype, tmp_path):
+    mask = isometric_mask(torch.empty(1, 5, 6, dtype=dtype), [1, 1, 1, 1], "reflect")
+
+    class Written(nn.Module):
+        def forward(self, x):
+            return F.pad(x * mask, (1, 1, 1, 1), "reflect")
+
+    x = torch.randn(2, 1, 5, 6)
+    read = export(Written(), tmp_path / "model.safetensors", (1, 5, 6)).model
+    assert torch.equal(read(x), Written()(x))
+
+
 @pytest.mark.parametrize("arguments", [(-1,), (1.5,), ((1, 2),), (1, "circular"), (True,)], ids=str)
 def test_wrong_arguments_are_refused(arguments, monkeypatch):
     import jaxtyping

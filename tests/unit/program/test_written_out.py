@@ -57,3 +57,14 @@ def test_a_matrix_may_stand_on_the_left():
     assert torch.allclose(replay(trace(model, shape), x), model(x), rtol=1e-12)
     norm = torch.linalg.matrix_norm(dense_operator(model, shape), 2).item()
     assert float(taut.lipschitz_bound(model, shape)) == pytest.approx(norm, rel=1e-9)
+
+
+def test_an_average_with_a_divisor_of_its_own_keeps_its_axes():
+    model = Written(
+        lambda x, _: nn.functional.avg_pool2d(x.unsqueeze(2), (1, 3), divisor_override=2).squeeze(2)
+    )
+    x = torch.randn(2, 4, 9, dtype=torch.float64)
+    program = trace(model, (4, 9))
+    assert torch.equal(replay(program, x), model(x))
+    norm = torch.linalg.matrix_norm(dense_operator(model, (4, 9)), 2).item()
+    assert float(taut.lipschitz_bound(model, (4, 9))) == pytest.approx(norm, rel=1e-9)

@@ -1,5 +1,6 @@
 """Pools of signals that were written as pools of images with one row."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +41,15 @@ def _unit_axis(
         alone = wide[place] == 1 and pool.shape[place] == 1
         alone = alone and (read, written) == (_without(wide, place), _without(pool.shape, place))
         plain = (pool.args["kernel_size"][axis], pool.args["padding"][axis]) == (1, 0)
-        if alone and plain and len(read) > 1 and not pool.args.get("whole"):
+        if alone and plain and len(read) > 1 and not pool.args.get("whole") and not _divides(pool):
             return axis
     return None
+
+
+def _divides(pool: Node) -> bool:
+    """Whether an average has a divisor of its own, which pools of one axis cannot have."""
+    size = math.prod(pool.args["kernel_size"])
+    return pool.args.get("divisor", size) != size
 
 
 def _without(values: Any, place: int) -> Any:
