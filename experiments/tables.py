@@ -18,6 +18,7 @@ from experiments import (
     certificates,
     classify,
     command_line,
+    initialisation,
     kinds,
     orthonormalisation,
     reproduce,
@@ -64,6 +65,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "jacobian": attenuation.jacobian_table,
     },
     ROOT / "docs/command-line.md": command_line.TABLES,
+    ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
     ROOT / "docs/reproduce.md": {
         "reproduced": reproduce.recorded_tables,
         **command_line.experiment_tables("reproduce"),
