@@ -19,7 +19,7 @@ def whole(name: str, value: Any, *, least: int = 1) -> int:
         ValueError: `factor` must be a positive integer; got 0.
     """
     if not _is_whole(value, least):
-        raise ValueError(f"`{name}` must be {_kind(least)}; got {value!r}.")
+        raise ValueError(f"`{name}` must be {_kind(least)}; got {_shown(value)}.")
     return int(value)
 
 
@@ -37,7 +37,7 @@ def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ..
     values: tuple[Any, ...] = tuple(value) if several else (value,) * axes
     if len(values) != axes or not all(_is_whole(v, least) for v in values):
         allowed = f"{_kind(least)} or a tuple of {axes}"
-        raise ValueError(f"`{name}` must be {allowed}; got {value!r}.")
+        raise ValueError(f"`{name}` must be {allowed}; got {_shown(value)}.")
     return tuple(map(int, values))
 
 
@@ -95,3 +95,8 @@ def _is_whole(value: Any, least: int) -> bool:
 
 def _kind(least: int) -> str:
     return "a positive integer" if least == 1 else f"an integer >= {least}"
+
+
+def _shown(value: Any) -> str:
+    """Text in quotes; numbers of numpy as numbers."""
+    return repr(value) if isinstance(value, str) else str(value)
