@@ -25,7 +25,7 @@ _STEPS = 16
 _IMAGE = 32
 """Steps along an axis of the largest image on which norms are estimated."""
 
-_SHARP = ((1.021, 2.0**37), (1.031, 2.0**39), (1.04, math.inf))
+_SHARP = ((1.031, 2.0**37), (1.04, 2.0**38), (1.071, math.inf))
 """Without a limit of time the first proof is the cheapest within a factor, up to a work; or the
 cheapest within the next."""
 
