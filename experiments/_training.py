@@ -1,7 +1,8 @@
 """Runs that experiments train, and what is certified of them."""
 
+import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -38,6 +39,16 @@ def trained(
         write_json(folder / ENVIRONMENT, record.environment())
     with show_training(recipe.epochs) as tell:
         return train(recipe, folder, data_dir=data_dir, device=device, on_progress=tell)
+
+
+def steps_of(
+    data: taut.data.AbstractSplit, batch_size: int, steps: int, *, seed: int
+) -> Iterator[Any]:
+    """So many batches of images and labels, epoch after epoch."""
+    epochs = (
+        taut.data.batches(data, batch_size, seed=seed, epoch=epoch) for epoch in itertools.count()
+    )
+    return itertools.islice(itertools.chain.from_iterable(epochs), steps)
 
 
 def opened(recipe: Recipe, folder: Path) -> Run | None:

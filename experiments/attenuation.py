@@ -22,6 +22,7 @@ import taut
 from experiments._record import FIGURES, RECORDS, Record, read
 from experiments._runner import SEEDS, Experiment, option, tracked
 from experiments._show import markdown, save
+from experiments._training import steps_of
 from taut.diagnostics import GradientProfile, five_numbers, inspect, plot_profiles
 from taut.parametrizations import methods, projected
 
@@ -87,12 +88,8 @@ def train(net: nn.Module, data: taut.data.Dataset, seed: int, args: argparse.Nam
     loss = taut.losses.OffsetCrossEntropy(offset=0.7, temperature=0.25)
     optimiser = torch.optim.Adam(net.parameters(), lr=args.lr)
     net.train()
-    epochs = (
-        taut.data.batches(data.train, args.batch_size, seed=seed, epoch=epoch)
-        for epoch in itertools.count()
-    )
     losses: list[float] = []
-    for images, labels in itertools.islice(itertools.chain.from_iterable(epochs), args.steps):
+    for images, labels in steps_of(data.train, args.batch_size, args.steps, seed=seed):
         optimiser.zero_grad()
         value = loss(net(folded(images, args.channels)), labels)
         value.backward()

@@ -7,7 +7,6 @@ Seeds, images and their order are the same for both initialisations.
 """
 
 import argparse
-import itertools
 from functools import partial
 from statistics import fmean
 
@@ -18,6 +17,7 @@ import taut
 from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, SEEDS, Experiment, option, tracked
 from experiments._show import markdown
+from experiments._training import steps_of
 
 INITIALISATIONS = ("uniform", "identity")
 _SETTINGS = ("depth", "channels", "steps", "batch_size", "images", "lr", "seeds", "eps")
@@ -37,12 +37,8 @@ def measured(init: str, data: taut.data.Dataset, seed: int, args: argparse.Names
     net = build(args.depth, args.channels, init)
     loss = taut.losses.OffsetCrossEntropy(offset=0.7, temperature=0.25)
     optimiser = torch.optim.Adam(net.parameters(), lr=args.lr)
-    epochs = (
-        taut.data.batches(data.train, args.batch_size, seed=seed, epoch=epoch)
-        for epoch in itertools.count()
-    )
     losses: list[float] = []
-    for images, labels in itertools.islice(itertools.chain.from_iterable(epochs), args.steps):
+    for images, labels in steps_of(data.train, args.batch_size, args.steps, seed=seed):
         optimiser.zero_grad()
         value = loss(net(images), labels)
         value.backward()

@@ -45,8 +45,7 @@ def check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
     classes = max((2, *shape))
     if not all(type(v) is int and 0 <= v < classes for v in (*labels, *predictions)):
         raise ValueError(f"Labels and predictions must be below {classes}.")
-    if file["images"].keys() != {"dtype", "sha256"} or not all(isinstance(h, str) for h in hashes):
-        raise ValueError("The images must be described by their precision and hashes.")
+    _check_description(file["images"])
     right = [a == b for a, b in zip(predictions, labels, strict=True)]
     for values in zip(radii, file["margin"], labels, right, strict=True):
         _check_image(file, *values, single=single)
@@ -57,6 +56,13 @@ def check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
     for name, (said, count) in shares.items():
         if type(said) is not float or said != count / n:
             raise ValueError(f"The {name} is not what the images beside it come to.")
+
+
+def _check_description(images: dict[str, Any]) -> None:
+    if images.keys() != {"dtype", "sha256"} or not all(
+        isinstance(h, str) for h in images["sha256"]
+    ):
+        raise ValueError("The images must be described by their precision and hashes.")
 
 
 def _check_image(
@@ -101,8 +107,7 @@ def check_answers(file: dict[str, Any], shape: tuple[int, ...], stretch: float) 
     shapes = [tuple(part.shape) for part in (classes, margin, radii)]
     if not n or shapes != [(n, *places), (n, *places), (n, k, *places)]:
         raise ValueError("The file must say the same of every image, and have one at least.")
-    if file["images"].keys() != {"dtype", "sha256"} or not all(isinstance(h, str) for h in hashes):
-        raise ValueError("The images must be described by their precision and hashes.")
+    _check_description(file["images"])
     if not bool(((classes >= 0) & (classes < k)).all()):
         raise ValueError(f"Classes must be below {k}.")
     own = torch.zeros_like(radii).scatter(1, classes[:, None], 1.0).bool()

@@ -46,8 +46,8 @@ def sampled_bound(gram: GramKernel, torus: tuple[int, ...], grid: tuple[int, ...
     .. math:: \hat H(\omega) \preceq \frac{1 + f}{2} M.
 
     The factor is 1.02 for 16 points a degree in two dimensions, 1.09 for 8; half that for norms.
-    M is `torus_bound` on the grid, so that it holds for the exact :math:`\hat H`, which has no
-    negative eigenvalue; the factor is rational, rounded up, and the product is rounded up.
+    M is `torus_bound` on the grid: it bounds the exact :math:`\hat H`, whose eigenvalues are not
+    negative. The factor is rational and rounded up, and so is the product.
 
     Args:
         gram: of the kernels of all groups.

@@ -105,10 +105,7 @@ class _Fold(torch.autograd.Function):
     def forward(y: Tensor, mask: Tensor, padding: list[int], mode: str) -> Tensor:
         return _folded(y, mask, mask.dim(), padding, mode)
 
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, list[int], str], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
-        ctx.options = inputs[2:]
+    setup_context = staticmethod(_Pad.setup_context)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

@@ -71,6 +71,11 @@ def require_isometry(
 
     Raises:
         ValueError: with the numbers that decide it.
+
+    Example:
+        >>> require_isometry(2, 8, (2, 2), (3, 3), dilation=(1, 1), groups=1)
+        >>> existing_isometry(2, 9, (2, 2), (3, 3), (1, 1))  # refused
+        'neither'
     """
     sizes = (in_channels, out_channels, kernel_size, stride, dilation, groups)
     if existing_isometry(*sizes) != "neither":
