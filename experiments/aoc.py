@@ -40,7 +40,9 @@ class Arguments(NamedTuple):
     dilation: int = 1
     groups: int = 1
     transposed: bool = False
-    zeros: bool = False  # padding of taut's layer, too: orthogonium's transposed layers have no other
+    zeros: bool = (
+        False  # padding of taut's layer, too: orthogonium's transposed layers have no other
+    )
 
     @property
     def padding(self) -> int | str:
