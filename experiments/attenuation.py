@@ -3,7 +3,7 @@
 Example: python -m experiments.attenuation --record records/attenuation.json
          python -m experiments.attenuation --draw   # the figures again, from the record
 
-Every net is a stack of 3x3 convolutions of equal channels with MaxMin, and a dense layer; "plain"
+Every net is a stack of 3x3 layers of equal channels with MaxMin, and a dense layer; "plain"
 is torch.nn as it comes. Images are those of the embedded set, folded without loss of length.
 """
 
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import taut
+from experiments._family import dense_of, family
 from experiments._record import FIGURES, RECORDS, Record, read
 from experiments._runner import SEEDS, Experiment, option, tracked
 from experiments._show import markdown, save
 from experiments._training import steps_of
 from taut.diagnostics import GradientProfile, five_numbers, inspect, plot_profiles
-from taut.parametrizations import methods, projected
+from taut.parametrizations import projected
 
 SIZE, PLAIN = 16, "plain"
 _SETTINGS = ("depths", "channels", "steps", "batch_size", "images", "lr", "seeds")
@@ -35,7 +36,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
         draw()
         return
     record.begin(settings={name: vars(args)[name] for name in _SETTINGS})
-    names = [*(name for name, cls in methods().items() if not cls.matrices_only), PLAIN]
+    names = [*family(), PLAIN]
     for seed, depth, method in tracked(
         [(seed, depth, name) for seed in args.seeds for depth in args.depths for name in names]
     ):
@@ -61,18 +62,16 @@ def measured(method: str, depth: int, seed: int, args: argparse.Namespace) -> li
 
 
 def build(method: str, depth: int, channels: int) -> nn.Sequential:
-    kernels = None if method == PLAIN else methods()[method]
-
-    def convolution() -> nn.Module:
-        if kernels is None:
+    def layer() -> nn.Module:
+        if method == PLAIN:
             return nn.Conv2d(channels, channels, 3, padding=1, padding_mode="circular")
-        return taut.nn.Conv2d(channels, channels, 3, parametrization=kernels)
+        return family()[method](channels, channels, 3, 1)
 
-    layers = [layer for _ in range(depth) for layer in (convolution(), taut.nn.MaxMin())]
+    layers = [part for _ in range(depth) for part in (layer(), taut.nn.MaxMin())]
     features = channels * SIZE**2
-    if kernels is None:
+    if method == PLAIN:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
-    head = taut.nn.Linear(features, 10, parametrization=kernels.dense_as())
+    head = taut.nn.Linear(features, 10, parametrization=dense_of(method))
     return nn.Sequential(*layers, nn.Flatten(), head)
 
 
@@ -102,7 +101,7 @@ def train(net: nn.Module, data: taut.data.Dataset, seed: int, args: argparse.Nam
 def inspected(net: nn.Module, images: Tensor) -> dict:
     """Gradient norms at the layers with weights, image first; spectrum of the Jacobian; bound."""
     inspection = inspect(net, images[:32])
-    weighted = [x for x in inspection.layers if x.type in ("Conv2d", "Linear")]
+    weighted = [x for x in inspection.layers if x.type not in ("MaxMin", "Flatten")]
     assert inspection.jacobian is not None
     return {
         "gradient": [x.random for x in weighted],

@@ -20,6 +20,8 @@ from experiments import (
     command_line,
     initialisation,
     kinds,
+    methods,
+    methods_on_mnist,
     orthonormalisation,
     reproduce,
     speed,
@@ -29,7 +31,7 @@ from experiments import (
 from experiments._record import ROOT, Record
 from experiments._runner import Experiment
 from experiments._show import markdown
-from taut.parametrizations import methods
+from taut import parametrizations
 
 
 def work(args: argparse.Namespace, record: Record) -> None:
@@ -49,7 +51,10 @@ def updated(page: Path) -> str:
 
 
 def method_table() -> str:
-    rows = ((f"`taut.{n}`", cls.guarantee, cls.reference) for n, cls in methods().items())
+    rows = (
+        (f"`taut.{n}`", cls.guarantee, cls.reference)
+        for n, cls in parametrizations.methods().items()
+    )
     return markdown(("name", "guarantee", "reference"), rows)
 
 
@@ -70,7 +75,11 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "reproduced": reproduce.recorded_tables,
         **command_line.experiment_tables("reproduce"),
     },
-    ROOT / "docs/methods.md": {"anomalies": anomalies.anomalies},
+    ROOT / "docs/methods.md": {
+        "anomalies": anomalies.anomalies,
+        **methods.TABLES,
+        **methods_on_mnist.TABLES,
+    },
     ROOT / "docs/certificates.md": certificates.TABLES,
     ROOT / "docs/speed.md": {
         **speed.TABLES,

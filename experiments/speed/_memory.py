@@ -18,7 +18,7 @@ from torch import nn
 from experiments._record import ROOT
 from experiments.speed._cases import Case, LayerCase, parse_case
 from experiments.speed._contenders import contenders
-from experiments.speed._timing import TimingSettings, training_run
+from experiments.speed._timing import TimingSettings, Work, training_run
 
 _STEPS = 3
 _STATUS = Path("/proc/self/status")
@@ -68,7 +68,11 @@ def _on_gpu(module: nn.Module, case: Case, settings: TimingSettings) -> int:
 
 def _on_cpu(module: nn.Module, case: Case, settings: TimingSettings) -> int:
     _load_libraries(settings)
-    run = training_run(module, case, settings)
+    return peak_growth(module, training_run(module, case, settings))
+
+
+def peak_growth(module: nn.Module, run: Work) -> int:
+    """Bytes by which a run raises the peak of a process that is fresh, and those of its module."""
     _forget_peak()
     before = _peak()
     for _ in range(_STEPS):

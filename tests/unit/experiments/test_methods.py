@@ -1,0 +1,46 @@
+"""`experiments.methods` and `experiments.methods_on_mnist` measure every method of taut."""
+
+import json
+
+import pytest
+import torch
+
+import taut
+from experiments import methods
+from experiments._family import dense_of, family
+from taut.parametrizations import methods as parametrizations
+
+SAME_SIZES = {"LiRes"}  # of the input
+
+
+def test_every_method_with_kernels_is_in_the_family():
+    kernels = {name for name, method in parametrizations().items() if not method.matrices_only}
+    assert kernels < set(family())
+
+
+@pytest.mark.parametrize("name", family())
+def test_layers_keep_and_change_channels_and_sizes(name):
+    assert family()[name](4, 4, 3, 1)(torch.rand(2, 4, 6, 6)).shape == (2, 4, 6, 6)
+    assert issubclass(dense_of(name), taut.parametrizations.AbstractParametrization)
+    if name in SAME_SIZES:
+        with pytest.raises(ValueError, match=r"^`\w+`"):
+            family()[name](4, 8, 3, 2)
+    else:
+        assert family()[name](4, 8, 3, 2)(torch.rand(2, 4, 6, 6)).shape == (2, 8, 3, 3)
+
+
+def test_a_record_is_completed_and_shown(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "methods.json"
+    words = ["--quick", "--repeats", "1", "--threads", "1", "--record", str(path), "--methods"]
+    assert methods.EXPERIMENT.run([*words, "BCOP"]) == 0
+    assert methods.EXPERIMENT.run([*words, "BCOP", "RKO"]) == 0
+    record = json.loads(path.read_text())
+    assert [row["name"] for row in record["cost 8"]] == ["BCOP", "RKO"]
+    first, second = record["spectra"]
+    assert first["trained"] == pytest.approx([1, 1], abs=1e-5)
+    assert second["fresh"][0] < 0.9
+    monkeypatch.setattr(methods, "RECORD", path)
+    lines = methods.methods_table().splitlines()
+    assert len(lines) == 4
+    assert f"| {record['cost 8'][1]['step over plain']:.2f} |" in lines[3]
+    capsys.readouterr()
