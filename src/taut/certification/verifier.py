@@ -397,14 +397,14 @@ def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap
 
 @operation
 def skew_exponential(step, degree, dilation, groups, mode):
-    """The sum of J^j x / j! up to the degree, J a convolution that is minus its adjoint, and a bias.
+    """Sum of J^j x / j! up to the degree, and a bias; J a convolution that is minus its adjoint.
 
     J is normal with eigenvalues i t, |t| <= |J|, and |J| is at most the norm of its moduli. Steps
     y -> x + J y / j round fan_in + 5 times; underflow of one passes |J|^j / j! of the later ones.
     """
     w, bias = step.tensors.pop("weight"), step.tensors.pop("bias", np.zeros(step.shape[0]))
     taps, kernels, (_, *size) = w.shape[2:], np.array(np.split(w, groups)), step.inputs[0]
-    turned = np.flip(kernels.swapaxes(1, 2), [*range(3, kernels.ndim)])
+    turned = np.flip(kernels.swapaxes(1, 2), tuple(range(3, kernels.ndim)))
     skew = all(k % 2 for k in taps) and np.array_equal(kernels, -turned)
     require(skew and mode in ("zeros", "circular"), "its convolution is not minus its adjoint")
     require(step.inputs[0] == [len(w), *size] == [len(bias), *size], "it has other channels")

@@ -144,6 +144,21 @@ def test_polynomials_are_at_most_1_up_to_their_radius(degree):
         assert torch.linalg.matrix_norm(slow_series(matrix, degree), 2) > 1
 
 
+LEAST = {  # singular values up to norm 1 and up to the radius, as docs/series.md has them
+    3: (0.9718, 0.942), 4: (0.9939, 0.5), 7: (1 - 1.6e-5, 0.99984), 8: (1 - 2.2e-6, 0.978),
+    11: (1 - 1.3e-9, 1 - 5.7e-8), 12: (1 - 1.3e-10, 0.99989), 15: (1 - 2.9e-14, 1 - 6.1e-12),
+    16: (1 - 2.5e-15, 1 - 1.4e-7),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("degree", RADII)
+def test_smallest_singular_values_are_those_of_the_table(degree):
+    for most, least in zip((1.0, RADII[degree]), LEAST[degree], strict=True):
+        angles = 1j * np.linspace(0, most, 20001)
+        values = np.abs(sum(angles**j / math.factorial(j) for j in range(degree + 1)))
+        assert least - 1e-15 <= values.min() <= least + 0.1 * (1 - least)
+
+
 @pytest.mark.parametrize("degree", RADII)
 def test_largest_norms_that_a_degree_allows_are_reached(degree):
     """A kernel of one tap and two channels is a rotation, whose angle is its row's sum."""

@@ -66,9 +66,9 @@ def _widened(x: Tensor, channels: int, groups: int) -> Tensor:
     if not missing:
         return x
     sides = [0, 0] * (x.dim() - 2) + [0, missing]
-    return (
-        F.pad(x.unflatten(1, (groups, -1)), sides).flatten(1, 2) if groups > 1 else F.pad(x, sides)
-    )
+    if groups == 1:
+        return F.pad(x, sides)
+    return F.pad(x.unflatten(1, (groups, -1)), sides).flatten(1, 2)
 
 
 def _narrowed(x: Tensor, channels: int, groups: int) -> Tensor:

@@ -120,7 +120,9 @@ def _checked_radius(radius: float | None, degree: int) -> float:
 
 @final
 class SOC1d(_SOC):
-    """1-D skew orthogonal convolution of inputs `(batch, c, l)` or `(c, l)`; see :class:`SOC2d`.
+    """1-D skew orthogonal convolution: see :class:`SOC2d`.
+
+    Inputs are `(batch, in_channels, l)` or `(in_channels, l)`.
 
     Example:
         >>> SOC1d(2, 6, 3, stride=3)(torch.zeros(1, 2, 9)).shape
@@ -143,10 +145,10 @@ class SOC2d(_SOC):
 
     Guarantee: 1-Lipschitz in l2. For the degrees allowed, :math:`|S_m(i \theta)| \le 1` up to a
         radius (1.73 to 3.39), within which the norm of J is kept. Singular values are below 1 by
-        the remainder: with norms of J up to 1 they are at least 1 - 0.03, 1 - 0.0062, 1 - 1.6e-5,
-        1 - 2.2e-6, 1 - 1.3e-9 and 1 - 1.3e-10 for the degrees 3, 4, 7, 8, 11 and 12. At the largest
-        radius they may be 0.86. Where sizes of input and output differ, rows or columns are
-        orthonormal.
+        the remainder: with norms of J up to 1 they are at least 0.9718, 0.9939, 1 - 1.6e-5,
+        1 - 2.2e-6, 1 - 1.3e-9 and 1 - 1.3e-10 for the degrees 3, 4, 7, 8, 11 and 12; at the largest
+        radius they may be 0.942, 0.5, 0.99984, 0.978, 1 - 5.7e-8 and 0.99989. Where sizes of input
+        and output differ, rows or columns are orthonormal.
     Cost: `degree` convolutions of `max(in_channels * stride^2, out_channels)` channels forward, and
         three times as many in the backward, which keeps the input alone, whatever the degree.
         Prefer it for orthogonality with zero padding; :class:`Conv2d` is cheaper.
@@ -193,8 +195,9 @@ class SOC2d(_SOC):
 
 @final
 class SOC3d(_SOC):
-    """3-D skew orthogonal convolution of `(batch, c, d, h, w)` or `(c, d, h, w)`; see
-    :class:`SOC2d`.
+    """3-D skew orthogonal convolution: see :class:`SOC2d`.
+
+    Inputs are `(batch, in_channels, d, h, w)` or `(in_channels, d, h, w)`.
 
     Example:
         >>> SOC3d(1, 8, 3, stride=2)(torch.zeros(1, 1, 4, 6, 6)).shape
