@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import forgery
 import taut
 from exported_nets import in_onnxruntime
 from oracles import dense_operator
@@ -264,6 +265,18 @@ def test_gradients_agree_with_those_that_keep_every_step():
     torch.testing.assert_close(jacobian, dense, rtol=1e-4, atol=1e-5)
 
 
+def test_mixed_precision_trains():
+    layers, x = nn.Sequential(nn.Conv2d(2, 3, 3), taut.nn.SOC2d(3, 3, 3)), torch.randn(2, 2, 6, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = layers(x)
+    y.float().square().sum().backward()
+    found = layers[1].parametrization.raw_kernel.grad.clone()
+    layers.zero_grad()
+    layers(x).square().sum().backward()
+    expected = layers[1].parametrization.raw_kernel.grad
+    assert (found - expected).norm() < 0.05 * expected.norm()
+
+
 def test_memory_that_is_kept_does_not_grow_with_the_degree():
     kept = []
     for degree in RADII:
@@ -352,7 +365,7 @@ def test_compiled_layers_do_the_same():
         ({"degree": 6}, r"`degree` must be .*exceeds 1 for all small angles; got 6\."),
         ({"degree": 19}, r"`degree` must be .*the same to rounding; got 19\."),
         ({"degree": 0}, r"`degree` must be a positive integer; got 0\."),
-        ({"kernel_size": 4}, r"`kernel_size` must be odd.*; got 4\."),
+        ({"kernel_size": 4}, r"`kernel_size` must be odd.*; got \(4, 4\)\."),
         ({"kernel_size": (3, 2)}, r"`kernel_size` must be odd.*; got \(3, 2\)\."),
         ({"padding_mode": "reflect"}, r"`padding_mode` must be 'zeros' or 'circular'.*'reflect'\."),
         ({"groups": 3}, r"`groups` must divide .* groups=3, channels 4 and 4\."),
@@ -412,6 +425,53 @@ def test_certificates_are_verified(arithmetic, tmp_path):
     np.savez(tmp_path / "points.npz", images=x.numpy())
     said = verifier.verify(path, weights, tmp_path / "points.npz")
     assert "answers of 6 images" in said
+
+
+def other(key, value):
+    """A change of the argument of the first series, and of its weight's numbers."""
+
+    def change(content, tensors):
+        nodes = [n for n in content["graph"]["nodes"] if n["op"] == "skew_exponential"]
+        weight = tensors[nodes[0]["tensors"]["weight"]]
+        if key == "weight":
+            value(weight)
+        else:
+            nodes[0]["args"][key] = value
+
+    return change
+
+
+def one_number(weight):
+    weight[0, 1, 0, 0] *= 1 + 1e-6
+
+
+FORGERIES = {
+    "degree 5": (other("degree", 5), "its moduli are too large"),
+    "no degree": (other("degree", 0), "its moduli are too large|degree is not known"),
+    "another padding": (other("mode", "reflect"), "not minus its adjoint"),
+    "one number": (other("weight", one_number), "not minus its adjoint"),
+    "twice the kernel": (other("weight", lambda w: w.mul_(2)), "its moduli are too large"),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_forged_series_are_refused_by_both_verifiers(name, tmp_path):
+    layer = taut.nn.SOC2d(2, 2, 3, dtype=torch.float64)
+    fill_(layer, "large")
+    with torch.no_grad():
+        layer.parametrization.raw_kernel[0] *= 30  # close to the radius
+    model = nn.Sequential(layer, nn.Flatten(), nn.Linear(32, 3, dtype=torch.float64)).eval()
+    path, weights = forgery.honest(model, (2, 4, 4), tmp_path)
+    verifier.verify(path, weights)
+    taut.verify(path, weights)
+    content, tensors = forgery.opened(path, weights)
+    change, message = FORGERIES[name]
+    change(content, tensors)
+    path, weights = forgery.forge(tmp_path, content, tensors)
+    with pytest.raises(verifier.Refused, match=message):
+        verifier.verify(path, weights)
+    with pytest.raises(ValueError):  # noqa: PT011 - each for a reason of its own
+        taut.verify(path, weights)
 
 
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])

@@ -34,10 +34,14 @@ class Steps(NamedTuple):
 
 
 def series(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
-    """S(J) x + bias for a batch x and a skew kernel, with a gradient that keeps x alone."""
+    """S(J) x + bias for a batch x and a skew kernel, with a gradient that keeps x alone.
+
+    Where others watch, and in mixed precision, autograd records each step.
+    """
     learned = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
-    if not learned or watched:
+    mixed = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+    if not learned or watched or mixed:
         return _horner(x, weight, bias, steps)
     y = _Series.apply(x, weight, steps)
     assert isinstance(y, Tensor)

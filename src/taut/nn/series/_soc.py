@@ -36,25 +36,16 @@ class _SOC(AbstractParametrizedLayer):
     ) -> None:
         super().__init__()
         self._set_gain(1.0)
-        degree = _checked_degree(degree)
         taps = wholes("kernel_size", kernel_size, self.axes)
-        if any(k % 2 == 0 for k in taps):
-            raise ValueError(
-                f"`kernel_size` must be odd, as a skew kernel has a centre; got {kernel_size}."
-            )
-        if padding_mode not in ("zeros", "circular"):
-            raise ValueError(
-                "`padding_mode` must be 'zeros' or 'circular', under which the convolution is "
-                f"skew; got {padding_mode!r}."
-            )
-        spacing = wholes("dilation", dilation, self.axes)
-        steps = Steps(degree, spacing, whole("groups", groups), padding_mode)
+        _check_skew(taps, padding_mode)
+        spacing, groups = wholes("dilation", dilation, self.axes), whole("groups", groups)
+        steps = Steps(_checked_degree(degree), spacing, groups, padding_mode)
         channels = whole("in_channels", in_channels), whole("out_channels", out_channels)
         self.sizes = Sizes(*channels, wholes("stride", stride, self.axes), steps)
         self._check_groups(taps)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
-        options = {"radius": _checked_radius(radius, degree), "groups": steps.groups, **factory}
-        kernel = SkewKernel(self.sizes.channels, taps, **options)
+        options = {"radius": _checked_radius(radius, steps.degree), "groups": groups}
+        kernel = SkewKernel(self.sizes.channels, taps, **options, **factory)
         self._set_parameters(kernel, self.sizes.out_channels, bias, **factory)
 
     def _check_groups(self, taps: tuple[int, ...]) -> None:
@@ -97,6 +88,17 @@ class _SOC(AbstractParametrizedLayer):
         text += "" if self.bias is not None else ", bias=False"
         text += f", padding_mode={steps.padding_mode!r}, degree={steps.degree}"
         return f"{text}, isometry={self.isometry!r}"
+
+
+def _check_skew(taps: tuple[int, ...], padding_mode: str) -> None:
+    """Refuse what no skew convolution has."""
+    if any(k % 2 == 0 for k in taps):
+        raise ValueError(f"`kernel_size` must be odd, as a skew kernel has a centre; got {taps}.")
+    if padding_mode not in ("zeros", "circular"):
+        raise ValueError(
+            "`padding_mode` must be 'zeros' or 'circular', under which the convolution is "
+            f"skew; got {padding_mode!r}."
+        )
 
 
 def _checked_degree(degree: int) -> int:
@@ -155,7 +157,7 @@ class SOC2d(_SOC):
 
     Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`, of any size; zeros are added
     behind sizes that the stride does not divide. Gradients of gradients are supported. Inside
-    `torch.func` transforms and `torch.compile` autograd records each step, and keeps all of them.
+    `torch.func` transforms, `torch.compile` and autocast, autograd keeps all steps.
 
     Args:
         in_channels: channels of the input.
