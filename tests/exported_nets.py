@@ -69,11 +69,22 @@ def sorting() -> nn.Sequential:
     )
 
 
+def series() -> nn.Sequential:
+    return nn.Sequential(
+        taut.nn.SOC2d(2, 6, 3, stride=2, degree=4),
+        taut.nn.MaxMin(),
+        taut.nn.SOC2d(6, 4, 3, groups=2, padding_mode="circular", bias=False),
+        nn.Flatten(),
+        taut.nn.Linear(36, 3),
+    )
+
+
 NETS = {
     "paper": (lambda: taut.models.Small().build((1, 9, 6), 3), (1, 9, 6)),
     "plain": (plain, (2, 10, 10)),
     "sorting": (sorting, (1, 7, 8)),
     "branches": (lambda: nn.Sequential(taut.nn.Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
+    "series": (series, (2, 6, 5)),
     "bare": (lambda: taut.nn.Linear(4, 2), (4,)),
 }
 PROGRAMS = """

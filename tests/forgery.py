@@ -256,6 +256,21 @@ MODELS = {
         ),
         (2, 4, 4),
     ),
+    "skew exponentials": (
+        sequential(
+            lambda: taut.nn.SOC2d(2, 6, 3, stride=2, degree=4), taut.nn.MaxMin,
+            lambda: taut.nn.SOC2d(6, 4, 3, groups=2, dilation=(1, 2), padding_mode="circular"),
+            nn.Flatten, lambda: nn.Linear(36, 3),
+        ),
+        (2, 5, 6),
+    ),
+    "skew exponential of signals": (
+        sequential(
+            lambda: taut.nn.SOC1d(2, 2, 5, degree=3, bias=False), nn.Flatten,
+            lambda: nn.Linear(14, 3),
+        ),
+        (2, 7),
+    ),
     "pools": (
         sequential(
             lambda: nn.MaxPool2d(2, ceil_mode=True), lambda: nn.AvgPool2d(3, 1, 1),

@@ -404,20 +404,25 @@ MUTANTS = {
     check_exponentials: [
         (
             series,
-            "_skew_fault",
+            "skew_fault",
             "torch.equal(kernel, -flipped)",
             "torch.allclose(kernel, -flipped)",
         ),
-        (series, "_skew_fault", 'pad.mode not in ("zeros", "circular") or ', ""),
-        (series, "SeriesOperator.norm_bound", " and not _skew_fault(self.op)", ""),
-        (series, "SeriesOperator.norm_bound", "self.coefficients == _exponential(degree) and ", ""),
+        (series, "skew_fault", 'pad.mode not in ("zeros", "circular") or ', ""),
+        (series, "SeriesOperator.power_bound", " and not skew_fault(self.op)", ""),
         (
             series,
-            "SeriesOperator.norm_bound",
-            "norm <= _RADII.get(degree, 0.0)",
-            "degree in _RADII",
+            "SeriesOperator.power_bound",
+            "self.coefficients == _exponential(degree) and ",
+            "",
         ),
-        (series, "SeriesOperator.norm_bound", "up_sum(1.0, rest)", "1.0"),
+        (
+            series,
+            "SeriesOperator.power_bound",
+            "norm <= RADII.get(degree, 0.0)",
+            "degree in RADII",
+        ),
+        (series, "SeriesOperator.power_bound", "up_sum(1.0, rest)", "1.0"),
     ],
     check_copies: [
         (bounds, "_tightened_groups", "max((", "min(("),

@@ -20,6 +20,10 @@ def sizes_of_layers():
         layer = taut.nn.Conv2d(n(2), n(4), sizes, stride=n(1), padding=n(1), groups=n(1))
         assert layer(torch.zeros(1, 2, 5, 5)).shape == (1, 4, 5, 5)
         assert [type(size) for size in layer.kernel_size] == [int, int]
+    series = taut.nn.SOC2d(n(2), n(4), n(3), n(2), groups=n(2), dilation=n(1), degree=n(4))
+    assert series(torch.zeros(1, 2, 5, 5)).shape == (1, 4, 3, 3)
+    assert taut.Householder(n(3), n(3), reflections=n(2)).weight().shape == (3, 3)
+    assert taut.LiRes(n(3), n(3), depth=n(2)).weight().shape == (3, 3)
     assert taut.nn.Linear(n(3), n(2))(torch.zeros(1, 3)).shape == (1, 2)
     assert taut.nn.GroupSort(n(2))(torch.zeros(1, 4)).shape == (1, 4)
     assert taut.nn.InvertibleDownsample2d(n(2))(torch.zeros(1, 1, 4, 4)).shape == (1, 4, 2, 2)

@@ -208,17 +208,15 @@ def norms_hold(kernel, torus, square, moduli_square):
     Computed Gram matrices G are wrong by at most e in norm. Their defect from a multiple of 1, a
     trigonometric polynomial of degree < k, is at most 1/cos(pi/8) an axis larger anywhere than on
     a grid of 8 k points (M. Riesz). Else t - G = L L* + R shows G <= t + |R|, whoever found L.
-    Moduli: of their sum a over taps, |a|^2 <= max (a' a v)_i / v_i for v > 0 (Collatz, Wielandt).
+    Those of moduli are of their sum over taps.
     """
     scale = 2.0 ** min(1023, math.frexp(np.abs(kernel).max())[1])
     kernel, square = kernel / scale, square / Q(scale) ** 2
     kernel = kernel if len(kernel) <= kernel.shape[1] else kernel.swapaxes(0, 1)
     taps, n = kernel.shape[2:], len(kernel)
-    a, v = np.abs(kernel).reshape(*kernel.shape[:2], -1).sum(2), np.ones(kernel.shape[1])
-    for _ in range(60):
-        v = np.maximum((z := a.T @ (a @ v)) / max(z.max(), 2.0**-500), 2.0**-20)
+    a = np.abs(kernel).reshape(*kernel.shape[:2], -1).sum(2)
     count = 2 * math.prod(taps) + sum(a.shape) + 1
-    moduli = Q((a.T @ (a @ v) / v).max()) * (1 + gamma(count)) + Q(1, 2**800)
+    moduli = perron(a) * (1 + gamma(count)) + Q(1, 2**800)
     e = 4 * gamma(2 * count + 64) * Q((a @ a.sum(0)).max()) + Q(1, 2**400)
     mean, grid = (kernel**2).sum() / n, [8 * k - 7 * (k == 1) for k in taps]
     defects = (np.linalg.norm(g - mean * np.eye(n), axis=(1, 2)).max() for g in grams(kernel, grid))
@@ -227,6 +225,13 @@ def norms_hold(kernel, torus, square, moduli_square):
     near = Q(mean) + worst <= square
     small = near or all(below(g, top, square - e) for g in grams(kernel, torus))
     return small, moduli <= moduli_square / Q(scale) ** 2
+
+
+def perron(a):  # of a >= 0: |a|^2 <= max (a' a v)_i / v_i for v > 0 (Collatz, Wielandt)
+    v = np.ones(a.shape[1])
+    for _ in range(60):
+        v = np.maximum((z := a.T @ (a @ v)) / max(z.max(), 2.0**-500), 2.0**-20)
+    return Q((a.T @ (a @ v) / v).max())
 
 
 def below(gram, top, square):
@@ -388,6 +393,55 @@ def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap
         return y[(..., *inside)] + bias
 
     return run
+
+
+@operation
+def skew_exponential(step, degree, dilation, groups, mode):
+    """Sum of J^j x / j! up to the degree, and a bias; J a convolution that is minus its adjoint.
+
+    J is normal with eigenvalues i t, |t| <= |J|, and |J| is at most the norm of its moduli. Steps
+    y -> x + J y / j round fan_in + 5 times; underflow of one passes |J|^j / j! of the later ones.
+    """
+    w, bias = step.tensors.pop("weight"), step.tensors.pop("bias", np.zeros(step.shape[0]))
+    taps, kernels, (_, *size) = w.shape[2:], np.array(np.split(w, groups)), step.inputs[0]
+    turned = np.flip(kernels.swapaxes(1, 2), tuple(range(3, kernels.ndim)))
+    skew = all(k % 2 for k in taps) and np.array_equal(kernels, -turned)
+    require(skew and mode in ("zeros", "circular"), "its convolution is not minus its adjoint")
+    require(step.inputs[0] == [len(w), *size] == [len(bias), *size], "it has other channels")
+    step.makes(len(w), *size)
+    sums = np.abs(kernels).reshape(*kernels.shape[:3], -1).sum(3)
+    norm = root(up(max(map(perron, sums)) * (1 + gamma(2 * w[0].size + 8))))
+    absolute = sum(norm**j / math.factorial(j) for j in range(degree + 1))
+    require(absolute <= 10 * degree and calm(degree, norm**2), "its moduli are too large")
+    constant = sum_of_squares(bias) * math.prod(size)
+    step.claims([1], degree * (w[0].size + 5), [absolute**2], constant)
+    sides, ones = [d * (k // 2) for d, k in zip(dilation, taps, strict=True)], [1 for _ in size]
+
+    def run(x):
+        y = x
+        for j in range(degree, 0, -1):
+            parts = windows(padded(y, mode, sides, sides), taps, ones, dilation, size)
+            y = x + sum(grouped(w[(..., *tap)], part, groups) for tap, part in parts) / j
+        return y + bias.reshape(-1, *ones)
+
+    return run
+
+
+def calm(degree, most):
+    """Whether |sum of (i t)^j / j!|^2 <= 1 for t^2 <= most: a polynomial, on ever shorter parts."""
+    require(type(degree) is int and 0 < degree <= 32, "its degree is not known here")
+    powers, c = range(degree + 1), [Q(0)] * (degree + 1)
+    for i, j in ((i, j) for i in powers for j in powers if (i + j) % 2 == 0):
+        sign = (-1) ** (abs(i - j) // 2)
+        c[(i + j) // 2] += Q(sign, math.factorial(i) * math.factorial(j))
+    first = next(n for n in powers if n and c[n])  # 1, zeros, and then what must not be above 0
+
+    def below(a, b, depth):
+        middle, terms = (a + b) / 2, (v * (b if v > 0 else a) ** n for n, v in enumerate(c[first:]))
+        halves = (a, middle), (middle, b)
+        return sum(terms) <= 0 or (depth > 0 and all(below(*half, depth - 1) for half in halves))
+
+    return bool(below(Q(0), -(-most * 2**40 // 1) / Q(2**40), 24))
 
 
 def wraps(axis, before, wide, left):

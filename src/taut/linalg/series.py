@@ -14,7 +14,9 @@ from taut.linalg.operator import AbstractOperator, ExecutionError, NormBound, ti
 from taut.linalg.padding import Padding
 from taut.linalg.rounding import U64, gamma, underflow, up, up_product, up_sum
 
-_RADII = {3: 1.7320, 4: 2.8284, 7: 1.7644, 8: 3.3951, 11: 1.7011, 12: 3.3793}
+RADII = {
+    3: 1.7320, 4: 2.8284, 7: 1.7644, 8: 3.3951, 11: 1.7011, 12: 3.3793, 15: 1.6687, 16: 3.3248,
+}  # fmt: skip
 r"""Of a degree m, up to where :math:`|S_m(i \theta)| \le 1`, rounded down."""
 
 
@@ -26,7 +28,7 @@ class SeriesOperator(AbstractOperator):
     *Norm.* At most :math:`\sum_j |c_j| \|J\|^j`. The truncated exponential :math:`S_m(J) =
     \sum_{j \le m} J^j / j!` of an exactly skew J is bounded by less: J is normal with eigenvalues
     :math:`i \theta`, :math:`|\theta| \le \|J\|`, so that its norm is the largest
-    :math:`|S_m(i \theta)|`. That is at most 1 up to a radius for the degrees 3, 4, 7, 8, 11 and 12,
+    :math:`|S_m(i \theta)|`. That is at most 1 up to a radius for the degrees of `RADII`,
     where the first term of the polynomial :math:`|S_m(i \theta)|^2 - 1` in :math:`\theta^2` is
     negative; and always at most 1 and Taylor's remainder :math:`\|J\|^{m+1} / (m + 1)!`.
 
@@ -66,21 +68,24 @@ class SeriesOperator(AbstractOperator):
         """The truncated exponential of an exactly skew convolution, nearly orthogonal."""
         if degree < 1:
             raise ValueError(f"`degree` must be >= 1; got {degree}.")
-        if fault := _skew_fault(op):
+        if fault := skew_fault(op):
             raise ValueError(f"`op` must be an exactly skew convolution; got {fault}.")
         return cls(op, _exponential(degree))
 
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         """Upper bound of the l2 norm."""
+        bound = self.power_bound(tight=tight)
+        return bound if bound.value == 1.0 else tightened(self, bound)
+
+    def power_bound(self, *, tight: bool = False) -> NormBound:
+        """Upper bound of the l2 norm from that of J alone, which is quick to check."""
         norm, degree = self.op.norm_bound(tight=tight).value, len(self.coefficients) - 1
-        if self.coefficients == _exponential(degree) and not _skew_fault(self.op):
-            if norm <= _RADII.get(degree, 0.0):
+        if self.coefficients == _exponential(degree) and not skew_fault(self.op):
+            if norm <= RADII.get(degree, 0.0):
                 return NormBound(1.0, f"exponential of degree {degree} of a skew operator")
             rest = up_product(up(Fraction(1, math.factorial(degree + 1))), *[norm] * (degree + 1))
-            bound = NormBound(up_sum(1.0, rest), "exponential of a skew operator and its remainder")
-        else:
-            bound = NormBound(self._sum(norm), f"sum of {degree + 1} powers of the norm")
-        return tightened(self, bound)
+            return NormBound(up_sum(1.0, rest), "exponential of a skew operator and its remainder")
+        return NormBound(self._sum(norm), f"sum of {degree + 1} powers of the norm")
 
     def abs_norm_bound(self) -> float:
         """The sum of the powers of the bound of J, times moduli of the coefficients."""
@@ -132,7 +137,7 @@ def _exponential(degree: int) -> tuple[Fraction, ...]:
     return tuple(Fraction(1, math.factorial(j)) for j in range(degree + 1))
 
 
-def _skew_fault(op: AbstractOperator) -> str | None:
+def skew_fault(op: AbstractOperator) -> str | None:
     """What keeps an operator from being, bit for bit, minus its adjoint; None if nothing does.
 
     Tap t reads at t - left, and the adjoint's at left - t: the same taps if they are centred.

@@ -24,6 +24,7 @@ from taut.nn.pooling import (
     ScaledMean,
 )
 from taut.nn.residual import ConvexConcat, ConvexSum
+from taut.nn.series import SkewExponential, SOC1d, SOC2d, SOC3d
 
 __all__ = [
     "AbstractParametrizedLayer",
@@ -45,6 +46,9 @@ __all__ = [
     "PadToMultiple1d",
     "PadToMultiple2d",
     "PadToMultiple3d",
+    "SOC1d",
+    "SOC2d",
+    "SOC3d",
     "ScaledAdaptiveAvgPool1d",
     "ScaledAdaptiveAvgPool2d",
     "ScaledAdaptiveAvgPool3d",
@@ -53,6 +57,7 @@ __all__ = [
     "ScaledAvgPool3d",
     "ScaledMean",
     "SharedTensors",
+    "SkewExponential",
     "Times",
     "isometric_pad",
 ]

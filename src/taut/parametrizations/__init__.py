@@ -17,6 +17,9 @@ from taut.parametrizations._existence import (
     existing_isometry,
     require_isometry,
 )
+from taut.parametrizations._exponential import Exponential
+from taut.parametrizations._householder import Householder
+from taut.parametrizations._lires import LiRes
 from taut.parametrizations._model import after_step, batched, projected, retract_, update_
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
@@ -35,7 +38,10 @@ __all__ = [
     "AbstractParametrization",
     "AbstractSpectral",
     "BCOPFixed",
+    "Exponential",
+    "Householder",
     "Isometry",
+    "LiRes",
     "Orthogonal",
     "after_step",
     "batched",

@@ -110,6 +110,15 @@ class AbstractParametrization(nn.Module, ABC):
             ValueError: with the numbers.
         """
 
+    def refuse_groups(self) -> None:
+        """For the :meth:`check_sizes` of methods whose layers have no groups.
+
+        Raises:
+            ValueError: if there are several.
+        """
+        if self.groups != 1:
+            raise ValueError(f"`groups` must be 1 for {type(self).__name__}; got {self.groups}.")
+
     @classmethod
     def dense_as(cls) -> "type[AbstractParametrization]":
         """The method for the dense layers of a model with this method: itself by default."""

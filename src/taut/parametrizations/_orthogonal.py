@@ -39,8 +39,7 @@ class Orthogonal(AbstractParametrization):
 
     def check_sizes(self) -> None:
         """Dense layers have no groups."""
-        if self.groups != 1:
-            raise ValueError(f"`groups` must be 1 for {type(self).__name__}; got {self.groups}.")
+        self.refuse_groups()
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """One matrix, the longer side first."""

@@ -242,7 +242,7 @@ def test_symbols_that_make_no_real_operator_are_refused(values, size, message):
 
 def test_radii_of_the_exponential_are_below_its_first_root():
     """|S_m(i t)|^2 - 1 has no root in (0, r^2) as a polynomial in t^2, and is negative (Sturm)."""
-    for degree, radius in series._RADII.items():
+    for degree, radius in series.RADII.items():
         cos = [Fraction((-1) ** j, math.factorial(2 * j)) for j in range(degree // 2 + 1)]
         sin = [Fraction((-1) ** j, math.factorial(2 * j + 1)) for j in range((degree + 1) // 2)]
         excess = added(times(cos, cos), [Fraction(0), *times(sin, sin)], [Fraction(-1)])
@@ -286,10 +286,10 @@ def sturm(polynomial, x):
 
 
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
-@pytest.mark.parametrize("degree", series._RADII)
+@pytest.mark.parametrize("degree", series.RADII)
 def test_exponentials_within_their_radius_have_norm_one(mode, degree):
     for seed, options in enumerate(({}, {"dilation": (2, 1)}, {"groups": 2})):
-        op = skew(2, 3, 3, norm=series._RADII[degree], mode=mode, seed=seed, **options)
+        op = skew(2, 3, 3, norm=series.RADII[degree], mode=mode, seed=seed, **options)
         power = SeriesOperator.exponential(op, degree)
         bound = power.norm_bound()
         assert (bound.value, bound.proof.split(" of a")[0]) == (
@@ -304,7 +304,7 @@ def test_exponentials_within_their_radius_have_norm_one(mode, degree):
 @pytest.mark.parametrize("degree", [1, 2, 5, 6, 9, 10, 3, 8])
 def test_other_exponentials_are_bounded_by_their_remainder(degree, monkeypatch):
     monkeypatch.setattr(operator, "DENSE_PROOF", 0)
-    radius = series._RADII.get(degree, 1.0)
+    radius = series.RADII.get(degree, 1.0)
     op = skew(2, 3, 3, norm=radius * 1.01)
     power = SeriesOperator.exponential(op, degree)
     bound, norm = power.norm_bound(), power.singular_values()[0].item()

@@ -58,7 +58,7 @@ class Training:
 
     def __init__(self, name: str) -> None:
         self.model = net(name)
-        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=0.1, momentum=0.5)
+        self.optimiser = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.5)
         self.steps = 0
 
     def step(self) -> None:
@@ -251,6 +251,7 @@ import torch
 from test_state import METHODS, Training, images
 torch.manual_seed(0)
 for name in METHODS:
+    torch.compiler.reset()  # there is a limit to how many models one function is compiled for
     training = Training(name)
     compiled = torch.compile(training.model, fullgraph=True, backend="eager")
     for mode in (True, False):

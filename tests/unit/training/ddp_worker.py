@@ -15,7 +15,7 @@ from taut.training import OtherProcessFailed, Recipe, TrainingInterrupted, read_
 from taut.training import _loop as loop
 
 RANK = int(os.environ.get("RANK", 0))
-METHODS = [name for name in methods() if name != "Orthogonal"]  # which is for dense layers
+METHODS = [name for name, method in methods().items() if not method.matrices_only]
 
 
 def trainer(folder):

@@ -35,7 +35,7 @@ TINY = Recipe(
     augment=Augment(crop_padding=1, flip=True),
     eps=("1/10", "0.5"),
 )
-METHODS = [name for name in methods() if name != "Orthogonal"]  # which is for dense layers
+METHODS = [name for name, method in methods().items() if not method.matrices_only]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 WORKER = Path(__file__).with_name("ddp_worker.py")
 

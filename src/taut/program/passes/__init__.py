@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taut.program._program import Program
+from taut.program.passes._exponentials import recognise_exponentials
 from taut.program.passes._functions import recognise_functions
 from taut.program.passes._joining import join_parts
 from taut.program.passes._padding import merge_pads, recognise_isometric_pads
@@ -24,6 +25,7 @@ REWRITINGS = {
         merge_pads,
         merge_wraps,
         recognise_sorting,
+        recognise_exponentials,
     )
 }
 """Passes that rewrite the program, in their order; certificates are about the result."""
