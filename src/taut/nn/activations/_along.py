@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from torch import Tensor
+from torch import Tensor, fx
 
 
-def along(function: Callable[..., Tensor], x: Tensor, dim: int, *tensors: Tensor) -> Tensor:
+def along(function: Callable[..., Tensor], x: Tensor, dim: int, *others: Tensor | float) -> Tensor:
     """A function whose channels are axis 1, with channels along `dim`."""
     if dim == 1:
-        return function(x, *tensors)
-    return function(x.movedim(dim, 1), *tensors).movedim(1, dim)
+        return function(x, *others)
+    return function(x.movedim(dim, 1), *others).movedim(1, dim)
 
 
 def check_channels(x: Tensor, channels: int, dim: int) -> None:
@@ -18,6 +18,8 @@ def check_channels(x: Tensor, channels: int, dim: int) -> None:
     Raises:
         ValueError: if there are more or fewer, or no such axis.
     """
+    if isinstance(x, fx.Proxy):  # of a symbolic trace
+        return
     if not -x.dim() <= dim < x.dim() or x.shape[dim] != channels:
         raise ValueError(
             f"`input` must have {channels} channels along axis {dim}; got the shape "

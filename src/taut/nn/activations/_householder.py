@@ -5,14 +5,17 @@ from fractions import Fraction
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import whole
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import U64, gamma, up, up_product, up_sum
-from taut.nn.activations._along import along, check_channels
+from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, UnprovenError, like, op, single_call
+
+fx.wrap("_folded")  # it counts channels, which a symbolic trace does not know
+fx.wrap("_units")
 
 
 @final
@@ -32,7 +35,7 @@ class HouseHolder(nn.Module):
 
     Guarantee: 1-Lipschitz in l2 and gradient norm preserving: each fold is the identity or a
         reflection, equal where they meet; on the hyperplane the gradient is that of the
-        reflection.
+        identity.
         Directions are normalised for any raw tensor, at most 1 long as executed; singular values
         are at least 1 - 1e-6 in float32.
     Cost: a product with the directions, a sum over each group, and one more product, for each fold.
@@ -92,15 +95,7 @@ class HouseHolder(nn.Module):
 
     def directions(self) -> Tensor:
         """Unit vectors `(order, groups, group)`, rounded down; with a zero row for the rest."""
-        raw = self.raw.double()
-        largest = raw.detach().abs().amax(2, keepdim=True)
-        usable = (largest > 0) & largest.isfinite()
-        raw = torch.where(usable, raw / torch.where(usable, largest, 1.0), _alternating(raw))
-        # In float64 the norm is off by (group + 2) u; rounding to the precision adds eps / 2.
-        below = 1 - torch.finfo(self.raw.dtype).eps - (self.group + 4) * 2.0**-52
-        units = raw * (below / raw.norm(dim=2, keepdim=True))
-        rest = 1 if self.channels % self.group else 0
-        return F.pad(units, (0, 0, 0, rest)).to(self.raw.dtype)
+        return _units(self.raw, self.channels)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along its dimension."""
@@ -111,6 +106,18 @@ class HouseHolder(nn.Module):
         """The sizes, and the axis where it is not the first behind the batch."""
         sizes = f"{self.channels}, order={self.order}, group={self.group}"
         return sizes + ("" if self.dim == 1 else f", dim={self.dim}")
+
+
+def _units(raw: Tensor, channels: int) -> Tensor:
+    """Unit vectors for raw ones, at most 1 long; and zeros for channels of no group."""
+    size, wide = raw.shape[2], raw.double()
+    largest = wide.detach().abs().amax(2, keepdim=True)
+    usable = (largest > 0) & largest.isfinite()
+    wide = torch.where(usable, wide / torch.where(usable, largest, 1.0), _alternating(wide))
+    # In float64 the norm is off by (size + 2) u; rounding to the precision of raw adds eps / 2.
+    below = 1 - torch.finfo(raw.dtype).eps - (size + 4) * 2.0**-52
+    units = wide * (below / wide.norm(dim=2, keepdim=True))
+    return F.pad(units, (0, 0, 0, 1 if channels % size else 0)).to(raw.dtype)
 
 
 def _alternating(like: Tensor) -> Tensor:
@@ -143,9 +150,39 @@ def fold(x: Tensor, direction: Tensor) -> Tensor:
 
     Products of 2 are exact, so both sides round the same.
     """
-    v = direction.reshape(direction.shape + (1,) * (x.dim() - 3))
+    if torch.is_grad_enabled() and (x.requires_grad or direction.requires_grad):
+        return _Fold.apply(x, direction)  # pyright: ignore[reportReturnType]
+    return _plain(x, direction)
+
+
+def _plain(x: Tensor, direction: Tensor) -> Tensor:
+    v = beside(direction, x[:, 0])
     side = (x * v).sum(2, keepdim=True).clamp(max=0.0)
     return x - side * (2 * v)
+
+
+class _Fold(torch.autograd.Function):
+    """For a gradient g: g behind the plane reflected, and -2 ((v g) x + (v x) g) summed for v."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(_plain)
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, direction = ctx.saved_tensors
+        v = beside(direction, x[:, 0])
+        inner = (x * v).sum(2, keepdim=True)
+        behind = inner < 0  # products with truth values are faster than `where` on a CPU
+        slope = (grad * v).sum(2, keepdim=True) * behind
+        moved = grad - slope * (2 * v)
+        if not ctx.needs_input_grad[1]:
+            return moved, None
+        others = [axis for axis in range(grad.dim()) if axis not in (1, 2)]
+        return moved, -2 * (slope * x + (inner * behind) * grad).sum(others)
 
 
 @op("HouseHolder")

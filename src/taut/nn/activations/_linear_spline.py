@@ -4,13 +4,15 @@ import math
 from typing import Any, final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from taut._arguments import whole
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product
-from taut.nn.activations._along import beside, check_channels
+from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, UnprovenError, like, op, single_call
+
+fx.wrap("_clamped")  # it asks for gradients, which a symbolic trace does not know
 
 _STARTS = {"abs": (-1.0, 1.0), "relu": (0.0, 1.0), "identity": (1.0, 1.0)}
 """Slopes below and above 0, by the name of the start."""
@@ -102,17 +104,12 @@ class LinearSpline(nn.Module):
 
     def slopes(self) -> Tensor:
         """The slopes between the knots, from -1 to 1, `(channels, knots - 1)`."""
-        if torch.is_grad_enabled() and self.raw.requires_grad:
-            return _Clamped.apply(self.raw)  # pyright: ignore[reportReturnType]
-        return self.raw.clamp(-1, 1)
+        return _clamped(self.raw)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along its dimension."""
         check_channels(input, self.channels, self.dim)
-        if self.dim == 1:
-            return linear_spline(input, self.slopes(), self.step)
-        moved = input.movedim(self.dim, 1)
-        return linear_spline(moved, self.slopes(), self.step).movedim(1, self.dim)
+        return along(linear_spline, input, self.dim, self.slopes(), self.step)
 
     def extra_repr(self) -> str:
         """The sizes, and the axis of the channels where it is not the first behind the batch."""
@@ -124,6 +121,12 @@ def _rounded(step: float) -> float:
     """To 12 bits."""
     mantissa, exponent = math.frexp(step)
     return math.ldexp(round(mantissa * 2**12), exponent - 12)
+
+
+def _clamped(raw: Tensor) -> Tensor:
+    if torch.is_grad_enabled() and raw.requires_grad:
+        return _Clamped.apply(raw)  # pyright: ignore[reportReturnType]
+    return raw.clamp(-1, 1)
 
 
 class _Clamped(torch.autograd.Function):

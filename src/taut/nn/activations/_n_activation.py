@@ -78,7 +78,7 @@ class NActivation(nn.Module):
 
     def thresholds(self) -> tuple[Tensor, Tensor]:
         """The lower and the upper threshold of each channel, `(channels,)` each."""
-        low, high = self.raw.unbind(1)
+        low, high = self.raw[:, 0], self.raw[:, 1]
         exchanged = low > high  # at ties each keeps its own gradient
         return torch.where(exchanged, high, low), torch.where(exchanged, low, high)
 
@@ -100,11 +100,32 @@ def _captured(c: Call, x: Any, low: Any, high: Any) -> str:
 @single_call(_captured)
 def n_activation(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """X - 2 min(max(x, low), high), for channels along axis 1."""
-    low, high = beside(low, x), beside(high, x)
-    if torch.is_grad_enabled() and (x.requires_grad or low.requires_grad):
-        # Each threshold has a gradient where it is used, also where both are equal.
-        return x - 2 * torch.where(x < low, low, torch.where(x > high, high, x))
-    return x - 2 * torch.minimum(torch.maximum(x, low), high)
+    if torch.is_grad_enabled() and (x.requires_grad or low.requires_grad or high.requires_grad):
+        return _NActivation.apply(x, low, high)[0]  # pyright: ignore[reportOptionalSubscript]
+    return x - 2 * torch.minimum(torch.maximum(x, beside(low, x)), beside(high, x))
+
+
+class _NActivation(torch.autograd.Function):
+    """Each threshold has a gradient where it is used, also where both are equal."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        between = torch.minimum(torch.maximum(x, beside(low, x)), beside(high, x))
+        return x - 2 * between, between > x, between < x
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        below, above = ctx.saved_tensors
+        others = [axis for axis in range(grad.dim()) if axis != 1]
+        below, above = grad * below, grad * above  # faster than `where` on a CPU
+        return 2 * (below + above) - grad, -2 * below.sum(others), -2 * above.sum(others)
 
 
 @op("NActivation")
