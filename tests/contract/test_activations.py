@@ -16,6 +16,7 @@ from torch import fx, nn
 import forgery
 import taut
 from exported_nets import in_onnxruntime, run
+from oracles import rounding_of
 from taut.certification import verifier
 from taut.export import export, load
 from taut.linalg.rounding import U32, gamma
@@ -323,11 +324,22 @@ def test_exports_are_read_back(name, shape, dim, tmp_path):
         back = load(path)
         torch.testing.assert_close(back.model(x), model(x), rtol=0, atol=2e-7)
         assert float(taut.lipschitz_bound(*back)) == 1.0
-    found = torch.as_tensor(in_onnxruntime(tmp_path / "model.onnx", x))
+    found = in_onnxruntime(tmp_path / "model.onnx", x)
     torch.testing.assert_close(found, model(x), rtol=0, atol=1e-6)
     space: dict[str, Any] = {"__file__": str(tmp_path / "model.py")}
     exec((tmp_path / "model.py").read_text(), space)
     torch.testing.assert_close(space["load"]()(x), model(x), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_open_sizes(name, tmp_path):
+    torch.manual_seed(0)
+    layers = nn.Conv2d(2, 5, 3), moved(name, 5).float(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    model, path = taut.freeze(nn.Sequential(*layers)).eval(), tmp_path / "model.onnx"
+    export(model, path, (2, 8, 8), any_size=True)
+    x = random(2, 2, 12, 10).float()
+    torch.testing.assert_close(in_onnxruntime(path, x), model(x), rtol=0, atol=1e-6)
+    torch.testing.assert_close(load(path, (2, 12, 10)).model(x), model(x), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", LEARNED)
@@ -482,3 +494,40 @@ def _change(graph, change):
 
 def node_source(graph, name):
     return next((n.input[0] for n in graph.node if name in n.output), name)
+
+
+# Those of torch that have slopes below 0.
+
+SLOPES = {
+    "PReLU": (lambda: nn.PReLU(3, -0.7), 1.0),
+    "steep PReLU": (lambda: nn.PReLU(3, -1.75), 1.75),
+    "one PReLU": (lambda: nn.PReLU(init=2.5), 2.5),
+    "LeakyReLU": (lambda: nn.LeakyReLU(-3.0), 3.0),
+    "RReLU": (lambda: nn.RReLU(-4.0, -1.0), 2.5),
+}
+
+
+@pytest.mark.parametrize("name", SLOPES)
+@pytest.mark.parametrize("arithmetic", ["float32", "float64"])
+def test_slopes_of_torch_are_bounded_sharply(name, arithmetic, tmp_path):
+    make, steepest = SLOPES[name]
+    model = nn.Sequential(make(), nn.Flatten(), nn.Identity()).eval()
+    assert float(taut.lipschitz_bound(model, (3, 2))) == steepest
+    x = torch.rand(4, 3, 2, generator=torch.Generator().manual_seed(0)) - 0.5
+    step = model(torch.full((1, 3, 2), -1.0)) - model(torch.full((1, 3, 2), -2.0))
+    assert max(1.0, step.norm().item() / math.sqrt(6)) == pytest.approx(steepest, rel=1e-6)
+    result = taut.certify(model, x, model(x).argmax(1), arithmetic=arithmetic)
+    path, weights = result.save(tmp_path / "certificate.json")
+    verifier.verify(path, weights, forgery.points_file(tmp_path, x))
+    for suffix in ("onnx", "safetensors"):
+        file = tmp_path / f"model.{suffix}"
+        export(taut.freeze(model), file, (3, 2))
+        assert float(taut.lipschitz_bound(*load(file))) == steepest
+        assert torch.equal(load(file).model(x), model(x))
+    assert torch.equal(in_onnxruntime(tmp_path / "model.onnx", x), model(x))
+
+
+def test_only_signs_are_not_rounded():
+    """Of a PReLU with slopes of 0, 1 and -1 nothing is rounded, of others the product."""
+    for slope, count in ((-1.0, 0), (0.0, 0), (1.0, 0), (-0.5, 1)):
+        assert rounding_of(nn.PReLU(2, slope), (2,)).count == count
