@@ -37,7 +37,7 @@ class HouseHolder(nn.Module):
         reflection, equal where they meet; on the hyperplane the gradient is that of the
         identity.
         Directions are normalised for any raw tensor, at most 1 long as executed; singular values
-        are at least 1 - 1e-6 in float32.
+        are at least 1 - 1e-6 for each fold in float32.
     Cost: a product with the directions, a sum over each group, and one more product, for each fold.
 
     Groups are neighbouring channels, as those of :class:`GroupSort`; channels beyond a multiple of

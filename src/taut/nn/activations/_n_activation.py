@@ -20,8 +20,8 @@ class NActivation(nn.Module):
     .. math:: f(x) = x - 2l \;(x < l), \quad -x \;(l \le x \le h), \quad x - 2h \;(x > h),
 
     that is :math:`x - 2 \min(\max(x, l), h)`. Equal thresholds give a shift, thresholds that are
-    far apart an absolute value or its negative. Networks of fixed linear maps with slopes 1, -1, 1
-    represent every 1-Lipschitz piecewise linear function of one variable; MaxMin cannot.
+    far apart an absolute value or its negative. MaxMin, and all functions of two pieces, restrict
+    which functions of one variable a 1-Lipschitz net represents; three pieces are more expressive.
 
     Guarantee: 1-Lipschitz in l2 and gradient norm preserving: the Jacobian is diagonal with entries
         1 and -1, at the thresholds too.
