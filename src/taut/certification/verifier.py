@@ -467,19 +467,19 @@ def HouseHolder(step):
     v = step.tensors.pop("direction")
     require([*v.shape] == step.shape[:2] == step.inputs[0][:2], "its groups are others")
     square = max(map(sum_of_squares, v))
-    step.claims([max(1, 2 * square - 1) ** 2], v.shape[1] + 2, [(1 + 2 * square) ** 2])
+    step.claims([max(1, 2 * square - 1) ** 2], v.shape[1] + 3, [(1 + 2 * square) ** 2])
     v = v.reshape(*v.shape, *[1] * (len(step.shape) - 2))
     return lambda x: x - np.minimum((v * x).sum(1, keepdims=True), 0) * (2 * v)
 
 
 @operation
 def NActivation(step):
-    """Slopes 1, -1 and 1: x - 2 min(max(x, low), high), of which the difference is rounded."""
+    """Slopes 1, -1 and 1: x - 2 min(max(x, low), high), and one rounding, and one to spare."""
     ends = [step.tensors.pop(role) for role in ("low", "high")]
     require(all([*end.shape] == step.shape[:1] for end in ends), "its channels are others")
     low, high = (end.reshape(-1, *[1] * (len(step.shape) - 1)) for end in ends)
     still = 4 * sum_of_squares(np.clip(0, low, high))
-    step.claims([1], 1, [4], still * math.prod(step.shape[1:]))
+    step.claims([1], 2, [4], still * math.prod(step.shape[1:]))
     return lambda x: x - 2 * np.minimum(np.maximum(x, low), high)
 
 
