@@ -79,10 +79,21 @@ def series() -> nn.Sequential:
     )
 
 
+def activations() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(1, 5, 2),
+        *(taut.nn.Abs(0.4), taut.nn.HouseHolder(5, 2, 2), taut.nn.LinearSpline(5, 5)),
+        *(taut.nn.NActivation(3, dim=-1), taut.nn.FullSort(2), nn.PReLU(5), nn.Flatten()),
+        *(taut.nn.HouseHolder(60, 1, 7), taut.nn.LinearSpline(60, 3, init="relu")),
+        *(taut.nn.NActivation(60), taut.nn.Abs(), taut.nn.FullSort(), nn.Linear(60, 3), nn.PReLU()),
+    )
+
+
 NETS = {
     "paper": (lambda: taut.models.Small().build((1, 9, 6), 3), (1, 9, 6)),
     "plain": (plain, (2, 10, 10)),
     "sorting": (sorting, (1, 7, 8)),
+    "activations": (activations, (1, 5, 4)),
     "branches": (lambda: nn.Sequential(taut.nn.Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
     "series": (series, (2, 6, 5)),
     "bare": (lambda: taut.nn.Linear(4, 2), (4,)),

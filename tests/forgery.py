@@ -231,6 +231,14 @@ MODELS = {
         ),
         (2, 7),
     ),
+    "activations": (
+        sequential(
+            lambda: nn.Conv2d(2, 5, 2), lambda: taut.nn.HouseHolder(5, 2, 2),
+            lambda: taut.nn.NActivation(5), lambda: taut.nn.LinearSpline(5, 5), taut.nn.Abs,
+            taut.nn.FullSort, nn.Flatten, lambda: nn.Linear(20, 3),
+        ),
+        (2, 3, 3),
+    ),
     "matrices": (
         sequential(
             lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 5), nn.ReLU,

@@ -510,9 +510,53 @@ def rectifier(step, slopes, count):
     """Below 0 times a number for each channel, or for all."""
     slopes = np.asarray(slopes, float)
     square = max(Q(1), Q(float(np.abs(slopes).max())) ** 2)
-    step.claims([square], count, [square])
+    step.claims([square], count * bool(set(np.abs(slopes).ravel()) - {0, 1}), [square])
     slopes = slopes.reshape(-1, *[1] * (len(step.shape) - 1))
     return lambda x: np.where(x > 0, x, slopes * x)
+
+
+@operation
+def HouseHolder(step):
+    """By a v for each group, x - 2 min(v x, 0) v: at each x the identity, or 1 - 2 v v'."""
+    v = step.tensors.pop("direction")
+    require([*v.shape] == step.shape[:2] == step.inputs[0][:2], "its groups are others")
+    square = max(map(sum_of_squares, v))
+    step.claims([max(1, 2 * square - 1) ** 2], v.shape[1] + 3, [(1 + 2 * square) ** 2])
+    v = v.reshape(*v.shape, *[1] * (len(step.shape) - 2))
+    return lambda x: x - np.minimum((v * x).sum(1, keepdims=True), 0) * (2 * v)
+
+
+@operation
+def NActivation(step):
+    """Slopes 1, -1 and 1: x - 2 min(max(x, low), high), and one rounding, and one to spare."""
+    ends = [step.tensors.pop(role) for role in ("low", "high")]
+    require(all([*end.shape] == step.shape[:1] for end in ends), "its channels are others")
+    low, high = (end.reshape(-1, *[1] * (len(step.shape) - 1)) for end in ends)
+    still = 4 * sum_of_squares(np.clip(0, low, high))
+    step.claims([1], 2, [4], still * math.prod(step.shape[1:]))
+    return lambda x: x - 2 * np.minimum(np.maximum(x, low), high)
+
+
+@operation
+def LinearSpline(node, /, step):
+    """0 at 0; from there slopes over pieces of one width on each side, the last ones continued."""
+    slopes, width = node.tensors.pop("slopes"), float(step)
+    (channels, pieces), half = slopes.shape, slopes.shape[1] // 2
+    exact = width > 0 and math.frexp(width)[0] * 2**12 % 1 == 0 and pieces < 2047
+    require(exact and [channels, 2 * half] == [node.shape[0], pieces], "it is no spline")
+    steepest = Q(float(np.abs(slopes).max()))
+    node.claims([steepest**2], pieces + 12, [9 * max(1, steepest) ** 2])
+    slopes = slopes.reshape(*slopes.shape, *[1] * (len(node.shape) - 1))
+
+    def run(x):
+        total = 0 * x
+        for k in range(-half, half):  # each piece reaches so far from its end near 0
+            far = width if k not in (-half, half - 1) else np.inf
+            ends = (0, far) if k >= 0 else (-far, 0)
+            total += slopes[:, k + half] * np.clip(x - (k + (k < 0)) * width, *ends)
+        return total
+
+    return run
 
 
 def smooth(step, square, run):

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 from taut.program import Node, Program
 
-__all__ = ["renamed"]
+__all__ = ["LAYERS", "renamed"]
+
+LAYERS = ("linear", "conv", "conv_transpose", "batch_norm")
+"""Operations that are layers of torch in Python files; all others are expressions."""
 
 
 def renamed(program: Program) -> Program:
-    """The program with names that any file keeps: after the tensors of a node, else counted."""
+    """The program with names that any file keeps: after the tensors of a layer, else counted."""
     tensors = _tensor_names(program)
     names, taken = {program.source: "input"}, {"input"}
     for node in program.nodes:
@@ -55,7 +58,7 @@ def _prefix(path: str) -> str:
 
 
 def _name(node: Node, tensors: dict[str, str], taken: set[str]) -> str:
-    if "weight" in node.tensors:
+    if node.op in LAYERS and "weight" in node.tensors:
         stem = tensors[node.tensors["weight"]].rpartition(".")[0]
         options = (stem if count == 1 else f"{stem}_{count}" for count in itertools.count(1))
     else:

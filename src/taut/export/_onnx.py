@@ -140,6 +140,12 @@ class OnnxWriter:
         ends = [self.integers(f"{suffix}.{k}", [v]) for k, v in (("start", start), ("stop", stop))]
         return self.node("Slice", [x, *ends, self.integers(f"{suffix}.axis", [1])], suffix)
 
+    def unsqueezed(self, suffix: str, x: str, axes: Sequence[int]) -> str:
+        """A value with axes of size 1 inserted; itself where there are none."""
+        if not axes:
+            return x
+        return self.node("Unsqueeze", [x, self.integers(f"{suffix}.axes", axes)], suffix)
+
     def _constant(self, suffix: str, value: Any) -> str:
         name = self._name(suffix)
         self.constants[name] = value

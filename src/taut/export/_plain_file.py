@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from taut.export._naming import LAYERS
 from taut.files import load_tensors, save_tensors, write_atomically
 from taut.program import Program, Site, canonical, checked_program, operation
 
@@ -30,9 +31,6 @@ def load(path=Path(__file__).with_suffix(".safetensors")):
 {shared}    model.load_state_dict(state)
     return model.requires_grad_(False).eval()
 '''
-
-_LAYERS = ("linear", "conv", "conv_transpose", "batch_norm")
-"""Operations that are written as layers of torch; all others are expressions."""
 
 
 def save_plain(program: Program, path: Path) -> list[Path]:
@@ -132,7 +130,7 @@ def _expression(site: Site) -> str:
 def _held(site: Site) -> list[str]:
     """Lines that make the layer of an operation, or the buffers of its tensors."""
     name = site.node.name
-    if site.node.op in _LAYERS:
+    if site.node.op in LAYERS:
         return [f"        self.{name} = {_layer(site)}"]
     return [
         f"        self.register_buffer({f'{name}_{role}'!r}, "
@@ -190,13 +188,13 @@ def _shared(program: Program) -> str:
     lines = []
     for node in program.nodes:
         for role, name in sorted(node.tensors.items()):
-            own = f"{node.name}.{role}" if node.op in _LAYERS else f"{node.name}_{role}"
+            own = f"{node.name}.{role}" if node.op in LAYERS else f"{node.name}_{role}"
             if own != name:
                 lines.append((own, name))
     own_names = {
         n
         for node in program.nodes
-        for n in (f"{node.name}.{r}" if node.op in _LAYERS else "" for r in node.tensors)
+        for n in (f"{node.name}.{r}" if node.op in LAYERS else "" for r in node.tensors)
     }
     text = "".join(f'    state["{own}"] = state["{name}"]\n' for own, name in lines)
     gone = [name for name in dict.fromkeys(name for _, name in lines) if name not in own_names]

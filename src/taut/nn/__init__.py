@@ -13,7 +13,15 @@ from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
 from taut.nn._times import Times
-from taut.nn.activations import GroupSort, MaxMin
+from taut.nn.activations import (
+    Abs,
+    FullSort,
+    GroupSort,
+    HouseHolder,
+    LinearSpline,
+    MaxMin,
+    NActivation,
+)
 from taut.nn.pooling import (
     ScaledAdaptiveAvgPool1d,
     ScaledAdaptiveAvgPool2d,
@@ -27,6 +35,7 @@ from taut.nn.residual import ConvexConcat, ConvexSum
 from taut.nn.series import SkewExponential, SOC1d, SOC2d, SOC3d
 
 __all__ = [
+    "Abs",
     "AbstractParametrizedLayer",
     "Conv1d",
     "Conv2d",
@@ -36,13 +45,17 @@ __all__ = [
     "ConvTranspose3d",
     "ConvexConcat",
     "ConvexSum",
+    "FullSort",
     "GroupSort",
+    "HouseHolder",
     "InvertibleDownsample2d",
     "IsometricPad1d",
     "IsometricPad2d",
     "IsometricPad3d",
     "Linear",
+    "LinearSpline",
     "MaxMin",
+    "NActivation",
     "PadToMultiple1d",
     "PadToMultiple2d",
     "PadToMultiple3d",

@@ -10,6 +10,7 @@ from taut.program._bound import (
     trace,
     verifiable_bound,
 )
+from taut.program._call import Call
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
 from taut.program._folds import Fold, fold_of, folds_of
@@ -21,6 +22,7 @@ from taut.program._op import (
     AbstractOp,
     Rounding,
     captures,
+    like,
     norm_upper,
     op,
     reads,
@@ -30,6 +32,7 @@ from taut.program._parametrized import has_parametrizations, with_plain_weights
 from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
+from taut.program._single_call import single_call
 from taut.program._walk import Progress, layers_of, operation
 from taut.program.passes import PASSES
 from taut.program.passes._affine import affine_terms
@@ -42,6 +45,7 @@ __all__ = [
     "READS",
     "UP_SQRT2",
     "AbstractOp",
+    "Call",
     "Composed",
     "Effort",
     "Fold",
@@ -68,6 +72,7 @@ __all__ = [
     "folds_of",
     "has_parametrizations",
     "layers_of",
+    "like",
     "lipschitz_bound",
     "norm_upper",
     "op",
@@ -76,6 +81,7 @@ __all__ = [
     "reads",
     "replay",
     "row",
+    "single_call",
     "single_operator",
     "singular_values",
     "trace",

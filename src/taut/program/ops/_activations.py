@@ -126,12 +126,23 @@ class PReLU(AbstractActivation):
         return at_least_one(site.tensors["weight"].double().abs().max().item())
 
     def rounding(self, site: Site) -> Rounding:
-        """The product."""
-        return Rounding(1, self.largest_slope(site))
+        """The product; none where all slopes are 0, 1 or -1."""
+        slopes = site.tensors["weight"].double().abs()
+        exact = bool(((slopes == 0) | (slopes == 1)).all())
+        return Rounding(0 if exact else 1, self.largest_slope(site))
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Apply the function."""
         return F.prelu(x[0], like(site.tensors["weight"], x[0]))
+
+    def emit(self, e: Any, site: Site, *x: str) -> None:
+        """With its slopes, which ONNX broadcasts from the last axis."""
+        (held,) = e.held(site, "weight")
+        e.node("PRelu", [*x, e.unsqueezed("slopes", held, range(1, len(site.shape)))])
+
+    def source(self, site: Site, *x: str) -> str:
+        """As an expression."""
+        return f"F.prelu({x[0]}, self.{site.node.name}_weight)"
 
 
 @op("hardtanh")

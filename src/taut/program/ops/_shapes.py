@@ -1,5 +1,6 @@
 """Operations that rearrange numbers without copying or losing any, and those that do nothing."""
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,13 +37,18 @@ class Reshape(AbstractPermutation):
     """The entries of a sample in their order, in another shape."""
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
-        """Reshape."""
-        return x[0].reshape(x[0].shape[0], *site.shape)
+        """Reshape; the last axes that stay may have any size, in files that leave it open."""
+        first, last = _split(site)
+        return x[0].reshape(x[0].shape[0], *first, *x[0].shape[x[0].dim() - last :])
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
-        """Flatten keeps the size of the image open; others name it."""
+        """Flatten keeps the size of the image open, and so does reading it."""
+        first, last = _split(site)
         if len(site.shape) == 1:
             e.node("Flatten", x, axis=1)
+        elif e.any_size and last:
+            parts = [e.integers("first", [0, *first]), e.node("Shape", x, "last", start=-last)]
+            e.node("Reshape", [*x, e.node("Concat", parts, "shape", axis=0)])
         else:
             e.node("Reshape", [*x, e.integers("shape", [0, *site.shape])])
 
@@ -51,6 +57,13 @@ class Reshape(AbstractPermutation):
         if len(site.shape) == 1:
             return f"{x[0]}.flatten(1)"
         return f"{x[0]}.reshape({x[0]}.shape[0], {', '.join(map(str, site.shape))})"
+
+
+def _split(site: Site) -> tuple[Shape, int]:
+    """The sizes of the first axes, and how many of the last ones stay as they are."""
+    pairs = zip(site.shapes[0][::-1], site.shape[::-1], strict=False)
+    last = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return site.shape[: len(site.shape) - last], last
 
 
 @op("permute")

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from taut.program._program import Program
+from taut.program.passes._activations import recognise_activations
 from taut.program.passes._exponentials import recognise_exponentials
 from taut.program.passes._functions import recognise_functions
 from taut.program.passes._joining import join_parts
@@ -17,6 +18,7 @@ __all__ = ["PASSES", "REWRITINGS", "changes", "pass_names", "rewritten"]
 REWRITINGS = {
     rewrite.__name__: rewrite
     for rewrite in (
+        recognise_activations,
         recognise_functions,
         drop_unit_axes,
         join_parts,
