@@ -60,6 +60,8 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
     def rounding(self, site: Site) -> Rounding:
         r"""Each step rounds the convolution, its factor 1/j, their product, and the sum.
 
+        No intermediate result exceeds :math:`S(|J|) |x|`: that of :math:`J y_j` is the sum of
+        :math:`J^{k+1} x j! / (j + k)!`, with factors of at most :math:`1 / (k + 1)!`.
         A value that underflows in step j passes :math:`|J|^{j-1} / (j-1)!` at most: the factors of
         all steps together are at most the norm of :math:`S(|J|)`, which must be moderate for the
         room that a program leaves for underflow.
