@@ -469,6 +469,11 @@ FORMULAS = {
     cases.test_a_torus_of_the_input_is_too_small_for_zero_padding: [
         (V, "on_torus", 'n + max(left, right) if mode == "zeros" else n', "n"),
     ],
+    cases.test_exponential_sums_are_at_most_1_as_far_as_is_said: [
+        (V, "calm", "b if v > 0 else a", "a"),
+        (V, "calm", "(-1) ** (abs(i - j) // 2)", "1"),
+        (V, "calm", "c[first:]", "c"),
+    ],
     check_half_an_error: [
         (V, "compose", "g * bound", "g * bound / 2"),
         (V, "compose", "(g + k) * d0 + k * r0", "g * d0"),

@@ -352,6 +352,7 @@ torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 """
 
 
+@pytest.mark.slow
 def test_compiled_layers_do_the_same():
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     done = subprocess.run([sys.executable, "-c", COMPILED], capture_output=True, text=True)
@@ -447,6 +448,7 @@ def one_number(weight):
 
 FORGERIES = {
     "degree 5": (other("degree", 5), "its moduli are too large"),
+    "endless": (other("degree", 10**12), "degree is not known"),
     "no degree": (other("degree", 0), "its moduli are too large|degree is not known"),
     "another padding": (other("mode", "reflect"), "not minus its adjoint"),
     "one number": (other("weight", one_number), "not minus its adjoint"),
