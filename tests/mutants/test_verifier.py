@@ -216,6 +216,10 @@ OTHER = [
     ("matrices", of_a_class_below_0),
     ("matrices", without_images),
     ("matrices", first("relu", op="gelu")),
+    ("skew exponentials", first("skew_exponential", mode="reflect")),
+    ("skew exponentials", first("skew_exponential", inputs=["input"])),
+    ("skew exponentials", first("skew_exponential", degree=0)),
+    ("skew exponential of signals", first("skew_exponential", degree=2)),
     ("matrices", real()),
     ("matrices", real(error=None, norm_limit=None)),
     ("no matrix", set_keys(pairwise=[[0.0] * 3] * 3)),
@@ -366,6 +370,7 @@ LIMITS = {
     "role",
     "by.shape[-1 if last else 0] == by.size",
     "math.prod(size) * math.prod(out) <= 2 ** 22",
+    "absolute <= 10 * degree",
     "not far.any()",  # by a file of tests/unit/certification/test_folds.py
 }
 """Reached by no forged file of a size for tests, or only behind another demand."""
@@ -394,7 +399,9 @@ SPARE = {
     "not inverse or least >= Q(1, 2 ** 126)",
     "np.isfinite(values).all()",
     "set(row) == ROW | (set() if real else ROUNDING)",
+    "step.inputs[0] == [len(w), *size] == [len(bias), *size]",
     "step.op in OPERATIONS",
+    "type(degree) is int and 0 < degree <= 32",
     "sum((shape[axis] for shape in shapes)) == step.shape[axis]",
     "v >= 0 and eps >= 0 and (v + eps >= Q(1, 2 ** 100))",
 }
@@ -468,6 +475,11 @@ FORMULAS = {
     ],
     cases.test_a_torus_of_the_input_is_too_small_for_zero_padding: [
         (V, "on_torus", 'n + max(left, right) if mode == "zeros" else n', "n"),
+    ],
+    cases.test_exponential_sums_are_at_most_1_as_far_as_is_said: [
+        (V, "calm", "b if v > 0 else a", "a"),
+        (V, "calm", "(-1) ** (abs(i - j) // 2)", "1"),
+        (V, "calm", "c[first:]", "c"),
     ],
     check_half_an_error: [
         (V, "compose", "g * bound", "g * bound / 2"),

@@ -409,10 +409,13 @@ def skew_exponential(step, degree, dilation, groups, mode):
     require(skew and mode in ("zeros", "circular"), "its convolution is not minus its adjoint")
     require(step.inputs[0] == [len(w), *size] == [len(bias), *size], "it has other channels")
     step.makes(len(w), *size)
-    sums = np.abs(kernels).reshape(*kernels.shape[:3], -1).sum(3)
-    norm = root(up(max(map(perron, sums)) * (1 + gamma(2 * w[0].size + 8))))
+    scale = 2.0 ** math.frexp(np.abs(w).max())[1]  # so that no square that matters underflows
+    sums = np.abs(kernels / scale).reshape(*kernels.shape[:3], -1).sum(3)
+    square = max(map(perron, sums)) * (1 + gamma(2 * w[0].size + 8)) + Q(1, 2**400)
+    norm = Q(scale) * root(up(square)) if w.any() else Q(0)
+    require(calm(degree, norm**2), "its moduli are too large")
     absolute = sum(norm**j / math.factorial(j) for j in range(degree + 1))
-    require(absolute <= 10 * degree and calm(degree, norm**2), "its moduli are too large")
+    require(absolute <= 10 * degree, "its moduli are too large for underflow")
     constant = sum_of_squares(bias) * math.prod(size)
     step.claims([1], degree * (w[0].size + 5), [absolute**2], constant)
     sides, ones = [d * (k // 2) for d, k in zip(dilation, taps, strict=True)], [1 for _ in size]

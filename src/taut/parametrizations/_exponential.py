@@ -23,8 +23,8 @@ class Exponential(AbstractParametrization):
 
     Guarantee: :math:`W W^\top = I` or :math:`W^\top W = I`, whichever the shape allows, for every
         finite R. Square weights are rotations (determinant 1): reflections are not reached.
-    Cost: one matrix exponential in float64, about 15 products of n x n matrices, and six times that
-        in the backward. Prefer :class:`taut.Orthogonal`, unless you need the identity at 0.
+    Cost: one matrix exponential in float64, some ten products of n x n matrices, and eight times
+        that in the backward. Prefer :class:`taut.Orthogonal`, unless you need the identity at 0.
 
     Raises:
         ValueError: if it gets a kernel size (see :class:`taut.nn.SOC2d` for convolutions), or
@@ -32,7 +32,7 @@ class Exponential(AbstractParametrization):
 
     Reference:
         Lezcano-Casado, Martinez-Rubio (2019), *Cheap Orthogonal Constraints in Neural Networks*,
-        section 3; arXiv:1901.08428. The bound of the rows is ours.
+        arXiv:1901.08428. The bound of the rows is ours.
 
     Example:
         >>> w = Exponential(5, 3).weight()
@@ -41,7 +41,7 @@ class Exponential(AbstractParametrization):
     """
 
     guarantee = "orthogonal"
-    reference = "Lezcano-Casado, Martinez-Rubio 2019, arXiv:1901.08428, section 3"
+    reference = "Lezcano-Casado, Martinez-Rubio 2019, arXiv:1901.08428"
     matrices_only = True
     raw_matrix: Tensor
 

@@ -42,7 +42,7 @@ class Householder(AbstractParametrization):
             positive integer.
 
     Reference:
-        Joffrain et al. (2006), *Accumulating Householder Transformations, Revisited*, section 2;
+        Joffrain et al. (2006), *Accumulating Householder Transformations, Revisited*;
         Mhammedi et al. (2017), *Efficient Orthogonal Parametrisation of Recurrent Neural Networks
         Using Householder Reflections*, arXiv:1612.00188.
 

@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +97,19 @@ def test_what_is_not_known_is_refused_by_name(op, tmp_path):
     path, weights = forgery.honest(model, (4,), tmp_path, "real")
     with pytest.raises(verifier.Refused, match=f"`1` .*{op.lower()}.*does not know the operation"):
         verifier.verify(path, weights)
+
+
+def test_exponential_sums_are_at_most_1_as_far_as_is_said():
+    """Against their moduli on a fine grid; degrees that exceed 1 from the start are refused."""
+    for degree in range(1, 17):
+        angles = 1j * np.linspace(0, 4, 40001)[1:]
+        moduli = np.abs(sum(angles**j / math.factorial(j) for j in range(degree + 1)))
+        above = angles.imag[moduli > 1 + 1e-15]
+        most = Fraction(above.min()) if degree % 4 in (0, 3) else Fraction(0)
+        for share in (Fraction(1, 2), Fraction(999, 1000)):
+            assert most == 0 or verifier.calm(degree, (share * most) ** 2)
+        beyond = most + Fraction(1, 1000) if most else Fraction(1, 100)
+        assert not verifier.calm(degree, beyond**2)
 
 
 # On its own.

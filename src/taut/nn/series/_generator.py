@@ -16,11 +16,11 @@ class SkewKernel(AbstractParametrization):
     r"""A kernel L with :math:`L_{-t} = -L_t^\top`, bit for bit, whose convolution has a small norm.
 
     :math:`L_t = (M_t - M_{-t}^\top) \circ D_i D_j` of a raw kernel M, with
-    :math:`D_i = \max(1, s_i / r)^{-1/2}` for the sums :math:`s_i` of the moduli of M's part of row
-    i, over all taps. Proof of the norm: |L|, the moduli summed over the taps, is symmetric, and for
-    a symmetric matrix A >= 0 with sums of rows s, A is at most diag(s). So
-    :math:`D A D \preceq \mathrm{diag}(D_i^2 s_i) \preceq r`, and a convolution has at most the norm
-    of |L|, with circular padding and with zeros.
+    :math:`D_i = \max(1, s_i / r)^{-1/2}`. Proof of the norm: let A be the moduli of the first
+    factor, summed over the taps, and :math:`s_i` the sums of its rows. A is symmetric and >= 0, so
+    that :math:`A \preceq \mathrm{diag}(s)` and
+    :math:`D A D \preceq \mathrm{diag}(D_i^2 s_i) \preceq r`. A convolution has at most the norm of
+    the moduli of its kernel, summed over the taps, with circular padding and with zeros.
 
     The factors are one matrix, symmetric in floats, too; row after row they would not leave L skew.
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.operator import NormBound
 from taut.linalg.padding import Padding
-from taut.linalg.series import SeriesOperator
+from taut.linalg.series import RADII, SeriesOperator
 from taut.program._op import AbstractOp, Rounding, like, op
 from taut.program._program import LARGEST, Site
 from taut.program._result import UnprovenError
@@ -51,7 +51,7 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
         convolution = ConvOperator(
             site.tensors["weight"], site.shapes[0][1:], (), steps, args["groups"], _padding(site)
         )
-        return SeriesOperator.exponential(convolution, args["degree"])
+        return SeriesOperator.exponential(convolution, _degree(site))
 
     def bounds(self, site: Site) -> tuple[NormBound, ...]:
         """From the norm of J alone, as whoever checks a certificate repeats it."""
@@ -60,12 +60,14 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
     def rounding(self, site: Site) -> Rounding:
         r"""Each step rounds the convolution, its factor 1/j, their product, and the sum.
 
+        No intermediate result exceeds :math:`S(|J|) |x|`: that of :math:`J y_j` is the sum of
+        :math:`J^{k+1} x j! / (j + k)!`, with factors of at most :math:`1 / (k + 1)!`.
         A value that underflows in step j passes :math:`|J|^{j-1} / (j-1)!` at most: the factors of
         all steps together are at most the norm of :math:`S(|J|)`, which must be moderate for the
         room that a program leaves for underflow.
         """
         series = self.operator(site)
-        known, degree = operator_rounding(series, site), site.args["degree"]
+        known, degree = operator_rounding(series, site), _degree(site)
         if not known.absolute <= 10 * degree:
             raise UnprovenError("the moduli of its kernel have too large a norm")
         return Rounding(degree * (series.op.fan_in + 5), known.absolute, known.constant)
@@ -80,7 +82,7 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
             raise ValueError(f"it pads its image to more than {LARGEST} numbers")
         circular, convolve = padding.mode == "circular", _CONVOLUTIONS[len(padding.left)]
         sides = [0] * len(padding.left) if circular else list(padding.left)
-        for j in range(args["degree"], 0, -1):
+        for j in range(_degree(site), 0, -1):
             image, last = padded(y, padding) if circular else y, bias if j == 1 else None
             step = convolve(image, weight, last, 1, sides, args["dilation"], args["groups"])
             y = torch.add(x[0], step, alpha=1 / j)
@@ -108,6 +110,14 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
         bias = f"self.{name}_bias" if "bias" in site.tensors else "None"
         rest = f"{args['degree']}, {args['dilation']}, {args['groups']}, {args['mode']!r}"
         return f"skew_exponential({x[0]}, self.{name}_weight, {bias}, {rest})"
+
+
+def _degree(site: Site) -> int:
+    """The degree, one of those that are recognised: a file may say anything."""
+    degree = site.args["degree"]
+    if degree not in RADII:
+        raise UnprovenError(f"its degree must be one of {', '.join(map(str, RADII))}")
+    return degree
 
 
 def _padding(site: Site) -> Padding:

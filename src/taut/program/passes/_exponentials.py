@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.series import RADII, skew_fault
@@ -20,13 +21,14 @@ def recognise_exponentials(program: Program) -> Program:
     Multiplied out, :math:`y_0 = \sum_{j \le m} J^j x / j!`. The plain rules add what each step may
     stretch, :math:`\sum_j \|J\|^j / j!`; of a convolution J with :math:`J^\top = -J`, bit for bit,
     the norm is that of a function of its eigenvalues (`SeriesOperator`). The last convolution may
-    have a bias. A factor 1/j may be rounded, to float32 in files; it is a rounding of the step.
+    have a bias. A factor 1/j may be rounded to the precision of the kernel, as files have it; it is
+    a rounding of the step.
     """
     made = {node.name: node for node in program.nodes}
     nodes = []
     for node in program.nodes:
         for x in node.inputs if node.op == "add" else ():
-            steps = _steps(node, x, made)
+            steps = _steps(node, x, made, program)
             if len(steps) in RADII and _is_skew(steps[0], program):
                 node = _exponential(node, x, steps)
                 break
@@ -44,11 +46,11 @@ def _exponential(node: Node, x: str, steps: list[Node]) -> Node:
     return replace(node, op=kind, inputs=(x,), args=args, tensors=tensors, type=name)
 
 
-def _steps(node: Node | None, x: str, made: dict[str, Node]) -> list[Node]:
+def _steps(node: Node | None, x: str, made: dict[str, Node], program: Program) -> list[Node]:
     """The convolutions of all steps, the one with the bias first; empty if there is no chain."""
     steps: list[Node] = []
     while node is not None:
-        step = _step(node, x, len(steps) + 1, made)
+        step = _step(node, x, len(steps) + 1, made, program)
         first = steps[0] if steps else step
         if step is None or first is None or step.args != first.args:
             return []
@@ -62,7 +64,7 @@ def _steps(node: Node | None, x: str, made: dict[str, Node]) -> list[Node]:
     return []
 
 
-def _step(node: Node, x: str, j: int, made: dict[str, Node]) -> Node | None:
+def _step(node: Node, x: str, j: int, made: dict[str, Node], program: Program) -> Node | None:
     """The convolution of x + J y / j, if a node is that."""
     if node.op != "add" or len(node.inputs) != 2 or node.tensors:
         return None
@@ -73,8 +75,11 @@ def _step(node: Node, x: str, j: int, made: dict[str, Node]) -> Node | None:
         return None
     if convolution.op == "scale" and not convolution.tensors and factor == 1.0:
         factor, convolution = convolution.args["factor"], made.get(convolution.inputs[0])
-    known = convolution is not None and convolution.op == "conv"
-    return convolution if known and factor in (1 / j, float(np.float32(1 / j))) else None
+    if convolution is None or convolution.op != "conv":
+        return None
+    single = program.tensors[convolution.tensors["weight"]].dtype == torch.float32
+    known = factor == 1 / j or (single and factor == float(np.float32(1 / j)))
+    return convolution if known else None
 
 
 def _is_skew(step: Node, program: Program) -> bool:
