@@ -379,6 +379,16 @@ def test_folds_start_as_the_maximum_and_the_minimum_of_neighbours(channels):
     assert torch.equal(found[:, expected.shape[1] :], x[:, expected.shape[1] :])
 
 
+def test_parameters_that_are_no_numbers_are_seen():
+    """They pass on to the output, and no bound is proven of them."""
+    for name in LEARNED:
+        layer = moved(name, 4)
+        layer.raw[:] = math.nan
+        assert layer(random(2, 4)).isnan().any()
+        with pytest.raises(ValueError, match="NaN"):
+            taut.lipschitz_bound(layer, (4,))
+
+
 def test_angles_of_the_paper():
     """Their sigma of angle theta: the identity above the line of half the angle, else reflected."""
     for theta in (0.3, 1.0, math.pi / 2, 2.5):

@@ -112,8 +112,8 @@ def _units(raw: Tensor, channels: int) -> Tensor:
     """Unit vectors for raw ones, at most 1 long; and zeros for channels of no group."""
     size, wide = raw.shape[2], raw.double()
     largest = wide.detach().abs().amax(2, keepdim=True)
-    usable = (largest > 0) & largest.isfinite()
-    wide = torch.where(usable, wide / torch.where(usable, largest, 1.0), _alternating(wide))
+    zero = largest == 0  # NaN and Inf pass on as NaN
+    wide = torch.where(zero, _alternating(wide), wide / torch.where(zero, 1.0, largest))
     # In float64 the norm is off by (size + 2) u; rounding to the precision of raw adds eps / 2.
     below = 1 - torch.finfo(raw.dtype).eps - (size + 4) * 2.0**-52
     units = wide * (below / wide.norm(dim=2, keepdim=True))
@@ -146,7 +146,7 @@ def _captured(c: Call, x: Any, direction: Any) -> str:
 
 @single_call(_captured)
 def fold(x: Tensor, direction: Tensor) -> Tensor:
-    r"""X + (|v x| - v x) v = x - min(v x, 0) 2 v, for x `(b, groups, group, ...)` and v of 1 group.
+    r"""The fold x - min(v x, 0) 2 v of x `(b, groups, group, ...)`, with a v for each group.
 
     Products of 2 are exact, so both sides round the same.
     """
