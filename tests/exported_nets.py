@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import onnxruntime
@@ -13,13 +14,16 @@ from torch.nn import functional as F
 
 import taut
 
+# The same in every process: the tests draw kernels that start as the identity elsewhere.
+Conv2d = partial(taut.nn.Conv2d, parametrization=partial(taut.BCOP, init="uniform"))
+
 
 class Branches(nn.Module):
     """Residual sums, a layer used twice, functions of torch in the forward."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = taut.nn.Conv2d(4, 4, 3)
+        self.conv = Conv2d(4, 4, 3)
         self.side = nn.Conv2d(4, 2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,10 +56,10 @@ def plain() -> nn.Sequential:
 
 def sorting() -> nn.Sequential:
     return nn.Sequential(
-        taut.nn.Conv2d(1, 7, 4, 2, padding_mode="zeros"),
+        Conv2d(1, 7, 4, 2, padding_mode="zeros"),
         taut.nn.MaxMin(),
         taut.nn.GroupSort(3),
-        taut.nn.Conv2d(7, 6, 2),
+        Conv2d(7, 6, 2),
         taut.nn.GroupSort(2),
         taut.nn.IsometricPad2d(1),
         taut.nn.IsometricPad2d((2, 0, 1, 1), "replicate"),
@@ -94,7 +98,7 @@ NETS = {
     "plain": (plain, (2, 10, 10)),
     "sorting": (sorting, (1, 7, 8)),
     "activations": (activations, (1, 5, 4)),
-    "branches": (lambda: nn.Sequential(taut.nn.Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
+    "branches": (lambda: nn.Sequential(Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
     "series": (series, (2, 6, 5)),
     "bare": (lambda: taut.nn.Linear(4, 2), (4,)),
 }
