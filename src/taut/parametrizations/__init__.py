@@ -17,11 +17,13 @@ from taut.parametrizations._existence import (
     existing_isometry,
     require_isometry,
 )
+from taut.parametrizations._finite_reflector import FiniteReflector
 from taut.parametrizations._model import after_step, batched, projected, retract_, update_
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
+from taut.parametrizations._scfac import SCFac
 from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map_symbol
 from taut.parametrizations._svcm import SVCM
 
@@ -35,8 +37,10 @@ __all__ = [
     "AbstractParametrization",
     "AbstractSpectral",
     "BCOPFixed",
+    "FiniteReflector",
     "Isometry",
     "Orthogonal",
+    "SCFac",
     "after_step",
     "batched",
     "cached",

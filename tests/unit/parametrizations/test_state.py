@@ -251,6 +251,7 @@ import torch
 from test_state import METHODS, Training, images
 torch.manual_seed(0)
 for name in METHODS:
+    torch.compiler.reset()  # which compiles a function for few classes only
     training = Training(name)
     compiled = torch.compile(training.model, fullgraph=True, backend="eager")
     for mode in (True, False):
