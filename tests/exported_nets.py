@@ -69,10 +69,23 @@ def sorting() -> nn.Sequential:
     )
 
 
+def shifting() -> nn.Sequential:
+    return nn.Sequential(
+        taut.nn.PositionalEncoding((5, 4)),
+        taut.nn.Conv2d(1, 8, 3),
+        taut.nn.ShiftMix2d(8, 12),
+        taut.nn.MaxMin(),
+        taut.nn.ShiftMix2d(12, 6, padding_mode="zeros"),
+        nn.Flatten(),
+        taut.nn.Linear(120, 3),
+    )
+
+
 NETS = {
     "paper": (lambda: taut.models.Small().build((1, 9, 6), 3), (1, 9, 6)),
     "plain": (plain, (2, 10, 10)),
     "sorting": (sorting, (1, 7, 8)),
+    "shifting": (shifting, (1, 5, 4)),
     "branches": (lambda: nn.Sequential(taut.nn.Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
     "bare": (lambda: taut.nn.Linear(4, 2), (4,)),
 }
