@@ -30,7 +30,8 @@ class PositionalEncoding(nn.Module):
         ValueError: if a size is not a positive integer; in the forward for inputs of another size.
 
     Reference:
-        LipNeXt (2026), arXiv:2601.18513, where the map has one channel.
+        Hu, Hu, Fredrikson (2026), *LipNeXt: Scaling up Lipschitz-based Certified Robustness to
+        Billion-parameter Models*, arXiv:2601.18513, where the map has one channel.
 
     Example:
         >>> PositionalEncoding((4, 6))(torch.ones(1, 3, 4, 6)).shape

@@ -161,8 +161,10 @@ class ShiftMix2d(_ShiftMix):
             value.
 
     Reference:
-        LipNeXt (2026), arXiv:2601.18513. There :math:`N = M R^\top` with an orthonormal M: the same
-        layers, since :math:`M = N R` is as orthonormal as N. They optimise R and M on the manifold.
+        Hu, Hu, Fredrikson (2026), *LipNeXt: Scaling up Lipschitz-based Certified Robustness to
+        Billion-parameter Models*, arXiv:2601.18513. There :math:`N = M R^\top` with an orthonormal
+        M: the same layers, since :math:`M = N R` is as orthonormal as N. They optimise R and M on
+        the manifold of orthogonal matrices.
 
     Example:
         >>> layer = ShiftMix2d(8, 8, bias=False)

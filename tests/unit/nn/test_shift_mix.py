@@ -216,6 +216,17 @@ def test_state_and_copies():
     torch.testing.assert_close(other(x), y, rtol=0, atol=1e-5)
 
 
+def test_layers_made_on_meta_are_drawn_by_reset_parameters():
+    for make in (lambda: taut.nn.ShiftMix2d(4, 4, device="meta"),
+                 lambda: taut.nn.PositionalEncoding(3, device="meta")):  # fmt: skip
+        layer = make().to_empty(device="cpu")
+        with torch.no_grad():
+            for tensor in layer.parameters():
+                tensor.fill_(math.nan)
+        layer.reset_parameters()
+        assert all(tensor.isfinite().all() for tensor in layer.parameters())
+
+
 @pytest.mark.parametrize("fmt", [torch.contiguous_format, torch.channels_last])
 def test_memory_format_stays(fmt):
     x = torch.randn(2, 8, 4, 5).contiguous(memory_format=fmt).requires_grad_()
