@@ -43,10 +43,10 @@ class BCOP(AbstractStepped):
         in_channels: channels (or features) of the input.
         out_channels: channels (or features) of the output.
         kernel_size: taps per spatial axis; `()` for a matrix.
-        init: `"uniform"` draws H and the projectors uniformly. `"identity"` takes the identity
-            for H, and one projector for all steps of the same kind: pairs of steps cancel, so that
-            a layer of stride 1 with as many outputs as inputs and odd kernel sizes starts as the
-            identity. The projectors separate in training.
+        init: `"identity"` takes the identity for H, and one projector for all steps of the same
+            kind: pairs of steps cancel, so that a layer of stride 1 with as many outputs as inputs
+            and odd kernel sizes starts as the identity. The projectors separate in training; deep
+            nets train better. `"uniform"` draws H and the projectors uniformly.
         options: stride, groups, device and dtype, as :class:`AbstractParametrization` has them.
 
     Raises:

@@ -263,7 +263,7 @@ class AbstractStepped(AbstractComposed):
         in_channels: as the base class.
         out_channels: as the base class.
         kernel_size: as the base class.
-        init: `"uniform"` or `"identity"`.
+        init: `"identity"` or `"uniform"`.
         options: as the base class.
     """
 
@@ -275,11 +275,11 @@ class AbstractStepped(AbstractComposed):
         out_channels: int,
         kernel_size: tuple[int, ...] = (),
         *,
-        init: str = "uniform",
+        init: str = "identity",
         **options: Any,
     ) -> None:
-        if init not in ("uniform", "identity"):
-            raise ValueError(f"`init` must be 'uniform' or 'identity'; got {init!r}.")
+        if init not in ("identity", "uniform"):
+            raise ValueError(f"`init` must be 'identity' or 'uniform'; got {init!r}.")
         self.init = init
         super().__init__(in_channels, out_channels, kernel_size, **options)
 

@@ -29,8 +29,8 @@ class SCFac(AbstractStepped):
         rank: of the projectors behind H, from 0 to the channels that they act on (the larger of
             `out_channels` and the channels times the stride along all axes, in each group): one, or
             one for each step in their order. Half of the channels by default, the largest family.
-        init: `"uniform"` draws H and the projectors uniformly; `"identity"` starts as the identity,
-            as :class:`taut.BCOP` says.
+        init: `"identity"` starts as the identity where all ranks are equal, as :class:`taut.BCOP`
+            says; `"uniform"` draws H and the projectors uniformly.
         options: stride, groups, device and dtype, as :class:`AbstractParametrization` has them.
 
     Raises:
@@ -59,7 +59,7 @@ class SCFac(AbstractStepped):
         kernel_size: tuple[int, ...] = (),
         *,
         rank: int | tuple[int, ...] | None = None,
-        init: str = "uniform",
+        init: str = "identity",
         **options: Any,
     ) -> None:
         self.step_rank = rank
