@@ -102,7 +102,8 @@ def reflector(kernel: Float[Tensor, "g r c *taps"]) -> Float[Tensor, "g c c *lon
     for axis in range(3, 3 + axes):
         gram = _sums_of_diagonals(gram.movedim((axis, axis + 1), (-2, -1))).movedim(-1, axis)
     centre = torch.zeros_like(gram)
-    centre[(..., *(k - 1 for k in size))] = torch.eye(channels)
+    identity = torch.eye(channels, dtype=gram.dtype, device=gram.device)
+    centre[(..., *(k - 1 for k in size))] = identity
     # What rounding adds to the norm of W counts four times: a factor below 2 makes up for it.
     return centre - (2 - 8 * torch.finfo(gram.dtype).eps) * gram
 
