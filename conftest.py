@@ -29,5 +29,6 @@ def _drawn_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     import taut
 
     if isinstance(request.node, pytest.Function) and "defaults" not in request.keywords:
-        defaults = inspect.unwrap(taut.BCOP.__init__).__kwdefaults__
-        monkeypatch.setitem(defaults, "init", "uniform")
+        for method in (taut.BCOP, taut.SCFac):
+            defaults = inspect.unwrap(method.__init__).__kwdefaults__
+            monkeypatch.setitem(defaults, "init", "uniform")

@@ -93,6 +93,18 @@ def activations() -> nn.Sequential:
     )
 
 
+def shifting() -> nn.Sequential:
+    return nn.Sequential(
+        taut.nn.PositionalEncoding((5, 4)),
+        Conv2d(1, 8, 3),
+        taut.nn.ShiftMix2d(8, 12),
+        taut.nn.MaxMin(),
+        taut.nn.ShiftMix2d(12, 6, padding_mode="zeros"),
+        nn.Flatten(),
+        taut.nn.Linear(120, 3),
+    )
+
+
 NETS = {
     "paper": (lambda: taut.models.Small().build((1, 9, 6), 3), (1, 9, 6)),
     "plain": (plain, (2, 10, 10)),
@@ -100,6 +112,7 @@ NETS = {
     "activations": (activations, (1, 5, 4)),
     "branches": (lambda: nn.Sequential(Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
     "series": (series, (2, 6, 5)),
+    "shifting": (shifting, (1, 5, 4)),
     "bare": (lambda: taut.nn.Linear(4, 2), (4,)),
 }
 PROGRAMS = """

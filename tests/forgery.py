@@ -257,6 +257,14 @@ MODELS = {
         ),
         (3, 6),
     ),
+    "shifts": (
+        sequential(
+            lambda: taut.nn.PositionalEncoding((2, 3)), lambda: taut.nn.ShiftMix2d(4, 5),
+            taut.nn.MaxMin, lambda: taut.nn.ShiftMix2d(5, 4, padding_mode="zeros"), nn.Flatten,
+            lambda: nn.Linear(24, 3),
+        ),
+        (4, 2, 3),
+    ),
     "isometric pads": (
         sequential(
             lambda: taut.nn.IsometricPad2d((1, 2, 0, 1)), lambda: nn.Conv2d(2, 3, 3), nn.ReLU,

@@ -15,6 +15,8 @@ from taut.parametrizations import methods
 
 METHODS = [cls for cls in methods().values() if not cls.matrices_only and cls is not taut.BCOP]
 
+ORTHOGONAL = [cls for cls in METHODS if cls.guarantee == "orthogonal"]
+
 
 def legal(values: dict) -> bool:
     case = case_of(values)
@@ -71,14 +73,16 @@ def test_strides_that_divide_the_kernel_are_accepted_with_any_dilation(method):
 
 
 @pytest.mark.parametrize("rows", [0, 1])
-def test_fixed_kernels_exist_where_trained_ones_do(rows):
+@pytest.mark.parametrize("method", ORTHOGONAL, ids=lambda cls: cls.__name__)
+def test_orthogonal_kernels_exist_where_those_of_bcop_do(method, rows):
     for values in ROWS[rows::2]:
         case = case_of(values)
-        layer = accepted(taut.BCOPFixed, case)
+        layer = accepted(method, case)
         assert (layer is None) == (accepted(taut.BCOP, case) is None), case
         if orthogonal(case):
             assert layer is not None, case
             assert layer.isometry == promise(case)
+            set_raw_(layer.parametrization, values["raw"])
             s = torch.linalg.svdvals(matrix_of(case, layer.weight))
             assert not keeps_isometry(case) or s.min() >= 1 - 1e-9
 

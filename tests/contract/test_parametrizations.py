@@ -262,7 +262,8 @@ def test_a_method_says_itself_which_sizes_it_can_do():
 def test_dense_layers_of_a_model_are_those_of_the_method_on_a_matrix():
     dense = {name: cls.dense_as() for name, cls in parametrizations.methods().items()}
     orthogonal = {name for name, cls in dense.items() if cls is taut.Orthogonal}
-    assert orthogonal == {"BCOP", "BCOPFixed", "Orthogonal", "RKO"}
+    names = {"BCOP", "BCOPFixed", "FiniteReflector", "Orthogonal", "RKO", "SCFac"}
+    assert orthogonal == names
     assert all(dense[name].__name__ == name for name in dense.keys() - orthogonal)
 
 
@@ -309,8 +310,9 @@ def test_spectrum_after_optimiser_steps(cls):
 @pytest.mark.slow
 @pytest.mark.parametrize("raw", ["fresh", "gaussian"])
 @pytest.mark.parametrize(("channels", "kernel_size"), [(256, 7), (512, 5), (1024, 3), (64, 11)])
-def test_spectrum_of_wide_kernels_in_float32(channels, kernel_size, raw):
-    module = taut.BCOP(channels, channels, (kernel_size, kernel_size))
+@pytest.mark.parametrize("cls", [taut.BCOP, taut.SCFac, taut.FiniteReflector])
+def test_spectrum_of_wide_kernels_in_float32(cls, channels, kernel_size, raw):
+    module = cls(channels, channels, (kernel_size, kernel_size))
     set_raw_(module, raw)
     kernel = module.weight().detach().double()
     transformed = torch.fft.fft2(kernel, s=(16, 16))

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from taut.linalg.products import matmul
 
@@ -83,6 +84,35 @@ def last_step(
     order = torch.linspace(-1, 1, channels, dtype=taps.dtype, device=taps.device)
     known = (vectors * 2 * signs[:, None]) @ vectors.mT
     return torch.linalg.eigh(known + free * order @ free)
+
+
+def reflector(kernel: Float[Tensor, "g r c *taps"]) -> Float[Tensor, "g c c *longer"]:
+    r"""The taps of :math:`\delta - 2 W^\top * W`: `2 k - 1` for k taps of W, with 0 in the middle.
+
+    Guarantee: symmetric, and orthogonal if W has orthonormal rows: its square is the identity.
+    Cost: one product of a `(taps * c, r)` matrix with its transpose.
+    """
+    (groups, rank, channels), size = kernel.shape[:3], kernel.shape[3:]
+    rows = kernel.movedim((1, 2), (-1, -2)).reshape(groups, -1, rank)  # (g, taps * c, r)
+    gram = matmul(rows, rows.mT).reshape(groups, *size, channels, *size, channels)
+    axes = len(size)
+    pairs = [axis for i in range(axes) for axis in (1 + i, 2 + axes + i)]
+    gram = gram.permute(0, 1 + axes, 2 + 2 * axes, *pairs)  # (g, c, c, t1, t1', t2, t2', ...)
+    # The tap of W^T * W at distance t' - t is the sum of all such products.
+    for axis in range(3, 3 + axes):
+        gram = _sums_of_diagonals(gram.movedim((axis, axis + 1), (-2, -1))).movedim(-1, axis)
+    centre = torch.zeros_like(gram)
+    identity = torch.eye(channels, dtype=gram.dtype, device=gram.device)
+    centre[(..., *(k - 1 for k in size))] = identity
+    # What rounding adds to the norm of W counts four times: a factor below 2 makes up for it.
+    return centre - (2 - 8 * torch.finfo(gram.dtype).eps) * gram
+
+
+def _sums_of_diagonals(a: Tensor) -> Tensor:
+    """Of square matrices `(..., k, k)`, all `2 k - 1` from the lower left corner on."""
+    k = a.shape[-1]
+    shifted = F.pad(a.flip(-2), (0, k)).flatten(-2)[..., : k * (2 * k - 1)]
+    return shifted.unflatten(-1, (k, 2 * k - 1)).sum(-2)
 
 
 def _absolute(a: Tensor) -> Tensor:

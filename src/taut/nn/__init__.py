@@ -12,6 +12,9 @@ from taut.nn._isometric_pad import (
 from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
+from taut.nn._positional_encoding import PositionalEncoding
+from taut.nn._shift import Shift1d, Shift2d, Shift3d
+from taut.nn._shift_mix import ShiftMix1d, ShiftMix2d, ShiftMix3d
 from taut.nn._times import Times
 from taut.nn.activations import (
     Abs,
@@ -59,6 +62,7 @@ __all__ = [
     "PadToMultiple1d",
     "PadToMultiple2d",
     "PadToMultiple3d",
+    "PositionalEncoding",
     "SOC1d",
     "SOC2d",
     "SOC3d",
@@ -70,6 +74,12 @@ __all__ = [
     "ScaledAvgPool3d",
     "ScaledMean",
     "SharedTensors",
+    "Shift1d",
+    "Shift2d",
+    "Shift3d",
+    "ShiftMix1d",
+    "ShiftMix2d",
+    "ShiftMix3d",
     "SkewExponential",
     "Times",
     "isometric_pad",

@@ -18,6 +18,7 @@ from taut.parametrizations._existence import (
     require_isometry,
 )
 from taut.parametrizations._exponential import Exponential
+from taut.parametrizations._finite_reflector import FiniteReflector
 from taut.parametrizations._householder import Householder
 from taut.parametrizations._lires import LiRes
 from taut.parametrizations._model import after_step, batched, projected, retract_, update_
@@ -25,6 +26,7 @@ from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
+from taut.parametrizations._scfac import SCFac
 from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map_symbol
 from taut.parametrizations._svcm import SVCM
 
@@ -39,10 +41,12 @@ __all__ = [
     "AbstractSpectral",
     "BCOPFixed",
     "Exponential",
+    "FiniteReflector",
     "Householder",
     "Isometry",
     "LiRes",
     "Orthogonal",
+    "SCFac",
     "after_step",
     "batched",
     "cached",

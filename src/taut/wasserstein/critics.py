@@ -8,14 +8,7 @@ from torch import nn
 
 from taut._arguments import whole
 from taut.nn import Conv2d, Linear, MaxMin
-from taut.parametrizations import (
-    BCOP,
-    RKO,
-    AbstractParametrization,
-    BCOPFixed,
-    Orthogonal,
-    methods,
-)
+from taut.parametrizations import AbstractParametrization, methods
 
 _ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"MaxMin": MaxMin, "ReLU": nn.ReLU}
 
@@ -160,8 +153,7 @@ def _kinds(parametrization: str, activation: str) -> tuple[_Kind, _Kind, Callabl
             f"`parametrization` must be one of {', '.join(methods())}; got {parametrization!r}."
         )
     kind = methods()[parametrization]
-    dense_kind = Orthogonal if kind in (BCOP, BCOPFixed, RKO) else kind
-    return kind, dense_kind, _ACTIVATIONS[activation]
+    return kind, kind.dense_as(), _ACTIVATIONS[activation]
 
 
 def _check_sizes(input_shape: tuple[int, ...], **sizes: int) -> None:

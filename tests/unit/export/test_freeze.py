@@ -28,6 +28,7 @@ STATELESS = (
     taut.nn.GroupSort,
     taut.nn.InvertibleDownsample2d,
     taut.nn.PadToMultiple2d,
+    taut.nn.Shift2d,
 )
 
 

@@ -16,7 +16,8 @@ from taut.linalg.bases import orthonormal_basis
 from taut.linalg.block import grow
 from taut.linalg.steps import apply_steps
 from taut.linalg.windows import Windows
-from taut.parametrizations import _bcop
+from taut.parametrizations import _composed
+from taut.parametrizations._composed import AbstractComposed
 
 MOVES = [(0, 1), (1, 1), (0, -1), (1, -1)]
 KERNELS = [(3, 3), (1, 3), (2, 2), (4, 3), (5, 5), (2, 1), (7, 4)]
@@ -26,8 +27,8 @@ SIZES = [(8, 8), (5, 6), (1, 4), (3, 2)]
 @pytest.fixture
 def narrow(monkeypatch):
     """Let narrow layers, too, apply steps: the operations are counted as for wide ones."""
-    monkeypatch.setattr(_bcop, "_LEAST_CHANNELS", 2)
-    monkeypatch.setattr(_bcop, "_NARROW", 0)
+    monkeypatch.setattr(_composed, "_LEAST_CHANNELS", 2)
+    monkeypatch.setattr(_composed, "_NARROW", 0)
 
 
 def plain(layer: taut.nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
@@ -49,7 +50,7 @@ def applies_steps(layer, x: torch.Tensor) -> bool:
 @pytest.mark.parametrize("kernel_size", KERNELS)
 @pytest.mark.parametrize(("inputs", "outputs"), [(4, 4), (5, 5), (3, 4), (4, 3)])
 def test_applied_steps_are_the_kernel(monkeypatch, inputs, outputs, kernel_size, size):
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_: True)
+    monkeypatch.setattr(AbstractComposed, "_steps_are_cheaper", lambda *_: True)
     layer = taut.nn.Conv2d(inputs, outputs, kernel_size, dtype=torch.float64)
     x = torch.randn(2, inputs, *size, dtype=torch.float64)
     assert applies_steps(layer, x)
@@ -78,21 +79,24 @@ GENERAL = [
 ]
 
 
+@pytest.mark.parametrize("method", [taut.BCOP, taut.SCFac, taut.FiniteReflector])
 @pytest.mark.parametrize(
     ("name", "channels", "size", "stride", "dilation", "groups", "windows"), GENERAL
 )
 def test_factors_of_every_kind_of_layer_are_its_kernel(
-    monkeypatch, name, channels, size, stride, dilation, groups, windows
+    monkeypatch, method, name, channels, size, stride, dilation, groups, windows
 ):
     options = {"stride": stride, "dilation": dilation, "groups": groups, "dtype": torch.float64}
+    options["parametrization"] = method
     layer = getattr(taut.nn, name)(*channels, size, **options)
     transposed = "Transpose" in name
     sizes = windows if transposed else [n * s for n, s in zip(windows, stride, strict=True)]
     x = torch.randn(2, channels[0], *sizes, dtype=torch.float64, requires_grad=True)
-    results, calls, apply = [], [], _bcop.BCOP._applied
-    monkeypatch.setattr(_bcop.BCOP, "_applied", lambda *a, **k: calls.append(1) or apply(*a, **k))
+    results, calls, apply = [], [], AbstractComposed._applied
+    counted = lambda *a, **k: calls.append(1) or apply(*a, **k)  # noqa: E731
+    monkeypatch.setattr(AbstractComposed, "_applied", counted)
     for cheaper in (False, True):
-        monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_, c=cheaper: c)
+        monkeypatch.setattr(AbstractComposed, "_steps_are_cheaper", lambda *_, c=cheaper: c)
         y = layer(x)
         grad = torch.arange(y.numel(), dtype=y.dtype).sin().reshape(y.shape)
         results.append((y, *torch.autograd.grad(y, (x, *layer.parameters()), grad)))
@@ -115,7 +119,7 @@ def test_one_step_is_grown_by_two_taps():
 
 
 def test_derivatives_are_those_of_finite_differences(monkeypatch):
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_: True)
+    monkeypatch.setattr(AbstractComposed, "_steps_are_cheaper", lambda *_: True)
     layer = taut.nn.Conv2d(4, 4, 3, dtype=torch.float64)
     names = [name for name, _ in layer.named_parameters()]
     values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
@@ -259,7 +263,7 @@ def test_no_images_are_no_error():
     "layer", [taut.nn.Linear(8, 8, bias=False), taut.nn.Conv2d(64, 128, 3, bias=False)]
 )
 def test_what_follows_in_place_is_no_error(monkeypatch, layer):
-    monkeypatch.setattr(_bcop.BCOP, "_steps_are_cheaper", lambda *_: True)
+    monkeypatch.setattr(AbstractComposed, "_steps_are_cheaper", lambda *_: True)
     x = torch.randn(2, *((8,) if isinstance(layer, taut.nn.Linear) else (64, 4, 4)))
     torch.nn.Sequential(layer, torch.nn.ReLU(inplace=True))(x).sum().backward()
     assert all(p.grad is not None for p in layer.parameters())

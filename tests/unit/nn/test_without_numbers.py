@@ -58,6 +58,7 @@ def frozen(channels: int) -> tuple[nn.Module, Tensor]:
     layers = [
         taut.nn.Conv2d(channels, 6, 3, stride=3), taut.nn.MaxMin(), taut.nn.Conv2d(6, 7, 2),
         taut.nn.MaxMin(), taut.nn.GroupSort(3), taut.nn.IsometricPad2d(1), nn.MaxPool2d(3, 1),
+        taut.nn.ShiftMix2d(7, 7), taut.nn.ShiftMix2d(7, 7, padding_mode="zeros"),
         taut.nn.InvertibleDownsample2d(2), nn.Flatten(), taut.nn.Linear(112, 3),
     ]  # fmt: skip
     return taut.freeze(nn.Sequential(*layers)), torch.randn(2, channels, 11, 10)

@@ -476,7 +476,8 @@ def test_every_method_makes_every_architecture(name, architecture):
     model = models()[architecture]().build((1, 4, 4), 3, parametrization=methods()[name])
     model(torch.rand(2, 1, 4, 4)).sum().backward()
     assert all(p.grad is not None for p in model.parameters())
-    dense = "Orthogonal" if name in ("BCOP", "RKO", "BCOPFixed") else name
+    orthogonal = ("BCOP", "RKO", "BCOPFixed", "SCFac", "FiniteReflector")
+    dense = "Orthogonal" if name in orthogonal else name
     kinds = [m for m in model.modules() if isinstance(m, AbstractParametrization)]
     expected = {methods()[name], methods()[dense]} if architecture != "fc3" else {methods()[dense]}
     assert {type(kind) for kind in kinds} == expected
