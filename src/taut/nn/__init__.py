@@ -2,7 +2,6 @@
 
 from taut.nn._conv import Conv1d, Conv2d, Conv3d
 from taut.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
-from taut.nn._downsampling import InvertibleDownsample2d
 from taut.nn._isometric_pad import (
     IsometricPad1d,
     IsometricPad2d,
@@ -12,6 +11,14 @@ from taut.nn._isometric_pad import (
 from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
+from taut.nn._resampling import (
+    InvertibleDownsample1d,
+    InvertibleDownsample2d,
+    InvertibleDownsample3d,
+    InvertibleUpsample1d,
+    InvertibleUpsample2d,
+    InvertibleUpsample3d,
+)
 from taut.nn._times import Times
 from taut.nn.activations import GroupSort, MaxMin
 from taut.nn.pooling import (
@@ -36,7 +43,12 @@ __all__ = [
     "ConvexConcat",
     "ConvexSum",
     "GroupSort",
+    "InvertibleDownsample1d",
     "InvertibleDownsample2d",
+    "InvertibleDownsample3d",
+    "InvertibleUpsample1d",
+    "InvertibleUpsample2d",
+    "InvertibleUpsample3d",
     "IsometricPad1d",
     "IsometricPad2d",
     "IsometricPad3d",
