@@ -22,6 +22,12 @@ from taut.nn._resampling import (
 from taut.nn._times import Times
 from taut.nn.activations import GroupSort, MaxMin
 from taut.nn.pooling import (
+    AdaptiveL2NormPool1d,
+    AdaptiveL2NormPool2d,
+    AdaptiveL2NormPool3d,
+    L2NormPool1d,
+    L2NormPool2d,
+    L2NormPool3d,
     ScaledAdaptiveAvgPool1d,
     ScaledAdaptiveAvgPool2d,
     ScaledAdaptiveAvgPool3d,
@@ -34,6 +40,9 @@ from taut.nn.residual import ConvexConcat, ConvexSum
 
 __all__ = [
     "AbstractParametrizedLayer",
+    "AdaptiveL2NormPool1d",
+    "AdaptiveL2NormPool2d",
+    "AdaptiveL2NormPool3d",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -52,6 +61,9 @@ __all__ = [
     "IsometricPad1d",
     "IsometricPad2d",
     "IsometricPad3d",
+    "L2NormPool1d",
+    "L2NormPool2d",
+    "L2NormPool3d",
     "Linear",
     "MaxMin",
     "PadToMultiple1d",
