@@ -1,5 +1,6 @@
 """Drop-in replacements of torch.nn layers with a Lipschitz guarantee; activations; downsampling."""
 
+from taut.nn._centring import BatchCentering, BatchLipNorm, LayerCentering
 from taut.nn._conv import Conv1d, Conv2d, Conv3d
 from taut.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
 from taut.nn._isometric_pad import (
@@ -43,6 +44,8 @@ __all__ = [
     "AdaptiveL2NormPool1d",
     "AdaptiveL2NormPool2d",
     "AdaptiveL2NormPool3d",
+    "BatchCentering",
+    "BatchLipNorm",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -64,6 +67,7 @@ __all__ = [
     "L2NormPool1d",
     "L2NormPool2d",
     "L2NormPool3d",
+    "LayerCentering",
     "Linear",
     "MaxMin",
     "PadToMultiple1d",

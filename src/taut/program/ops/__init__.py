@@ -3,6 +3,7 @@
 from taut.program.ops import (
     _activations,
     _arithmetic,
+    _centring,
     _clamp,
     _gated,
     _joins,
@@ -33,6 +34,7 @@ from taut.program.ops import (
 __all__ = [
     "_activations",
     "_arithmetic",
+    "_centring",
     "_clamp",
     "_gated",
     "_joins",
