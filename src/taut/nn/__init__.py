@@ -37,7 +37,14 @@ from taut.nn.pooling import (
     ScaledAvgPool3d,
     ScaledMean,
 )
-from taut.nn.residual import ConvexConcat, ConvexSum
+from taut.nn.residual import (
+    ConcatResidual,
+    ConvexConcat,
+    ConvexResidual,
+    ConvexSum,
+    ReZeroResidual,
+    SplitResidual,
+)
 
 __all__ = [
     "AbstractParametrizedLayer",
@@ -46,6 +53,7 @@ __all__ = [
     "AdaptiveL2NormPool3d",
     "BatchCentering",
     "BatchLipNorm",
+    "ConcatResidual",
     "Conv1d",
     "Conv2d",
     "Conv3d",
@@ -53,6 +61,7 @@ __all__ = [
     "ConvTranspose2d",
     "ConvTranspose3d",
     "ConvexConcat",
+    "ConvexResidual",
     "ConvexSum",
     "GroupSort",
     "InvertibleDownsample1d",
@@ -73,6 +82,7 @@ __all__ = [
     "PadToMultiple1d",
     "PadToMultiple2d",
     "PadToMultiple3d",
+    "ReZeroResidual",
     "ScaledAdaptiveAvgPool1d",
     "ScaledAdaptiveAvgPool2d",
     "ScaledAdaptiveAvgPool3d",
@@ -81,6 +91,7 @@ __all__ = [
     "ScaledAvgPool3d",
     "ScaledMean",
     "SharedTensors",
+    "SplitResidual",
     "Times",
     "isometric_pad",
 ]
