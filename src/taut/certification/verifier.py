@@ -545,7 +545,7 @@ def l2_pool(step, pool, factor, constant, **args):
     """
     f, free = np.asarray(step.tensors.pop("factor", factor), float), Step.__new__(Step)
     vars(free).update(vars(step), claims=lambda *_: None, products=lambda *_: None, tensors={})
-    run = {"avg_pool": avg_pool, "average": average}[pool](free, **args)
+    run = {"avg_pool": avg_pool, "average": average, "sum": sum_}[pool](free, **args)
     if pool == "average":
         sizes = zip(step.inputs[0][1:], step.shape[1:], strict=True)
         lines = [[range(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in sizes]
@@ -553,6 +553,8 @@ def l2_pool(step, pool, factor, constant, **args):
         shares = ([sum(j in w for w in line) for j in range(line[-1].stop)] for line in lines)
         q = math.prod(map(max, shares))
         n, weight = int(counts.max()), Q(float((f / counts).max())) * (1 + gamma(2))
+    elif pool == "sum":
+        n, q, weight = math.prod(step.inputs[0]) // math.prod(step.shape), 1, Q(float(f.max()))
     else:
         q = math.prod(-(-k // s) for k, s in zip(args["kernel_size"], args["stride"], strict=True))
         n, weight = math.prod(args["kernel_size"]), Q(float(f)) / args["divisor"]

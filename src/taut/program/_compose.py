@@ -23,7 +23,9 @@ their way: together with a lost bias below :math:`10 m \eta`. A lost input entry
 
 *Overflow.* No intermediate result exceeds :math:`(1 + \gamma_m) (\sum A_i (r_i + d_i) + c)` and
 underflow: four times that sum below the largest number will do. That bounds :math:`\|x\|`. Weights
-are at most :math:`A_i`, which must be finite in the format, too.
+are at most :math:`A_i`, which must be finite in the format, too. For an operation that squares what
+it reads, the sum must be at most :math:`1 / (2 \sqrt\eta)`: the square of that is
+:math:`1 / (4 \eta)`, a quarter of the largest number below.
 """
 
 import math
@@ -221,7 +223,6 @@ class _Recursion:
             most = max(g, a)
             slope = up_sum(slope, up_product(most, up_sum(s.r[0], s.d[0])))
             base = up_sum(base, up_product(most, up_sum(s.r[1], s.d[1])))
-        # Squares of numbers up to this stay a quarter of the largest number below.
         top = 0.5 / math.sqrt(f.smallest) if layer.squares else f.largest / 4
         room = down_difference(top, base)
         if not (room > 0 and math.isfinite(slope)):

@@ -87,7 +87,7 @@ class _L2NormPool(nn.Module):
 
 
 def _root_of(squares: Tensor, factor: float | Tensor, pool: "_L2NormPool | _Adaptive") -> Tensor:
-    radicand = squares * factor
+    radicand = squares if isinstance(factor, float) and factor == 1 else squares * factor
     eps = pool.numerical_eps**2
     return _root(radicand + eps if eps else radicand)
 
@@ -177,6 +177,9 @@ class _Adaptive(nn.Module):
         """Take the norms, and divide."""
         spatial = [int(n) for n in input.shape[-self.axes :]]
         sizes = [n if m is None else m for n, m in zip(spatial, self.output_size, strict=True)]
+        if set(sizes) == {1}:  # a sum is the same function for every size, in files too
+            squares = (input * input).sum(tuple(range(-self.axes, 0)), keepdim=True)
+            return _root_of(squares, 1.0, self)
         squares = ADAPTIVE[self.axes](input * input, sizes if self.axes > 1 else sizes[0])
         pairs = [_windows(n, m) for n, m in zip(spatial, sizes, strict=True)]
         shares = math.prod(share for _, share in pairs)

@@ -33,8 +33,8 @@ __all__: list[str] = []
 class L2Pool(AbstractOp):
     """The root of f * pool(x^2) + c: `pool` and its arguments, a `factor` f, a `constant` c.
 
-    Pools are averages over windows of one size, or of an adaptive pool; the factor is a number, or
-    a tensor of the shape of the output.
+    Pools are averages over windows of one size, or of an adaptive pool, and sums along axes; the
+    factor is a number, or a tensor that is broadcast to the output.
     """
 
     def gains(self, site: Site) -> tuple[NormBound, ...]:
@@ -46,6 +46,8 @@ class L2Pool(AbstractOp):
     def _windows(self, site: Site) -> int:
         """How many windows share an entry, at most; of an axis ceil(k / s)."""
         args = site.args
+        if args["pool"] == "sum":
+            return 1
         if args["pool"] == "average":
             return math.prod(
                 max(sum(i in window for window in line) for i in range(line[-1].stop))
@@ -64,6 +66,8 @@ class L2Pool(AbstractOp):
             largest = (wide / counts).max().nextafter(torch.tensor(math.inf)).item()
             return Fraction(largest), int(counts.max())
         largest = factor.max().item() if isinstance(factor, Tensor) else factor
+        if args["pool"] == "sum":
+            return Fraction(largest), math.prod(site.shapes[0]) // math.prod(site.shape)
         return Fraction(largest) / args["divisor"], math.prod(args["kernel_size"])
 
     def rounding(self, site: Site) -> Rounding:
@@ -157,8 +161,9 @@ def root(c: Call, input: Tensor) -> str:
 def _squared(c: Call, name: str) -> str | None:
     """The value of which a pool takes the squares, if it is one."""
     made = c.made(name)
-    known = made is not None and (made.op == "avg_pool" or made.args.get("adaptive") is True)
-    if made is None or not known or (made.args["divisor"] or 1) < 0:
+    if made is None or (made.args.get("divisor") or 1) < 0:
+        return None
+    if made.op not in ("avg_pool", "sum") and made.args.get("adaptive") is not True:
         return None
     square = c.made(made.inputs[0])
     if square is None:
