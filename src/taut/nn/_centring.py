@@ -163,7 +163,7 @@ class _BatchStatistics(nn.Module):
         entries = input.numel() // self.channels
         if entries < least and not _is_shared():
             raise ValueError(
-                f"`input` must have at least {least} entries of each channel in training; "
+                f"`input` must have {least} or more entries of each channel in training; "
                 f"got {entries}."
             )
         sums = self._sums(input)
@@ -184,9 +184,9 @@ class _BatchStatistics(nn.Module):
         """Running statistics towards those of the batch, as torch's BatchNorm does."""
         with torch.no_grad():
             self.num_batches_tracked += 1
-            share = (
-                1.0 / self.num_batches_tracked.item() if self.momentum is None else self.momentum
-            )
+            share = self.momentum
+            if share is None:
+                share = 1.0 / self.num_batches_tracked.item()
             for running, value in pairs:
                 running.lerp_(value.detach().to(running.dtype), share)
 
@@ -278,9 +278,9 @@ class BatchLipNorm(_BatchStatistics):
             training, a single entry of each.
 
     Reference:
-        deel-torchlip 2, `BatchLipNorm` (https://github.com/deel-ai/deel-torchlip@a477697), which
-        averages statistics over an epoch, takes the variance of one process, and 1 for variances
-        below its eps; here they are those of torch's BatchNorm.
+        `BatchLipNorm` of https://github.com/deel-ai/deel-torchlip@a477697, which averages
+        statistics over an epoch, takes the variance of one process, and 1 for variances below its
+        eps; here they are those of torch's BatchNorm.
 
     Example:
         >>> layer = BatchLipNorm(2, numerical_eps=0.0)

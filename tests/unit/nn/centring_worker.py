@@ -39,6 +39,7 @@ def main(folder):
     for kind in LAYERS:
         found = trained(kind, parts, DistributedDataParallel)
         save_file(found, folder / f"{kind}-{rank}.safetensors")
+    distributed.barrier()  # so that none leaves while another still speaks to it
     distributed.destroy_process_group()
 
 

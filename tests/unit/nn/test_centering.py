@@ -226,8 +226,8 @@ def test_wrong_arguments_are_named():
         (lambda: BatchCentering(2, momentum=2.0), r"`momentum` must be in \[0, 1\], or None"),
         (lambda: BatchLipNorm(2, -1.0), "`numerical_eps` must be a finite number >= 0"),
         (lambda: BatchCentering(2)(torch.zeros(1, 3)), r"shape \(batch, 2, \*spatial\)"),
-        (lambda: BatchLipNorm(2)(torch.zeros(1, 2)), "at least 2 entries of each channel"),
-        (lambda: BatchCentering(2)(torch.zeros(0, 2)), "at least 1 entries of each channel"),
+        (lambda: BatchLipNorm(2)(torch.zeros(1, 2)), "2 or more entries of each channel"),
+        (lambda: BatchCentering(2)(torch.zeros(0, 2)), "1 or more entries of each channel"),
     ):
         with pytest.raises(ValueError, match=match):
             run()
@@ -244,7 +244,7 @@ def test_two_processes_compute_what_one_does(tmp_path):
         [*command, str(worker), str(tmp_path)],
         env=ours | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr[:4000]
     for kind in ("centre", "norm"):
         expected = trained(kind, batches, lambda layer: layer)
         said = [load_file(tmp_path / f"{kind}-{rank}.safetensors") for rank in (0, 1)]

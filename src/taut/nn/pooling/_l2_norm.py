@@ -129,9 +129,6 @@ class L2NormPool2d(_L2NormPool):
         ValueError: if a size is not a positive integer, or one per axis, or `numerical_eps` is
             below 0.
 
-    Reference:
-        Boureau et al. (2010), *A theoretical analysis of feature pooling*; the division is ours.
-
     Example:
         >>> L2NormPool2d(2)(torch.ones(1, 1, 2, 2))
         tensor([[[[2.]]]])

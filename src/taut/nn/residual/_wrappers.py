@@ -28,9 +28,6 @@ class ConvexResidual(nn.Module):
     Raises:
         ValueError: (forward) if f changes the shape.
 
-    Reference:
-        Fazlyab et al. (2023) and others; the triangle inequality.
-
     Example:
         >>> ConvexResidual(nn.Flatten())(torch.ones(1, 2)).detach().round(decimals=4)
         tensor([[1., 1.]])
@@ -96,8 +93,8 @@ class ReZeroResidual(nn.Module):
         ValueError: (forward) if f changes the shape.
 
     Reference:
-        Bachlechner et al. (2020), *ReZero is all you need*, eq. 1; arXiv:2003.04887. The division,
-        which the bound needs, is ours.
+        Bachlechner et al. (2020), *ReZero is all you need*; arXiv:2003.04887. The division, which
+        the bound needs, is ours.
 
     Example:
         >>> ReZeroResidual(nn.ReLU())(torch.tensor([[-1.0, 2.0]])).detach().round(decimals=4)
