@@ -27,6 +27,12 @@ def sizes_of_layers():
     assert taut.nn.Linear(n(3), n(2))(torch.zeros(1, 3)).shape == (1, 2)
     assert taut.nn.GroupSort(n(2))(torch.zeros(1, 4)).shape == (1, 4)
     assert taut.nn.InvertibleDownsample2d(n(2))(torch.zeros(1, 1, 4, 4)).shape == (1, 4, 2, 2)
+    assert taut.nn.InvertibleUpsample1d(n(2))(torch.zeros(1, 2, 4)).shape == (1, 1, 8)
+    assert taut.nn.L2NormPool2d(n(2), (n(1), n(2))).stride == (1, 2)
+    assert taut.nn.AdaptiveL2NormPool2d(n(1)).output_size == (1, 1)
+    assert taut.nn.ScaledAdaptiveAvgPool2d((n(2), None)).output_size == (2, None)
+    assert taut.nn.LayerCentering(n(-1), (n(3),)).bias.shape == (3,)
+    assert taut.nn.BatchLipNorm(n(3))(torch.rand(2, 3)).shape == (2, 3)
     assert taut.wasserstein.critics.dense((n(3),), width=n(2), depth=n(1)) is not None
     for wrong in (np.array([3, 3, 3]), np.array([1.5, 2.0]), np.float64(3.0), np.array(["3", "3"])):
         with pytest.raises(ValueError, match="`kernel_size` must be a positive integer or a tuple"):

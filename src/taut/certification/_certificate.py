@@ -209,7 +209,7 @@ def prove(
     by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
     composed = compose(layers, program.source, program.output, arithmetic, by_name)
     pairs = pairwise_of(program, composed.features)
-    used = ("compose_affine",) if folds else ()
+    used = tuple(dict.fromkeys(fold.by for fold in folds))
     bound = LipschitzBound(composed.lipschitz, tuple(rows_of_bound(layers, folds)), pairs, used)
     return Certificate(arithmetic, program, layers, bound, composed, folds)
 

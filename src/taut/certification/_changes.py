@@ -76,7 +76,7 @@ def bound_changes(certificate: Certificate, weights: Tensor) -> Changes:
     composed = compose(layers, program.source, program.output, "real", by_name)
     pairs = pairwise_of(program, composed.features)
     rows = tuple(rows_of_bound(layers, folds))
-    used = ("compose_affine",) if folds else ()
+    used = tuple(dict.fromkeys(fold.by for fold in folds))
     return Changes(weights, LipschitzBound(composed.lipschitz, rows, pairs, used), folds)
 
 

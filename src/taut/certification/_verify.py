@@ -132,8 +132,8 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     device = device_of(weights) if isinstance(weights, nn.Module) else torch.device("cpu")
     check_arithmetic(arithmetic, program.tensors, device)
     proven = layers_of(program, real=arithmetic == "real")
-    folds = _folds(file.get("folds", []), program)
     layers = _recorded(file, proven)
+    folds = _folds(file.get("folds", []), program, layers)
     _compose(file, layers, program, arithmetic, folds)
     stretch = _check_changes(file["changes"], layers, program) if "changes" in file else 1.0
     if "radius" in file:
@@ -262,12 +262,12 @@ def _row(said: dict[str, Any], layer: Layer, *, real: bool) -> Layer:
     )
 
 
-def _folds(said: list[Any], program: Program) -> dict[str, tuple[str, float]]:
+def _folds(said: list[Any], program: Program, layers: list[Layer]) -> dict[str, tuple[str, float]]:
     """The folds of the file, each at least what was proven just now."""
     terms = affine_terms(program) if said else {}
-    folds = {}
+    rows, folds = {layer.name: layer for layer in layers}, {}
     for fold in said:
-        own = fold_of(program, fold["name"], terms)
+        own = fold_of(program, fold["name"], terms, rows, folds)
         if own is None or fold["name"] in folds or fold.keys() != own.content().keys():
             raise ValueError(f"`{fold['name']}` is no fold of the graph, or there twice.")
         gain, absolute = floats([fold["gain"], fold["absolute"]], "gains of folds")
@@ -314,7 +314,7 @@ def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) 
     if not (fits and weights.isfinite().all() and (weights > 0).all()):
         raise ValueError("The weights of changes must be positive, of the shape of an input.")
     behind = moved(program, weights)
-    composed = compose_moved(behind, layers, _folds(said["folds"], behind))
+    composed = compose_moved(behind, layers, _folds(said["folds"], behind, layers))
     if not said["bound"] >= composed.lipschitz:
         raise UnprovenError("The bound of changes is below what the rows come to.")
     if said["pairwise"] is not None:

@@ -631,6 +631,43 @@ def sum_(step, axes, keepdim, mean=False):
 
 
 @operation
+def centre(step, axes):
+    """A value less its mean: a projection; both together have moduli of norm 2."""
+    n = math.prod(step.inputs[0][axis] for axis in axes)
+    step.claims([1], n + 4, [max(4, n)])
+    return lambda x: x - x.mean(tuple(axes), keepdims=True)
+
+
+@operation
+def l2_pool(step, pool, factor, constant, **args):
+    """Roots of f P x^2 + c: norms of weighted windows, so Lipschitz with root(most weight * q).
+
+    At most q windows share an entry. An underflow in a radicand is the constant of the root.
+    """
+    f, free = np.asarray(step.tensors.pop("factor", factor), float), Step.__new__(Step)
+    vars(free).update(vars(step), claims=lambda *_: None, products=lambda *_: None, tensors={})
+    run = {"avg_pool": avg_pool, "average": average, "sum": sum_}[pool](free, **args)
+    if pool == "average":
+        sizes = zip(step.inputs[0][1:], step.shape[1:], strict=True)
+        lines = [[range(i * n // m, -(-(i + 1) * n // m)) for i in range(m)] for n, m in sizes]
+        counts = functools.reduce(np.multiply.outer, [[*map(len, line)] for line in lines], 1)
+        shares = ([sum(j in w for w in line) for j in range(line[-1].stop)] for line in lines)
+        q = math.prod(map(max, shares))
+        n, weight = int(counts.max()), Q(float((f / counts).max())) * (1 + gamma(2))
+    elif pool == "sum":
+        n, q, weight = math.prod(step.inputs[0]) // math.prod(step.shape), 1, Q(float(f.max()))
+    else:
+        q = math.prod(-(-k // s) for k, s in zip(args["kernel_size"], args["stride"], strict=True))
+        n, weight = math.prod(args["kernel_size"]), Q(float(f)) / args["divisor"]
+    require(min(f.min(), weight, constant) >= 0, "it has a weight below 0")
+    outputs, step.row["squares"] = math.prod(step.shape), True
+    lost = root(Q(outputs * (n + 1))) * root(Q(float(f.max())) + 1) / 2**38
+    most = (lost + root(outputs * Q(constant))) ** 2
+    step.claims([weight * q], n + 8, [max(Q(1), weight * q)], most)
+    return lambda x: np.sqrt(run(x * x) * f + float(constant))
+
+
+@operation
 def concat(step, axis, parts):
     require([p for p in parts if type(p) is int] == [*range(len(step.inputs))], "other parts")
     held = {part: step.tensors.pop(part) for part in parts if type(part) is not int}
@@ -819,8 +856,8 @@ def check_node(node, row, shapes, tensors, real):
 def check_folds(file, tensors):
     """Values that are one convolution or matrix of an earlier one, between factors of channels.
 
-    By the operation itself with the product kernel for its weight. The computed kernel is wrong by
-    at most gamma(m) times its moduli: the gain must leave room for that.
+    Or parts of one side by side. By the operation itself with the product kernel for its weight.
+    The computed kernel is wrong by gamma(m) times its moduli: the gain must leave room for that.
     """
     nodes = {node["name"]: node for node in file["graph"]["nodes"]}
     shapes = {name: node["shape"] for name, node in nodes.items()}
@@ -830,6 +867,11 @@ def check_folds(file, tensors):
         name, chain = fold["name"], []
         require(set(fold) == FOLD and name not in folds and name in nodes, f"`{name}` is no fold")
         require(type(fold["proof"]) is str, "its proof is no text")
+        if nodes[name]["op"] == "concat":
+            gain = split_gain(fold, file["layers"], nodes, shapes, folds)
+            require(0 == fold["absolute"] <= gain <= fold["gain"], f"the fold of `{name}` is less")
+            folds[name] = fold["input"], fold["gain"]
+            continue
         at, source = name, fold["input"]
         while at != source:
             require(at in nodes and len(nodes[at]["inputs"]) == 1, f"`{name}` is no fold")
@@ -841,6 +883,29 @@ def check_folds(file, tensors):
             raise Refused(f"the fold of `{name}`: {error}") from None
         folds[name] = source, fold["gain"]
     return folds
+
+
+def split_gain(fold, rows, nodes, shapes, folds):
+    """Of a value of parts, each a function of a slice of its own of one value: the largest gain."""
+    node, axes, places, gains = nodes[fold["name"]], set(), [], []
+    for part in (node["inputs"][part] for part in node["args"]["parts"]):
+        inside, cuts, open_ = set(), set(), [part]
+        while open_:
+            name = open_.pop()
+            require(name in nodes, f"`{node['name']}` is no fold: a part reads more than slices")
+            cut = nodes[name]["op"] == "slice" and nodes[name]["inputs"] == [fold["input"]]
+            open_ += [] if cut or name in inside else nodes[name]["inputs"]
+            (cuts if cut else inside).add(name)
+        (cut,) = cuts
+        axis, *ends = (nodes[cut]["args"][key] for key in ("axis", "start", "stop", "step"))
+        axes.add(axis)
+        places += range(shapes[fold["input"]][axis])[slice(*ends)]
+        known = {name: folds[name] for name in inside & set(folds)}
+        chosen = [row for row in rows if row["name"] in inside]
+        gains.append(compose(chosen, cut, *FORMATS["real"], known)[0][part][0])
+    apart = len(axes) == 1 and len(places) == len(set(places)) and not node["tensors"]
+    require(apart, f"`{node['name']}` is no fold: its slices meet")
+    return max(gains)
 
 
 def folded_step(chain, fold, shapes, tensors):
@@ -915,7 +980,8 @@ def compose(rows, source, u, eta, most, folds):
             own = g * bound, g * r0, g * r1, (g + k) * d0 + k * r0, (g + k) * d1 + k * r1
             terms.append(own)
             require(max(g, a, base + lost) <= most / 4, f"`{row['name']}` may overflow")
-        limit = min(limit, (most / 4 - base - lost) / slope) if slope else limit
+        top = 1 / (2 * root(eta)) if "squares" in row and eta else most / 4
+        limit = min(limit, (top - base - lost) / slope) if slope else limit
         bound, r0, r1, d0, d1 = (together(row["combine"], v) for v in zip(*terms, strict=True))
         if row["name"] in folds:
             name, gain = folds[row["name"]]

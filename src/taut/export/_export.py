@@ -83,6 +83,8 @@ def export(
         raise ValueError(f"`model` cannot be exported: {error}") from error
     if not program.nodes:
         raise ValueError("`model` must hold layers, and return what the last one computes.")
+    if any_size:
+        _check_sizes(settled, program)
     write(program, path, any_size)
     written = read(path, tuple(input_shape))
     _compare(program, written.program)
@@ -93,6 +95,29 @@ def _of_any_size(model: nn.Module) -> nn.Module:
     """The model with plain layers: the others pad by numbers that they compute from the size."""
     own = any(isinstance(module, AbstractParametrizedLayer) for module in model.modules())
     return freeze(model) if own else model
+
+
+def _check_sizes(model: nn.Module, program: Program) -> None:
+    """Refuse a model whose numbers depend on the size of the image, as a file holds those of one.
+
+    What cannot run at another size is refused by the writers.
+    """
+    channels, *size = program.input_shape
+    like = next(iter(program.tensors.values()), torch.zeros(()))
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, channels, *(2 * n for n in size), generator=generator)
+    x = x.to(like.device, like.dtype if like.is_floating_point() else torch.float32)
+    try:
+        with torch.no_grad():
+            held, expected = ProgramModule(program)(x), model(x)
+    except (RuntimeError, ValueError):
+        return
+    same = held.shape == expected.shape
+    if not (same and torch.allclose(held, expected, 1e-3, 1e-4 * float(expected.abs().max()))):
+        raise ValueError(
+            "`any_size` must be False: the model computes numbers from the size of the image, such "
+            "as the factor of a pool, and a file holds those of one size."
+        )
 
 
 def load(path: str | os.PathLike[str], input_shape: tuple[int, ...] | None = None) -> Exported:

@@ -34,6 +34,11 @@ _ADAPTIVE = {
     nn.AdaptiveAvgPool2d: layers.ScaledAdaptiveAvgPool2d,
     nn.AdaptiveAvgPool3d: layers.ScaledAdaptiveAvgPool3d,
 }
+_NORMS = {
+    nn.LPPool1d: layers.L2NormPool1d,
+    nn.LPPool2d: layers.L2NormPool2d,
+    nn.LPPool3d: layers.L2NormPool3d,
+}
 _COPIES = {
     nn.ReflectionPad1d: nn.ZeroPad1d, nn.ReflectionPad2d: nn.ZeroPad2d,
     nn.ReflectionPad3d: nn.ZeroPad3d, nn.ReplicationPad1d: nn.ZeroPad1d,
@@ -63,7 +68,7 @@ def twin_of(module: nn.Module, kernels: Parametrization, dense: Parametrization)
         return activation(), "keeps the norm of gradients"
     if kind in normalisations:
         return nn.Identity(), "normalisations are removed"
-    for rule in (_max_pool, _average, _upsample, _padding):
+    for rule in (_max_pool, _average, _norm_pool, _upsample, _padding):
         found = rule(module)
         if found is not None:
             return found if found[0] is not module else None
@@ -161,6 +166,14 @@ def _average(old: nn.Module) -> Twin | None:
         old.kernel_size, old.stride, old.padding, old.ceil_mode, old.count_include_pad
     )  # pyright: ignore[reportArgumentType]
     return twin, "times the inverse of its norm"
+
+
+def _norm_pool(old: nn.Module) -> Twin | None:
+    """L2 norms over the root of how many windows share an entry; torch has NaN at zeros."""
+    if type(old) not in _NORMS or old.norm_type != 2:
+        return None
+    twin = _NORMS[type(old)](old.kernel_size, old.stride, ceil_mode=old.ceil_mode)  # pyright: ignore[reportArgumentType]
+    return twin, "over the root of how many windows share an entry, with gradients at zeros"
 
 
 def _upsample(old: nn.Module) -> Twin | None:

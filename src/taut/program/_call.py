@@ -10,6 +10,7 @@ from taut.program._program import Shape, plain
 from taut.program._result import UnprovenError
 
 if TYPE_CHECKING:
+    from taut.program._draft import Made
     from taut.program._trace import Recorder
 
 __all__ = ["Call", "Condition", "Unknown"]
@@ -69,6 +70,10 @@ class Call:
     def shape(self, name: str) -> Shape:
         """Shape of one sample of a value."""
         return self.recorder.draft.shapes[name]
+
+    def made(self, name: str) -> "Made | None":
+        """What a value was made by; None for the input of the model."""
+        return self.recorder.draft.made(name)
 
     def condition(self, value: Any) -> Condition | None:
         """The comparison that made a truth value, if it was one."""

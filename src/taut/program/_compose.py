@@ -23,7 +23,9 @@ their way: together with a lost bias below :math:`10 m \eta`. A lost input entry
 
 *Overflow.* No intermediate result exceeds :math:`(1 + \gamma_m) (\sum A_i (r_i + d_i) + c)` and
 underflow: four times that sum below the largest number will do. That bounds :math:`\|x\|`. Weights
-are at most :math:`A_i`, which must be finite in the format, too.
+are at most :math:`A_i`, which must be finite in the format, too. For an operation that squares what
+it reads, the sum must be at most :math:`1 / (2 \sqrt\eta)`: the square of that is
+:math:`1 / (4 \eta)`, a quarter of the largest number below.
 """
 
 import math
@@ -80,6 +82,7 @@ class Layer:
         constant: l2 norm of what is added.
         entries: numbers read and numbers written, for one sample.
         rows: of the matrix of its weights; not in files.
+        squares: whether it squares what it reads; not in files, as the operation says so.
 
     Example:
         >>> Layer("relu", "ReLU", ("fc",), (1.0,), "slope at most 1").bound
@@ -97,6 +100,7 @@ class Layer:
     constant: float = 0.0
     entries: tuple[int, int] = (0, 0)
     rows: int = 0
+    squares: bool = False
 
     @property
     def bound(self) -> float:
@@ -108,7 +112,13 @@ class Layer:
         if rounding is None:
             return replace(self, absolutes=self.gains)
         absolutes = tuple(max(rounding.absolute, gain) for gain in self.gains)
-        return replace(self, absolutes=absolutes, count=rounding.count, constant=rounding.constant)
+        return replace(
+            self,
+            absolutes=absolutes,
+            count=rounding.count,
+            constant=rounding.constant,
+            squares=rounding.squares,
+        )
 
     def widened(self) -> "Layer":
         """The row with bounds so large that another machine's proof confirms them."""
@@ -213,7 +223,8 @@ class _Recursion:
             most = max(g, a)
             slope = up_sum(slope, up_product(most, up_sum(s.r[0], s.d[0])))
             base = up_sum(base, up_product(most, up_sum(s.r[1], s.d[1])))
-        room = down_difference(f.largest / 4, base)
+        top = 0.5 / math.sqrt(f.smallest) if layer.squares else f.largest / 4
+        room = down_difference(top, base)
         if not (room > 0 and math.isfinite(slope)):
             raise UnprovenError(f"`{layer.name}` may overflow.")
         if slope > 0:

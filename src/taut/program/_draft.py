@@ -13,7 +13,7 @@ from taut.program._places import Layer
 from taut.program._program import Node, Program, Shape
 from taut.program._result import UnprovenError
 
-__all__ = ["INPUT", "Draft"]
+__all__ = ["INPUT", "Draft", "Made"]
 
 INPUT = "input"
 """The name of the input in a recorded program."""
@@ -31,6 +31,17 @@ class _Unnamed:
     tensors: Mapping[str, str]
     layer: Layer
     module: nn.Module | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Made:
+    """How a value of a draft was made: the operation, names of its inputs, arguments, tensors."""
+
+    op: str
+    inputs: tuple[str, ...]
+    args: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
 
 
 @final
@@ -80,6 +91,14 @@ class Draft:
             self._copies[id(tensor)] = name, tensor
         self._tensors[name] = tensor.detach().clone(memory_format=torch.contiguous_format)
         return name
+
+    def made(self, name: str) -> Made | None:
+        """What a value was made by; None for the input."""
+        if not name:
+            return None
+        node = self._nodes[int(name.removeprefix("%"))]
+        tensors = {role: self._tensors[held] for role, held in node.tensors.items()}
+        return Made(node.op, node.inputs, node.args, tensors)
 
     def program(self, output: str) -> Program:
         """The nodes that an output depends on, under their names."""

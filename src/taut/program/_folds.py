@@ -1,9 +1,12 @@
-r"""Convolutions and matrices with the factors of channels around them, as certificates hold them.
+r"""Values that are one function of an earlier one, as certificates hold them.
 
-A fold says that a value is one convolution of an earlier one, of norm at most `gain`. It is proven
-from the product kernel :math:`K'`, computed in float64 by whoever checks, in an order of his own:
-with :math:`\| |K'| \| \le` `absolute` two such kernels differ by a norm of at most
-:math:`\gamma_m` `absolute`, for which the gain has room.
+Convolutions and matrices with the factors of channels around them; and parts of one value that are
+side by side again, see `taut.program._splits`.
+
+A fold says that a value is such a function of an earlier one, of norm at most `gain`. That of a
+convolution is proven from the product kernel :math:`K'`, computed in float64 by whoever checks, in
+an order of his own: with :math:`\| |K'| \| \le` `absolute` two such kernels differ by a norm of
+at most :math:`\gamma_m` `absolute`, for which the gain has room.
 """
 
 import math
@@ -14,12 +17,14 @@ from typing import Any, final
 from taut.linalg.rounding import up_product, up_sum
 from taut.program._compose import Layer, widened
 from taut.program._program import Node, Program
+from taut.program._splits import split_gain, split_of
 from taut.program.passes._affine import Terms, affine_terms
 
 __all__ = ["Fold", "fold_of", "folds_of"]
 
 _FACTORS = ("batch_norm", "scale", "divide", "neg", "add")
 _KERNELS = ("conv", "conv_transpose", "linear")
+_PARTS = "parts of one value, side by side"
 _ROOM = 2.0**-40
 """For the roundings of another's product kernel, as a share of `absolute`."""
 
@@ -27,13 +32,13 @@ _ROOM = 2.0**-40
 @final
 @dataclass(frozen=True)
 class Fold:
-    """A value as one convolution of an earlier one.
+    """A value as one convolution of an earlier one, or as its parts side by side.
 
     Attributes:
         name: of the value.
         input: of the earlier value.
-        gain: proven norm of the convolution.
-        absolute: norm bound of the convolution with absolute values for entries.
+        gain: proven Lipschitz constant.
+        absolute: norm bound of the convolution with absolute values for entries; 0 for parts.
         proof: of the gain, in words.
 
     Example:
@@ -46,6 +51,11 @@ class Fold:
     gain: float
     absolute: float
     proof: str
+
+    @property
+    def by(self) -> str:
+        """The pass that it comes from."""
+        return "follow_parts" if self.proof == _PARTS else "compose_affine"
 
     def content(self) -> dict[str, Any]:
         """The fold as it stands in a certificate."""
@@ -69,9 +79,12 @@ def folds_of(program: Program, layers: Mapping[str, Layer]) -> list[Fold]:
     nodes = {node.name: node for node in program.nodes}
     inside = {name for value in terms.values() for term in value.values()
               for name in term.nodes[:-1] if _is_fold(value, nodes)}  # fmt: skip
-    folds = []
+    folds: list[Fold] = []
     for name, value in terms.items():
         if name in inside or not _is_fold(value, nodes):
+            known = {fold.name: (fold.input, fold.gain) for fold in folds}
+            split = _split(program, name, layers, known) if name in nodes else None
+            folds += [split] if split is not None else []
             continue
         fold = _proven(name, value)
         product = math.prod(layers[part].gains[0] for part in next(iter(value.values())).nodes)
@@ -79,11 +92,39 @@ def folds_of(program: Program, layers: Mapping[str, Layer]) -> list[Fold]:
     return folds
 
 
-def fold_of(program: Program, name: str, terms: Mapping[str, Terms]) -> Fold | None:
-    """The fold of a value, least gain and all, if it is one."""
+def fold_of(
+    program: Program,
+    name: str,
+    terms: Mapping[str, Terms],
+    layers: Mapping[str, Layer],
+    known: Mapping[str, tuple[str, float]],
+) -> Fold | None:
+    """The fold of a value, least gain and all, if it is one.
+
+    Args:
+        program: of a model.
+        name: of the value.
+        terms: of all values, see `affine_terms`.
+        layers: the rows, by name.
+        known: folds that were proven before, an earlier value and a gain by the name of a value.
+    """
     nodes = {node.name: node for node in program.nodes}
     value = terms.get(name, {})
-    return _proven(name, value, wide=False) if _is_fold(value, nodes) else None
+    if _is_fold(value, nodes):
+        return _proven(name, value, wide=False)
+    return _split(program, name, layers, known) if name in nodes else None
+
+
+def _split(
+    program: Program,
+    name: str,
+    layers: Mapping[str, Layer],
+    known: Mapping[str, tuple[str, float]],
+) -> Fold | None:
+    split = split_of(program, name)
+    if split is None:
+        return None
+    return Fold(name, split.source, split_gain(program, split, layers, known), 0.0, _PARTS)
 
 
 def _is_fold(value: Terms, nodes: Mapping[str, Node]) -> bool:

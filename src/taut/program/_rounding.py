@@ -34,6 +34,7 @@ class Rounding:
         absolute: bound of the norm of the map with absolute values for entries. No intermediate
             result is larger than `absolute` times the norm of the input plus `constant`.
         constant: l2 norm of what is added to the image of the input.
+        squares: whether intermediate results are as large as the square of that instead.
 
     Example:
         >>> Rounding(2, 3.0).constant
@@ -43,6 +44,7 @@ class Rounding:
     count: int
     absolute: float
     constant: float = 0.0
+    squares: bool = False
 
 
 EXACT = Rounding(0, 0.0)

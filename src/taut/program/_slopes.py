@@ -10,6 +10,7 @@ from taut.program._dense import region_bound, small_region
 from taut.program._norm_bounds import Norms
 from taut.program._program import Program, Site
 from taut.program._result import UnprovenError
+from taut.program._splits import Split, branch_program, split_of
 from taut.program._walk import bounds_of, operation, refusals
 from taut.program.passes._affine import Term, Terms, affine_terms, are_apart
 from taut.program.passes._parts import (
@@ -69,6 +70,9 @@ class Slopes:
         self.shapes = program.shapes
         self.sites = {site.node.name: site for site in program.sites()}
         self.terms: Mapping[str, Terms] = affine_terms(program) if affine else {}
+        joins = [name for name, site in self.sites.items() if site.node.op == "concat" and parts]
+        found = {name: split_of(program, name) for name in joins}
+        self.splits = {name: split for name, split in found.items() if split is not None}
         self.needed = self._needed()
 
     def _needed(self) -> set[str]:
@@ -83,6 +87,7 @@ class Slopes:
                 needed.add(name)
                 terms = self.terms.get(name) or {}
                 open_ += terms
+                open_ += [self.splits[name].source] if name in self.splits else []
                 open_ += self.sites[name].node.inputs if len(terms) != 1 else ()
         return needed
 
@@ -104,6 +109,9 @@ class Slopes:
             dense = self._dense(site, min(step.value for step in steps))
             steps += [dense] if dense is not None else []
         best = min(steps, key=lambda step: (step.value, not step.state))
+        if name in self.splits:
+            split = self._split(site, self.splits[name])
+            best = split if split.value < best.value * (1 - 1e-9) else best
         if not best.value >= 0:
             raise UnprovenError(f"`{name}` ({site.node.type}) has no finite bound.")
         self.steps[name], self.slopes[name] = best, best.value
@@ -217,6 +225,21 @@ class Slopes:
         state = joined(states)
         bounds = (NormBound(1.0, "parts that are followed by themselves"),) * len(names)
         return self._step((site.node.name,), tuple(names), bounds, float("inf"), state)
+
+    def _split(self, site: Site, split: Split) -> Step:
+        """Branches of slices of one value, each as a program of its own."""
+        gains = [1.0]
+        for branch in split.branches:
+            part = branch_program(self.program, branch)
+            if part is not None:
+                inner = Slopes(part, self.norms, affine=self.affine, parts=self.parts)
+                inner.compute()
+                gains.append(inner.slopes[part.output])
+        bound = NormBound(max(gains), "parts of one value, side by side")
+        value = up_product(bound.value, self.slopes[split.source])
+        state = scaled(self.states[split.source], bound.value)
+        nodes = (*(n for n in self.sites if any(n in b.inside for b in split.branches)),)
+        return self._step((*nodes, site.node.name), (split.source,), (bound,), value, state)
 
     def _half(self, name: str) -> Half | None:
         """What half a value is, behind reshapes and permutations, which move entries alone."""

@@ -199,3 +199,45 @@ def test_radii_with_folds_hold(tmp_path):
             near = image.double() + 0.999 * radius.item() * direction.double()
             assert bool((model.double()(near).argmax(1) == 0).all())
         model.float()
+
+
+class Split(nn.Module):
+    """The first half as it is, and a function of the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(2, 2, 1)
+
+    def forward(self, x):
+        a, b = x.chunk(2, 1)
+        return torch.cat([a, self.conv(b).relu()], 1)
+
+
+class Meeting(Split):
+    """The second part reads the first, too."""
+
+    def forward(self, x):
+        a, b = x.chunk(2, 1)
+        return torch.cat([a, self.conv(a + b).relu()], 1)
+
+
+@pytest.mark.parametrize("change", ["gain", "absolute", "input", "no split"])
+def test_forged_splits_are_refused(change, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(taut.nn.Times(0.9), Split(), nn.ReLU(), Meeting())
+    path, weights = prove(model, (4, 3)).save(tmp_path / "c.json")
+    file = json.loads(path.read_text())
+    (fold,) = file["folds"]
+    assert taut.verify(path, weights).bound == file["bound"]
+    assert "Lipschitz bound" in verify_alone(path, weights)
+    concats = [node["name"] for node in file["graph"]["nodes"] if node["op"] == "concat"]
+    if change == "no split":  # of the second one, whose parts read the same slice
+        readers = [n["inputs"][0] for n in file["graph"]["nodes"] if n["op"] == "slice"]
+        file["folds"].append(fold | {"name": concats[1], "input": readers[-1]})
+    else:
+        fold[change] = {"gain": 0.99 * fold["gain"], "absolute": -1.0, "input": "input"}[change]
+    path.write_text(canonical(file))
+    with pytest.raises(ValueError, match=r"fold|below|number"):
+        taut.verify(path, weights)
+    with pytest.raises(Refused, match=r"fold|damaged"):
+        verify_alone(path, weights)

@@ -130,6 +130,19 @@ def test_convolutions_keep_their_arguments(case):
     assert bound(model, (4, 7, 7)) <= 1 + 1e-6
 
 
+@pytest.mark.parametrize("windows", [(2,), (3, 2), ((3, 2), 2, True)])
+def test_norm_pools_are_divided_by_the_root_of_their_overlap(windows):
+    plain = nn.LPPool2d(2, *windows)
+    model, (change,) = taut.convert(nn.Sequential(plain))
+    assert change.after == "taut.nn.L2NormPool2d"
+    x = torch.rand(1, 2, 7, 8, dtype=torch.float64)
+    assert model(x).shape == plain(x).shape
+    assert bound(model, (2, 7, 8)) <= 1
+    if windows == (2,):
+        torch.testing.assert_close(model(x), plain(x))
+    assert type(taut.convert(nn.Sequential(nn.LPPool2d(4, 2))).model[0]) is nn.LPPool2d
+
+
 class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()

@@ -260,17 +260,7 @@ def test_circular_padding_and_its_gradients(left, right, memory):
     assert torch.autograd.gradgradcheck(wrap, (x,))
 
 
-@pytest.mark.parametrize("factor", [1, 2, 3])
-def test_downsampling_is_the_permutation_of_torch(factor):
-    x = torch.randn(2, 3, 6, 12)
-    assert torch.equal(taut.nn.InvertibleDownsample2d(factor)(x), nn.PixelUnshuffle(factor)(x))
-
-
-def test_downsampling_refuses_what_it_cannot_divide():
-    with pytest.raises(ValueError, match=r"got factor=2, size \(4, 5\)"):
-        taut.nn.InvertibleDownsample2d(2)(torch.zeros(1, 1, 4, 5))
-    with pytest.raises(ValueError, match="`factor` must be a positive integer; got 0"):
-        taut.nn.InvertibleDownsample2d(0)
+def test_groups_of_no_channel_are_refused():
     with pytest.raises(ValueError, match="`group_size` must be a positive integer; got 0"):
         taut.nn.GroupSort(0)
 

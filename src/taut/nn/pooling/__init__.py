@@ -1,5 +1,13 @@
 """Pools of norm 1."""
 
+from taut.nn.pooling._l2_norm import (
+    AdaptiveL2NormPool1d,
+    AdaptiveL2NormPool2d,
+    AdaptiveL2NormPool3d,
+    L2NormPool1d,
+    L2NormPool2d,
+    L2NormPool3d,
+)
 from taut.nn.pooling._scaled import (
     ScaledAdaptiveAvgPool1d,
     ScaledAdaptiveAvgPool2d,
@@ -11,6 +19,12 @@ from taut.nn.pooling._scaled import (
 )
 
 __all__ = [
+    "AdaptiveL2NormPool1d",
+    "AdaptiveL2NormPool2d",
+    "AdaptiveL2NormPool3d",
+    "L2NormPool1d",
+    "L2NormPool2d",
+    "L2NormPool3d",
     "ScaledAdaptiveAvgPool1d",
     "ScaledAdaptiveAvgPool2d",
     "ScaledAdaptiveAvgPool3d",

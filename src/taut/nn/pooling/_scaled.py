@@ -8,6 +8,7 @@ axes the norms multiply. With windows of k entries that do not overlap c = 1 / k
 
 import functools
 import math
+from collections.abc import Iterable
 from typing import Any, ClassVar, final
 
 import torch
@@ -15,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import wholes
+from taut._arguments import whole, wholes
 
-_AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
-_ADAPTIVE: dict[int, Any] = {
+AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
+ADAPTIVE: dict[int, Any] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
     3: F.adaptive_avg_pool3d,
@@ -56,7 +57,7 @@ class _ScaledAvgPool(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
         flags = (self.ceil_mode, self.count_include_pad)
-        pooled = _AVERAGES[self.axes](input, self.kernel_size, self.stride, self.padding, *flags)
+        pooled = AVERAGES[self.axes](input, self.kernel_size, self.stride, self.padding, *flags)
         axes = zip(
             input.shape[-self.axes :], self.kernel_size, self.stride, self.padding, strict=True
         )
@@ -113,18 +114,27 @@ class ScaledAvgPool3d(_ScaledAvgPool):
     axes = 3
 
 
+def output_sizes(output_size: Any, axes: int) -> tuple[int | None, ...]:
+    """The sizes of the output of an adaptive pool; None keeps that of the input."""
+    several = isinstance(output_size, Iterable) and not isinstance(output_size, str)
+    sizes = tuple(output_size) if several else (output_size,) * axes
+    try:
+        if len(sizes) != axes:
+            raise ValueError
+        return tuple(None if n is None else whole("output_size", n) for n in sizes)
+    except ValueError:
+        raise ValueError(
+            f"`output_size` must be a positive integer or None, or {axes} of them; "
+            f"got {output_size}."
+        ) from None
+
+
 class _ScaledAdaptiveAvgPool(nn.Module):
     axes: ClassVar[int]
 
     def __init__(self, output_size: int | tuple[int | None, ...] | None) -> None:
         super().__init__()
-        sizes = output_size if isinstance(output_size, tuple | list) else (output_size,) * self.axes
-        if len(sizes) != self.axes or any(n is not None and n < 1 for n in sizes):
-            raise ValueError(
-                f"`output_size` must be a positive integer or None, or {self.axes} of them; "
-                f"got {output_size}."
-            )
-        self.output_size = tuple(sizes)
+        self.output_size = output_sizes(output_size, self.axes)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
@@ -136,7 +146,7 @@ class _ScaledAdaptiveAvgPool(nn.Module):
             factors = [m // n for n, m in zip(spatial, sizes, strict=True)]
             pooled = F.interpolate(input, scale_factor=factors)
         else:
-            pooled = _ADAPTIVE[self.axes](input, sizes if self.axes > 1 else sizes[0])
+            pooled = ADAPTIVE[self.axes](input, sizes if self.axes > 1 else sizes[0])
         return pooled * math.prod(_inverse_norm(n, m) for n, m in zip(spatial, sizes, strict=True))
 
     def extra_repr(self) -> str:

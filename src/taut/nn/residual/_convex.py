@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 from taut._arguments import whole
 
-_BELOW = 1 - 2.0**-20
-"""Covers the rounding of the weights in float32."""
+
+def below_one(weights: Tensor) -> float:
+    """A factor that covers the rounding of weights: 8 units of the last place below 1."""
+    return 1 - 8 * torch.finfo(weights.dtype).eps
 
 
 class _Convex(nn.Module):
@@ -31,7 +33,7 @@ class _Convex(nn.Module):
 
     def weights(self) -> Float[Tensor, " n"]:
         """The weights of the branches; positive, of sum 1 less what rounding may add."""
-        return torch.softmax(self.raw, 0) * _BELOW
+        return torch.softmax(self.raw, 0) * below_one(self.raw)
 
     def _checked(self, values: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         if len(values) != self.branches:

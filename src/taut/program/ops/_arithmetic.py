@@ -14,6 +14,7 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, Rounding, captures, like, norm_upper, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
+from taut.program.ops._centring import mean_axes
 from taut.program.ops._numbers import elementwise, quotient, read_all
 
 __all__: list[str] = []
@@ -261,6 +262,9 @@ def _sum(c: Call, first: Any, factor: Any, second: Any, other: Any) -> str:
         (one, a), (f, b) = terms if terms[0][0] == 1 else terms[::-1]
         if one != 1:
             raise UnprovenError("one of its factors must be 1")
+        axes = mean_axes(c, c.name(a), c.name(b)) if f == -1 else None
+        if axes is not None:
+            return c.add("centre", [c.name(a)], args={"axes": axes})
         args = {"factors": [one, f], "constant": 0.0}
         return c.add("add", [c.name(a), c.name(b)], args=args)
     if not c.is_signal(first):

@@ -1,0 +1,162 @@
+r"""Residual blocks around any module, 1-Lipschitz where the module is."""
+
+from typing import Any, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from taut.nn.residual._convex import ConvexConcat, ConvexSum, below_one
+
+
+def _check_shape(x: Tensor, y: Tensor) -> None:
+    if x.shape != y.shape:
+        raise ValueError(
+            f"`f` must keep the shape of its input; got {tuple(y.shape)} for {tuple(x.shape)}."
+        )
+
+
+@final
+class ConvexResidual(nn.Module):
+    r"""The residual block :math:`a x + (1 - a) f(x)` with a learnable a in (0, 1).
+
+    Guarantee: 1-Lipschitz in l2 if f is; max(1, L) if f is L-Lipschitz.
+
+    Args:
+        f: any module that keeps the shape of its input.
+
+    Raises:
+        ValueError: (forward) if f changes the shape.
+
+    Example:
+        >>> ConvexResidual(nn.Flatten())(torch.ones(1, 2)).detach().round(decimals=4)
+        tensor([[1., 1.]])
+    """
+
+    def __init__(self, f: nn.Module) -> None:
+        super().__init__()
+        self.f, self.join = f, ConvexSum()
+
+    def reset_parameters(self) -> None:
+        """Equal weights: a = 1/2. The module f stays as it is."""
+        self.join.reset_parameters()
+
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Add both branches."""
+        y = self.f(input)
+        _check_shape(input, y)
+        return self.join(input, y)
+
+
+@final
+class ConcatResidual(nn.Module):
+    r"""The residual block :math:`(\cos t \, x, \sin t \, f(x))`, concatenated, t learnable.
+
+    Guarantee: 1-Lipschitz in l2 if f is, and an isometry if f is one: then
+        :math:`\cos^2 t |\Delta x|^2 + \sin^2 t |\Delta f|^2 = |\Delta x|^2`. Squares of the weights
+        sum to 1 less 8 units of the last place.
+
+    Args:
+        f: any module; its output has the shape of its input but along `dim`.
+        dim: the axis along which both are concatenated, that of the channels by default.
+
+    Example:
+        >>> ConcatResidual(nn.Identity())(torch.ones(1, 2)).detach().round(decimals=4)
+        tensor([[0.7071, 0.7071, 0.7071, 0.7071]])
+    """
+
+    def __init__(self, f: nn.Module, dim: int = 1) -> None:
+        super().__init__()
+        self.f, self.join = f, ConvexConcat(dim=dim)
+
+    def reset_parameters(self) -> None:
+        """Equal weights: t = pi / 4. The module f stays as it is."""
+        self.join.reset_parameters()
+
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Concatenate both branches."""
+        return self.join(input, self.f(input))
+
+
+@final
+class ReZeroResidual(nn.Module):
+    r"""The residual block :math:`(x + \alpha f(x)) / (1 + |\alpha|)`, which starts as the identity.
+
+    Guarantee: 1-Lipschitz in l2 if f is; max(1, L) if f is L-Lipschitz. With
+        :math:`\alpha = 0`, its start, it is the identity, but for 8 units of the last place.
+
+    Args:
+        f: any module that keeps the shape of its input.
+        device, dtype: of the scalar alpha.
+
+    Raises:
+        ValueError: (forward) if f changes the shape.
+
+    Reference:
+        Bachlechner et al. (2020), *ReZero is all you need*; arXiv:2003.04887. The division, which
+        the bound needs, is ours.
+
+    Example:
+        >>> ReZeroResidual(nn.ReLU())(torch.tensor([[-1.0, 2.0]])).detach().round(decimals=4)
+        tensor([[-1.,  2.]])
+    """
+
+    def __init__(self, f: nn.Module, device: Any = None, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self.f = f
+        self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Alpha is 0. The module f stays as it is."""
+        nn.init.zeros_(self.alpha)
+
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Add both branches."""
+        y = self.f(input)
+        _check_shape(input, y)
+        scale = below_one(self.alpha) / (1 + self.alpha.abs())
+        return input * scale + y * (self.alpha * scale)
+
+
+@final
+class SplitResidual(nn.Module):
+    r"""The block :math:`(x_1, f(x_2))` of the two halves of the channels of x; it scales nothing.
+
+    Guarantee: 1-Lipschitz in l2 if f is, an isometry if f is one, and invertible if f is:
+        :math:`|\Delta y|^2 = |\Delta x_1|^2 + |\Delta f(x_2)|^2`. A block whose halves never change
+        places leaves x_1 as it is: mix channels between blocks, by an orthogonal convolution, say.
+
+    Args:
+        f: any module that keeps the sizes of all axes but `dim`.
+        dim: the axis of the channels; with an odd number of them, f reads the smaller part.
+
+    Raises:
+        ValueError: (forward) if there are less than two channels.
+
+    Reference:
+        Dinh et al. (2014), *NICE*, section 3.2; arXiv:1410.8516, whose coupling this is without the
+        sum.
+
+    Example:
+        >>> SplitResidual(nn.ReLU())(torch.tensor([[-1.0, -2.0]]))
+        tensor([[-1.,  0.]])
+    """
+
+    def __init__(self, f: nn.Module, dim: int = 1) -> None:
+        super().__init__()
+        self.f, self.dim = f, dim
+
+    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """Apply f to the second half of the channels."""
+        channels = int(input.shape[self.dim])
+        if channels < 2:
+            raise ValueError(f"`input` must have at least 2 channels; got {channels}.")
+        kept = channels - channels // 2
+        first = input.narrow(self.dim, 0, kept)
+        second = input.narrow(self.dim, kept, channels - kept)
+        return torch.cat([first, self.f(second)], self.dim)
+
+    def extra_repr(self) -> str:
+        """The axis, where it is not the first behind the batch."""
+        return "" if self.dim == 1 else f"dim={self.dim}"
