@@ -1,7 +1,12 @@
 """Drop-in replacements of torch.nn layers with a Lipschitz guarantee; activations; downsampling."""
 
 from taut.nn._conv import Conv1d, Conv2d, Conv3d
-from taut.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from taut.nn._conv_transpose import (
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    SizedConvTranspose,
+)
 from taut.nn._downsampling import InvertibleDownsample2d
 from taut.nn._isometric_pad import (
     IsometricPad1d,
@@ -53,6 +58,7 @@ __all__ = [
     "ScaledAvgPool3d",
     "ScaledMean",
     "SharedTensors",
+    "SizedConvTranspose",
     "Times",
     "isometric_pad",
 ]
