@@ -71,7 +71,7 @@ class BCOP(AbstractParametrization):
 
     Raises:
         ValueError: as the base class; if no orthogonal convolution of these sizes exists, or only
-            shifts (groups of one channel in and out, stride 1).
+            shifts (one channel in and out, or groups of one, and stride 1).
 
     Reference:
         Li et al. (2019), *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional
