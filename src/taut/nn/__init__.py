@@ -18,6 +18,7 @@ from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
 from taut.nn._times import Times
+from taut.nn._unit_row_linear import UnitRowLinear
 from taut.nn.activations import GroupSort, MaxMin
 from taut.nn.pooling import (
     ScaledAdaptiveAvgPool1d,
@@ -60,5 +61,6 @@ __all__ = [
     "SharedTensors",
     "SizedConvTranspose",
     "Times",
+    "UnitRowLinear",
     "isometric_pad",
 ]
