@@ -266,7 +266,7 @@ class SizedConvTranspose(nn.Sequential):
         for module in self:
             input = module(input)
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-            input = cut(input, output_size, self.layer.stride)
+            input = cut(input, output_size, self.layer.stride)  # pyright: ignore[reportArgumentType]
         return input
 
 
