@@ -47,7 +47,8 @@ class BCOP(AbstractParametrization):
     step to the first, to a few roundings. With steps along several axes, kernels with many more
     channels on one side than on the other (3x3: over 4 times) do not determine their projectors;
     most are refused, as are a few others, such as untrained ones of even size with
-    `init="identity"`. `load_state_dict` copies any.
+    `init="identity"`. `load_state_dict` copies any, and :class:`taut.BCOPFixed` holds any
+    orthogonal kernel, untrained.
 
     *Groups* have one kernel each; the singular values of the layer are those of all of them.
 
@@ -90,6 +91,10 @@ class BCOP(AbstractParametrization):
     """
 
     guarantee = "orthogonal"
+    instead_of_assigning = (
+        "kernels with over 4 times as many channels on one side as on the other may not determine "
+        "them; load_state_dict copies any layer, and taut.BCOPFixed holds any orthogonal kernel"
+    )
     reads_bases = True
     reference = "Li et al. 2019, arXiv:1911.00937, section 4"
     raw_matrix: Tensor
