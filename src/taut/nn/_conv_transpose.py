@@ -127,19 +127,19 @@ class _ConvTranspose(_ConvNd):
 
         Args:
             input: a batch of images, or one.
-            output_size: of the axes of the image, or of all axes: which of the sizes from which
-                the convolution makes that of the input the output has; by default as
-                `output_padding` says.
+            output_size: size of the output, of the axes of the image or of all axes; one of those
+                that the convolution maps to the size of the input. By default the one that
+                `output_padding` gives.
 
         Raises:
-            ValueError: if there is no such size; with the least and the largest.
+            ValueError: if it is another size; with the least and the largest.
         """
         check_image(input, self.in_channels, self.axes)
         if output_size is None or self._is_cut:
             return cut(self._transposed(input), output_size, self.stride)
         axes = zip(input.shape[-self.axes :], self.stride, self.span, self.padding, strict=True)
         least = tuple(s * (n - 1) + k - 2 * int(p) for n, s, k, p in axes)
-        size = _checked(output_size, least, self.stride, input.dim())
+        size = _checked_size(output_size, least, self.stride, input.dim())
         return self._transposed(input, tuple(m - n for m, n in zip(size, least, strict=True)))
 
     def _transposed(self, input: Tensor, output_padding: Size | None = None) -> Tensor:
@@ -167,7 +167,7 @@ class _ConvTranspose(_ConvNd):
         plain = _PLAIN[self.axes](*sizes, self.groups, bias is not None, self.dilation, **options)
         layer = filled(plain, weight, bias)
         if not any(sides):
-            # Sizes of the output that torch's layer takes: those of this one, or others.
+            # Whether torch's layer takes the same sizes of the output as this one.
             same = all(o == s - 1 for o, s in zip(more, self.stride, strict=True))
             return SizedConvTranspose(layer) if self._is_cut and not same else layer
         return SizedConvTranspose(layer, _PADS[self.padding_mode][self.axes](sides))
@@ -204,7 +204,7 @@ def _one_axis(span: int, stride: int, left: int, wraps: bool) -> tuple[int, int,
     return before, after, stride * before + left, difference % stride
 
 
-def _checked(output_size: Sequence[Any], least: Size, stride: Size, dims: int) -> Size:
+def _checked_size(output_size: Sequence[Any], least: Size, stride: Size, dims: int) -> Size:
     """The size of an output, from its own axes or from all `dims` of its batch."""
     axes = len(stride)
     if isinstance(output_size, Sequence) and len(output_size) == dims:
@@ -220,14 +220,15 @@ def _checked(output_size: Sequence[Any], least: Size, stride: Size, dims: int) -
 
 @fx.wrap
 def cut(y: Tensor, output_size: Sequence[Any] | None, stride: Size) -> Tensor:
-    """An output of whole strides, cut to a size from which as many windows are made, if any.
+    """An output of whole strides, cut to the size asked for, if any.
 
-    It is the adjoint of the convolution that first adds zeros until the stride divides the size.
+    The result is that of the adjoint of a convolution that first extends its input by zeros to a
+    size that the stride divides.
     """
     if output_size is None:
         return y
     least = tuple(n - s + 1 for n, s in zip(y.shape[-len(stride) :], stride, strict=True))
-    for axis, n in enumerate(_checked(output_size, least, stride, y.dim()), -len(stride)):
+    for axis, n in enumerate(_checked_size(output_size, least, stride, y.dim()), -len(stride)):
         y = y.narrow(axis, 0, n)
     return y
 
@@ -246,7 +247,7 @@ class SizedConvTranspose(nn.Sequential):
         pad: what stands in front of it.
 
     Raises:
-        ValueError: if the size asked for is none of which the stride makes that of the input.
+        ValueError: if the convolution does not map the size asked for to that of the input.
 
     Example:
         >>> layer = SizedConvTranspose(nn.ConvTranspose1d(1, 1, 2, stride=2))
@@ -304,7 +305,7 @@ class ConvTranspose2d(_ConvTranspose):
 
     Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`. With `padding="same"` the
     output has `h * stride` rows and `w * stride` columns; with integers it has the size of torch's.
-    A call may ask for one of the other sizes that the convolution makes as many windows of:
+    A call may ask for another of the sizes that the convolution maps to that of the input:
     `layer(x, output_size=image.shape)`, as in torch. With `"same"` or circular padding these are
     up to `stride - 1` less, and the output is cut; rows that are orthonormal stay so.
 

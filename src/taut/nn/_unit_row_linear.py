@@ -18,7 +18,7 @@ class _UnitRows(AbstractParametrization):
 
     guarantee = "none"
     matrices_only = True
-    reference = "Singla, Singla, Feizi 2022, arXiv:2108.04062, section 4.2"
+    reference = "Singla, Singla, Feizi 2022, arXiv:2108.04062"
     raw_rows: Tensor
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -46,7 +46,7 @@ class _UnitRows(AbstractParametrization):
 
 @final
 class UnitRowLinear(AbstractParametrizedLayer):
-    r"""Last layer whose rows have norm 1, after :class:`taut.nn.Linear` for the layers before it.
+    r"""Last layer of a classifier: a matrix with rows of norm 1, certified pair by pair.
 
     .. math:: z_i = \langle w_i, f(x) \rangle + b_i, \qquad \|w_i\| = 1
 
@@ -59,10 +59,9 @@ class UnitRowLinear(AbstractParametrizedLayer):
         the rows as they are; the number of :func:`taut.lipschitz_bound` counts :math:`\|W\|`.
     Cost: the plain layer, and its rows divided by their norms.
 
-    Classes that are hard to tell apart may have rows close to each other without a cost to the
-    radius of others; an orthogonal layer keeps all pairs at the same angle. The length of a raw row
-    does not matter: no weight decay is needed. `reset_parameters` draws rows uniformly from the
-    sphere. A raw row of zeros becomes one of equal entries, without a gradient.
+    Rows may be at any angle, where an orthogonal layer keeps all pairs at a right one. The length
+    of a raw row does not matter. `reset_parameters` draws rows uniformly from the sphere. A raw row
+    of zeros becomes one of equal entries, without a gradient.
 
     Args:
         in_features: size of each input.

@@ -25,8 +25,8 @@ class AOL(AbstractParametrization):
     phases of the stride. Kernels with fewer outputs than that are rescaled on the side of the
     outputs, by the same lemma for the transpose.
 
-    q is 1, as in the paper, or learned with `learn_scale=True`. Both have the same kernels, those
-    that a further rescaling leaves as they are; a learned q only reaches them along other ways.
+    q is 1, as in the paper, or learned with `learn_scale=True`. Both give the same set of kernels,
+    those that a second rescaling leaves unchanged; a learned q changes how training moves in it.
 
     Guarantee: every singular value of the operator is at most 1, on every input size, with
         circular or zero padding. Orthogonal kernels stay as they are; others become almost
@@ -83,9 +83,9 @@ class AOL(AbstractParametrization):
         """The kernel before it is rescaled, and the logarithms of q if they are learned."""
         per_group = self.in_channels // self.groups
         shapes = {"raw_kernel": (self.out_channels, per_group, *self.kernel_size)}
-        return shapes | (
-            {"raw_scale": self.per_group(min(self._sizes))} if self.learn_scale else {}
-        )
+        if self.learn_scale:
+            shapes["raw_scale"] = self.per_group(min(self._sizes))
+        return shapes
 
     def check_sizes(self) -> None:
         """Kernels have at most 3 axes."""
