@@ -91,7 +91,13 @@ class _ConvTranspose(_ConvNd):
         if isinstance(self.padding, str):
             return [False] * self.axes
         axes = zip(self.padding, self.output_padding, self.span, self.stride, strict=True)
-        return [2 * p != k - s + o or o > p for p, o, k, s in axes]
+        return [2 * p != k - s + o for p, o, k, s in axes]
+
+    def _unread(self) -> list[bool]:
+        """Per axis: whether `output_padding` adds positions that the convolution does not read."""
+        right = self.pads(self.stride).right
+        axes = zip(self.output_padding, right, self.stride, strict=True)
+        return [o > min(p, s - 1) for o, p, s in axes]
 
     def pads(self, output_size: Size) -> Pads:
         """How the convolution of which this is the adjoint pads an input of `output_size`."""
@@ -110,8 +116,7 @@ class _ConvTranspose(_ConvNd):
         See :attr:`Conv2d.isometry`; rows are the outputs, columns the inputs of this layer.
         """
         kept = self._kept(self.pads(self.stride))
-        if self.padding_mode == "zeros" and any(self.output_padding):
-            # No output of the convolution reads these positions.
+        if self.padding_mode == "zeros" and any(self._unread()):
             kept = "rows" if kept in ("rows", "both") else "neither"
         return _TRANSPOSED[kept]
 

@@ -15,6 +15,7 @@ from convolution_oracles import Case
 from exported_nets import in_onnxruntime
 from oracles import dense_operator
 from taut.certification import verifier
+from taut.linalg.windows import Windows
 
 ARGUMENTS = [  # kernel size, stride, dilation, padding, mode
     (3, 2, 1, "same", "circular"),
@@ -153,3 +154,18 @@ def test_frozen_layers_pass_through_the_compilers_of_torch():
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT]  # without the checks of shapes
     result = subprocess.run(command, capture_output=True, text=True)
     assert not result.returncode, result.stderr[-1000:]
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_wide_layers_that_apply_their_factors_are_cut_likewise(n):
+    layer = taut.nn.ConvTranspose2d(256, 64, 4, 2)
+    x = torch.randn(32, 256, 4, 4, requires_grad=True)
+    windows = Windows(layer.stride, layer.dilation, layer.pads((8, 8)).left)
+    assert layer.parametrization.transform_adjoint(x, layer.bias, windows) is not None
+    y = layer(x, output_size=[n, n])
+    with torch.no_grad():  # by the kernel
+        expected = layer(x, output_size=[n, n])
+    torch.testing.assert_close(y.detach(), expected, rtol=1e-4, atol=1e-4)
+    assert y.shape == (32, 64, n, n)
+    y.square().sum().backward()
+    assert x.grad.isfinite().all()
