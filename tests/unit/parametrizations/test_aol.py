@@ -185,7 +185,7 @@ class _Weight(torch.nn.Module):
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
 def test_reflection_does_not_raise_the_norm_as_it_does_where_it_copies(mode):
     """Kernels that are 1-Lipschitz with zeros are not with torch's reflection: peers have 1.27."""
-    kernel = taut.BCOP(4, 4, (3, 3), dtype=torch.float64).weight().detach()
+    kernel = taut.BCOP(4, 4, (3, 3), init="uniform", dtype=torch.float64).weight().detach()
     layer = taut.nn.Conv2d(4, 4, 3, bias=False, padding_mode=mode, parametrization=AOL).double()
     layer.weight = kernel  # orthogonal: a fixed point of AOL
     plain = torch.nn.Conv2d(4, 4, 3, padding=1, bias=False, padding_mode=mode, dtype=torch.float64)
