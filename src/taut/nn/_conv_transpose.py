@@ -93,12 +93,6 @@ class _ConvTranspose(_ConvNd):
         axes = zip(self.padding, self.output_padding, self.span, self.stride, strict=True)
         return [2 * p != k - s + o for p, o, k, s in axes]
 
-    def _unread(self) -> list[bool]:
-        """Per axis: whether `output_padding` adds positions that the convolution does not read."""
-        right = self.pads(self.stride).right
-        axes = zip(self.output_padding, right, self.stride, strict=True)
-        return [o > min(p, s - 1) for o, p, s in axes]
-
     def pads(self, output_size: Size) -> Pads:
         """How the convolution of which this is the adjoint pads an input of `output_size`."""
         padding, mode = self.padding, self.padding_mode
@@ -115,10 +109,7 @@ class _ConvTranspose(_ConvNd):
 
         See :attr:`Conv2d.isometry`; rows are the outputs, columns the inputs of this layer.
         """
-        kept = self._kept(self.pads(self.stride))
-        if self.padding_mode == "zeros" and any(self._unread()):
-            kept = "rows" if kept in ("rows", "both") else "neither"
-        return _TRANSPOSED[kept]
+        return _TRANSPOSED[self._kept(self.pads(self.stride), self.output_padding)]
 
     def extra_repr(self) -> str:
         """What the layer adds to its parametrization, which prints the sizes of the adjoint."""
