@@ -82,7 +82,9 @@ class AOL(AbstractParametrization):
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """The kernel before it is rescaled, and the logarithms of q if they are learned."""
         per_group = self.in_channels // self.groups
-        shapes = {"raw_kernel": (self.out_channels, per_group, *self.kernel_size)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "raw_kernel": (self.out_channels, per_group, *self.kernel_size)
+        }
         if self.learn_scale:
             shapes["raw_scale"] = self.per_group(min(self._sizes))
         return shapes
