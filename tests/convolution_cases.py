@@ -30,7 +30,7 @@ FACTORS: dict[str, list] = {
     "ratio": ["narrow", "equal", "all phases", "square", "above"],
     "size": ["divided", "odd", "small"],
     "output_padding": [0, 1],
-    "raw": ["gaussian", "huge", "tiny", "12 decades", "rank-deficient"],
+    "raw": ["gaussian", "huge", "tiny", "12 decades", "rank-deficient", "zero"],
 }
 _TARGETS = {1: 9, 2: 6, 3: 3}
 _TRIES, _VALID_TRIES = 800, 12

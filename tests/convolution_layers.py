@@ -53,7 +53,7 @@ def set_raw_(module: nn.Module, kind: str) -> None:
                 new *= torch.logspace(0, -12, raw.shape[-2], dtype=torch.float64)[:, None]
             if kind == "rank-deficient" and raw.dim() > 1 and raw.numel():
                 new[..., -1] = new[..., 0] if raw.shape[-1] > 1 else 0
-            raw.copy_(new * {"huge": 1e6, "tiny": 1e-6}.get(kind, 1.0))
+            raw.copy_(new * {"huge": 1e6, "tiny": 1e-6, "zero": 0.0}.get(kind, 1.0))
 
 
 def matrix_of(case: Case, weight: Tensor) -> Tensor:

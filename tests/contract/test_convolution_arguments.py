@@ -235,8 +235,6 @@ def test_refused_exactly_where_no_orthogonal_convolution_exists(geometry, transp
     for channels in CHANNELS:
         case = periodic(geometry, channels, transposed)
         shift = only_shifts(case)
-        if shift and (case.groups == 1 or any(s != 1 for s in case.stride)):
-            continue  # a shift exists: see the next test
         layer, sentence = layer_or_refusal(case)
         if layer is None:
             assert shift or isometry(case) == "neither", (channels, sentence)
@@ -246,22 +244,33 @@ def test_refused_exactly_where_no_orthogonal_convolution_exists(geometry, transp
             assert layer.isometry == isometry(case) != "neither", channels
 
 
+@pytest.mark.parametrize("method", [taut.BCOP, taut.BCOPFixed])
 @pytest.mark.parametrize(
     ("axes", "stride", "dilation", "groups"),
-    [(1, 1, 1, 1), (2, 1, 1, 1), (2, 2, 2, 3), (1, 3, 3, 2)],
+    [(1, 1, 1, 1), (2, 1, 1, 1), (3, 1, 2, 1), (2, 2, 2, 3), (1, 3, 3, 2)],
 )
-def test_single_channels_are_shifts_or_refused(axes, stride, dilation, groups):
+def test_single_channels_are_refused_where_only_shifts_are_orthogonal(
+    axes, stride, dilation, groups, method
+):
     sizes = [(n,) * axes for n in (3, stride, 6)]
     case = Case(groups, groups, *sizes, "same", (dilation,) * axes, groups)
     assert only_shifts(case)
-    layer, sentence = layer_or_refusal(case)
-    if layer is None:
-        check_refusal(case, sentence)
-    else:
-        layer = layer_of(case, dtype=torch.float64)
-        found = matrix_of(case, layer.weight).abs()
-        assert (found.count_nonzero(1) == 1).all()
-        check_norms(case, found, 1e-9, 1e-9)
+    name = "groups" if groups > 1 else "in_channels"
+    with pytest.raises(ValueError, match=f"^`{name}` .*only shifts.*taut.AOL") as found:
+        layer_of(case, method)
+    check_refusal(case, str(found.value))
+    assert layer_of(case, taut.AOL).weight.count_nonzero() > groups
+
+
+def test_single_channels_are_taken_where_there_is_more_to_train():
+    for kernel, stride, dilation in ((1, 1, 1), (3, 2, 1), (2, 2, 1), (3, 2, 3)):
+        case = Case(1, 1, (kernel,), (stride,), (12,), "same", (dilation,))
+        layers = [layer_of(case, dtype=torch.float64) for _ in range(2)]
+        for layer, raw in zip(layers, ("gaussian", "rank-deficient"), strict=True):
+            set_raw_(layer.parametrization, raw)
+            check_norms(case, matrix_of(case, layer.weight), 1e-9, 1e-9)
+        if kernel > 1:
+            assert not torch.allclose(*(layer.weight.abs() for layer in layers))
 
 
 # Arguments that do not go together

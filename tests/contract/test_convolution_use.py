@@ -40,7 +40,13 @@ def wraps_at_most_once(values) -> bool:
     return conv.mode != "circular" or all(line.n >= line.span + line.s for line in conv.lines())
 
 
-FROZEN = [(name_of(v), v) for v in ROWS if wraps_at_most_once(v)]
+def is_larger_than_its_stride(values) -> bool:
+    """As recorded forwards need it: steps over a whole image are refused."""
+    lines = case_of(values).convolution().lines()
+    return all(line.s <= line.domain + sum(line.sides) for line in lines)
+
+
+FROZEN = [(name_of(v), v) for v in ROWS if wraps_at_most_once(v) and is_larger_than_its_stride(v)]
 
 
 @pytest.mark.parametrize(("name", "values"), one_in(5, FROZEN))

@@ -22,7 +22,7 @@ CONFIGURATIONS = [  # in, out, kernel size, stride
     (2, 5, (2, 3), (1, 1)),
     (5, 2, (3, 2), (1, 1)),
     (4, 4, (5, 1), (1, 1)),
-    (1, 1, (4, 4), (1, 1)),
+    (1, 1, (4, 4), (2, 1)),
     (1, 6, (3, 3), (1, 1)),
     (6, 1, (3, 3), (1, 1)),
     (1, 3, (4, 4), (2, 2)),
@@ -195,10 +195,14 @@ def test_strided_weight_is_downsampling_then_a_kernel():
     assert torch.allclose(F.conv2d(x, module.weight(), stride=2), F.conv2d(folded, kernel))
 
 
-def test_single_channel_stays_centred():
-    kernel = taut.BCOP(1, 1, (5, 5)).weight()
-    assert kernel[0, 0, 2, 2].abs() == 1
-    assert kernel.abs().sum() == 1
+def test_odd_channels_stay_centred():
+    """Half ranks are rounded down: of three channels more mass stays where it is."""
+    kernel = taut.BCOP(3, 3, (5, 5), init="uniform", dtype=torch.float64).weight().detach()
+    mass = kernel.square().sum((0, 1))
+    assert mass.sum() == pytest.approx(3)
+    place = torch.arange(5, dtype=torch.float64) - 2
+    centre = (mass.sum(1) @ place).abs() + (mass.sum(0) @ place).abs()
+    assert centre <= 1e-9
 
 
 @pytest.mark.parametrize(

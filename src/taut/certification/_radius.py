@@ -11,7 +11,7 @@ from torch import Tensor
 
 from taut._arguments import check_tensor
 from taut.linalg.rounding import up_product
-from taut.program import UP_SQRT2, Composed, LipschitzBound
+from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
 __all__ = [
     "above",
@@ -32,7 +32,11 @@ to the same verdict."""
 
 
 def certified_radius(
-    logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"], bound: float | LipschitzBound
+    logits: Float[Tensor, "b k"],
+    labels: Int[Tensor, " b"],
+    bound: float | LipschitzBound,
+    *,
+    head: Float[Tensor, "k n"] | None = None,
 ) -> Float[Tensor, " b"]:
     r"""l2 radius within which no input changes the prediction; the inequality is strict.
 
@@ -45,13 +49,15 @@ def certified_radius(
         logits: of the model at the points.
         labels: true classes.
         bound: a proven Lipschitz constant of the whole map from inputs to logits.
+        head: the matrix of the last layer, if `bound` is of what it multiplies, the features: then
+            :math:`L_{yj} = L \|w_y - w_j\|`.
 
     Returns:
         Radii in float64.
 
     Raises:
-        ValueError: if there are fewer than two classes, a label is out of range, lengths differ, or
-            the bound is negative or NaN.
+        ValueError: if there are fewer than two classes, a label is out of range, lengths differ,
+            the head has not one row per class, or the bound is negative or NaN.
 
     Reference:
         Li et al. (2019), section 5 (margin over sqrt(2)); arXiv:1911.00937. Rows: Singla, Singla,
@@ -62,6 +68,16 @@ def certified_radius(
         tensor([1.4142, 0.0000], dtype=torch.float64)
     """
     _check(logits, labels)
+    if head is not None:
+        check_tensor("head", head)
+        if head.dim() != 2 or len(head) != logits.shape[1]:
+            raise ValueError(
+                f"`head` must be a matrix of {logits.shape[1]} rows, one per class; got "
+                f"{tuple(head.shape)}."
+            )
+        features = float(bound)
+        _constants(features, labels, logits.shape[1])  # refuses what is no constant
+        bound = LipschitzBound(features, pairwise=pairwise_constants(head, features))
     return radii_to_classes(logits, labels, bound).amin(1)
 
 

@@ -15,6 +15,7 @@ from torch.autograd.graph import GradientEdge, Node, get_gradient_edge
 from torch.utils._pytree import tree_leaves
 
 from taut.parametrizations import cached
+from taut.program import wraps_too_often
 
 _Key: TypeAlias = tuple[Node, int]
 
@@ -136,6 +137,15 @@ def _run(model: nn.Module, batch: Tensor) -> tuple[list[ModuleCall], Any]:
             handles.append(module.register_forward_pre_hook(enter, prepend=True, with_kwargs=True))
             handles.append(module.register_forward_hook(leave))
         return calls, model(batch)
+    except RuntimeError as error:
+        reason = wraps_too_often(error)
+        if not reason:
+            raise
+        where = next((calls[i].name for i in reversed(open_calls) if i is not None), "model")
+        size = tuple(batch.shape[1:])
+        raise ValueError(
+            f"`images` of {size} do not fit the model at `{where}`: {reason}."
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

@@ -30,7 +30,8 @@ def freeze(model: nn.Module) -> nn.Module:
     position more behind than before (even kernels of stride 1, say); isometric padding. In a chain
     of `nn.Sequential` from the model down it is an entry of its own, such as `conv1_pad` before
     `conv1`: names stay, positions shift. Elsewhere they come as one `Sequential` that ends in
-    `layer`.
+    `layer`; so do transposed layers of which a call may ask a size of the output
+    (:class:`taut.nn.SizedConvTranspose`).
 
     Guarantee: weights bit for bit those of `layer.weight`, and the same operations in the same
         order as the original without gradients (`torch.no_grad()`). With gradients the original may
@@ -130,7 +131,7 @@ class _Twins:
         """Make the twin of a layer."""
         twin = layer.frozen(self).train(layer.training)
         self._memo[id(layer)] = twin
-        if type(twin) is nn.Sequential:
+        if isinstance(twin, nn.Sequential):
             self._padded.append(twin)
 
     def weight(self, layer: AbstractParametrizedLayer) -> nn.Parameter:

@@ -9,6 +9,7 @@ import torch
 from taut.export._naming import LAYERS
 from taut.files import load_tensors, save_tensors, write_atomically
 from taut.program import Program, Site, canonical, checked_program, operation
+from taut.program.ops._linear import fits_layer
 
 __all__ = ["check_form", "program_of_tensors", "save_plain"]
 
@@ -177,7 +178,7 @@ def _convolution(
         sizes = [rows, columns * groups, kernel]
         options |= {k: tuple(args[k]) for k in ("padding", "output_padding") if any(args[k])}
         return f"ConvTranspose{len(kernel)}d", sizes, options
-    if padding["left"] == padding["right"] and any(padding["left"]):
+    if fits_layer(site) and any(padding["left"]):
         options["padding"] = tuple(padding["left"])
         options |= {} if padding["mode"] == "zeros" else {"padding_mode": padding["mode"]}
     return f"Conv{len(kernel)}d", [columns * groups, rows, kernel], options

@@ -134,7 +134,6 @@ class _Rewriter:
                 self.signals.add(node)
             if node.op == "call_module":
                 self._orient(node)
-                yield from self._sized(node)
             if node.op in ("call_function", "call_method") and inputs and name not in _SHAPES:
                 yield from self._call(node, name, inputs)
 
@@ -172,13 +171,6 @@ class _Rewriter:
         self.changed = True
         if new.op == "call_module":
             self._orient(new)
-
-    def _sized(self, node: fx.Node) -> Iterator[Change]:
-        """What is called with an argument that its replacement does not take."""
-        kind = type(self.model.get_submodule(str(node.target))).__name__
-        if kind.startswith("ConvTranspose") and len(node.args) + len(node.kwargs) > 1:
-            note = "its replacement takes no `output_size`: crop the output, or give output_padding"
-            yield Change(str(node.target), f"{kind}(output_size=...)", None, note)
 
     def _orient(self, node: fx.Node) -> None:
         """Activations behind matrices act along the last axis, where the features are."""

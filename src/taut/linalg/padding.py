@@ -57,9 +57,11 @@ class Padding:
         return zip(pad.left, pad.right, pad.extend, strict=True)
 
 
-def padded_index(n: int, left: int, right: int, mode: str) -> Int[Tensor, " p"]:
+def padded_index(
+    n: int, left: int, right: int, mode: str, device: torch.device | str = "cpu"
+) -> Int[Tensor, " p"]:
     """Which of the `n` positions of an axis each position of the padded axis copies."""
-    index = torch.arange(-left, n + right, device="cpu")
+    index = torch.arange(-left, n + right, device=device)
     if mode == "circular":  # may go round several times
         return index % n
     if mode == "replicate":

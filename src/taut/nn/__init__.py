@@ -2,7 +2,12 @@
 
 from taut.nn._centring import BatchCentering, BatchLipNorm, LayerCentering
 from taut.nn._conv import Conv1d, Conv2d, Conv3d
-from taut.nn._conv_transpose import ConvTranspose1d, ConvTranspose2d, ConvTranspose3d
+from taut.nn._conv_transpose import (
+    ConvTranspose1d,
+    ConvTranspose2d,
+    ConvTranspose3d,
+    SizedConvTranspose,
+)
 from taut.nn._isometric_pad import (
     IsometricPad1d,
     IsometricPad2d,
@@ -24,6 +29,7 @@ from taut.nn._resampling import (
 from taut.nn._shift import Shift1d, Shift2d, Shift3d
 from taut.nn._shift_mix import ShiftMix1d, ShiftMix2d, ShiftMix3d
 from taut.nn._times import Times
+from taut.nn._unit_row_linear import UnitRowLinear
 from taut.nn.activations import (
     Abs,
     FullSort,
@@ -118,8 +124,10 @@ __all__ = [
     "ShiftMix1d",
     "ShiftMix2d",
     "ShiftMix3d",
+    "SizedConvTranspose",
     "SkewExponential",
     "SplitResidual",
     "Times",
+    "UnitRowLinear",
     "isometric_pad",
 ]

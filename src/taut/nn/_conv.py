@@ -104,22 +104,27 @@ class _ConvNd(AbstractParametrizedLayer):
         axes = zip(self.kernel_size, self.dilation, strict=True)
         return tuple(d * (k - 1) + 1 for k, d in axes)
 
-    def _kept(self, pads: Pads) -> Isometry:
-        """What is orthonormal of the convolution with these pads, on sizes of whole strides."""
+    def _kept(self, pads: Pads, rest: Size) -> Isometry:
+        """What is orthonormal of the convolution with these pads, on sizes of whole strides.
+
+        `rest` has the positions behind the last window, per axis.
+        """
         method = self.parametrization
         if method.guarantee != "orthogonal":
             return "neither"
         sizes = (method.in_channels, method.out_channels, self.kernel_size, self.stride)
         existing = existing_isometry(*sizes, self.dilation, self.groups)
         rows, columns = existing in ("rows", "both"), existing in ("columns", "both")
-        for left, right, k, s in zip(pads.left, pads.right, self.span, self.stride, strict=True):
-            # On an axis the outputs are all of those on the periodic domain, or some of them; or
-            # the input is embedded in a larger domain, all outputs of which are there.
-            circular = self.padding_mode == "circular"
-            if k - s <= left + right < k and (circular or left + right == 0):
-                continue
-            rows = rows and (left + right == 0 or (circular and left + right < k))
-            columns = columns and self.padding_mode == "zeros" and min(left, right) >= k - 1
+        axes = zip(pads.left, pads.right, rest, self.span, self.stride, strict=True)
+        for left, right, more, k, s in axes:
+            total, circular = left + right, self.padding_mode == "circular"
+            # The outputs are all of those on the periodic domain, or some of them; or the input is
+            # embedded in a larger domain, and all outputs that read it are there: none is s before
+            # the first, ending at k - 1 - s - left, or s behind the last.
+            if self.padding_mode == "zeros":
+                rows, columns = rows and total == 0, columns and min(left, right - more) >= k - s
+            elif not (k - s <= total < k and (circular or total == 0)):
+                rows, columns = rows and (total == 0 or (circular and total < k)), False
         if rows and columns:
             return "both"
         return "rows" if rows else "columns" if columns else "neither"
@@ -208,7 +213,9 @@ class _Conv(_ConvNd):
         with orthonormal rows the norm of gradients is preserved, with orthonormal columns that of
         inputs. `"neither"` where only the largest singular value is bounded, as with zero padding.
         """
-        return self._kept(self.pads(self.stride))
+        pads = self.pads(self.stride)
+        axes = zip(pads.left, pads.right, self.span, self.stride, strict=True)
+        return self._kept(pads, tuple((a + b - k) % s for a, b, k, s in axes))
 
     @property
     def _is_spectral(self) -> bool:

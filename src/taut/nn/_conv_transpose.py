@@ -1,15 +1,16 @@
 """Transposed convolutions: adjoints of convolutions whose kernel comes from a parametrization."""
 
-from typing import final
+from collections.abc import Sequence
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import check_image, wholes
 from taut.linalg.windows import Windows
-from taut.nn._conv import Sizes, _ConvNd, behind
+from taut.nn._conv import Sizes, _ConvNd
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
 from taut.parametrizations import BCOP, AbstractSpectral, Isometry, may_transform
@@ -90,7 +91,7 @@ class _ConvTranspose(_ConvNd):
         if isinstance(self.padding, str):
             return [False] * self.axes
         axes = zip(self.padding, self.output_padding, self.span, self.stride, strict=True)
-        return [2 * p != k - s + o or o > p for p, o, k, s in axes]
+        return [2 * p != k - s + o for p, o, k, s in axes]
 
     def pads(self, output_size: Size) -> Pads:
         """How the convolution of which this is the adjoint pads an input of `output_size`."""
@@ -108,20 +109,37 @@ class _ConvTranspose(_ConvNd):
 
         See :attr:`Conv2d.isometry`; rows are the outputs, columns the inputs of this layer.
         """
-        kept = self._kept(self.pads(self.stride))
-        if self.padding_mode == "zeros" and any(self.output_padding):
-            # No output of the convolution reads these positions.
-            kept = "rows" if kept in ("rows", "both") else "neither"
-        return _TRANSPOSED[kept]
+        return _TRANSPOSED[self._kept(self.pads(self.stride), self.output_padding)]
 
     def extra_repr(self) -> str:
         """What the layer adds to its parametrization, which prints the sizes of the adjoint."""
         more = f"output_padding={self.output_padding}, " if any(self.output_padding) else ""
         return more + super().extra_repr()
 
-    def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """Pad the input and apply the plain transposed convolution, or the kernel's factors."""
+    def forward(
+        self, input: Float[Tensor, "..."], output_size: Sequence[Any] | None = None
+    ) -> Float[Tensor, "..."]:
+        """Pad the input and apply the plain transposed convolution, or the kernel's factors.
+
+        Args:
+            input: a batch of images, or one.
+            output_size: size of the output, of the axes of the image or of all axes; one of those
+                that the convolution maps to the size of the input. By default the one that
+                `output_padding` gives.
+
+        Raises:
+            ValueError: if it is another size; with the least and the largest.
+        """
         check_image(input, self.in_channels, self.axes)
+        if output_size is None or self._is_cut:
+            return cut(self._transposed(input), output_size, self.stride)
+        axes = zip(input.shape[-self.axes :], self.stride, self.span, self.padding, strict=True)
+        least = tuple(s * (n - 1) + k - 2 * int(p) for n, s, k, p in axes)
+        size = _checked_size(output_size, least, self.stride, input.dim())
+        return self._transposed(input, tuple(m - n for m, n in zip(size, least, strict=True)))
+
+    def _transposed(self, input: Tensor, output_padding: Size | None = None) -> Tensor:
+        """The output of the layer's own size, or with another output padding."""
         batched = input.ndim == self.axes + 2 and self.padding_mode == "circular"
         if batched and may_transform(self.parametrization, input):
             windows = Windows(self.stride, self.dilation, self.pads(self.stride).left)
@@ -132,19 +150,28 @@ class _ConvTranspose(_ConvNd):
         pads, crop, more = self._as_plain()
         x, convolve = pad(input, pads, self.padding_mode), _CONVOLUTIONS[self.axes]
         steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        return convolve(x, self.weight, self.bias, padding=crop, output_padding=more, **steps)
+        steps |= {"padding": crop, "output_padding": output_padding or more}
+        return convolve(x, self.weight, self.bias, **steps)
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """A plain transposed convolution, behind what it is padded with."""
         pads, crop, more = self._as_plain()
-        sides, before = tuple(torch_pads(pads.left, pads.right)), []
-        if any(sides):
-            before = [("pad", _PADS[self.padding_mode][self.axes](sides))]
+        sides = tuple(torch_pads(pads.left, pads.right))
         weight, bias = tensors.weight(self), tensors.bias(self.bias)
         sizes = (self.in_channels, self.out_channels, self.kernel_size, self.stride, crop, more)
         options = {"device": "meta", "dtype": weight.dtype}
         plain = _PLAIN[self.axes](*sizes, self.groups, bias is not None, self.dilation, **options)
-        return behind(before, filled(plain, weight, bias))
+        layer = filled(plain, weight, bias)
+        if not any(sides):
+            # Whether torch's layer takes the same sizes of the output as this one.
+            same = all(o == s - 1 for o, s in zip(more, self.stride, strict=True))
+            return SizedConvTranspose(layer) if self._is_cut and not same else layer
+        return SizedConvTranspose(layer, _PADS[self.padding_mode][self.axes](sides))
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the output has all of a periodic domain, of which smaller sizes are a part."""
+        return self.padding == "same" or self.padding_mode == "circular"
 
     def _as_plain(self) -> tuple[Pads, Size, Size]:
         """Pads of the input; padding and output padding of the plain transposed convolution."""
@@ -171,6 +198,73 @@ def _one_axis(span: int, stride: int, left: int, wraps: bool) -> tuple[int, int,
     before += max(0, -(difference // stride))
     after += max(0, difference // stride)
     return before, after, stride * before + left, difference % stride
+
+
+def _checked_size(output_size: Sequence[Any], least: Size, stride: Size, dims: int) -> Size:
+    """The size of an output, from its own axes or from all `dims` of its batch."""
+    axes = len(stride)
+    if isinstance(output_size, Sequence) and len(output_size) == dims:
+        output_size = output_size[-axes:]
+    size = wholes("output_size", output_size, axes)
+    most = tuple(n + s - 1 for n, s in zip(least, stride, strict=True))
+    if not all(a <= n <= b for a, n, b in zip(least, size, most, strict=True)):
+        raise ValueError(
+            f"`output_size` must be from {least} to {most} for this input; got {size}."
+        )
+    return size
+
+
+@fx.wrap
+def cut(y: Tensor, output_size: Sequence[Any] | None, stride: Size) -> Tensor:
+    """An output of whole strides, cut to the size asked for, if any.
+
+    The result is that of the adjoint of a convolution that first extends its input by zeros to a
+    size that the stride divides.
+    """
+    if output_size is None:
+        return y
+    least = tuple(n - s + 1 for n, s in zip(y.shape[-len(stride) :], stride, strict=True))
+    for axis, n in enumerate(_checked_size(output_size, least, stride, y.dim()), -len(stride)):
+        y = y.narrow(axis, 0, n)
+    return y
+
+
+@final
+class SizedConvTranspose(nn.Sequential):
+    """A plain transposed convolution behind its padding; its output may be cut to a size.
+
+    In frozen models it stands for a layer whose output is as large as the periodic domain.
+
+    Guarantee: that of the layer; what is cut off only makes the norm smaller.
+    Cost: that of its modules.
+
+    Args:
+        layer: the transposed convolution.
+        pad: what stands in front of it.
+
+    Raises:
+        ValueError: if the convolution does not map the size asked for to that of the input.
+
+    Example:
+        >>> layer = SizedConvTranspose(nn.ConvTranspose1d(1, 1, 2, stride=2))
+        >>> layer(torch.zeros(1, 1, 3), output_size=[5]).shape
+        torch.Size([1, 1, 5])
+    """
+
+    def __init__(self, layer: nn.Module, pad: nn.Module | None = None) -> None:
+        super().__init__()
+        if pad is not None:
+            self.add_module("pad", pad)
+        self.add_module("layer", layer)
+
+    # No sequences in the annotations: TorchScript reads them.
+    def forward(self, input: Tensor, output_size: Any = None) -> Tensor:
+        """Pad, convolve, and cut."""
+        for module in self:
+            input = module(input)
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            input = cut(input, output_size, self.layer.stride)  # pyright: ignore[reportArgumentType]
+        return input
 
 
 @final
@@ -207,6 +301,9 @@ class ConvTranspose2d(_ConvTranspose):
 
     Inputs are `(batch, in_channels, h, w)` or `(in_channels, h, w)`. With `padding="same"` the
     output has `h * stride` rows and `w * stride` columns; with integers it has the size of torch's.
+    A call may ask for another of the sizes that the convolution maps to that of the input:
+    `layer(x, output_size=image.shape)`, as in torch. With `"same"` or circular padding these are
+    up to `stride - 1` less, and the output is cut; rows that are orthonormal stay so.
 
     Args:
         in_channels: channels of the input.

@@ -1,7 +1,7 @@
 """AOL: almost orthogonal layers, by a factor for each channel."""
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -11,16 +11,22 @@ from taut.linalg.embedding import polyphase
 from taut.parametrizations._base import MISS, AbstractParametrization
 
 _CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_LARGEST = 8.0
+"""Logarithms of the learned q stay below it, so that no ratio of two overflows."""
 
 
 @final
 class AOL(AbstractParametrization):
     r"""1-Lipschitz kernels of any stride and any groups: a raw kernel, rescaled channel by channel.
 
-    With :math:`T_i = \sum_j \sum_\tau |(K^* K)_{ij, \tau}|`, the kernel :math:`K T^{-1/2}` has norm
-    at most 1, since :math:`K^* K \preceq T` (diagonal dominance). i runs over the input channels
-    and, where the stride is above 1, over the phases of the stride. Kernels with fewer outputs than
-    that are rescaled on the side of the outputs, by the same lemma for the transpose.
+    With :math:`A_{ij} = \sum_\tau |(K^* K)_{ij, \tau}|` and :math:`T_i = \sum_j A_{ij} q_j / q_i`,
+    the kernel :math:`K T^{-1/2}` has norm at most 1 for every q > 0, since :math:`K^* K \preceq T`
+    (diagonal dominance). i runs over the input channels and, where the stride is above 1, over the
+    phases of the stride. Kernels with fewer outputs than that are rescaled on the side of the
+    outputs, by the same lemma for the transpose.
+
+    q is 1, as in the paper, or learned with `learn_scale=True`. Both give the same set of kernels,
+    those that a second rescaling leaves unchanged; a learned q changes how training moves in it.
 
     Guarantee: every singular value of the operator is at most 1, on every input size, with
         circular or zero padding. Orthogonal kernels stay as they are; others become almost
@@ -28,6 +34,17 @@ class AOL(AbstractParametrization):
     Cost: one correlation of the kernel with itself, :math:`c_{in}^2 c_{out} k^{2 d}` products.
     Prefer it where no orthogonal kernel exists, or only shifts are: depthwise convolutions, more
         outputs than a window has inputs and pixels that no window reads (1x1 kernels of stride 2).
+
+    Args:
+        in_channels: channels (or features) of the input.
+        out_channels: channels (or features) of the output.
+        kernel_size: taps per spatial axis, at most 3; `()` for a matrix.
+        learn_scale: whether to learn a q, which starts at 1: the exponential of `raw_scale`, kept
+            below e^8 by a tanh.
+        options: stride, groups, device and dtype, as :class:`AbstractParametrization` has them.
+
+    Raises:
+        ValueError: as the base class, or if there are more than 3 axes.
 
     Reference:
         Prach, Lampert (2022), *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz
@@ -42,11 +59,35 @@ class AOL(AbstractParametrization):
     guarantee = "lipschitz"
     reference = "Prach, Lampert 2022, arXiv:2208.03160, theorem 1"
     raw_kernel: Tensor
+    raw_scale: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, ...] = (),
+        *,
+        learn_scale: bool = False,
+        **options: Any,
+    ) -> None:
+        self.learn_scale = learn_scale
+        super().__init__(in_channels, out_channels, kernel_size, **options)
+
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        """Input channels times phases, and outputs, of a group; the smaller one is rescaled."""
+        inputs, outputs = self.in_channels // self.groups, self.out_channels // self.groups
+        return inputs * math.prod(self.stride), outputs
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The kernel before it is rescaled."""
+        """The kernel before it is rescaled, and the logarithms of q if they are learned."""
         per_group = self.in_channels // self.groups
-        return {"raw_kernel": (self.out_channels, per_group, *self.kernel_size)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "raw_kernel": (self.out_channels, per_group, *self.kernel_size)
+        }
+        if self.learn_scale:
+            shapes["raw_scale"] = self.per_group(min(self._sizes))
+        return shapes
 
     def check_sizes(self) -> None:
         """Kernels have at most 3 axes."""
@@ -54,8 +95,10 @@ class AOL(AbstractParametrization):
             raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
 
     def reset_parameters(self) -> None:
-        """Draw the raw kernel anew: near one that copies channels, as far as there are any."""
+        """Draw a raw kernel near one that copies channels, as far as there are any; q is 1."""
         with torch.no_grad():
+            if self.learn_scale:
+                self.raw_scale.zero_()
             raw = self.raw_kernel.normal_(std=0.1 / math.sqrt(self.raw_kernel[0].numel()))
             outputs = len(raw) // self.groups
             centre = tuple(k // 2 for k in self.kernel_size)
@@ -66,7 +109,11 @@ class AOL(AbstractParametrization):
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
         raw = self.raw_kernel / _magnitude(self.raw_kernel)
-        return self._rescaled(raw, _factors(self._gram_moduli(raw)))
+        moduli = self._gram_moduli(raw)
+        if not self.learn_scale:
+            return self._rescaled(raw, _factors(moduli.sum(2)))
+        q = (_LARGEST * torch.tanh(self.raw_scale / _LARGEST)).exp().reshape(self.groups, -1, 1)
+        return self._rescaled(raw, _factors((moduli @ q / q).squeeze(2)))
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
         r"""The kernel K = W D of a weight W that the method can have.
@@ -80,7 +127,10 @@ class AOL(AbstractParametrization):
         rounded = MISS * torch.finfo(self.raw_kernel.dtype).eps
         largest = vectors * (values > 1 - rounded)[:, None]
         factors = (largest @ largest.sum(1)[..., None])[..., 0]
-        return {"raw_kernel": self._rescaled(weight.double(), factors)}
+        raws = {"raw_kernel": self._rescaled(weight.double(), factors)}
+        if self.learn_scale:
+            raws["raw_scale"] = torch.zeros_like(self.raw_scale)
+        return raws
 
     def _gram_moduli(self, raw: Tensor) -> Tensor:
         """The matrices A of the side that is rescaled: channels and phases, or outputs."""
@@ -90,8 +140,8 @@ class AOL(AbstractParametrization):
 
     def _rescaled(self, raw: Tensor, factors: Tensor) -> Tensor:
         """Multiply by factors (groups, outputs) or (groups, channels and phases)."""
-        outputs = self.out_channels // self.groups
-        if outputs < self.in_channels // self.groups * math.prod(self.stride):
+        folded, outputs = self._sizes
+        if outputs < folded:
             return raw * factors.reshape(-1, *[1] * (raw.dim() - 1))
         factors = factors.unflatten(1, (-1, *self.stride))
         for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True), start=2):
@@ -101,8 +151,9 @@ class AOL(AbstractParametrization):
 
 def _magnitude(raw: Tensor) -> Tensor:
     """A power of two near the largest entry; the weight does not depend on it."""
-    largest = raw.detach().abs().amax().clamp(min=torch.finfo(raw.dtype).tiny)
-    return torch.exp2(largest.log2().round())
+    largest = raw.detach().abs().amax()
+    tiny = torch.finfo(raw.dtype).tiny
+    return torch.where(largest < tiny, 1.0, torch.exp2(largest.clamp(min=tiny).log2().round()))
 
 
 def _moduli(kernel: Tensor) -> Tensor:
@@ -117,9 +168,9 @@ def _moduli(kernel: Tensor) -> Tensor:
     return shifts.unflatten(1, (groups, inputs)).abs().flatten(3).sum(3).transpose(0, 1)
 
 
-def _factors(moduli: Tensor) -> Tensor:
-    r"""(g, i): :math:`T_i^{-1/2}`, the sums of the rows of (g, i, i)."""
-    sums = moduli.sum(2)
+def _factors(sums: Tensor) -> Tensor:
+    r"""(g, i): :math:`T_i^{-1/2}` of the sums T; what is not above 0 keeps the factor 1."""
     # What the sum and the root lose to rounding must not lift the norm above 1.
     numbers = torch.finfo(sums.dtype)
-    return (sums * (1 + 4 * numbers.eps)).clamp(min=numbers.tiny).rsqrt()
+    roots = (sums * (1 + 4 * numbers.eps)).clamp(min=numbers.tiny).rsqrt()
+    return torch.where(sums < numbers.tiny, 1.0, roots)

@@ -30,7 +30,7 @@ class AbstractParametrization(nn.Module, ABC):
     also names the `reference` that it implements, and defines the shapes of its raw tensors and the
     weight. It sets `matrices_only` if it has no kernels, and `reads_bases` if its weight depends on
     the raw tensors only through :func:`read_basis`; :func:`taut.retract_` and :func:`taut.batched`
-    then apply to it.
+    then apply to it. `instead_of_assigning` says what to do with a weight that cannot be assigned.
 
     Args:
         in_channels: channels (or features) of the input.
@@ -50,6 +50,7 @@ class AbstractParametrization(nn.Module, ABC):
     guarantee: ClassVar[Guarantee]
     reference: ClassVar[str]
     matrices_only: ClassVar[bool] = False
+    instead_of_assigning: ClassVar[str] = "load_state_dict copies any layer"
     reads_bases: ClassVar[bool] = False
 
     def __init__(
@@ -180,8 +181,8 @@ class AbstractParametrization(nn.Module, ABC):
                 own.copy_(raw)
             raise ValueError(
                 f"`weight` must be one that {type(self).__name__} can have and that determines its "
-                f"raw tensors; those found are off by {float(miss):.3g} (load_state_dict copies "
-                "any layer)."
+                f"raw tensors; those found are off by {float(miss):.3g} "
+                f"({self.instead_of_assigning})."
             )
 
     def project_(self) -> None:

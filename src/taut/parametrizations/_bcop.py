@@ -27,7 +27,8 @@ class BCOP(AbstractStepped):
     step to the first, to a few roundings. With steps along several axes, kernels with many more
     channels on one side than on the other (3x3: over 4 times) do not determine their projectors;
     most are refused, as are a few others, such as untrained ones of even size with
-    `init="identity"`. `load_state_dict` copies any.
+    `init="identity"`. `load_state_dict` copies any, and :class:`taut.BCOPFixed` holds any
+    orthogonal kernel, untrained.
 
     *Groups* have one kernel each; the singular values of the layer are those of all of them.
 
@@ -51,7 +52,7 @@ class BCOP(AbstractStepped):
 
     Raises:
         ValueError: as the base class; if no orthogonal convolution of these sizes exists, or only
-            shifts (groups of one channel in and out, stride 1).
+            shifts (one channel in and out, or groups of one, and stride 1).
 
     Reference:
         Li et al. (2019), *Preventing Gradient Attenuation in Lipschitz Constrained Convolutional
@@ -69,6 +70,10 @@ class BCOP(AbstractStepped):
         True
     """
 
+    instead_of_assigning = (
+        "kernels with over 4 times as many channels on one side as on the other may not determine "
+        "them; load_state_dict copies any layer, and taut.BCOPFixed holds any orthogonal kernel"
+    )
     reference = "Li et al. 2019, arXiv:1911.00937, section 4"
 
     def order(self, size: tuple[int, ...]) -> Order:

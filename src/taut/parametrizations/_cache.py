@@ -184,7 +184,7 @@ def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
 
     Example:
         >>> with torch.no_grad():
-        ...     may_transform(taut.BCOP(1, 1, (3, 3)), torch.zeros(1, 1, 4, 4))
+        ...     may_transform(taut.BCOP(2, 2, (3, 3)), torch.zeros(1, 2, 4, 4))
         False
     """
     if not torch.is_grad_enabled():

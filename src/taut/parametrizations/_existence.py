@@ -98,18 +98,25 @@ def refuse_shifts(
     *,
     groups: int,
 ) -> None:
-    """Refuse depthwise kernels of stride 1, of which only shifts are orthogonal.
+    """Refuse kernels of stride 1 from one channel to one, of which only shifts are orthogonal.
 
     Raises:
-        ValueError: if each of several groups has one channel in and out, and several taps.
+        ValueError: if each group has one channel in and out, and several taps that all read it.
     """
     read = in_channels // groups * math.prod(map(min, kernel_size, stride))
-    if groups > 1 and max(read, out_channels // groups) == 1 and math.prod(kernel_size) > 1:
-        raise ValueError(
-            "`groups` must leave more than one channel a group: of depthwise kernels of stride 1 "
-            "only shifts are orthogonal, so that nothing could be trained; got "
-            f"groups={groups}, {in_channels} channels. taut.AOL has kernels that are 1-Lipschitz."
-        )
+    if max(read, out_channels // groups) > 1 or math.prod(kernel_size) == 1:
+        return
+    allowed = (
+        "`groups` must leave more than one channel a group"
+        if groups > 1
+        else "`in_channels` and `out_channels` must not both be 1"
+    )
+    raise ValueError(
+        f"{allowed} for a kernel of several taps and stride 1 (or one that divides the dilation): "
+        "only shifts are orthogonal then, so that nothing could be trained; got channels "
+        f"{in_channels} and {out_channels}, groups={groups}, kernel_size={kernel_size}. taut.AOL "
+        "has kernels that are 1-Lipschitz."
+    )
 
 
 def _each(groups: int) -> str:

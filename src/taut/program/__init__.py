@@ -14,6 +14,7 @@ from taut.program._call import Call
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
 from taut.program._folds import Fold, fold_of, folds_of
+from taut.program._functions import wraps_too_often
 from taut.program._norm_bounds import Effort
 from taut.program._op import (
     CAPTURES,
@@ -88,4 +89,5 @@ __all__ = [
     "verifiable_bound",
     "widened",
     "with_plain_weights",
+    "wraps_too_often",
 ]

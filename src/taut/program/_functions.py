@@ -5,7 +5,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["QUERIES", "key_of", "results_of", "storage_of", "tensors_in", "title_of"]
+__all__ = [
+    "QUERIES",
+    "key_of",
+    "results_of",
+    "storage_of",
+    "tensors_in",
+    "title_of",
+    "wraps_too_often",
+]
 
 QUERIES = {
     *(getattr(Tensor, name).__get__ for name in (
@@ -29,6 +37,24 @@ def title_of(func: Any) -> str:
     owner = getattr(func, "__self__", None)
     name = getattr(func, "__name__", str(func))
     return str(getattr(owner, "__name__", name)) if name in ("__get__", "__set__") else name
+
+
+def wraps_too_often(error: Exception, image: Tensor | None = None, pads: Any = ()) -> str:
+    """The reason of an error of torch about circular padding, in our words; "" for other errors.
+
+    Example:
+        >>> error = RuntimeError("Padding value causes wrapping around more than once.")
+        >>> wraps_too_often(error, torch.zeros(1, 1, 2), (3, 3))[:64]
+        'its circular padding (3, 3) is larger than the image of (2,), wh'
+    """
+    if "wrapping around more than once" not in str(error):
+        return ""
+    padding = f"padding {tuple(pads)}" if pads else "padding"
+    size = "image" if image is None else f"image of {tuple(image.shape[2:])}"
+    return (
+        f"its circular {padding} is larger than the {size}, which layers of torch wrap round "
+        "once; take larger images, or the model as it was before taut.freeze"
+    )
 
 
 def key_of(func: Any) -> Any:

@@ -30,7 +30,15 @@ from taut._torch_private import (
 from taut.program._batch import BatchSize, concrete, depends_on_batch
 from taut.program._call import Call, Unknown
 from taut.program._draft import Draft
-from taut.program._functions import QUERIES, key_of, results_of, storage_of, tensors_in, title_of
+from taut.program._functions import (
+    QUERIES,
+    key_of,
+    results_of,
+    storage_of,
+    tensors_in,
+    title_of,
+    wraps_too_often,
+)
 from taut.program._op import CAPTURES, constructor_arguments, op_of, recording
 from taut.program._places import Layer, Places
 from taut.program._program import Program, Shape, plain
@@ -199,10 +207,11 @@ class Recorder(TorchFunctionMode):
         except (NotImplementedError, UnprovenError):
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            layer = self.places.layer("")
-            where = f"`{layer.path or 'model'}`"
-            words = " ".join(str(error).split())
-            raise ValueError(f"`input_shape` does not fit the model at {where}: {words}") from error
+            where = f"`{self.places.layer('').path or 'model'}`"
+            words = wraps_too_often(error, *args[:2]) or " ".join(str(error).split()).rstrip(".")
+            raise ValueError(
+                f"`input_shape` does not fit the model at {where}: {words}."
+            ) from error
         finally:
             self.depth -= 1
 

@@ -216,7 +216,9 @@ class Unpooling(nn.Module):
         return self.up(self.down(x), output_size=[x.shape[2], x.shape[3]])
 
 
-def test_arguments_of_a_call_that_layers_do_not_take_are_named():
-    (left,) = taut.convert(Unpooling()).left
-    assert (left.name, left.before) == ("up", "ConvTranspose2d(output_size=...)")
-    assert "`output_size`" in left.note
+def test_the_size_that_a_forward_asks_for_is_given():
+    converted = taut.convert(Unpooling(), (2, 9, 9))
+    assert not converted.left
+    assert float(taut.lipschitz_bound(converted.model, (2, 9, 9))) <= 1 + 1e-5
+    for n in (8, 9):
+        assert converted.model(torch.rand(1, 2, n, n)).shape == (1, 2, n, n)

@@ -1,9 +1,15 @@
 """AOL: norms of dense operators, fixed points, groups and strides."""
 
+import copy
+from functools import partial
+
 import pytest
 import torch
 
 import taut
+from convolution_layers import layer_of, set_raw_
+from convolution_oracles import Case
+from oracles import dense_operator
 from taut import AOL
 
 CASES = [  # in, out, kernel size, stride, groups
@@ -77,3 +83,128 @@ def test_depthwise_layer():
     frozen = taut.freeze(layer)
     x = torch.rand(2, 4, 9, 9)
     torch.testing.assert_close(frozen(x), layer(x))
+
+
+LEARNED = [False, True]
+RAWS = ["gaussian", "huge", "tiny", "12 decades", "rank-deficient", "zero"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("learn", LEARNED)
+@pytest.mark.parametrize("case", CASES)
+def test_norm_on_domains_smaller_than_the_kernel(case, learn, dtype):
+    """For each q, however large; zeros, and circular as the layer wraps them."""
+    c_in, c_out, size, stride, groups = case
+    if not size:
+        return
+    method = partial(AOL, learn_scale=learn)
+    for i, raw in enumerate(RAWS):
+        for n in (1, 2, 3):
+            layer = layer_of(
+                Case(c_in, c_out, size, stride, (n,) * len(size), "same", groups=groups,
+                     mode="zeros" if i % 2 else "circular"),
+                method, dtype=dtype,
+            )  # fmt: skip
+            set_raw_(layer.parametrization, raw)
+            if learn:  # ratios of q from 1 to the largest
+                with torch.no_grad():
+                    layer.parametrization.raw_scale.mul_(10.0 ** (i - 2))
+            dense = dense_operator(layer.double(), (c_in, *[n] * len(size)))
+            limit = 1e-12 if dtype == torch.float64 else 3e-6
+            assert torch.linalg.matrix_norm(dense, 2) <= 1 + limit, (raw, n)
+
+
+@pytest.mark.parametrize("learn", LEARNED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_at_zero_are_finite(dtype, learn):
+    for size, stride in (((3, 3), (1, 1)), ((3, 3), (2, 2)), ((), ())):
+        module = AOL(3, 4, size, stride=stride, learn_scale=learn, dtype=dtype)
+        for channels in (slice(0, 1), slice(None)):  # of a channel, and of all
+            with torch.no_grad():
+                module.raw_kernel[:, channels] = 0
+            module.zero_grad()
+            weight = module.weight()
+            (weight * torch.randn_like(weight)).sum().backward()
+            for raw in module.parameters():
+                assert raw.grad.isfinite().all()
+                assert raw.grad.abs().max() < 1e3
+        assert not weight.any()
+
+
+def test_the_learned_scale_is_that_of_the_weighted_sums():
+    """T_i = sum_j A_ij q_j / q_i, term by term; it starts as the paper's, with q = 1."""
+    torch.manual_seed(0)
+    module = AOL(3, 4, learn_scale=True, dtype=torch.float64)
+    plain = AOL(3, 4, dtype=torch.float64)
+    plain.raw_kernel = module.raw_kernel
+    torch.testing.assert_close(module.weight(), plain.weight())
+    with torch.no_grad():
+        module.raw_scale.copy_(torch.tensor([0.5, -1.0, 2.0]))
+    raw, q = module.raw_kernel.detach(), (8 * (module.raw_scale.detach() / 8).tanh()).exp()
+    gram, expected = raw.T @ raw, torch.empty_like(raw)
+    for i in range(3):
+        t = sum(gram[i, j].abs() * q[j] / q[i] for j in range(3))
+        expected[:, i] = raw[:, i] / t.sqrt()
+    torch.testing.assert_close(module.weight().detach(), expected)
+    assert torch.linalg.matrix_norm(expected, 2) <= 1 + 1e-12
+    assert not torch.allclose(module.weight(), plain.weight(), atol=0.01)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_learned_scale_has_the_same_kernels_and_gradients_of_its_own(case):
+    c_in, c_out, size, stride, groups = case
+    options = {"stride": stride, "groups": groups, "dtype": torch.float64}
+    module = AOL(c_in, c_out, size, learn_scale=True, **options)
+    with torch.no_grad():
+        for raw in module.parameters():
+            raw.normal_()
+    weight = module.weight().detach()
+    for other in (AOL(c_in, c_out, size, **options), copy.deepcopy(module)):
+        other.reset_parameters()
+        other.assign_(weight)
+        torch.testing.assert_close(other.weight().detach(), weight, rtol=0, atol=1e-13)
+    names = list(dict(module.named_parameters()))
+
+    def made(*raws):
+        tensors = {f"of.{name}": raw for name, raw in zip(names, raws, strict=True)}
+        return torch.func.functional_call(_Weight(module), tensors, ())
+
+    raws = tuple(p.detach().clone().requires_grad_() for p in module.parameters())
+    assert torch.autograd.gradcheck(made, raws)
+
+
+class _Weight(torch.nn.Module):
+    def __init__(self, of):
+        super().__init__()
+        self.of = of
+
+    def forward(self):
+        return self.of.weight()
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_reflection_does_not_raise_the_norm_as_it_does_where_it_copies(mode):
+    """Kernels that are 1-Lipschitz with zeros are not with torch's reflection: peers have 1.27."""
+    kernel = taut.BCOP(4, 4, (3, 3), init="uniform", dtype=torch.float64).weight().detach()
+    layer = taut.nn.Conv2d(4, 4, 3, bias=False, padding_mode=mode, parametrization=AOL).double()
+    layer.weight = kernel  # orthogonal: a fixed point of AOL
+    plain = torch.nn.Conv2d(4, 4, 3, padding=1, bias=False, padding_mode=mode, dtype=torch.float64)
+    with torch.no_grad():
+        plain.weight.copy_(layer.weight)
+    copied, ours = (
+        torch.linalg.matrix_norm(dense_operator(each, (4, 6, 6)), 2).item()
+        for each in (plain, layer)
+    )
+    assert copied > 1.27
+    assert ours <= 1 + 1e-9
+    bound = float(taut.lipschitz_bound(layer, (4, 6, 6)))
+    assert ours - 1e-12 <= bound <= 1 + 1e-6
+
+
+@pytest.mark.parametrize("learn", LEARNED)
+def test_layers_start_near_the_identity(learn):
+    torch.manual_seed(0)
+    layer = taut.nn.Conv2d(8, 8, 3, bias=False, parametrization=partial(AOL, learn_scale=learn))
+    x = torch.randn(2, 8, 6, 6)
+    assert (layer(x) - x).norm() < 0.5 * x.norm()
+    assert torch.linalg.svdvals(dense_operator(layer.double(), (8, 4, 4))).min() > 0.3

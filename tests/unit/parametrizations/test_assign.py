@@ -110,9 +110,13 @@ def test_orthogonal_kernels_out_of_the_family_are_refused():
 
 def test_kernels_that_do_not_determine_the_projectors_are_refused():
     one, other = pair(taut.BCOP, (3, 32, (3, 3), (1, 1), 1), torch.float64)
-    assert_refused(other, one.weight(), r"off by .* \(load_state_dict copies any layer\)")
+    said = r"off by .* \(kernels with over 4 times .* load_state_dict .* taut.BCOPFixed holds"
+    assert_refused(other, one.weight(), said)
     other.load_state_dict(one.state_dict())
     assert torch.equal(other.weight(), one.weight())
+    fixed = taut.BCOPFixed(3, 32, (3, 3), dtype=torch.float64)  # as the sentence says
+    fixed.assign_(one.weight())
+    assert torch.equal(fixed.weight(), one.weight())
 
 
 @pytest.mark.parametrize("dtype", PRECISIONS)

@@ -219,7 +219,7 @@ def test_after_step_updates_always_and_retracts_when_it_is_its_turn(every, retra
 
 def test_batched_single_channels_and_frozen_layers():
     x = torch.randn(1, 1, 4, 4, dtype=torch.float64)
-    single = nn.Sequential(*(taut.nn.Conv2d(1, 1, 3, dtype=torch.float64) for _ in range(2)))
+    single = nn.Sequential(*(taut.nn.Conv2d(1, 1, 1, dtype=torch.float64) for _ in range(2)))
     with taut.batched(single):
         assert torch.equal(single(x), single(x))
     model = nn.Sequential(*(taut.nn.Linear(4, 4, dtype=torch.float64) for _ in range(3)))

@@ -116,9 +116,9 @@ class Convolution(AbstractAffine):
         padding, image = padding_of(site.args["padding"]), x[0]
         if any(padding.extend):
             image = f"F.pad({image}, {_sides((0,) * len(padding.extend), padding.extend)})"
-        if not fits_layer(padding):
-            mode = "" if padding.mode == "zeros" else f", {padding.mode!r}"
-            image = f"F.pad({image}, {_sides(padding.left, padding.right)}{mode})"
+        if not fits_layer(site):
+            sizes = zip(site.shapes[0][1:], padding.extend, strict=True)
+            image = _padded_source(image, tuple(map(sum, sizes)), padding)
         return f"self.{site.node.name}({image})"
 
 
@@ -178,7 +178,8 @@ class TransposedConvolution(AbstractAffine):
         """A layer of torch."""
         wrap, image = site.args["wrap"], x[0]
         if wrap is not None:
-            image = f"F.pad({image}, {_sides(*wrap)}, 'circular')"
+            padding = Padding("circular", *map(tuple, wrap))
+            image = _padded_source(image, site.shapes[0][1:], padding)
         return f"self.{site.node.name}({image})"
 
 
@@ -204,13 +205,29 @@ def padded(x: Tensor, padding: Padding) -> Tensor:
         return F.pad(x, sides, padding.mode)
     for axis, (a, b, n) in enumerate(zip(padding.left, padding.right, sizes, strict=True), start=2):
         if a or b:
-            x = x.index_select(axis, padded_index(n, a, b, padding.mode).to(x.device))
+            x = x.index_select(axis, padded_index(n, a, b, padding.mode, x.device))
     return x
 
 
-def fits_layer(padding: Padding) -> bool:
-    """Whether a layer of torch has the padding, but for what extends the image."""
-    return padding.left == padding.right
+def _padded_source(image: str, size: Sequence[int], padding: Padding) -> str:
+    """A padded image as an expression: by its places where it is wrapped round more than once."""
+    axes = list(zip(size, padding.left, padding.right, strict=True))
+    if padding.mode != "circular" or all(max(a, b) <= n for n, a, b in axes):
+        mode = "" if padding.mode == "zeros" else f", {padding.mode!r}"
+        return f"F.pad({image}, {_sides(padding.left, padding.right)}{mode})"
+    places = []
+    for later, (n, a, b) in zip(range(len(axes))[::-1], axes, strict=True):
+        turned = f"[:{', None' * later}]" if later else ""
+        places.append(f"torch.arange({-a}, {n + b}){turned} % {n}")
+    return f"{image}[:, :, {', '.join(places)}]"
+
+
+def fits_layer(site: Site) -> bool:
+    """Whether a layer of torch has the padding of a convolution, but for what extends the image."""
+    padding = padding_of(site.args["padding"])
+    axes = zip(site.shapes[0][1:], padding.extend, padding.left, strict=True)
+    once = padding.mode != "circular" or all(p <= n + more for n, more, p in axes)
+    return padding.left == padding.right and once
 
 
 def _sides(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:

@@ -9,11 +9,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taut.linalg.operator import NormBound
+from taut.linalg.padding import Padding
 from taut.linalg.rounding import up_product, up_root
 from taut.program._call import Call
 from taut.program._op import EXACT, Rounding, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
+from taut.program.ops._linear import padded
 from taut.program.ops._numbers import axis_of, checked_sizes
 from taut.program.ops._selections import AbstractSelection, copied_norm, sliced
 from taut.program.ops._shapes import open_batch
@@ -155,6 +157,9 @@ def _onnx_pad(
         return F.pad(x, pairs, value=value or 0.0)
     if any(pairs[2 * (x.dim() - 2) :]):
         raise ValueError("it must pad the axes of an image only")
+    left, right = sides[2 : x.dim()], sides[x.dim() + 2 :]
+    if named == "circular" and min(left + right) >= 0:  # may go round more than once
+        return padded(x, Padding(named, tuple(left), tuple(right)))
     return F.pad(x, pairs[: 2 * (x.dim() - 2)], named)
 
 

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from taut.linalg.padding import padded_index
-from taut.program._program import Node, Program
+from taut.program._program import Node, Program, Shape
+from taut.program.passes._padding import as_pad
 from taut.program.passes._rewriting import rebuilt
 
 __all__ = ["merge_wraps"]
@@ -22,16 +23,34 @@ def merge_wraps(program: Program) -> Program:
     """
     made, shapes, nodes = {node.name: node for node in program.nodes}, program.shapes, []
     for node in program.nodes:
-        pad = made.get(node.inputs[0]) if node.op == "conv_transpose" else None
-        if pad is not None and pad.op == "pad" and pad.args["mode"] == "circular":
-            before, after = pad.args["left"], pad.args["right"]
+        if node.op == "conv_transpose" and node.args["wrap"] is None:
+            name, before, after = _wrapped(node, program, made, shapes)
             kernel = tuple(program.tensors[node.tensors["weight"]].shape[2:])
-            left = _left(node, shapes[pad.inputs[0]][1:], kernel, before[1:], after[1:])
-            if left is not None and not before[0] and not after[0] and node.args["wrap"] is None:
-                args = {**node.args, "wrap": [before[1:], after[1:]], "left": left}
-                node = replace(node, inputs=pad.inputs, args=args)
+            left = _left(node, shapes[name][1:], kernel, before, after)
+            if left is not None and name != node.inputs[0]:
+                args = {**node.args, "wrap": [before, after], "left": left}
+                node = replace(node, inputs=(name,), args=args)
         nodes.append(node)
     return rebuilt(program, nodes)
+
+
+def _wrapped(
+    node: Node, program: Program, made: dict[str, Node], shapes: dict[str, Shape]
+) -> tuple[str, list[int], list[int]]:
+    """The image of which a node reads the circular padding, and its positions on both sides."""
+    name = node.inputs[0]
+    before, after = ([0] * (len(node.shape) - 1) for _ in range(2))
+    while name in made:
+        pad = as_pad(made[name], program, shapes)
+        if pad is None or pad[0] != "circular":
+            break
+        _, left, right = pad
+        if any(a and b for a, b in zip(before + after, left + right, strict=True)):
+            break
+        before, after = ([a + b for a, b in zip(x, y, strict=True)]
+                         for x, y in ((before, left), (after, right)))  # fmt: skip
+        name = made[name].inputs[0]
+    return name, before, after
 
 
 def _left(
