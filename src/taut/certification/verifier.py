@@ -340,43 +340,43 @@ def linear(step):
     return lambda x: x @ w.T + bias
 
 
-@operation
-def conv(step, stride, dilation, groups, padding):
-    w, mode = step.tensors.pop("weight"), padding["mode"]
-    left, right, extend = (padding[key] for key in ("left", "right", "extend"))
-    size = [n + e for n, e in zip(step.inputs[0][1:], extend, strict=True)]
+def conv_of(w, size, stride, dilation, groups, padding):
+    """How many outputs it has, its kernels on tori, and what it does but for a bias."""
+    left, right, extend, mode = (padding[key] for key in ("left", "right", "extend", "mode"))
+    size = [n + e for n, e in zip(size, extend, strict=True)]
     out, taps = outputs(size, w.shape[2:], stride, dilation, left, right), w.shape[2:]
-    step.makes(len(w), *out)
     axes = [*zip(size, taps, stride, dilation, left, right, out, strict=True)]
-    tori = [on_torus(kernel, axes, mode) for kernel in np.split(w, groups)]
-    bias = step.sums([k for k, *_ in tori], *tori[0][1:], w[0].size, math.prod(out))
 
     def run(x):
         x = padded(padded(x, "zeros", [0 for _ in extend], extend), mode, left, right)
         parts = windows(x, taps, stride, dilation, out)
-        return sum(grouped(w[(..., *tap)], part, groups) for tap, part in parts) + bias
+        return sum(grouped(w[(..., *tap)], part, groups) for tap, part in parts)
 
-    return run
+    return out, [on_torus(kernel, axes, mode) for kernel in np.split(w, groups)], run
 
 
 @operation
-def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap, left):
+def conv(step, stride, dilation, groups, padding):
+    w = step.tensors.pop("weight")
+    out, tori, run = conv_of(w, step.inputs[0][1:], stride, dilation, groups, padding)
+    step.makes(len(w), *out)
+    bias = step.sums([k for k, *_ in tori], *tori[0][1:], w[0].size, math.prod(out))
+    return lambda x: run(x) + bias
+
+
+def adjoint_of(w, size, stride, padding, output_padding, dilation, groups, wrap, left):
     """The adjoint of a convolution of its output, with zero or circular padding: the same norms."""
-    w, (channels, *size), (_, *out) = step.tensors.pop("weight"), step.inputs[0], step.shape
     taps, kernels = w.shape[2:], np.split(w, groups)
     before, after = wrap or [[0 for _ in size]] * 2
     wide = [sum(n) for n in zip(size, before, after, strict=True)]
+    reach = zip(wide, taps, stride, dilation, padding, output_padding, strict=True)
+    out = [(n - 1) * s + d * (k - 1) + 1 - 2 * p + o for n, k, s, d, p, o in reach]
+    require(min(out) > 0 and math.prod(out) <= 2**26, "it is none, or too large for this verifier")
     axes = [*zip(out, taps, stride, dilation, padding, padding, size, strict=True)]
-    reach = zip(axes, wide, output_padding, strict=True)
-    made = [(n - 1) * s + d * (k - 1) + 1 - 2 * p + o for (_, k, s, d, p, *_), n, o in reach]
-    step.makes(w.shape[1] * groups, *made)
     fits = outputs(out, taps, stride, dilation, padding, padding) == size
     if wrap is not None:
         fits = all(wraps(*axis) for axis in zip(axes, before, wide, left, strict=True))
-    require(fits and channels == len(w), "it is not the adjoint of a convolution")
-    tori = [on_torus(kernel, axes, "zeros" if wrap is None else "circular") for kernel in kernels]
-    terms = kernels[0][:, 0].size
-    bias = step.sums([k for k, *_ in tori], *tori[0][1:], terms, math.prod(out))
+    require(fits, "it is not the adjoint of a convolution")
     turned = np.concatenate([kernel.swapaxes(0, 1) for kernel in kernels])
 
     def run(x):
@@ -385,9 +385,21 @@ def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap
         for tap, part in windows(y, taps, stride, dilation, wide):
             part += grouped(turned[(..., *tap)], x, groups)
         inside = (slice(p, p + n) for n, p in zip(out, padding, strict=True))
-        return y[(..., *inside)] + bias
+        return y[(..., *inside)]
 
-    return run
+    mode = "zeros" if wrap is None else "circular"
+    return out, [on_torus(kernel, axes, mode) for kernel in kernels], run
+
+
+@operation
+def conv_transpose(step, groups, **args):
+    w, (channels, *size) = step.tensors.pop("weight"), step.inputs[0]
+    require(channels == len(w), "it has other channels")
+    out, tori, run = adjoint_of(w, size, groups=groups, **args)
+    step.makes(w.shape[1] * groups, *out)
+    terms = w[: len(w) // groups, 0].size
+    bias = step.sums([k for k, *_ in tori], *tori[0][1:], terms, math.prod(out))
+    return lambda x: run(x) + bias
 
 
 def wraps(axis, before, wide, left):
@@ -399,6 +411,124 @@ def wraps(axis, before, wide, left):
     out, k, s, d, p, _, n = axis
     whole = out == n * s and (p - s * before - left) % out == 0
     return whole and p - d * (k - 1) > -s and (out - 1 + p) // s < wide
+
+
+SLOPES = {  # functions with slopes in [0, 1]: roundings, the largest modulus of what is rounded
+    "identity": lambda: (0, 0, lambda x: x),
+    "relu": lambda: (0, 0, lambda x: np.maximum(x, 0)),
+    "relu6": lambda: (0, 0, lambda x: np.clip(x, 0, 6)),
+    "leaky_relu": lambda negative_slope: (
+        2,
+        0,
+        lambda x: np.where(x > 0, x, float(negative_slope) * x),
+    ),
+    "hardtanh": lambda min_val, max_val: (
+        1,
+        max(abs(min_val), abs(max_val)),
+        lambda x: np.clip(x, float(min_val), float(max_val)),
+    ),
+    "softsign": lambda: (2, 0, lambda x: x / (1 + np.abs(x))),
+    "tanh": lambda: (2**60, 0, np.tanh),
+    "sigmoid": lambda: (2**60, 1, lambda x: 1 / (1 + np.exp(-x))),
+}
+TINY = Q(1, 2**60)
+
+
+def residual(step, skips, b, a, inner, outer, activation, factor):
+    """X - C* q f(p C x + b), or A* q f(p B x + b): the proof is in docs/proofs.md, section 11."""
+    kind, args = activation["op"], activation["args"]
+    require(kind in SLOPES, "the slopes of its function are not known here")
+    rising = args.get("min_val", -1) <= args.get("max_val", 1)
+    require(rising and 0 <= args.get("negative_slope", 0) <= 1, "its slopes are not in [0, 1]")
+    roundings, end, function = SLOPES[kind](**args)
+    (channels, *size), (made, *cut), g = step.inputs[0], step.shape, inner["groups"]
+    out, reads, run = conv_of(b, size, **inner)
+    whole, writes, back = adjoint_of(a, out, **outer)
+    grid = [
+        *zip(size, inner["padding"]["extend"], inner["stride"], outer["stride"], out, strict=True)
+    ]
+    fits = len(a) == len(b) and (channels, made) == (b.shape[1] * g, a.shape[1] * g)
+    for key in ("dilation", "groups"):
+        fits = fits and inner[key] == outer[key]
+    if outer["wrap"] is None:
+        fits = fits and inner["padding"]["mode"] == "zeros"
+    else:  # both on all of one torus
+        fits = fits and inner["padding"]["mode"] == "circular"
+        fits = fits and all(n + e == s * m for n, e, s, _, m in grid)
+        fits = fits and whole == [u * m for *_, u, m in grid]
+    if skips:  # and the one is the adjoint of the other
+        lefts = [
+            *zip(inner["padding"]["left"], outer["left"] or outer["padding"], whole, strict=True)
+        ]
+        moved = [x - y if outer["wrap"] is None else (x - y) % n for x, y, n in lefts]
+        fits = fits and not any(moved) and inner["stride"] == outer["stride"] and cut == size
+    else:  # of stride 1, with phases for channels
+        strides = [(s, u, d) for (*_, s, u, _), d in zip(grid, inner["dilation"], strict=True)]
+        fits = fits and all((s, u) == (1, 1) or (d == 1 and 1 in (s, u)) for s, u, d in strides)
+    fits = fits and all(n <= m for n, m in zip(cut, whole, strict=True))
+    require(fits and step.makes(made, *cut) is None, "its parts do not belong together")
+    column = (len(b), *[1] * len(out))
+    p, q = (
+        step.tensors.pop("before", np.ones(column)),
+        step.tensors.pop("after", np.full(column, float(factor))),
+    )
+    bias = step.tensors.pop("bias", np.zeros(column)).reshape(column)
+    require(p.shape == q.shape == column and min(p.min(), q.min()) > 0, "its factors are none")
+    share = (
+        max(Q(x) * Q(y) for x, y in zip(p.ravel().tolist(), q.ravel().tolist(), strict=True)) / 2
+    )
+    kernels, torus = [k for k, *_ in reads], reads[0][1]
+    if not skips:
+        torus = [max(n) for n in zip(torus, writes[0][1], strict=True)]
+        kernels = [
+            np.concatenate(same_taps(k, w), 1)
+            for (k, *_), (w, *_) in zip(writes, reads, strict=True)
+        ]
+    (gain,), (absolute,), two = step.row["gains"], step.row["absolutes"], 1 + skips
+    granted = (absolute - skips - TINY) / (two * share)
+    require(gain >= skips and granted > 0, "its row claims less than it does")
+    for kernel in kernels:
+        norm, moduli = (
+            norms_hold(kernel, torus, (gain + skips) / (two * share), granted)
+            if kernel.any()
+            else (True, True)
+        )
+        require(norm, "its norm is not proven to be within its gain")
+        require(moduli, "the norm of its moduli is not proven")
+    near = Q(p.max()) <= 2**30 and Q(q.min()) >= share / 2**30
+    require(near or step.row["count"] >= 2**60, "its factors are too far from 1")
+    places, scale = Q(math.prod(out)), max(Q(1), Q(q.max()) ** 2) * max(Q(1), granted)
+    norm = (root(sum_of_squares(bias)) + (TINY + end) * root(Q(len(b)))) * root(places)
+    count = min(2**60, b[0].size + a[: len(a) // g, 0].size + roundings + 8)
+    least = max(Q(p.max()) ** 2 / share, 4 * share) / two
+    step.claims([gain**2], count, [least**2], scale * norm**2)
+    inside = (slice(None), *(slice(n) for n in cut))
+
+    def whole_run(x):
+        y = back(q * function(p * run(x) + bias))[inside]
+        return x - y if skips else y
+
+    return whole_run
+
+
+def same_taps(*kernels):
+    sizes = [max(n) for n in zip(*(k.shape[2:] for k in kernels), strict=True)]
+    sides = [
+        [(0, 0)] * 2 + [(0, n - m) for n, m in zip(sizes, k.shape[2:], strict=True)]
+        for k in kernels
+    ]
+    return [np.pad(k, side) for k, side in zip(kernels, sides, strict=True)]
+
+
+@operation
+def potential_residual(step, **args):
+    w = step.tensors.pop("weight")
+    return residual(step, 1, w, w, **args)
+
+
+@operation
+def sandwich(step, **args):
+    return residual(step, 0, step.tensors.pop("inner"), step.tensors.pop("outer"), **args)
 
 
 def pooled(step, kernel, stride, padding, dilation, *, ceil=False, empty=0.0):

@@ -7,7 +7,15 @@ from typing import Any
 import torch
 
 from taut.files import load_tensors, save_tensors, write_atomically
-from taut.program import Program, Site, canonical, checked_program, operation
+from taut.program import (
+    Program,
+    Site,
+    canonical,
+    checked_program,
+    expanded,
+    operation,
+    parts_of,
+)
 
 __all__ = ["check_form", "program_of_tensors", "save_plain"]
 
@@ -86,6 +94,7 @@ def program_of_tensors(path: Path, input_shape: tuple[int, ...] | None = None) -
 
 def module_text(program: Program) -> str:
     """The Python file; it is made of known words and of numbers only."""
+    program = expanded(program)
     sites = program.sites()
     lines = [
         "",
@@ -106,8 +115,9 @@ def module_text(program: Program) -> str:
 
 def check_form(site: Site) -> None:
     """Refuse an operation that has no form in plain torch."""
-    _expression(site)
-    _held(site)
+    for part in parts_of(site):
+        _expression(part)
+        _held(part)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

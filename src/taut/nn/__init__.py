@@ -23,7 +23,18 @@ from taut.nn.pooling import (
     ScaledAvgPool3d,
     ScaledMean,
 )
-from taut.nn.residual import ConvexConcat, ConvexSum
+from taut.nn.residual import (
+    ConvexConcat,
+    ConvexSum,
+    FrozenPotentialResidual,
+    FrozenSandwich,
+    PotentialResidual1d,
+    PotentialResidual2d,
+    PotentialResidual3d,
+    Sandwich1d,
+    Sandwich2d,
+    Sandwich3d,
+)
 
 __all__ = [
     "AbstractParametrizedLayer",
@@ -35,6 +46,8 @@ __all__ = [
     "ConvTranspose3d",
     "ConvexConcat",
     "ConvexSum",
+    "FrozenPotentialResidual",
+    "FrozenSandwich",
     "GroupSort",
     "InvertibleDownsample2d",
     "IsometricPad1d",
@@ -45,6 +58,12 @@ __all__ = [
     "PadToMultiple1d",
     "PadToMultiple2d",
     "PadToMultiple3d",
+    "PotentialResidual1d",
+    "PotentialResidual2d",
+    "PotentialResidual3d",
+    "Sandwich1d",
+    "Sandwich2d",
+    "Sandwich3d",
     "ScaledAdaptiveAvgPool1d",
     "ScaledAdaptiveAvgPool2d",
     "ScaledAdaptiveAvgPool3d",

@@ -30,10 +30,11 @@ from taut.program._parametrized import has_parametrizations, with_plain_weights
 from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
-from taut.program._walk import Progress, layers_of, operation
+from taut.program._walk import Progress, expanded, layers_of, operation, parts_of
 from taut.program.passes import PASSES
 from taut.program.passes._affine import affine_terms
 from taut.program.passes._padding import fixed_size
+from taut.program.passes._residuals import slope_fault
 
 __all__ = [
     "CAPTURES",
@@ -63,6 +64,7 @@ __all__ = [
     "check_precision",
     "checked_program",
     "compose",
+    "expanded",
     "fixed_size",
     "fold_of",
     "folds_of",
@@ -73,11 +75,13 @@ __all__ = [
     "op",
     "operation",
     "pairwise_constants",
+    "parts_of",
     "reads",
     "replay",
     "row",
     "single_operator",
     "singular_values",
+    "slope_fault",
     "trace",
     "verifiable_bound",
     "widened",

@@ -1,5 +1,24 @@
-"""Branches that meet again, 1-Lipschitz where each branch is."""
+"""Residual forms: sums and concatenations of branches, and layers whose proof is of the whole."""
 
+from taut.nn.residual import _ops as _ops
 from taut.nn.residual._convex import ConvexConcat, ConvexSum
+from taut.nn.residual._potential import (
+    FrozenPotentialResidual,
+    PotentialResidual1d,
+    PotentialResidual2d,
+    PotentialResidual3d,
+)
+from taut.nn.residual._sandwich import FrozenSandwich, Sandwich1d, Sandwich2d, Sandwich3d
 
-__all__ = ["ConvexConcat", "ConvexSum"]
+__all__ = [
+    "ConvexConcat",
+    "ConvexSum",
+    "FrozenPotentialResidual",
+    "FrozenSandwich",
+    "PotentialResidual1d",
+    "PotentialResidual2d",
+    "PotentialResidual3d",
+    "Sandwich1d",
+    "Sandwich2d",
+    "Sandwich3d",
+]

@@ -10,7 +10,7 @@ from taut.program._program import Node, Program, Shape
 from taut.program.ops._linear import padding_args
 from taut.program.passes._rewriting import rebuilt
 
-__all__ = ["fixed_size", "merge_pads", "recognise_isometric_pads"]
+__all__ = ["as_pad", "fixed_size", "merge_pads", "recognise_isometric_pads"]
 
 
 def recognise_isometric_pads(program: Program) -> Program:
@@ -66,7 +66,7 @@ def merge_pads(program: Program) -> Program:
     nodes = []
     for node in program.nodes:
         while node.op == "conv" and node.inputs[0] in made:
-            pad = _as_pad(made[node.inputs[0]], program, shapes)
+            pad = as_pad(made[node.inputs[0]], program, shapes)
             padding = None if pad is None else _joined(*pad, node.args["padding"])
             if padding is None:
                 break
@@ -79,7 +79,7 @@ def merge_pads(program: Program) -> Program:
 Sides = tuple[str, list[int], list[int]]
 
 
-def _as_pad(node: Node, program: Program, shapes: dict[str, Shape]) -> Sides | None:
+def as_pad(node: Node, program: Program, shapes: dict[str, Shape]) -> Sides | None:
     """Mode, left and right by spatial axis of a node that pads images and leaves channels alone."""
     args = node.args
     if node.op == "pad" and not args["value"] and not args["left"][0] and not args["right"][0]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from taut.linalg.padding import padded_index
 from taut.program._program import Node, Program
+from taut.program.passes._padding import as_pad
 from taut.program.passes._rewriting import rebuilt
 
 __all__ = ["merge_wraps"]
@@ -22,16 +23,35 @@ def merge_wraps(program: Program) -> Program:
     """
     made, shapes, nodes = {node.name: node for node in program.nodes}, program.shapes, []
     for node in program.nodes:
-        pad = made.get(node.inputs[0]) if node.op == "conv_transpose" else None
-        if pad is not None and pad.op == "pad" and pad.args["mode"] == "circular":
-            before, after = pad.args["left"], pad.args["right"]
+        if node.op == "conv_transpose" and node.args["wrap"] is None:
+            source, before, after = _wrapped(node, made, program)
             kernel = tuple(program.tensors[node.tensors["weight"]].shape[2:])
-            left = _left(node, shapes[pad.inputs[0]][1:], kernel, before[1:], after[1:])
-            if left is not None and not before[0] and not after[0] and node.args["wrap"] is None:
-                args = {**node.args, "wrap": [before[1:], after[1:]], "left": left}
-                node = replace(node, inputs=pad.inputs, args=args)
+            wraps = source != node.inputs[0]
+            left = _left(node, shapes[source][1:], kernel, before, after) if wraps else None
+            if left is not None:
+                args = {**node.args, "wrap": [before, after], "left": left}
+                node = replace(node, inputs=(source,), args=args)
         nodes.append(node)
     return rebuilt(program, nodes)
+
+
+def _wrapped(
+    node: Node, made: dict[str, Node], program: Program
+) -> tuple[str, list[int], list[int]]:
+    """The value that a node reads behind circular pads of axes of its own, and their sides."""
+    name, shapes = node.inputs[0], program.shapes
+    before = after = [0] * (len(node.shape) - 1)
+    while name in made and (pad := as_pad(made[name], program, shapes)) is not None:
+        mode, left, right = pad
+        apart = all(
+            a + b == 0 or c + d == 0 for a, b, c, d in zip(left, right, before, after, strict=True)
+        )
+        if mode != "circular" or not apart:
+            break
+        before = [a + b for a, b in zip(before, left, strict=True)]
+        after = [a + b for a, b in zip(after, right, strict=True)]
+        name = made[name].inputs[0]
+    return name, before, after
 
 
 def _left(
