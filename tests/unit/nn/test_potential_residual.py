@@ -1,6 +1,7 @@
 """Potential residual layers: values, Jacobians, bounds, files and certificates."""
 
 import copy
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -9,15 +10,17 @@ import torch
 from torch import nn
 
 import taut
+from oracles import rounding_of
 from residual_oracles import jacobian, linearised, norm, slow_potential
+from taut.certification import prove
 from taut.nn import (
     FrozenPotentialResidual,
     PotentialResidual1d,
     PotentialResidual2d,
     PotentialResidual3d,
 )
-from taut.parametrizations import AbstractParametrization
-from taut.program import PASSES, trace, verifiable_bound
+from taut.parametrizations import AbstractParametrization, read_scaled_weight
+from taut.program import PASSES, Site, operation, trace, verifiable_bound
 from thinning import one_in
 
 KINDS = {1: PotentialResidual1d, 2: PotentialResidual2d, 3: PotentialResidual3d}
@@ -40,7 +43,7 @@ GRID = [
 ]
 
 
-def made(case, method=taut.BCOP, mode="circular", dtype=torch.float64, **options):
+def made(case, method: Any = taut.BCOP, mode="circular", dtype=torch.float64, **options):
     size, channels, hidden, *sizes = case
     torch.manual_seed(0)
     kind = KINDS[len(size)]
@@ -133,11 +136,13 @@ def test_a_method_without_a_promise_counts_with_its_norm():
             return {"raw": (self.out_channels, self.in_channels, *self.kernel_size)}
 
         def weight(self):
-            return 2 * self.raw
+            return self.raw.mul(2)
 
     layer = PotentialResidual1d(3, kernel_size=1, bias=False, parametrization=Free)
     with torch.no_grad():
-        layer.parametrization.raw.copy_(torch.diag(torch.tensor([1.0, 0.2, 0.5]))[..., None])
+        next(layer.parametrization.parameters()).copy_(
+            torch.diag(torch.tensor([1.0, 0.2, 0.5]))[..., None]
+        )
     assert float(taut.lipschitz_bound(layer, (3, 5))) == pytest.approx(7, rel=1e-6)
     assert float(taut.lipschitz_bound(layer, (3, 5), passes=())) == pytest.approx(9, rel=1e-6)
 
@@ -146,10 +151,11 @@ def test_a_method_without_a_promise_counts_with_its_norm():
 def test_the_layers_are_those_of_the_papers(method):
     """x - 2 W^T T^-1 f(W x + b), and x - 2 W^T f(W x + b) / bound^2, of the raw kernel W."""
     layer = made(((5,), 3, 4, 3, 1, 1, 1), method)
-    x, w = image(((5,), 3)), layer.parametrization.raw_kernel
-    scale = layer.parametrization.scaled_weight()[1]
+    x, w = image(((5,), 3)), layer.parametrization.get_parameter("raw_kernel")
+    _, scale = read_scaled_weight(layer.parametrization)
+    assert scale is not None
     hidden = torch.relu(
-        nn.functional.conv1d(taut.nn._padding.F.pad(x, (1, 1), "circular"), w, layer.bias)
+        nn.functional.conv1d(nn.functional.pad(x, (1, 1), "circular"), w, layer.bias)
     )
     back = nn.functional.conv_transpose1d(hidden / scale[:, None] ** 2, w)  # (b, c, n + 2)
     back = (
@@ -238,10 +244,10 @@ def test_gradients_are_those_of_finite_differences(method, mode):
 def test_raw_kernels_of_any_size(method, size):
     layer = PotentialResidual2d(4, 6, parametrization=method)
     with torch.no_grad():
-        layer.parametrization.raw_kernel.mul_(size)
+        layer.parametrization.get_parameter("raw_kernel").mul_(size)
     x = torch.randn(2, 4, 5, 5)
     layer(x).square().sum().backward()
-    assert all(p.grad.isfinite().all() for p in layer.parameters())
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
     assert float(taut.lipschitz_bound(layer, (4, 5, 5))) <= 1 + 3e-6
 
 
@@ -275,12 +281,11 @@ def test_rounding_is_within_its_bound(arithmetic):
         layer.bias.mul_(10)
     program = trace(layer, (3, 5, 4))
     (site,) = program.sites()
-    operation = taut.program.operation(site)
-    rounding = operation.rounding(site)
+    rounding = rounding_of(layer, (3, 5, 4))
     x = image(((5, 4), 3), dtype)
-    found = operation.run(site, x).double()
+    found = operation(site).run(site, x).double()
     wide = {role: t.double() for role, t in site.tensors.items()}
-    exact = operation.run(taut.program.Site(site.node, site.shapes, wide), x.double())
+    exact = operation(site).run(Site(site.node, site.shapes, wide), x.double())
     u = 2.0**-24 if dtype == torch.float32 else 2.0**-53
     allowed = (
         rounding.count
@@ -299,7 +304,7 @@ def test_factors_far_from_1_have_real_certificates_only():
     )
     assert float(taut.lipschitz_bound(layer, (2, 3))) <= 1 + 1e-6
     with pytest.raises(ValueError, match="factors of hidden channels"):
-        taut.certification.prove(layer, (2, 3), arithmetic="float32")
+        prove(layer, (2, 3), arithmetic="float32")
 
 
 def test_recognition_is_a_pass():

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -33,7 +34,7 @@ CASES = [  # size, in, out, hidden, kernel, stride, dilation, groups, up
 GRID = [(m, mode, case) for case in CASES for mode in ("circular", "zeros") for m in METHODS]
 
 
-def made(case, method=taut.BCOP, mode="circular", dtype=torch.float64, **options):
+def made(case, method: Any = taut.BCOP, mode="circular", dtype=torch.float64, **options):
     size, *channels, kernel, stride, dilation, groups, up = case
     torch.manual_seed(0)
     options |= {"padding_mode": mode, "parametrization": method, "dtype": dtype, "up": up}
@@ -116,7 +117,8 @@ def test_bound_of_other_norms_is_attained(k, mode):
     u = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64)).Q * (k / 2) ** 0.5
     weight = torch.zeros(4, 8, 3, 3, dtype=torch.float64)
     weight[:, :, 1, 1] = torch.cat([u, u], 1)
-    psi, sizes = torch.rand(4).double() + 0.1, {"in_channels": 4, "out_channels": 4}
+    psi = torch.rand(4).double() + 0.1
+    sizes: dict[str, Any] = {"in_channels": 4, "out_channels": 4}
     layer = FrozenSandwich(weight, psi, None, nn.Identity(), padding_mode=mode, **sizes)
     bound = float(taut.lipschitz_bound(layer, (4, 5, 6)))
     assert bound == pytest.approx(k, rel=1e-9)

@@ -276,7 +276,7 @@ class FrozenSandwich(nn.Module):
         >>> sizes = {"in_channels": 1, "out_channels": 1}
         >>> layer = FrozenSandwich(q, torch.ones(1), None, nn.ReLU(), **sizes)
         >>> layer(torch.tensor([[[4.0, -4.0]]])).round(decimals=4).tolist()
-        [[[2.0, -0.0]]]
+        [[[2.0, 0.0]]]
     """
 
     weight: nn.Parameter

@@ -3,6 +3,7 @@ r"""Layers :math:`x - C^* q f(p C x + b)` and :math:`A^* q f(p B x + b)` become 
 Their proofs, in docs/proofs.md, are of a whole layer; the rules of its steps multiply.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, final
@@ -72,7 +73,26 @@ def recognise_residuals(program: Program) -> Program:
     for node in program.nodes:
         known = _residual(node, made, program) or _sandwich(node, made, program)
         nodes.append(node if known is None else known)
-    return rebuilt(program, nodes)
+    return _named(rebuilt(program, nodes))
+
+
+def _named(program: Program) -> Program:
+    """Layers under their own names, which one of their steps had."""
+    taken, names = {node.name for node in program.nodes}, {}
+    for node in program.nodes:
+        ours = node.op in ("potential_residual", "sandwich")
+        if ours and node.path not in taken and re.fullmatch(r"_\d+", node.name[len(node.path) :]):
+            names[node.name] = node.path
+    nodes = (
+        replace(
+            node,
+            name=names.get(node.name, node.name),
+            inputs=tuple(names.get(name, name) for name in node.inputs),
+        )
+        for node in program.nodes
+    )
+    output = names.get(program.output, program.output)
+    return replace(program, nodes=tuple(nodes), output=output)
 
 
 def _residual(node: Node, made: Mapping[str, Node], program: Program) -> Node | None:
