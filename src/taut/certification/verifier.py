@@ -413,111 +413,88 @@ def wraps(axis, before, wide, left):
     return whole and p - d * (k - 1) > -s and (out - 1 + p) // s < wide
 
 
-SLOPES = {  # functions with slopes in [0, 1]: roundings, the largest modulus of what is rounded
+SLOPES = {  # functions with slopes in [0, 1]: roundings, largest value at 0, the function
     "identity": lambda: (0, 0, lambda x: x),
     "relu": lambda: (0, 0, lambda x: np.maximum(x, 0)),
     "relu6": lambda: (0, 0, lambda x: np.clip(x, 0, 6)),
-    "leaky_relu": lambda negative_slope: (
-        2,
-        0,
-        lambda x: np.where(x > 0, x, float(negative_slope) * x),
-    ),
+    "leaky_relu": lambda negative_slope: (2, 0, lambda x: np.where(x > 0, x, negative_slope * x)),
     "hardtanh": lambda min_val, max_val: (
-        1,
-        max(abs(min_val), abs(max_val)),
-        lambda x: np.clip(x, float(min_val), float(max_val)),
+        1, max(-min_val, max_val), lambda x: np.clip(x, min_val, max_val)
     ),
     "softsign": lambda: (2, 0, lambda x: x / (1 + np.abs(x))),
     "tanh": lambda: (2**60, 0, np.tanh),
     "sigmoid": lambda: (2**60, 1, lambda x: 1 / (1 + np.exp(-x))),
-}
+}  # fmt: skip
 TINY = Q(1, 2**60)
+
+
+def belong(skips, inner, outer, size, cut, out, whole):
+    """Whether two convolutions are on one torus, or with zeros, and of a kernel and its adjoint.
+
+    Or else of stride 1 between the same grids, phases of a stride being channels.
+    """
+    zeros, sides = outer["wrap"] is None, inner["padding"]
+    s, u, dilations = inner["stride"], outer["stride"], inner["dilation"]
+    fits = all(inner[key] == outer[key] for key in ("dilation", "groups"))
+    fits = fits and sides["mode"] == ("zeros" if zeros else "circular")
+    fits = fits and all(n <= m for n, m in zip(cut, whole, strict=True))
+    domain = [n + e for n, e in zip(size, sides["extend"], strict=True)]
+    grids = [[a * m for a, m in zip(steps, out, strict=True)] for steps in (s, u)]
+    fits = fits and (zeros or [domain, whole] == grids)
+    if skips:
+        left = zip(sides["left"], outer["padding" if zeros else "left"], whole, strict=True)
+        moved = any(a - b if zeros else (a - b) % n for a, b, n in left)
+        return fits and not moved and s == u and cut == size
+    axes = zip(s, u, dilations, strict=True)
+    return fits and all((a, b) == (1, 1) or (d == 1 and 1 in (a, b)) for a, b, d in axes)
 
 
 def residual(step, skips, b, a, inner, outer, activation, factor):
     """X - C* q f(p C x + b), or A* q f(p B x + b): the proof is in docs/proofs.md, section 11."""
-    kind, args = activation["op"], activation["args"]
+    kind = activation["op"]
+    args = {key: float(value) for key, value in activation["args"].items()}
     require(kind in SLOPES, "the slopes of its function are not known here")
     rising = args.get("min_val", -1) <= args.get("max_val", 1)
     require(rising and 0 <= args.get("negative_slope", 0) <= 1, "its slopes are not in [0, 1]")
     roundings, end, function = SLOPES[kind](**args)
-    (channels, *size), (made, *cut), g = step.inputs[0], step.shape, inner["groups"]
+    (channels, *size), (_, *cut), g, h = step.inputs[0], step.shape, inner["groups"], len(b)
     out, reads, run = conv_of(b, size, **inner)
     whole, writes, back = adjoint_of(a, out, **outer)
-    grid = [
-        *zip(size, inner["padding"]["extend"], inner["stride"], outer["stride"], out, strict=True)
-    ]
-    fits = len(a) == len(b) and (channels, made) == (b.shape[1] * g, a.shape[1] * g)
-    for key in ("dilation", "groups"):
-        fits = fits and inner[key] == outer[key]
-    if outer["wrap"] is None:
-        fits = fits and inner["padding"]["mode"] == "zeros"
-    else:  # both on all of one torus
-        fits = fits and inner["padding"]["mode"] == "circular"
-        fits = fits and all(n + e == s * m for n, e, s, _, m in grid)
-        fits = fits and whole == [u * m for *_, u, m in grid]
-    if skips:  # and the one is the adjoint of the other
-        lefts = [
-            *zip(inner["padding"]["left"], outer["left"] or outer["padding"], whole, strict=True)
-        ]
-        moved = [x - y if outer["wrap"] is None else (x - y) % n for x, y, n in lefts]
-        fits = fits and not any(moved) and inner["stride"] == outer["stride"] and cut == size
-    else:  # of stride 1, with phases for channels
-        strides = [(s, u, d) for (*_, s, u, _), d in zip(grid, inner["dilation"], strict=True)]
-        fits = fits and all((s, u) == (1, 1) or (d == 1 and 1 in (s, u)) for s, u, d in strides)
-    fits = fits and all(n <= m for n, m in zip(cut, whole, strict=True))
-    require(fits and step.makes(made, *cut) is None, "its parts do not belong together")
-    column = (len(b), *[1] * len(out))
-    p, q = (
-        step.tensors.pop("before", np.ones(column)),
-        step.tensors.pop("after", np.full(column, float(factor))),
-    )
-    bias = step.tensors.pop("bias", np.zeros(column)).reshape(column)
+    step.makes(a.shape[1] * g, *cut)
+    fits = belong(skips, inner, outer, size, cut, out, whole)
+    require(fits and len(a) == h and channels == b.shape[1] * g, "its parts do not fit")
+    column = (h, *[1] * len(out))
+    p = step.tensors.pop("before", np.ones(column))
+    q = step.tensors.pop("after", np.full(column, float(factor)))
+    bias = step.tensors.pop("bias", np.zeros(h)).reshape(column)
     require(p.shape == q.shape == column and min(p.min(), q.min()) > 0, "its factors are none")
-    share = (
-        max(Q(x) * Q(y) for x, y in zip(p.ravel().tolist(), q.ravel().tolist(), strict=True)) / 2
-    )
-    kernels, torus = [k for k, *_ in reads], reads[0][1]
-    if not skips:
-        torus = [max(n) for n in zip(torus, writes[0][1], strict=True)]
-        kernels = [
-            np.concatenate(same_taps(k, w), 1)
-            for (k, *_), (w, *_) in zip(writes, reads, strict=True)
-        ]
-    (gain,), (absolute,), two = step.row["gains"], step.row["absolutes"], 1 + skips
-    granted = (absolute - skips - TINY) / (two * share)
-    require(gain >= skips and granted > 0, "its row claims less than it does")
-    for kernel in kernels:
-        norm, moduli = (
-            norms_hold(kernel, torus, (gain + skips) / (two * share), granted)
-            if kernel.any()
-            else (True, True)
-        )
-        require(norm, "its norm is not proven to be within its gain")
-        require(moduli, "the norm of its moduli is not proven")
+    pairs = zip(map(Q, p.ravel().tolist()), map(Q, q.ravel().tolist()), strict=True)
+    share, two = max(x * y for x, y in pairs) / 2, 1 + skips
+    (gain,), (absolute,) = step.row["gains"], step.row["absolutes"]
+    square, moduli = (gain + skips) / (two * share), (absolute - skips - TINY) / (two * share)
+    require(gain >= skips and moduli > 0, "its row claims less than it does")
+    torus = reads[0][1] if skips else [*map(max, reads[0][1], writes[0][1])]
+    for (read, *_), (write, *_) in zip(reads, writes, strict=True):
+        kernel = read if skips else np.concatenate(same_taps(write, read), 1)
+        holds = norms_hold(kernel, torus, square, moduli) if kernel.any() else [True]
+        require(all(holds), "the norm of its kernel is not proven")
+    # Intermediate results, and what underflow loses before factors.
     near = Q(p.max()) <= 2**30 and Q(q.min()) >= share / 2**30
     require(near or step.row["count"] >= 2**60, "its factors are too far from 1")
-    places, scale = Q(math.prod(out)), max(Q(1), Q(q.max()) ** 2) * max(Q(1), granted)
-    norm = (root(sum_of_squares(bias)) + (TINY + end) * root(Q(len(b)))) * root(places)
-    count = min(2**60, b[0].size + a[: len(a) // g, 0].size + roundings + 8)
     least = max(Q(p.max()) ** 2 / share, 4 * share) / two
-    step.claims([gain**2], count, [least**2], scale * norm**2)
+    size = root(sum_of_squares(bias)) + (TINY + Q(end)) * root(Q(h))
+    square = max(1, Q(q.max()) ** 2) * max(1, moduli) * size**2 * math.prod(out)
+    count = min(2**60, b[0].size + a[: h // g, 0].size + roundings + 8)
+    step.claims([gain**2], count, [least**2], square)
     inside = (slice(None), *(slice(n) for n in cut))
-
-    def whole_run(x):
-        y = back(q * function(p * run(x) + bias))[inside]
-        return x - y if skips else y
-
-    return whole_run
+    layer = lambda x: back(q * function(p * run(x) + bias))[inside]  # noqa: E731
+    return (lambda x: x - layer(x)) if skips else layer
 
 
 def same_taps(*kernels):
     sizes = [max(n) for n in zip(*(k.shape[2:] for k in kernels), strict=True)]
-    sides = [
-        [(0, 0)] * 2 + [(0, n - m) for n, m in zip(sizes, k.shape[2:], strict=True)]
-        for k in kernels
-    ]
-    return [np.pad(k, side) for k, side in zip(kernels, sides, strict=True)]
+    ends = ([n - m for n, m in zip(sizes, k.shape[2:], strict=True)] for k in kernels)
+    return [np.pad(k, [(0, n) for n in (0, 0, *end)]) for k, end in zip(kernels, ends, strict=True)]
 
 
 @operation

@@ -572,3 +572,34 @@ def test_gains_have_no_slack(tmp_path):
         verifier.verify(path, weights)
     with pytest.raises(ValueError, match="`1` is below"):
         taut.verify(path, weights)
+
+
+FALSE_RESIDUALS = {
+    "another function": lambda args: args["activation"].update(op="abs"),
+    "a slope below 0": lambda args: args["activation"].update(
+        op="leaky_relu", args={"negative_slope": -1.0}
+    ),
+    "ends the wrong way round": lambda args: args["activation"].update(
+        op="hardtanh", args={"max_val": -1.0, "min_val": 1.0}
+    ),
+    "a shifted adjoint": lambda args: args["outer"].update(left=[0, 0], wrap=[[2, 2], [0, 0]]),
+    "zeros for the adjoint": lambda args: args["outer"].update(wrap=None, padding=[1, 1]),
+    "a left that nothing reads": lambda args: (
+        args["outer"].update(wrap=None, padding=[0, 0], left=[1, 1]),
+        args["inner"]["padding"].update(mode="zeros"),
+    ),
+    "reflection": lambda args: args["inner"]["padding"].update(mode="reflect"),
+    "a larger factor": lambda args: args.update(factor=2.5),
+    "a factor below 0": lambda args: args.update(factor=-2.0),
+}
+
+
+@pytest.mark.parametrize("change", FALSE_RESIDUALS)
+def test_residuals_that_are_none_are_refused(change, tmp_path):
+    model = nn.Sequential(taut.nn.PotentialResidual2d(2)).double()
+    path, weights = forgery.honest(model, (2, 4, 4), tmp_path)
+    assert "Lipschitz bound 1.0" in verifier.verify(path, weights)
+    content, tensors = forgery.opened(path, weights)
+    FALSE_RESIDUALS[change](content["graph"]["nodes"][0]["args"])
+    with pytest.raises(verifier.Refused):
+        verifier.verify(*forgery.forge(tmp_path, content, tensors))

@@ -41,6 +41,7 @@ from taut.program import (
     op,
     operation,
     parts_of,
+    widened,
 )
 
 TINY = 2.0**-60
@@ -142,8 +143,11 @@ class AbstractResidual(AbstractOp):
 
     def gains(self, site: Site) -> tuple[NormBound, ...]:
         """See the head of the file."""
-        bound = self.kernel(site).norm_bound()
-        k = self.share(site) * Fraction(bound.value) ** 2
+        kernel = self.kernel(site)
+        bound = kernel.norm_bound()
+        # Whoever checks a certificate proves the norm of the kernel anew, from the gain.
+        norm = widened(bound.value, max(kernel.kernel.shape[:2]))
+        k = self.share(site) * Fraction(norm) ** 2
         gain = max(1.0, up(2 * k - 1)) if self.skips else up(k)
         return (NormBound(gain, f"{self.proof}: {bound.proof}"),)
 
