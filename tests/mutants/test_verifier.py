@@ -326,6 +326,7 @@ def forgeries():
     yield from ((false_claim, *case) for case in (*adversary.ARGUMENTS.values(), *OTHER_TENSORS))
     yield from ((changed, *case) for case in (*cases.HUGE.values(), *OTHER))
     yield from ((changed, *case) for case in FOLDS)
+    yield from ((changed, *case) for case in cases.FALSE_RESIDUALS.values())
     yield from ((changed, "orthogonal", change) for change in cases.CLAIMS.values())
     yield from ((other_points, "orthogonal", change) for change in cases.TYPES.values())
     yield from ((as_written, "matrices", change) for change in WRITTEN)

@@ -574,32 +574,62 @@ def test_gains_have_no_slack(tmp_path):
         taut.verify(path, weights)
 
 
+def of_node(place, change):
+    """A change of the arguments of a node."""
+    return lambda content: change(content["graph"]["nodes"][place]["args"])
+
+
+def moved(args):
+    """The convolution reads one position further on, its adjoint does not."""
+    sides = args["inner"]["padding"]
+    sides["left"][0], sides["right"][0] = sides["left"][0] + 1, sides["right"][0] - 1
+
+
 FALSE_RESIDUALS = {
-    "another function": lambda args: args["activation"].update(op="abs"),
-    "a slope below 0": lambda args: args["activation"].update(
-        op="leaky_relu", args={"negative_slope": -1.0}
+    "another function": (
+        "residuals",
+        of_node(3, lambda args: args["activation"].update(op="abs", args={})),
     ),
-    "ends the wrong way round": lambda args: args["activation"].update(
-        op="hardtanh", args={"max_val": -1.0, "min_val": 1.0}
+    "a slope below 0": (
+        "residuals",
+        of_node(2, lambda args: args["activation"]["args"].update(negative_slope=-1.0)),
     ),
-    "a shifted adjoint": lambda args: args["outer"].update(left=[0, 0], wrap=[[2, 2], [0, 0]]),
-    "zeros for the adjoint": lambda args: args["outer"].update(wrap=None, padding=[1, 1]),
-    "a left that nothing reads": lambda args: (
-        args["outer"].update(wrap=None, padding=[0, 0], left=[1, 1]),
-        args["inner"]["padding"].update(mode="zeros"),
+    "ends the wrong way round": (
+        "residuals",
+        of_node(3, lambda args: args["activation"]["args"].update(min_val=1.0, max_val=-1.0)),
     ),
-    "reflection": lambda args: args["inner"]["padding"].update(mode="reflect"),
-    "a larger factor": lambda args: args.update(factor=2.5),
-    "a factor below 0": lambda args: args.update(factor=-2.0),
+    "a moved convolution": ("residuals", of_node(3, moved)),
+    "zeros for the convolution": (
+        "residuals",
+        of_node(3, lambda args: args["inner"]["padding"].update(mode="zeros")),
+    ),
+    "a left that nothing reads": (
+        "residuals",
+        of_node(2, lambda args: args["outer"].update(left=[1, 1], padding=[0, 0])),
+    ),
+    "another adjoint": (
+        "residuals",
+        of_node(3, lambda args: args["outer"].update(left=[0, 0])),
+    ),
+    "copies at the border": (
+        "residuals",
+        of_node(2, lambda args: args["inner"]["padding"].update(mode="replicate")),
+    ),
+    "a larger factor": ("residuals", of_node(2, lambda args: args.update(factor=3.0))),
+    "a factor below 0": ("residuals", of_node(2, lambda args: args.update(factor=-2.0))),
+    "two dilations": ("sandwiches", of_node(3, lambda args: args["inner"].update(dilation=[1, 2]))),
+    "two tori": (
+        "sandwiches",
+        of_node(0, lambda args: args["inner"]["padding"].update(extend=[0, 3])),
+    ),
 }
 
 
 @pytest.mark.parametrize("change", FALSE_RESIDUALS)
 def test_residuals_that_are_none_are_refused(change, tmp_path):
-    model = nn.Sequential(taut.nn.PotentialResidual2d(2)).double()
-    path, weights = forgery.honest(model, (2, 4, 4), tmp_path)
-    assert "Lipschitz bound 1.0" in verifier.verify(path, weights)
+    name, forged = FALSE_RESIDUALS[change]
+    path, weights, *_ = forgery.certified(name, tmp_path)
     content, tensors = forgery.opened(path, weights)
-    FALSE_RESIDUALS[change](content["graph"]["nodes"][0]["args"])
+    forged(content)
     with pytest.raises(verifier.Refused):
         verifier.verify(*forgery.forge(tmp_path, content, tensors))
