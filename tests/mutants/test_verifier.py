@@ -367,12 +367,16 @@ LIMITS = {
     "role",
     "by.shape[-1 if last else 0] == by.size",
     "math.prod(size) * math.prod(out) <= 2 ** 22",
+    "min(out) > 0 and math.prod(out) <= 2 ** 26",
+    "near or step.row['count'] >= 2 ** 60",
     "not far.any()",  # by a file of tests/unit/certification/test_folds.py
 }
 """Reached by no forged file of a size for tests, or only behind another demand."""
 
 SPARE = {
     "len(places) == 1",
+    "kind in SLOPES",
+    "p.shape == q.shape == column and min(p.min(), q.min()) > 0",
     "fold['absolute'] >= 0 and room >= 0",
     "at in nodes and len(nodes[at]['inputs']) == 1",
     "0 <= 2 * n * u <= 1",

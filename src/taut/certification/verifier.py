@@ -364,9 +364,9 @@ def conv(step, stride, dilation, groups, padding):
     return lambda x: run(x) + bias
 
 
-def adjoint_of(w, size, stride, padding, output_padding, dilation, groups, wrap, left):
+def adjoint_of(w, shape, stride, padding, output_padding, dilation, groups, wrap, left):
     """The adjoint of a convolution of its output, with zero or circular padding: the same norms."""
-    taps, kernels = w.shape[2:], np.split(w, groups)
+    (channels, *size), taps, kernels = shape, w.shape[2:], np.split(w, groups)
     before, after = wrap or [[0 for _ in size]] * 2
     wide = [sum(n) for n in zip(size, before, after, strict=True)]
     reach = zip(wide, taps, stride, dilation, padding, output_padding, strict=True)
@@ -376,7 +376,7 @@ def adjoint_of(w, size, stride, padding, output_padding, dilation, groups, wrap,
     fits = outputs(out, taps, stride, dilation, padding, padding) == size
     if wrap is not None:
         fits = all(wraps(*axis) for axis in zip(axes, before, wide, left, strict=True))
-    require(fits, "it is not the adjoint of a convolution")
+    require(fits and channels == len(w), "it is not the adjoint of a convolution")
     turned = np.concatenate([kernel.swapaxes(0, 1) for kernel in kernels])
 
     def run(x):
@@ -393,9 +393,8 @@ def adjoint_of(w, size, stride, padding, output_padding, dilation, groups, wrap,
 
 @operation
 def conv_transpose(step, groups, **args):
-    w, (channels, *size) = step.tensors.pop("weight"), step.inputs[0]
-    require(channels == len(w), "it has other channels")
-    out, tori, run = adjoint_of(w, size, groups=groups, **args)
+    w = step.tensors.pop("weight")
+    out, tori, run = adjoint_of(w, step.inputs[0], groups=groups, **args)
     step.makes(w.shape[1] * groups, *out)
     terms = w[: len(w) // groups, 0].size
     bias = step.sums([k for k, *_ in tori], *tori[0][1:], terms, math.prod(out))
@@ -459,10 +458,10 @@ def residual(step, skips, b, a, inner, outer, activation, factor):
     roundings, end, function = SLOPES[kind](**args)
     (channels, *size), (_, *cut), g, h = step.inputs[0], step.shape, inner["groups"], len(b)
     out, reads, run = conv_of(b, size, **inner)
-    whole, writes, back = adjoint_of(a, out, **outer)
+    whole, writes, back = adjoint_of(a, [h, *out], **outer)
     step.makes(a.shape[1] * g, *cut)
     fits = belong(skips, inner, outer, size, cut, out, whole)
-    require(fits and len(a) == h and channels == b.shape[1] * g, "its parts do not fit")
+    require(fits and channels == b.shape[1] * g, "its parts do not fit")
     column = (h, *[1] * len(out))
     p = step.tensors.pop("before", np.ones(column))
     q = step.tensors.pop("after", np.full(column, float(factor)))
