@@ -29,7 +29,7 @@ class CPL(AbstractParametrization):
 
     Reference:
         Meunier, Delattre, Araujo, Allauzen (2022), *A Dynamical System Perspective for Lipschitz
-        Neural Networks*, equation 10; arXiv:2110.12690.
+        Neural Networks*; arXiv:2110.12690.
 
     Example:
         >>> layer = taut.nn.PotentialResidual2d(4, 8, 3, parametrization=taut.CPL)

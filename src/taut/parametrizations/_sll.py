@@ -38,7 +38,7 @@ class SLL(AbstractParametrization):
 
     Reference:
         Araujo, Havens, Delattre, Allauzen, Hu (2023), *A Unified Algebraic Perspective on Lipschitz
-        Neural Networks*, theorem 3; arXiv:2303.03169. The scale for strides is ours.
+        Neural Networks*; arXiv:2303.03169. The scale for strides is ours.
 
     Example:
         >>> layer = taut.nn.PotentialResidual2d(4, 8, 3, parametrization=taut.SLL)
@@ -47,7 +47,7 @@ class SLL(AbstractParametrization):
     """
 
     guarantee = "lipschitz"
-    reference = "Araujo et al. 2023, arXiv:2303.03169, theorem 3"
+    reference = "Araujo et al. 2023, arXiv:2303.03169"
     raw_kernel: Tensor
     raw_q: Tensor
 

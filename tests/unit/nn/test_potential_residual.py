@@ -20,7 +20,7 @@ from taut.nn import (
     PotentialResidual3d,
 )
 from taut.parametrizations import AbstractParametrization, read_scaled_weight
-from taut.program import PASSES, Site, operation, trace, verifiable_bound
+from taut.program import PASSES, Site, operation, replay, trace, verifiable_bound
 from thinning import one_in
 
 KINDS = {1: PotentialResidual1d, 2: PotentialResidual2d, 3: PotentialResidual3d}
@@ -325,22 +325,29 @@ class Written(nn.Module):
         self.fault = fault
 
     def forward(self, x):
-        z = torch.relu(self.conv(x)) * (3.0 if self.fault == "factor" else 2.0)
+        z = self.conv(x)
+        if self.fault == "bias":
+            z = nn.functional.conv1d(x, self.conv.weight, padding=1) + self.other[:, :1, 0]
+        z = torch.relu(z) * (3.0 if self.fault == "factor" else 2.0)
         if self.fault == "activation":
             z = z.abs()
         weight = self.other + 1e-3 if self.fault == "weight" else self.other
         shift = 0 if self.fault == "padding" else 1
         y = nn.functional.conv_transpose1d(z, weight, padding=shift)[..., : x.shape[2]]
+        y = y[..., :1] if self.fault == "copies" else y
         return (-x if self.fault == "sign" else x) - y
 
 
-def test_layers_by_hand_are_recognised():
-    bound = float(taut.lipschitz_bound(Written(), (2, 5)))
+@pytest.mark.parametrize("form", ["", "bias"])
+def test_layers_by_hand_are_recognised(form):
+    bound = float(taut.lipschitz_bound(Written(form), (2, 5)))
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(replay(trace(Written(form), (2, 5)), x), Written(form)(x))
     norm_of_kernel = float(verifiable_bound(Written().conv, (2, 5)))
     assert bound == pytest.approx(max(1.0, 2 * norm_of_kernel**2 - 1), rel=1e-6)
 
 
-@pytest.mark.parametrize("fault", ["activation", "weight", "padding", "sign"])
+@pytest.mark.parametrize("fault", ["activation", "weight", "padding", "sign", "copies"])
 def test_what_is_not_the_layer_is_not_recognised(fault):
     ops = [node.op for node in trace(Written(fault), (2, 5)).nodes]
     assert "potential_residual" not in ops

@@ -56,7 +56,7 @@ class AbstractResidual(AbstractOp):
 
     inner, outer = "weight", "weight"
     skips: ClassVar[int]
-    """1 if the input is added to what the steps make, else 0."""
+    """1 if what the steps make is taken from the input, else 0."""
 
     @abstractmethod
     def kernel(self, site: Site) -> ConvOperator:
@@ -66,12 +66,13 @@ class AbstractResidual(AbstractOp):
         """The steps one after the other."""
         steps = _Steps(site)
         args, held = site.args, site.node.tensors
-        bias = {"bias": held["bias"]} if "bias" in held and "before" not in held else {}
+        flat = "bias" in held and site.tensors["bias"].dim() == 1
+        bias = {"bias": held["bias"]} if flat else {}
         hidden = (len(site.tensors[self.inner]), *_windows(site, self.inner))
         steps.add("conv", hidden, args["inner"], {"weight": held[self.inner]} | bias)
         if "before" in held:
             steps.add("scale", hidden, {}, {"factor": held["before"]})
-        if "bias" in held and not bias:
+        if "bias" in held and not flat:
             add = {"factors": [1.0], "constant": 1.0}
             steps.add("add", hidden, add, {"constant": held["bias"]})
         if args["activation"]["op"] != "identity":
@@ -96,9 +97,8 @@ class AbstractResidual(AbstractOp):
         """Step after step."""
         values = {site.node.inputs[0]: x[0]}
         for part in parts_of(site):
-            values[part.node.name] = operation(part).run(
-                part, *(values[n] for n in part.node.inputs)
-            )
+            inputs = (values[name] for name in part.node.inputs)
+            values[part.node.name] = operation(part).run(part, *inputs)
         return values[site.node.name]
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
@@ -120,13 +120,10 @@ class AbstractResidual(AbstractOp):
         outer = next(part for part in sites if part.node.op == "conv_transpose")
         middle = [part for part in sites if part.node.op == site.args["activation"]["op"]]
         own = operation(middle[0]).rounding(middle[0]) if middle else Rounding(0, 1.0)
-        before, after, share = (
-            max(_factors(site, "before")),
-            _factors(site, "after"),
-            self.share(site),
-        )
+        before, after = (_factors(site, role) for role in ("before", "after"))
+        share, before = self.share(site), max(before)
         if before > FAR or min(after) < share / FAR:
-            raise UnprovenError(f"factors of hidden channels are above {FAR} or below its inverse")
+            raise UnprovenError("factors of hidden channels are above 2^30, or below 2^-30")
         fans = (operation(part).operator(part) for part in (conv, outer))
         count = sum(operator.fan_in for operator in fans if operator is not None)
         square = share * Fraction(self.kernel(site).abs_norm_bound()) ** 2

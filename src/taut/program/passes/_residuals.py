@@ -98,6 +98,8 @@ def _named(program: Program) -> Program:
 def _residual(node: Node, made: Mapping[str, Node], program: Program) -> Node | None:
     if node.op != "add" or node.tensors or node.args["factors"] != [1.0, -1.0]:
         return None
+    if {program.shapes[name] for name in node.inputs} != {node.shape}:  # broadcasting copies
+        return None
     steps = _steps(node.inputs[1], made, program)
     if steps is None or steps.inner.inputs[0] != node.inputs[0]:
         return None
