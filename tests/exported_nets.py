@@ -105,6 +105,19 @@ def shifting() -> nn.Sequential:
     )
 
 
+def residual() -> nn.Sequential:
+    """Layers that are one operation in programs, and several in files."""
+    return nn.Sequential(
+        taut.nn.PotentialResidual2d(2, 4, parametrization=taut.SLL),
+        taut.nn.Sandwich2d(2, 4, 3, stride=2, activation=nn.LeakyReLU(0.5)),
+        taut.nn.PotentialResidual2d(4, 3, 2, padding_mode="zeros", bias=False),
+        taut.nn.Sandwich2d(4, 2, 3, stride=(1, 2), up=True, padding_mode="zeros"),
+        taut.nn.PotentialResidual2d(2, 2, 4, 2, groups=2, activation=nn.Identity()),
+        nn.Flatten(),
+        taut.nn.Linear(32, 3),
+    )
+
+
 NETS = {
     "paper": (lambda: taut.models.Small().build((1, 9, 6), 3), (1, 9, 6)),
     "plain": (plain, (2, 10, 10)),
@@ -113,6 +126,7 @@ NETS = {
     "branches": (lambda: nn.Sequential(Conv2d(1, 4, 2), Branches()), (1, 5, 4)),
     "series": (series, (2, 6, 5)),
     "shifting": (shifting, (1, 5, 4)),
+    "residual": (residual, (2, 7, 4)),
     "bare": (lambda: taut.nn.Linear(4, 2), (4,)),
 }
 PROGRAMS = """

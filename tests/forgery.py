@@ -223,6 +223,29 @@ MODELS = {
         ),
         (2, 4, 4),
     ),
+    "residuals": (
+        sequential(
+            lambda: taut.nn.PotentialResidual2d(4, parametrization=taut.SLL), taut.nn.MaxMin,
+            lambda: taut.nn.PotentialResidual2d(
+                4, 8, 4, 2, groups=2, padding_mode="zeros", activation=nn.LeakyReLU(0.25)
+            ),
+            lambda: taut.nn.PotentialResidual2d(4, kernel_size=5, activation=nn.Hardtanh()),
+            lambda: taut.nn.PotentialResidual2d(
+                4, 3, 2, bias=False, parametrization=taut.CPL, activation=nn.Identity()
+            ),
+            nn.Flatten, lambda: nn.Linear(48, 3),
+        ),
+        (4, 3, 4),
+    ),
+    "sandwiches": (
+        sequential(
+            lambda: taut.nn.Sandwich2d(2, 6, 5, stride=2, groups=1), taut.nn.MaxMin,
+            lambda: taut.nn.Sandwich2d(6, 4, None, 2, (2, 1), padding_mode="zeros", up=True),
+            lambda: taut.nn.Sandwich2d(4, 4, groups=2, dilation=2, parametrization=taut.AOL),
+            nn.Flatten, lambda: nn.Linear(64, 3),
+        ),
+        (2, 4, 7),
+    ),
     "copies": (
         sequential(
             lambda: nn.Conv1d(2, 3, 3, padding=2, padding_mode="reflect"), lambda: nn.PReLU(3),

@@ -8,9 +8,11 @@ from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
     BCOP,
+    CPL,
     OSSN,
     RKL2NE,
     RKO,
+    SLL,
     SVCM,
     BCOPFixed,
     Exponential,
@@ -33,9 +35,11 @@ __version__ = "0.1.0"
 __all__ = [
     "AOL",
     "BCOP",
+    "CPL",
     "OSSN",
     "RKL2NE",
     "RKO",
+    "SLL",
     "SVCM",
     "BCOPFixed",
     "Exponential",

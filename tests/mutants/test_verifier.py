@@ -330,6 +330,7 @@ def forgeries():
     yield from ((false_claim, *case) for case in (*adversary.ARGUMENTS.values(), *OTHER_TENSORS))
     yield from ((changed, *case) for case in (*cases.HUGE.values(), *OTHER))
     yield from ((changed, *case) for case in FOLDS)
+    yield from ((changed, *case) for case in cases.FALSE_RESIDUALS.values())
     yield from ((changed, "orthogonal", change) for change in cases.CLAIMS.values())
     yield from ((other_points, "orthogonal", change) for change in cases.TYPES.values())
     yield from ((as_written, "matrices", change) for change in WRITTEN)
@@ -371,12 +372,16 @@ LIMITS = {
     "by.shape[-1 if last else 0] == by.size",
     "math.prod(size) * math.prod(out) <= 2 ** 22",
     "absolute <= 10 * degree",
+    "min(out) > 0 and math.prod(out) <= 2 ** 26",
+    "near or step.row['count'] >= 2 ** 60",
     "not far.any()",  # by a file of tests/unit/certification/test_folds.py
 }
 """Reached by no forged file of a size for tests, or only behind another demand."""
 
 SPARE = {
     "len(places) == 1",
+    "kind in SLOPES",
+    "p.shape == q.shape == column and min(p.min(), q.min()) > 0",
     "fold['absolute'] >= 0 and room >= 0",
     "at in nodes and len(nodes[at]['inputs']) == 1",
     "0 <= 2 * n * u <= 1",

@@ -345,43 +345,43 @@ def linear(step):
     return lambda x: x @ w.T + bias
 
 
-@operation
-def conv(step, stride, dilation, groups, padding):
-    w, mode = step.tensors.pop("weight"), padding["mode"]
-    left, right, extend = (padding[key] for key in ("left", "right", "extend"))
-    size = [n + e for n, e in zip(step.inputs[0][1:], extend, strict=True)]
+def conv_of(w, size, stride, dilation, groups, padding):
+    """How many outputs it has, its kernels on tori, and what it does but for a bias."""
+    left, right, extend, mode = (padding[key] for key in ("left", "right", "extend", "mode"))
+    size = [n + e for n, e in zip(size, extend, strict=True)]
     out, taps = outputs(size, w.shape[2:], stride, dilation, left, right), w.shape[2:]
-    step.makes(len(w), *out)
     axes = [*zip(size, taps, stride, dilation, left, right, out, strict=True)]
-    tori = [on_torus(kernel, axes, mode) for kernel in np.split(w, groups)]
-    bias = step.sums([k for k, *_ in tori], *tori[0][1:], w[0].size, math.prod(out))
 
     def run(x):
         x = padded(padded(x, "zeros", [0 for _ in extend], extend), mode, left, right)
         parts = windows(x, taps, stride, dilation, out)
-        return sum(grouped(w[(..., *tap)], part, groups) for tap, part in parts) + bias
+        return sum(grouped(w[(..., *tap)], part, groups) for tap, part in parts)
 
-    return run
+    return out, [on_torus(kernel, axes, mode) for kernel in np.split(w, groups)], run
 
 
 @operation
-def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap, left):
+def conv(step, stride, dilation, groups, padding):
+    w = step.tensors.pop("weight")
+    out, tori, run = conv_of(w, step.inputs[0][1:], stride, dilation, groups, padding)
+    step.makes(len(w), *out)
+    bias = step.sums([k for k, *_ in tori], *tori[0][1:], w[0].size, math.prod(out))
+    return lambda x: run(x) + bias
+
+
+def adjoint_of(w, shape, stride, padding, output_padding, dilation, groups, wrap, left):
     """The adjoint of a convolution of its output, with zero or circular padding: the same norms."""
-    w, (channels, *size), (_, *out) = step.tensors.pop("weight"), step.inputs[0], step.shape
-    taps, kernels = w.shape[2:], np.split(w, groups)
+    (channels, *size), taps, kernels = shape, w.shape[2:], np.split(w, groups)
     before, after = wrap or [[0 for _ in size]] * 2
     wide = [sum(n) for n in zip(size, before, after, strict=True)]
+    reach = zip(wide, taps, stride, dilation, padding, output_padding, strict=True)
+    out = [(n - 1) * s + d * (k - 1) + 1 - 2 * p + o for n, k, s, d, p, o in reach]
+    require(min(out) > 0 and math.prod(out) <= 2**26, "it is none, or too large for this verifier")
     axes = [*zip(out, taps, stride, dilation, padding, padding, size, strict=True)]
-    reach = zip(axes, wide, output_padding, strict=True)
-    made = [(n - 1) * s + d * (k - 1) + 1 - 2 * p + o for (_, k, s, d, p, *_), n, o in reach]
-    step.makes(w.shape[1] * groups, *made)
     fits = outputs(out, taps, stride, dilation, padding, padding) == size
     if wrap is not None:
         fits = all(wraps(*axis) for axis in zip(axes, before, wide, left, strict=True))
     require(fits and channels == len(w), "it is not the adjoint of a convolution")
-    tori = [on_torus(kernel, axes, "zeros" if wrap is None else "circular") for kernel in kernels]
-    terms = kernels[0][:, 0].size
-    bias = step.sums([k for k, *_ in tori], *tori[0][1:], terms, math.prod(out))
     turned = np.concatenate([kernel.swapaxes(0, 1) for kernel in kernels])
 
     def run(x):
@@ -390,9 +390,20 @@ def conv_transpose(step, stride, padding, output_padding, dilation, groups, wrap
         for tap, part in windows(y, taps, stride, dilation, wide):
             part += grouped(turned[(..., *tap)], x, groups)
         inside = (slice(p, p + n) for n, p in zip(out, padding, strict=True))
-        return y[(..., *inside)] + bias
+        return y[(..., *inside)]
 
-    return run
+    mode = "zeros" if wrap is None else "circular"
+    return out, [on_torus(kernel, axes, mode) for kernel in kernels], run
+
+
+@operation
+def conv_transpose(step, groups, **args):
+    w = step.tensors.pop("weight")
+    out, tori, run = adjoint_of(w, step.inputs[0], groups=groups, **args)
+    step.makes(w.shape[1] * groups, *out)
+    terms = w[: len(w) // groups, 0].size
+    bias = step.sums([k for k, *_ in tori], *tori[0][1:], terms, math.prod(out))
+    return lambda x: run(x) + bias
 
 
 @operation
@@ -456,6 +467,101 @@ def wraps(axis, before, wide, left):
     out, k, s, d, p, _, n = axis
     whole = out == n * s and (p - s * before - left) % out == 0
     return whole and p - d * (k - 1) > -s and (out - 1 + p) // s < wide
+
+
+SLOPES = {  # functions with slopes in [0, 1]: roundings, largest value at 0, the function
+    "identity": lambda: (0, 0, lambda x: x),
+    "relu": lambda: (0, 0, lambda x: np.maximum(x, 0)),
+    "relu6": lambda: (0, 0, lambda x: np.clip(x, 0, 6)),
+    "leaky_relu": lambda negative_slope: (2, 0, lambda x: np.where(x > 0, x, negative_slope * x)),
+    "hardtanh": lambda min_val, max_val: (
+        1, max(-min_val, max_val), lambda x: np.clip(x, min_val, max_val)
+    ),
+    "softsign": lambda: (2, 0, lambda x: x / (1 + np.abs(x))),
+    "tanh": lambda: (2**60, 0, np.tanh),
+    "sigmoid": lambda: (2**60, 1, lambda x: 1 / (1 + np.exp(-x))),
+}  # fmt: skip
+TINY = Q(1, 2**60)
+
+
+def belong(skips, inner, outer, size, cut, out, whole):
+    """Whether two convolutions are on one torus, or with zeros, and of a kernel and its adjoint.
+
+    Or else of stride 1 between the same grids, phases of a stride being channels.
+    """
+    zeros, sides = outer["wrap"] is None, inner["padding"]
+    s, u, dilations = inner["stride"], outer["stride"], inner["dilation"]
+    fits = all(inner[key] == outer[key] for key in ("dilation", "groups"))
+    fits = fits and sides["mode"] == ("zeros" if zeros else "circular")
+    fits = fits and all(n <= m for n, m in zip(cut, whole, strict=True))
+    domain = [n + e for n, e in zip(size, sides["extend"], strict=True)]
+    grids = [[a * m for a, m in zip(steps, out, strict=True)] for steps in (s, u)]
+    fits = fits and (zeros or [domain, whole] == grids)
+    if skips:
+        left = zip(sides["left"], outer["padding" if zeros else "left"], whole, strict=True)
+        moved = any(a - b if zeros else (a - b) % n for a, b, n in left)
+        return fits and not moved and s == u and cut == size
+    axes = zip(s, u, dilations, strict=True)
+    return fits and all((a, b) == (1, 1) or (d == 1 and 1 in (a, b)) for a, b, d in axes)
+
+
+def residual(step, skips, b, a, inner, outer, activation, factor):
+    """X - C* q f(p C x + b), or A* q f(p B x + b): the proof is in docs/proofs.md, section 11."""
+    kind = activation["op"]
+    args = {key: float(value) for key, value in activation["args"].items()}
+    require(kind in SLOPES, "the slopes of its function are not known here")
+    rising = args.get("min_val", -1) <= args.get("max_val", 1)
+    require(rising and 0 <= args.get("negative_slope", 0) <= 1, "its slopes are not in [0, 1]")
+    roundings, end, function = SLOPES[kind](**args)
+    (channels, *size), (_, *cut), g, h = step.inputs[0], step.shape, inner["groups"], len(b)
+    out, reads, run = conv_of(b, size, **inner)
+    whole, writes, back = adjoint_of(a, [h, *out], **outer)
+    step.makes(a.shape[1] * g, *cut)
+    fits = belong(skips, inner, outer, size, cut, out, whole)
+    require(fits and channels == b.shape[1] * g, "its parts do not fit")
+    column = (h, *[1] * len(out))
+    p = step.tensors.pop("before", np.ones(column))
+    q = step.tensors.pop("after", np.full(column, float(factor)))
+    bias = step.tensors.pop("bias", np.zeros(h)).reshape(column)
+    require(p.shape == q.shape == column and min(p.min(), q.min()) > 0, "its factors are none")
+    pairs = zip(map(Q, p.ravel().tolist()), map(Q, q.ravel().tolist()), strict=True)
+    share, two = max(x * y for x, y in pairs) / 2, 1 + skips
+    (gain,), (absolute,) = step.row["gains"], step.row["absolutes"]
+    square, moduli = (gain + skips) / (two * share), (absolute - skips - TINY) / (two * share)
+    require(gain >= skips and moduli > 0, "its row claims less than it does")
+    torus = reads[0][1] if skips else [*map(max, reads[0][1], writes[0][1])]
+    for (read, *_), (write, *_) in zip(reads, writes, strict=True):
+        kernel = read if skips else np.concatenate(same_taps(write, read), 1)
+        holds = norms_hold(kernel, torus, square, moduli) if kernel.any() else [True]
+        require(all(holds), "the norm of its kernel is not proven")
+    # Intermediate results, and what underflow loses before factors.
+    near = Q(p.max()) <= 2**30 and Q(q.min()) >= share / 2**30
+    require(near or step.row["count"] >= 2**60, "its factors are too far from 1")
+    least = max(Q(p.max()) ** 2 / share, 4 * share) / two
+    size = root(sum_of_squares(bias)) + (TINY + Q(end)) * root(Q(h))
+    square = max(1, Q(q.max()) ** 2) * max(1, moduli) * size**2 * math.prod(out)
+    count = min(2**60, b[0].size + a[: h // g, 0].size + roundings + 8)
+    step.claims([gain**2], count, [least**2], square)
+    inside = (slice(None), *(slice(n) for n in cut))
+    layer = lambda x: back(q * function(p * run(x) + bias))[inside]  # noqa: E731
+    return (lambda x: x - layer(x)) if skips else layer
+
+
+def same_taps(*kernels):
+    sizes = [max(n) for n in zip(*(k.shape[2:] for k in kernels), strict=True)]
+    ends = ([n - m for n, m in zip(sizes, k.shape[2:], strict=True)] for k in kernels)
+    return [np.pad(k, [(0, n) for n in (0, 0, *end)]) for k, end in zip(kernels, ends, strict=True)]
+
+
+@operation
+def potential_residual(step, **args):
+    w = step.tensors.pop("weight")
+    return residual(step, 1, w, w, **args)
+
+
+@operation
+def sandwich(step, **args):
+    return residual(step, 0, step.tensors.pop("inner"), step.tensors.pop("outer"), **args)
 
 
 def pooled(step, kernel, stride, padding, dilation, *, ceil=False, empty=0.0):

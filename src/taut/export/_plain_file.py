@@ -8,7 +8,15 @@ import torch
 
 from taut.export._naming import LAYERS
 from taut.files import load_tensors, save_tensors, write_atomically
-from taut.program import Program, Site, canonical, checked_program, operation
+from taut.program import (
+    Program,
+    Site,
+    canonical,
+    checked_program,
+    expanded,
+    operation,
+    parts_of,
+)
 from taut.program.ops._linear import fits_layer
 
 __all__ = ["check_form", "program_of_tensors", "save_plain"]
@@ -85,6 +93,7 @@ def program_of_tensors(path: Path, input_shape: tuple[int, ...] | None = None) -
 
 def module_text(program: Program) -> str:
     """The Python file; it is made of known words and of numbers only."""
+    program = expanded(program)
     sites = program.sites()
     lines = [
         "",
@@ -105,8 +114,9 @@ def module_text(program: Program) -> str:
 
 def check_form(site: Site) -> None:
     """Refuse an operation that has no form in plain torch."""
-    _expression(site)
-    _held(site)
+    for part in parts_of(site):
+        _expression(part)
+        _held(part)
 
 
 def _sizes(shape: tuple[int, ...]) -> str:

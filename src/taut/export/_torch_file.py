@@ -43,6 +43,9 @@ _POSITIONAL = 1  # kind of an argument
 
 def save_torch(program: Program, path: Path, *, any_size: bool = False) -> None:
     """Write a program as torch.export saves it; its batch is of any size."""
+    whole = [node.name for node in program.nodes if node.op in ("potential_residual", "sandwich")]
+    if any_size and whole:
+        raise ValueError(f"`{whole[0]}` cannot be exported: it is written for images of one size.")
     from torch._dynamo.exc import UserError  # slow to import
 
     dims: dict[int, Any] = {0: torch.export.Dim("batch")}

@@ -179,11 +179,13 @@ class _ConvTranspose(_ConvNd):
         if not wraps and not isinstance(self.padding, str):
             return Pads(none, none, none), self.padding, self.output_padding
         axes = zip(self.span, self.stride, self.pads(self.stride).left, strict=True)
-        before, after, crop, more = zip(*(_one_axis(*axis, wraps) for axis in axes), strict=True)
+        before, after, crop, more = zip(
+            *(adjoint_sides(*axis, wraps=wraps) for axis in axes), strict=True
+        )
         return Pads(none, before, after), crop, more
 
 
-def _one_axis(span: int, stride: int, left: int, wraps: bool) -> tuple[int, int, int, int]:
+def adjoint_sides(span: int, stride: int, left: int, *, wraps: bool) -> tuple[int, int, int, int]:
     """Pads before and after, padding and output padding, of the adjoint on one axis.
 
     Output m is the sum of K_t^T x_j with m = s j + d t - l: the convolution has l positions of

@@ -10,7 +10,14 @@ from taut.parametrizations._aol import AOL
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
-from taut.parametrizations._cache import cached, may_transform, read_basis, read_weight
+from taut.parametrizations._cache import (
+    cached,
+    may_transform,
+    read_basis,
+    read_scaled_weight,
+    read_weight,
+)
+from taut.parametrizations._cpl import CPL
 from taut.parametrizations._existence import (
     Isometry,
     effective_stride,
@@ -27,15 +34,18 @@ from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
 from taut.parametrizations._scfac import SCFac
+from taut.parametrizations._sll import SLL
 from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map_symbol
 from taut.parametrizations._svcm import SVCM
 
 __all__ = [
     "AOL",
     "BCOP",
+    "CPL",
     "OSSN",
     "RKL2NE",
     "RKO",
+    "SLL",
     "SVCM",
     "AbstractParametrization",
     "AbstractSpectral",
@@ -58,6 +68,7 @@ __all__ = [
     "methods",
     "projected",
     "read_basis",
+    "read_scaled_weight",
     "read_weight",
     "require_isometry",
     "retract_",

@@ -5,12 +5,18 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from taut.linalg.embedding import polyphase
+from taut.linalg.rescaling import (
+    MOST_AXES,
+    gram_taps,
+    inverse_roots,
+    magnitude,
+    moduli,
+    weighted_row_sums,
+)
 from taut.parametrizations._base import MISS, AbstractParametrization
 
-_CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _LARGEST = 8.0
 """Logarithms of the learned q stay below it, so that no ratio of two overflows."""
 
@@ -91,7 +97,7 @@ class AOL(AbstractParametrization):
 
     def check_sizes(self) -> None:
         """Kernels have at most 3 axes."""
-        if len(self.kernel_size) > len(_CORRELATIONS):
+        if len(self.kernel_size) > MOST_AXES:
             raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
 
     def reset_parameters(self) -> None:
@@ -108,12 +114,12 @@ class AOL(AbstractParametrization):
 
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
-        raw = self.raw_kernel / _magnitude(self.raw_kernel)
-        moduli = self._gram_moduli(raw)
+        raw = self.raw_kernel / magnitude(self.raw_kernel)
+        matrix = self._gram_moduli(raw)
         if not self.learn_scale:
-            return self._rescaled(raw, _factors(moduli.sum(2)))
-        q = (_LARGEST * torch.tanh(self.raw_scale / _LARGEST)).exp().reshape(self.groups, -1, 1)
-        return self._rescaled(raw, _factors((moduli @ q / q).squeeze(2)))
+            return self._rescaled(raw, inverse_roots(matrix.sum(2)))
+        q = (_LARGEST * torch.tanh(self.raw_scale / _LARGEST)).exp().reshape(self.groups, -1)
+        return self._rescaled(raw, inverse_roots(weighted_row_sums(matrix, q)))
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
         r"""The kernel K = W D of a weight W that the method can have.
@@ -136,7 +142,8 @@ class AOL(AbstractParametrization):
         """The matrices A of the side that is rescaled: channels and phases, or outputs."""
         phases = polyphase(raw, self.stride, (1,) * len(self.stride))
         kernel = phases.unflatten(0, (self.groups, -1))  # (g, o, i, *taps)
-        return _moduli(kernel.transpose(1, 2) if kernel.shape[1] < kernel.shape[2] else kernel)
+        wide = kernel.shape[1] < kernel.shape[2]
+        return moduli(gram_taps(kernel.transpose(1, 2) if wide else kernel))
 
     def _rescaled(self, raw: Tensor, factors: Tensor) -> Tensor:
         """Multiply by factors (groups, outputs) or (groups, channels and phases)."""
@@ -147,30 +154,3 @@ class AOL(AbstractParametrization):
         for axis, (k, s) in enumerate(zip(self.kernel_size, self.stride, strict=True), start=2):
             factors = factors.index_select(axis, torch.arange(k, device=raw.device) % s)
         return (raw.unflatten(0, (self.groups, -1)) * factors[:, None]).flatten(0, 1)
-
-
-def _magnitude(raw: Tensor) -> Tensor:
-    """A power of two near the largest entry; the weight does not depend on it."""
-    largest = raw.detach().abs().amax()
-    tiny = torch.finfo(raw.dtype).tiny
-    return torch.where(largest < tiny, 1.0, torch.exp2(largest.clamp(min=tiny).log2().round()))
-
-
-def _moduli(kernel: Tensor) -> Tensor:
-    r"""(g, i, i): :math:`\sum_\tau |(K^* K)_\tau|` of stride-1 kernels (g, o, i, *taps)."""
-    (groups, _, inputs), taps = kernel.shape[:3], kernel.shape[3:]
-    if not taps:
-        return (kernel.mT @ kernel).abs()
-    fields = kernel.permute(2, 0, 1, *range(3, kernel.dim())).flatten(1, 2)
-    weight = kernel.transpose(1, 2).flatten(0, 1)
-    pads = [k - 1 for k in taps]
-    shifts = _CORRELATIONS[len(taps)](fields, weight, padding=pads, groups=groups)
-    return shifts.unflatten(1, (groups, inputs)).abs().flatten(3).sum(3).transpose(0, 1)
-
-
-def _factors(sums: Tensor) -> Tensor:
-    r"""(g, i): :math:`T_i^{-1/2}` of the sums T; what is not above 0 keeps the factor 1."""
-    # What the sum and the root lose to rounding must not lift the norm above 1.
-    numbers = torch.finfo(sums.dtype)
-    roots = (sums * (1 + 4 * numbers.eps)).clamp(min=numbers.tiny).rsqrt()
-    return torch.where(sums < numbers.tiny, 1.0, roots)

@@ -97,6 +97,14 @@ class AbstractParametrization(nn.Module, ABC):
     def weight(self) -> Tensor:
         """Compute the weight, `(out_channels, in_channels // groups, *kernel_size)`."""
 
+    def scaled_weight(self) -> tuple[Tensor, Tensor | None]:
+        """The weight, and a scale g > 0 of its outputs for residual layers; None for 1.
+
+        :class:`taut.nn.PotentialResidual2d` applies its activation to g times the outputs and
+        divides by g, which no proof depends on.
+        """
+        return self.weight(), None
+
     def buffer_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the buffers, which :meth:`reset_parameters` must fill; none here."""
         return {}

@@ -1,9 +1,9 @@
 """Weights and bases that are kept for a while: the only caches of the package."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -138,16 +138,39 @@ def read_weight(
         torch.Size([3, 2])
     """
     sizes = () if size is None else (size,)
+    return _read(parametrization, size, lambda: parametrization.weight(*sizes))
+
+
+def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor, Tensor | None]:
+    """The weight and the scale of its outputs, likewise; see `scaled_weight`.
+
+    Example:
+        >>> weight, scale = read_scaled_weight(taut.SLL(2, 3))
+        >>> weight.shape, scale.shape
+        (torch.Size([3, 2]), torch.Size([3]))
+    """
+    if type(parametrization).scaled_weight is AbstractParametrization.scaled_weight:
+        return read_weight(parametrization), None
+    if keeps_weight(parametrization):
+        scale = _read(parametrization, "scale", lambda: parametrization.scaled_weight()[1])
+        return read_weight(parametrization), scale
+    with without_autocast(next(parametrization.parameters()).device):
+        weight, scale = parametrization.scaled_weight()
+    return weight if torch.is_grad_enabled() else _contiguous(weight), scale
+
+
+def _read(parametrization: AbstractParametrization, name: Any, compute: Callable[[], Any]) -> Any:
+    """A tensor that a parametrization computes, from the cache under this name if it may be."""
     tensors = (*parametrization.parameters(), *parametrization.buffers())
     with without_autocast(tensors[0].device):
         if not keeps_weight(parametrization):
-            weight = parametrization.weight(*sizes)
+            weight = compute()
             return weight if torch.is_grad_enabled() else _contiguous(weight)
-        key = (parametrization, size)
+        key = (parametrization, name)
         raw_state = (torch.is_inference_mode_enabled(), *map(_state, tensors))
         kept = _local.weights.get(key)
         if kept is None or (kept.raw_state, kept.weight_state) != (raw_state, _state(kept.weight)):
-            weight = _contiguous(parametrization.weight(*sizes))
+            weight = _contiguous(compute())
             alive = tuple(tensor.detach() for tensor in tensors)
             kept = _CachedWeight(raw_state, _state(weight), weight, alive)
             _local.weights[key] = kept

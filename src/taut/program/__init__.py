@@ -34,10 +34,11 @@ from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
 from taut.program._single_call import single_call
-from taut.program._walk import Progress, layers_of, operation
+from taut.program._walk import Progress, expanded, layers_of, operation, parts_of
 from taut.program.passes import PASSES
 from taut.program.passes._affine import affine_terms
 from taut.program.passes._padding import fixed_size
+from taut.program.passes._residuals import slope_fault
 
 __all__ = [
     "CAPTURES",
@@ -68,6 +69,7 @@ __all__ = [
     "check_precision",
     "checked_program",
     "compose",
+    "expanded",
     "fixed_size",
     "fold_of",
     "folds_of",
@@ -79,12 +81,14 @@ __all__ = [
     "op",
     "operation",
     "pairwise_constants",
+    "parts_of",
     "reads",
     "replay",
     "row",
     "single_call",
     "single_operator",
     "singular_values",
+    "slope_fault",
     "trace",
     "verifiable_bound",
     "widened",

@@ -22,7 +22,7 @@ from taut.program._replay import ProgramModule
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
 from taut.program._slopes import Slopes, Step
 from taut.program._walk import Progress, bounds_of, operation
-from taut.program.passes import REWRITINGS, changes, pass_names, rewritten
+from taut.program.passes import changes, pass_names, rewritten
 
 __all__ = [
     "bound_of",
@@ -236,7 +236,7 @@ def lipschitz_bound(
     effort = Effort(seconds, math.inf if tight else WORK)
     recorded = checked_record(settled(model), _checked_shape(input_shape))
     program = _checked_operators(rewritten(recorded, names))
-    changed = [name for name in names if name in REWRITINGS and changes(recorded, name)]
+    changed = changes(recorded, names)
     bound = bound_of(program, passes=names, effort=effort, progress=progress)
     return replace(bound, passes=(*changed, *bound.passes))
 

@@ -44,7 +44,7 @@ from torch.nn import functional as F
 from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.operator import AbstractOperator, NormBound
-from taut.program._program import Site
+from taut.program._program import Node, Site
 from taut.program._result import UnprovenError
 from taut.program._rounding import EXACT, Rounding, norm_upper, operator_rounding
 
@@ -125,6 +125,13 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
     def emit(self, e: Any, site: Site, *x: str) -> None:
         """Write the operation as ONNX nodes, of which the last computes `site.node.name`."""
         raise ValueError("it has no form in ONNX")
+
+    def parts(self, site: Site) -> tuple[Node, ...]:
+        """The operations that it is made of, the last with its name; none by default.
+
+        They are what runs, and what files hold, of which a pass makes the operation again.
+        """
+        return ()
 
     def source(self, site: Site, *x: str) -> str:
         """The operation as an expression of plain torch."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from taut.linalg.operator import NormBound
 from taut.program._compose import Layer
@@ -9,7 +10,7 @@ from taut.program._op import KINDS, MODULES, AbstractOp, Rounding
 from taut.program._program import Node, Program, Site
 from taut.program._result import UnprovenError
 
-__all__ = ["Progress", "bounds_of", "layers_of", "operation", "refusals"]
+__all__ = ["Progress", "bounds_of", "expanded", "layers_of", "operation", "parts_of", "refusals"]
 
 Progress = Callable[[str, float], None]
 """Called with what is being bounded, and the share that is done."""
@@ -29,6 +30,23 @@ def operation(site: Site) -> AbstractOp:
             f"`{node.name}` is a {node.op}, which cannot be proven without the model; pass it."
         )
     return KINDS[node.op]
+
+
+def parts_of(site: Site) -> list[Site]:
+    """The operations that one is made of; the operation itself if it is made of none."""
+    names = {name: site.tensors[role] for role, name in site.node.tensors.items()}
+    shapes, sites = dict(zip(site.node.inputs, site.shapes, strict=True)), []
+    for node in operation(site).parts(site):
+        tensors = {role: names[name] for role, name in node.tensors.items()}
+        sites.append(Site(node, tuple(shapes[name] for name in node.inputs), tensors))
+        shapes[node.name] = node.shape
+    return sites or [site]
+
+
+def expanded(program: Program) -> Program:
+    """The program in operations that are made of no others, as files hold it."""
+    nodes = [part.node for site in program.sites() for part in parts_of(site)]
+    return replace(program, nodes=tuple(nodes))
 
 
 def bounds_of(site: Site) -> tuple[NormBound, ...]:

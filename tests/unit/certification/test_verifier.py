@@ -586,3 +586,64 @@ def test_gains_have_no_slack(tmp_path):
         verifier.verify(path, weights)
     with pytest.raises(ValueError, match="`1` is below"):
         taut.verify(path, weights)
+
+
+def of_node(place, change):
+    """A change of the arguments of a node."""
+    return lambda content: change(content["graph"]["nodes"][place]["args"])
+
+
+def moved(args):
+    """The convolution reads one position further on, its adjoint does not."""
+    sides = args["inner"]["padding"]
+    sides["left"][0], sides["right"][0] = sides["left"][0] + 1, sides["right"][0] - 1
+
+
+FALSE_RESIDUALS = {
+    "another function": (
+        "residuals",
+        of_node(3, lambda args: args["activation"].update(op="abs", args={})),
+    ),
+    "a slope below 0": (
+        "residuals",
+        of_node(2, lambda args: args["activation"]["args"].update(negative_slope=-1.0)),
+    ),
+    "ends the wrong way round": (
+        "residuals",
+        of_node(3, lambda args: args["activation"]["args"].update(min_val=1.0, max_val=-1.0)),
+    ),
+    "a moved convolution": ("residuals", of_node(3, moved)),
+    "zeros for the convolution": (
+        "residuals",
+        of_node(3, lambda args: args["inner"]["padding"].update(mode="zeros")),
+    ),
+    "a left that nothing reads": (
+        "residuals",
+        of_node(2, lambda args: args["outer"].update(left=[1, 1], padding=[0, 0])),
+    ),
+    "another adjoint": (
+        "residuals",
+        of_node(3, lambda args: args["outer"].update(left=[0, 0])),
+    ),
+    "copies at the border": (
+        "residuals",
+        of_node(2, lambda args: args["inner"]["padding"].update(mode="replicate")),
+    ),
+    "a larger factor": ("residuals", of_node(2, lambda args: args.update(factor=3.0))),
+    "a factor below 0": ("residuals", of_node(2, lambda args: args.update(factor=-2.0))),
+    "two dilations": ("sandwiches", of_node(3, lambda args: args["inner"].update(dilation=[1, 2]))),
+    "two tori": (
+        "sandwiches",
+        of_node(0, lambda args: args["inner"]["padding"].update(extend=[0, 3])),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", FALSE_RESIDUALS)
+def test_residuals_that_are_none_are_refused(change, tmp_path):
+    name, forged = FALSE_RESIDUALS[change]
+    path, weights, *_ = forgery.certified(name, tmp_path)
+    content, tensors = forgery.opened(path, weights)
+    forged(content)
+    with pytest.raises(verifier.Refused):
+        verifier.verify(*forgery.forge(tmp_path, content, tensors))

@@ -1,6 +1,14 @@
-"""Branches that meet again, 1-Lipschitz where each branch is."""
+"""Residual forms: sums and concatenations of branches, and layers whose proof is of the whole."""
 
+from taut.nn.residual import _ops as _ops
 from taut.nn.residual._convex import ConvexConcat, ConvexSum
+from taut.nn.residual._potential import (
+    FrozenPotentialResidual,
+    PotentialResidual1d,
+    PotentialResidual2d,
+    PotentialResidual3d,
+)
+from taut.nn.residual._sandwich import FrozenSandwich, Sandwich1d, Sandwich2d, Sandwich3d
 from taut.nn.residual._wrappers import (
     ConcatResidual,
     ConvexResidual,
@@ -13,6 +21,14 @@ __all__ = [
     "ConvexConcat",
     "ConvexResidual",
     "ConvexSum",
+    "FrozenPotentialResidual",
+    "FrozenSandwich",
+    "PotentialResidual1d",
+    "PotentialResidual2d",
+    "PotentialResidual3d",
     "ReZeroResidual",
+    "Sandwich1d",
+    "Sandwich2d",
+    "Sandwich3d",
     "SplitResidual",
 ]

@@ -73,7 +73,10 @@ class Add(AbstractOp):
         return torch.add(x[0], constant, alpha=value) if site.tensors else torch.add(x[0], constant)
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
-        """Products where factors are not 1, then the sum."""
+        """Products where factors are not 1, then the sum; or a difference."""
+        if site.args["factors"] == [1.0, -1.0]:
+            e.node("Sub", x)
+            return
         parts = []
         for i, (factor, name) in enumerate(zip(site.args["factors"], x, strict=True)):
             scaled = factor != 1

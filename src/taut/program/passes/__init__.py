@@ -9,6 +9,7 @@ from taut.program.passes._functions import recognise_functions
 from taut.program.passes._joining import join_parts
 from taut.program.passes._padding import merge_pads, recognise_isometric_pads
 from taut.program.passes._places import merge_places
+from taut.program.passes._residuals import recognise_residuals
 from taut.program.passes._sorting import recognise_sorting
 from taut.program.passes._units import drop_unit_axes
 from taut.program.passes._wrapping import merge_wraps
@@ -28,6 +29,7 @@ REWRITINGS = {
         merge_wraps,
         recognise_sorting,
         recognise_exponentials,
+        recognise_residuals,
     )
 }
 """Passes that rewrite the program, in their order; certificates are about the result."""
@@ -57,6 +59,10 @@ def rewritten(program: Program, names: Sequence[str] = PASSES) -> Program:
     return program
 
 
-def changes(program: Program, name: str) -> bool:
-    """Whether a rewriting pass does anything to a program."""
-    return REWRITINGS[name](program).content() != program.content()
+def changes(program: Program, names: Sequence[str]) -> list[str]:
+    """Those of the rewriting passes that change a program, each behind those before it."""
+    changed = []
+    for name, rewrite in REWRITINGS.items():
+        before, program = program, rewrite(program) if name in names else program
+        changed += [name] if program.content() != before.content() else []
+    return changed
