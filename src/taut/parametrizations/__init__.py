@@ -10,24 +10,43 @@ from taut.parametrizations._aol import AOL
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
-from taut.parametrizations._cache import cached, may_transform, read_basis, read_weight
+from taut.parametrizations._bro import BRO
+from taut.parametrizations._cache import (
+    cached,
+    may_transform,
+    read_basis,
+    read_symbol,
+    read_weight,
+)
+from taut.parametrizations._cayley import Cayley
+from taut.parametrizations._eco import ECO
 from taut.parametrizations._existence import (
     Isometry,
     effective_stride,
     existing_isometry,
     require_isometry,
 )
+from taut.parametrizations._lot import LOT
 from taut.parametrizations._model import after_step, batched, projected, retract_, update_
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
-from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map_symbol
+from taut.parametrizations._spectral import (
+    AbstractSpectral,
+    dilated_symbol,
+    kernel_symbol,
+    map_symbol,
+)
+from taut.parametrizations._spectral_qr import SpectralQR
 from taut.parametrizations._svcm import SVCM
 
 __all__ = [
     "AOL",
     "BCOP",
+    "BRO",
+    "ECO",
+    "LOT",
     "OSSN",
     "RKL2NE",
     "RKO",
@@ -35,11 +54,14 @@ __all__ = [
     "AbstractParametrization",
     "AbstractSpectral",
     "BCOPFixed",
+    "Cayley",
     "Isometry",
     "Orthogonal",
+    "SpectralQR",
     "after_step",
     "batched",
     "cached",
+    "dilated_symbol",
     "effective_stride",
     "existing_isometry",
     "kernel_symbol",
@@ -48,6 +70,7 @@ __all__ = [
     "methods",
     "projected",
     "read_basis",
+    "read_symbol",
     "read_weight",
     "require_isometry",
     "retract_",

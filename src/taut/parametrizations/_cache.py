@@ -1,7 +1,7 @@
 """Weights and bases that are kept for a while: the only caches of the package."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._spectral import AbstractSpectral
 
 _local = threading.local()  # `weights` and `bases`: what the contexts of a thread keep
 _lock = threading.Lock()
@@ -138,16 +139,37 @@ def read_weight(
         torch.Size([3, 2])
     """
     sizes = () if size is None else (size,)
+    return _kept_or(parametrization, ("weight", size), lambda: parametrization.weight(*sizes))
+
+
+def read_symbol(parametrization: AbstractSpectral, size: tuple[int, ...]) -> Tensor:
+    """The symbol of a parametrization in the frequency domain, likewise.
+
+    Args:
+        parametrization: the owner of the raw tensors.
+        size: of the periodic domain, after downsampling by the stride.
+
+    Example:
+        >>> read_symbol(taut.LOT(2, 3, (3, 3)), (4, 4)).shape
+        torch.Size([10, 3, 2])
+    """
+    return _kept_or(parametrization, ("symbol", size), lambda: parametrization.symbol(size))
+
+
+def _kept_or(
+    parametrization: AbstractParametrization, what: tuple, compute: Callable[[], Tensor]
+) -> Tensor:
+    """What is computed from the raw tensors, or a cached copy."""
     tensors = (*parametrization.parameters(), *parametrization.buffers())
     with without_autocast(tensors[0].device):
         if not keeps_weight(parametrization):
-            weight = parametrization.weight(*sizes)
+            weight = compute()
             return weight if torch.is_grad_enabled() else _contiguous(weight)
-        key = (parametrization, size)
+        key = (parametrization, *what)
         raw_state = (torch.is_inference_mode_enabled(), *map(_state, tensors))
         kept = _local.weights.get(key)
         if kept is None or (kept.raw_state, kept.weight_state) != (raw_state, _state(kept.weight)):
-            weight = _contiguous(parametrization.weight(*sizes))
+            weight = _contiguous(compute())
             alive = tuple(tensor.detach() for tensor in tensors)
             kept = _CachedWeight(raw_state, _state(weight), weight, alive)
             _local.weights[key] = kept
