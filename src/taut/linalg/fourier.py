@@ -66,7 +66,7 @@ def _transformed(x: Tensor, size: tuple[int, ...]) -> Tensor:
     """Half of the frequencies, (b, c, *grid, 2)."""
     n = size[0]
     if n <= LONGEST:
-        pairs = x.movedim(2, -1) @ _first_axis(n).to(x)
+        pairs = x.movedim(2, -1) @ _first_axis(n, x)
         z = pairs.unflatten(-1, (n // 2 + 1, 2)).movedim(-2, 2)
     else:
         z = torch.view_as_real(torch.fft.rfft(x, dim=2, norm="ortho"))
@@ -81,7 +81,7 @@ def _back(z: Tensor, size: tuple[int, ...]) -> Tensor:
         z = _along(z, axis, n, inverse=True)
     n = size[0]
     if n <= LONGEST:
-        return (z.movedim(2, -2).flatten(-2) @ _first_axis(n).T.to(z)).movedim(-1, 2)
+        return (z.movedim(2, -2).flatten(-2) @ _first_axis(n, z).T).movedim(-1, 2)
     wave = torch.view_as_complex(z.contiguous())
     zeros = wave.new_zeros(*wave.shape[:2], n - wave.shape[2], *wave.shape[3:])
     return torch.fft.ifft(torch.cat((wave, zeros), 2), dim=2, norm="ortho").real
@@ -93,21 +93,30 @@ def _along(z: Tensor, axis: int, n: int, *, inverse: bool) -> Tensor:
         transform = torch.fft.ifft if inverse else torch.fft.fft
         wave = torch.view_as_complex(z.contiguous())
         return torch.view_as_real(transform(wave, dim=axis, norm="ortho"))
-    matrix = _other_axis(n).to(z)
+    matrix = _other_axis(n, z)
     pairs = z.movedim(axis, -2).flatten(-2) @ (matrix.T if inverse else matrix)
     return pairs.unflatten(-1, (n, 2)).movedim(-2, axis)
 
 
-@constant_when_compiled
-def _first_axis(n: int) -> Tensor:
+def _first_axis(n: int, like: Tensor) -> Tensor:
     """From real numbers to (real, imaginary) pairs of half of the frequencies."""
-    return _other_axis(n)[::2, : 2 * (n // 2 + 1)]
+    return _other_axis(n, like)[::2, : 2 * (n // 2 + 1)]
+
+
+def _other_axis(n: int, like: Tensor) -> Tensor:
+    """From pairs to pairs: as `fourier_matrix`, orthonormal."""
+    turns = torch.tensor(_circle(n), dtype=like.dtype, device=like.device)
+    numbers = torch.arange(n, device=like.device)
+    cos, sin = turns[:, numbers[:, None] * numbers % n]
+    pairs = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), 1)
+    return pairs.flatten(2).flatten(0, 1)
 
 
 @constant_when_compiled
-def _other_axis(n: int) -> Tensor:
-    """From pairs to pairs, in float64."""
-    return fourier_matrix(n) / math.sqrt(n)
+def _circle(n: int) -> tuple[list[float], list[float]]:
+    """Cosines and sines of n equal turns over the root of n, in float64."""
+    pairs = (fourier_matrix(n)[2 % (2 * n)] / math.sqrt(n)).reshape(n, 2)
+    return pairs[:, 0].tolist(), (-pairs[:, 1]).tolist()
 
 
 @constant_when_compiled

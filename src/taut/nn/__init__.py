@@ -12,6 +12,7 @@ from taut.nn._isometric_pad import (
 from taut.nn._linear import Linear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
+from taut.nn._spectral_conv import FullSizeConv, SpectralConv, SpectralGeometry
 from taut.nn._times import Times
 from taut.nn.activations import GroupSort, MaxMin
 from taut.nn.pooling import (
@@ -35,6 +36,7 @@ __all__ = [
     "ConvTranspose3d",
     "ConvexConcat",
     "ConvexSum",
+    "FullSizeConv",
     "GroupSort",
     "InvertibleDownsample2d",
     "IsometricPad1d",
@@ -53,6 +55,8 @@ __all__ = [
     "ScaledAvgPool3d",
     "ScaledMean",
     "SharedTensors",
+    "SpectralConv",
+    "SpectralGeometry",
     "Times",
     "isometric_pad",
 ]

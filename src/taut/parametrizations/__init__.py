@@ -35,6 +35,7 @@ from taut.parametrizations._rko import RKO
 from taut.parametrizations._spectral import (
     AbstractSpectral,
     dilated_symbol,
+    kernel_of_symbol,
     kernel_symbol,
     map_symbol,
 )
@@ -64,6 +65,7 @@ __all__ = [
     "dilated_symbol",
     "effective_stride",
     "existing_isometry",
+    "kernel_of_symbol",
     "kernel_symbol",
     "map_symbol",
     "may_transform",

@@ -5,7 +5,12 @@ from typing import final
 from torch import Tensor
 
 from taut.linalg.unitary import polar_factor
-from taut.parametrizations._spectral import AbstractSpectral, dilated_symbol, near_identity_
+from taut.parametrizations._spectral import (
+    AbstractSpectral,
+    dilated_symbol,
+    kernel_of_symbol,
+    near_identity_,
+)
 
 
 @final
@@ -52,12 +57,25 @@ class ECO(AbstractSpectral):
 
     def symbol(self, size: tuple[int, ...]) -> Tensor:
         """The polar factors at the frequencies of k positions, each as often as it occurs."""
+        points = self._points(size)
+        dilation = tuple(n // k for n, k in zip(size, points, strict=True))
+        return dilated_symbol(self._own(), points, dilation, size)
+
+    def taps(self, size: tuple[int, ...]) -> Tensor:
+        """The kernel, which is dilated to the size."""
+        return kernel_of_symbol(self._own(), self._points(size))
+
+    def _own(self) -> Tensor:
+        """The symbol on the domain of k positions."""
+        return self.per_frequency(polar_factor, self.raw_kernel, self.folded_size)
+
+    def _points(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The number of positions k, per axis, which must divide the size."""
         points = self.folded_size
         if any(n % k for n, k in zip(size, points, strict=True)):
             raise ValueError(
-                f"`kernel_size` must divide the size of the input for ECO (after its stride and "
-                f"dilation); got kernel_size={points}, size={size}."
+                "`kernel_size` must divide the size of the input for ECO (both over the stride, "
+                "the size also over its common divisor with the dilation); got "
+                f"kernel_size={points}, size={size}."
             )
-        own = self.per_frequency(polar_factor, self.raw_kernel, points)
-        dilation = tuple(n // k for n, k in zip(size, points, strict=True))
-        return dilated_symbol(own, points, dilation, size)
+        return points

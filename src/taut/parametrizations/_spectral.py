@@ -64,6 +64,14 @@ class AbstractSpectral(AbstractParametrization):
             Matrices `(out_channels, folded_channels)`, those of the groups one below the other.
         """
 
+    def taps(self, size: tuple[int, ...]) -> Tensor | None:
+        """Compute a kernel of few taps with the symbol of this size when dilated by size / taps.
+
+        Of shape `(out_channels, folded_channels, *taps)`, its first tap at the origin; None, the
+        default, if the method has none.
+        """
+        return None
+
     def per_frequency(
         self, function: Callable[[Tensor], Tensor], kernel: Tensor, size: tuple[int, ...]
     ) -> Complex[Tensor, "f o i"]:
@@ -103,7 +111,7 @@ class AbstractSpectral(AbstractParametrization):
                 f"`size` must be a multiple of `stride`; got size={size}, stride={self.stride}."
             )
         size = tuple(n // s for n, s in zip(size, self.stride, strict=True))
-        return interleaved(_kernel_of(self.symbol(size), size), self.stride)
+        return interleaved(kernel_of_symbol(self.symbol(size), size), self.stride)
 
 
 @torch.no_grad()
@@ -220,8 +228,19 @@ def _half_plane(size: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], tup
     return tuple(map(tuple, grid.tolist())), tuple(counts.tolist())
 
 
-def _kernel_of(symbol: Tensor, size: tuple[int, ...]) -> Tensor:
-    r""":math:`K_t = N^{-1} \sum_\omega \hat K(\omega) e^{-i \omega \cdot t}`, `(o, i, *size)`."""
+def kernel_of_symbol(symbol: Complex[Tensor, "f o i"], size: tuple[int, ...]) -> Tensor:
+    r"""The real kernel of a symbol, as many taps as places, the first one at the origin.
+
+    :math:`K_t = N^{-1} \sum_\omega \hat K(\omega) e^{-i \omega \cdot t}`.
+
+    Args:
+        symbol: on `half_plane(size)`.
+        size: of the periodic domain.
+
+    Example:
+        >>> kernel_of_symbol(torch.tensor([[[2.0 + 0j]], [[0j]]]), (2,))
+        tensor([[[1., 1.]]])
+    """
     if not size:
         return symbol[0].real
     grid, _ = _half_plane(size)
