@@ -1,4 +1,4 @@
-"""The size of what each layer is given."""
+"""Layers whose kernel has the size of their input."""
 
 import copy
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from taut.nn import AbstractParametrizedLayer
+from taut.nn import AbstractParametrizedLayer, SpectralConv
 
 
 def input_sizes(
@@ -58,3 +58,19 @@ def _note(sizes: set[tuple[int, ...]], layer: Any) -> Any:
         sizes.add(tuple(image.shape[-layer.axes :]))
 
     return hook
+
+
+def with_taps(model: nn.Module, input_shape: tuple[int, ...]) -> nn.Module:
+    """The model with plain convolutions for those in the frequency domain; itself if it has none.
+
+    Raises:
+        ValueError: if `input_shape` does not fit.
+    """
+    from taut.export._freeze import freeze
+
+    modules = list(model.modules())
+    if any(isinstance(m, AbstractParametrizedLayer) and m.fills_input for m in modules):
+        model = freeze(model, input_shape)
+    layers = [m for m in model.modules() if isinstance(m, SpectralConv)]
+    memo: dict[int, Any] = {id(m): m.as_taps().train(m.training) for m in layers}
+    return copy.deepcopy(model, memo) if layers else model

@@ -86,8 +86,8 @@ def _unshuffled(x: Tensor, stride: Size) -> Tensor:
     if all(s == 1 for s in stride):
         return x
     axes = len(stride)
-    for axis, s in enumerate(stride):  # (b, c, n/s, s, ...)
-        x = x.unflatten(2 + 2 * axis, (-1, s))
+    parts = [part for n, s in zip(x.shape[2:], stride, strict=True) for part in (n // s, s)]
+    x = x.reshape(*x.shape[:2], *parts)  # (b, c, n/s, s, ...)
     phases = [3 + 2 * axis for axis in range(axes)]
     return x.permute(0, 1, *phases, *(p - 1 for p in phases)).flatten(1, 1 + axes)
 
@@ -99,10 +99,8 @@ def _shuffled(y: Tensor, stride: Size) -> Tensor:
     axes = len(stride)
     y = y.unflatten(1, (-1, *stride))  # (b, c, s, ..., n, ...)
     pairs = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
-    y = y.permute(0, 1, *pairs)
-    for axis in range(axes):
-        y = y.flatten(2 + axis, 3 + axis)
-    return y
+    sizes = [n * s for n, s in zip(y.shape[2 + axes :], stride, strict=True)]
+    return y.permute(0, 1, *pairs).reshape(*y.shape[:2], *sizes)
 
 
 def apply_spectral(
