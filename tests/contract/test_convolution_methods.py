@@ -11,9 +11,14 @@ from convolution_cases import FACTORS, allowed, case_of, fits, normal, orthogona
 from convolution_layers import layer_of, matrix_of, set_raw_
 from convolution_oracles import Case, keeps_isometry, promise
 from oracles import dense_operator
-from taut.parametrizations import methods
+from taut.parametrizations import AbstractSpectral, methods
 
-METHODS = [cls for cls in methods().values() if not cls.matrices_only and cls is not taut.BCOP]
+# Kernels of the size of the input have no `weight`: see tests/unit/nn/test_spectral_conv.py.
+METHODS = [
+    cls
+    for cls in methods().values()
+    if not (cls.matrices_only or cls is taut.BCOP or issubclass(cls, AbstractSpectral))
+]
 
 
 def legal(values: dict) -> bool:

@@ -43,8 +43,9 @@ def kernels() -> list:
     return [
         pytest.param(cls, *c, id=f"{cls.__name__}-{'-'.join(map(str, c))}")
         for cls in METHODS
-        for c in CONFIGURATIONS
+        for i, c in enumerate(CONFIGURATIONS)
         if not (cls.matrices_only and c[2])
+        and (not issubclass(cls, AbstractSpectral) or i % 2 or c[2:] == ((), ()))
     ]
 
 
@@ -310,7 +311,7 @@ def train_(module: AbstractParametrization, steps: int) -> None:
 def test_spectrum_after_optimiser_steps(cls):
     module = cls(6, 8, () if cls.matrices_only else (3, 3))
     if any(True for _ in module.parameters()):
-        train_(module, 2000)
+        train_(module, 200 if issubclass(cls, AbstractSpectral) else 2000)
     s = spectrum(module)
     assert s.max() <= 1 + 3e-6
     if cls.guarantee == "orthogonal":
