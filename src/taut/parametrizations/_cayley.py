@@ -50,9 +50,9 @@ class Cayley(AbstractSpectral):
         return {"raw_kernel": self.raw_kernel_shape, "raw_scale": (self.groups,)}
 
     def reset_parameters(self) -> None:
-        """Draw the kernel anew, and set the scale to 1."""
+        """Draw the kernel anew, and set the scale to 1/2."""
         nn.init.normal_(self.raw_kernel, std=1 / math.sqrt(self.raw_kernel[0].numel()))
-        nn.init.ones_(self.raw_scale)
+        nn.init.constant_(self.raw_scale, 0.5)
 
     def symbol(self, size: tuple[int, ...]) -> Tensor:
         """Cayley's transform at each frequency."""

@@ -252,7 +252,7 @@ assert not heavy & {name.partition(".")[0] for name in sys.modules}, heavy & set
 import torch
 from test_state import METHODS, Training, images
 torch.manual_seed(0)
-for name in METHODS:
+for name in set(METHODS) - {"ECO", "LOT", "SpectralQR"}:  # like BRO and Cayley
     torch.compiler.reset()
     training = Training(name)
     compiled = torch.compile(training.model, fullgraph=True, backend="eager")
