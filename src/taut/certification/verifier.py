@@ -396,7 +396,8 @@ def spectral_conv(step, groups):
 
     With C roundings in all, any n of them are at most a share n/C of g = gamma(C). A transform of
     an axis of n is off by e = (2n + 4) g/C root(2n), both by f = root(2) (prod (1 + e) - 1) in the
-    norm that counts w and -w; matrices of norm q and moduli M add d = q f + 2c g/C M (1 + f).
+    norm that counts w and -w; matrices of norm q and moduli M add d = q f + 2c g/C M (1 + f), the
+    way back f (q + d), and a bias one rounding of all.
     """
     real, imag = step.tensors.pop("real"), step.tensors.pop("imag")
     (channels, *size), (count, rows, columns) = step.inputs[0], real.shape
@@ -417,13 +418,17 @@ def spectral_conv(step, groups):
     for _ in range(60):
         v = np.maximum((z := sides.swapaxes(1, 2) @ (sides @ v)) / z.max(1)[:, None], 2.0**-20)
     most = Q((sides.swapaxes(1, 2) @ (sides @ v) / v).max()) * (1 + gamma(rows + columns + 8))
-    total = sum(4 * n + 8 for n in size) + 2 * columns
+    total = sum(4 * n + 8 for n in size) + 2 * columns + 1
     g, moduli = gamma(total, FORMATS["float32"][0]), root(most)
     errors = (1 + Q(2 * n + 4, total) * g * root(Q(2 * n)) for n in size)
     f = root(Q(2)) * (math.prod(errors) - 1)
     d = q * f + Q(2 * columns, total) * g * moduli * (1 + f)
     lost = d + f * (q + d)
-    step.claims([0], total, [max(lost / g, 2 * (moduli + lost + 1)) ** 2])
+    lost += g / total * (q + lost)
+    bias = step.tensors.pop("bias", np.zeros(rows))
+    require(bias.shape == (rows,), "its bias is not one number an output")
+    absolute, constant = max(lost / g, 2 * (moduli + lost + 1)), sum_of_squares(bias)
+    step.claims([0], total, [absolute**2], constant * math.prod(size))
     tables = [twiddles(n)[np.outer(range(n), range(n)) % n] / math.sqrt(n) for n in size]
 
     def run(x):
@@ -434,7 +439,7 @@ def spectral_conv(step, groups):
         y[(slice(None), *places)] = (blocks @ z).reshape(count, rows).T * twice
         for axis, table in enumerate(tables, 1):
             y = np.moveaxis(np.tensordot(table, y, (1, axis)), 0, axis)
-        return y.real
+        return y.real + bias.reshape(-1, *[1] * len(size))
 
     return run
 

@@ -15,7 +15,7 @@ from taut.export._naming import renamed
 from taut.export._sizes import with_taps
 from taut.files import write_atomically
 from taut.kinds import did_you_mean
-from taut.nn import AbstractParametrizedLayer
+from taut.nn import AbstractParametrizedLayer, SpectralConv
 from taut.program import Program, ProgramModule, UnprovenError, fixed_size, trace
 
 __all__ = ["SUFFIXES", "Exported", "export", "load"]
@@ -95,7 +95,11 @@ def export(
 
 def _of_any_size(model: nn.Module) -> nn.Module:
     """The model with plain layers: the others pad by numbers that they compute from the size."""
-    own = any(isinstance(module, AbstractParametrizedLayer) for module in model.modules())
+    own = [m for m in model.modules() if isinstance(m, AbstractParametrizedLayer)]
+    if any(m.fills_input for m in own) or any(isinstance(m, SpectralConv) for m in model.modules()):
+        raise ValueError(
+            "`any_size` must be False: the model has kernels of the size of their input."
+        )
     return freeze(model) if own else model
 
 

@@ -175,8 +175,9 @@ class SpectralOperator(AbstractOperator):
     def rounding(self) -> tuple[int, float]:
         r"""Count m and A such that the execution is off by at most :math:`\gamma_m A` in norm.
 
-        In float64 and float32, for inputs of norm 1; A also bounds all intermediate results. With
-        :math:`m = \texttt{fan\_in}` and :math:`\gamma_j \le \tfrac jm \gamma_m`, the bound of
+        In float64 and float32, for inputs of norm 1, with one rounding more for a bias; A also
+        bounds all intermediate results. With :math:`m = \texttt{fan\_in} + 1` and
+        :math:`\gamma_j \le \tfrac jm \gamma_m`, the bound of
         `execution_error` is a polynomial P in :math:`\gamma_m` with coefficients >= 0 and P(0) = 0,
         so that :math:`P(\gamma) / \gamma` is largest where :math:`\gamma` is.
 
@@ -189,11 +190,13 @@ class SpectralOperator(AbstractOperator):
                 f"an axis is longer than {LONGEST}, and nothing is proven about a library's fast "
                 "transforms"
             )
-        q, largest = self.norm_bound().value, gamma(self.fan_in, U32)
-        share = up_divide(largest, float(self.fan_in))
+        q, count = self.norm_bound().value, self.fan_in + 1
+        largest = gamma(count, U32)
+        share = up_divide(largest, float(count))
         relative = self._relative(lambda n: up_product(share, float(n)), q)
+        relative = up_sum(relative, up_product(share, up_sum(q, relative)))
         sizes = up_product(2.0, up_sum(self._moduli(), relative, 1.0))
-        return self.fan_in, max(up_divide(relative, largest), sizes)
+        return count, max(up_divide(relative, largest), sizes)
 
     def _relative(self, lost: Callable[[int], float], q: float) -> float:
         """The bound of `execution_error` with what n roundings lose."""

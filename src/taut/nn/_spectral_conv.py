@@ -12,22 +12,25 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from taut._arguments import check_image
 from taut.linalg.fourier import spectral_product
+from taut.linalg.rounding import up_product, up_root
 from taut.linalg.spectral import SpectralOperator
 from taut.nn._padding import Pads, Size, pad, torch_pads
 from taut.parametrizations import kernel_of_symbol
-from taut.program import CAPTURES, AbstractOp, Rounding, Site, UnprovenError, op
+from taut.program import CAPTURES, AbstractOp, Rounding, Site, UnprovenError, norm_upper, op
 from taut.program._call import Call
 from taut.program._op import like
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
-def spectral_conv(input: Tensor, real: Tensor, imag: Tensor, size: Size, groups: int) -> Tensor:
-    """`spectral_product`, as one step of a recorded model."""
+def spectral_conv(
+    input: Tensor, real: Tensor, imag: Tensor, bias: Tensor | None, size: Size, groups: int
+) -> Tensor:
+    """`spectral_product` and a bias, as one step of a recorded model."""
     if has_torch_function((input, real, imag)):
-        arguments = (input, real, imag, size, groups)
+        arguments = (input, real, imag, bias, size, groups)
         return handle_torch_function(spectral_conv, (input, real, imag), *arguments)
-    return spectral_product(input, real, imag, size, groups)
+    return _with_bias(spectral_product(input, real, imag, size, groups), bias)
 
 
 @final
@@ -111,8 +114,9 @@ def apply_spectral(
     if input.dim() == axes + 1:
         return apply_spectral(input[None], real, imag, bias, geometry)[0]
     x = geometry.before(input)
-    y = spectral_conv(x, real, imag, tuple(x.shape[2:]), geometry.groups)
-    return _with_bias(geometry.after(y), bias)
+    own = None if geometry.transposed else bias  # of channels that become phases, or are the last
+    y = geometry.after(spectral_conv(x, real, imag, own, tuple(x.shape[2:]), geometry.groups))
+    return _with_bias(y, bias) if geometry.transposed else y
 
 
 def _with_bias(y: Tensor, bias: Tensor | None) -> Tensor:
@@ -273,18 +277,32 @@ class _SpectralConvOp(AbstractOp):
         inputs, outputs = operator.in_shape[0], operator.out_shape[0]
         if operator.norm_bound().value ** 2 * inputs > 100 * outputs:
             raise UnprovenError("its norm is too large for its bound of underflow")
-        return Rounding(count, absolute)
+        bias, constant = site.tensors.get("bias"), 0.0
+        if bias is not None:
+            copies = math.prod(site.shape[1:])
+            constant = up_product(norm_upper(bias), up_root(float(copies)))
+        return Rounding(count, absolute, constant)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         real, imag = (like(site.tensors[role], x[0]) for role in ("real", "imag"))
-        return spectral_conv(x[0], real, imag, tuple(x[0].shape[2:]), site.args["groups"])
+        bias = like(site.tensors["bias"], x[0]) if "bias" in site.tensors else None
+        return spectral_conv(x[0], real, imag, bias, tuple(x[0].shape[2:]), site.args["groups"])
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
         raise ValueError("it is of one size: pass taut.freeze(model, input_shape=...)")
 
 
-def _recorded(c: Call, input: Tensor, real: Tensor, imag: Tensor, size: Size, groups: int) -> str:
-    held = {"real": c.constant(real), "imag": c.constant(imag)}
+def _recorded(
+    c: Call,
+    input: Tensor,
+    real: Tensor,
+    imag: Tensor,
+    bias: Tensor | None,
+    size: Size,
+    groups: int,
+) -> str:
+    held: dict[str, Tensor | None] = {"real": c.constant(real), "imag": c.constant(imag)}
+    held["bias"] = None if bias is None else c.constant(bias)
     return c.add("spectral_conv", [c.name(input)], args={"groups": groups}, tensors=held)
 
 
