@@ -439,7 +439,7 @@ def spectral_conv(step, groups):
         y[(slice(None), *places)] = (blocks @ z).reshape(count, rows).T * twice
         for axis, table in enumerate(tables, 1):
             y = np.moveaxis(np.tensordot(table, y, (1, axis)), 0, axis)
-        return y.real + bias.reshape(-1, *[1] * len(size))
+        return np.real(y) + bias.reshape(-1, *[1] * len(size))
 
     return run
 
