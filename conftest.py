@@ -1,5 +1,7 @@
 """What every test and doctest finds in its namespace, and a seed for each."""
 
+import inspect
+
 import jaxtyping
 import pytest
 import torch
@@ -19,3 +21,13 @@ def _namespace(doctest_namespace: dict) -> None:
 
     torch.manual_seed(0)
     doctest_namespace.update(torch=torch, taut=taut)
+
+
+@pytest.fixture(autouse=True)
+def _drawn_kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the kernels of fresh layers: a kernel that is the identity hides mirrored axes."""
+    import taut
+
+    if isinstance(request.node, pytest.Function) and "defaults" not in request.keywords:
+        defaults = inspect.unwrap(taut.BCOP.__init__).__kwdefaults__
+        monkeypatch.setitem(defaults, "init", "uniform")

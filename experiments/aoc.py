@@ -40,6 +40,9 @@ class Arguments(NamedTuple):
     dilation: int = 1
     groups: int = 1
     transposed: bool = False
+    zeros: bool = (
+        False  # padding of taut's layer, too: orthogonium's transposed layers have no other
+    )
 
     @property
     def padding(self) -> int | str:
@@ -68,11 +71,17 @@ class Arguments(NamedTuple):
         return {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
 
     @property
+    def edges(self) -> dict[str, int | str]:
+        """How the padding is told to a layer."""
+        more = {"output_padding": self.output_padding} if self.transposed else {}
+        return {"padding": self.padding} | more
+
+    @property
     def name(self) -> str:
         """As tables show it."""
         parts = [f"{self.inputs} to {self.outputs}", f"{self.kernel}x{self.kernel}"]
         parts += [f"{name} {value}" for name, value in self.options.items() if value > 1]
-        return ", ".join(parts + ["transposed"] * self.transposed)
+        return ", ".join(parts + ["transposed"] * self.transposed + ["zeros"] * self.zeros)
 
 
 GRID = [
@@ -90,7 +99,7 @@ CASES = tuple(
             *((256, 256, 3, 1, 1, g) for g in (2, 4, 16)),
             *((128, 256, k, 2) for k in (2, 3, 4)),
             (128, 128, 3, 1, 2),
-            *((256, 128, k, 2, 1, 1, True) for k in (2, 3, 4)),
+            *((256, 128, k, 2, 1, 1, True, zeros) for k in (2, 3, 4) for zeros in (False, True)),
         ),
     )
 )
@@ -120,18 +129,17 @@ def theirs(case: Arguments, setting: str = SETTINGS["aoc"]) -> nn.Module:
     except ImportError as error:
         raise ImportError(f"not installed: pip install orthogonium ({error})") from error
     cls = "AdaptiveOrthoConvTranspose2d" if case.transposed else "AdaptiveOrthoConv2d"
-    options = case.options | {"padding": case.padding, "ortho_params": vars(settings)[setting]}
-    if case.transposed:
-        options["output_padding"] = case.output_padding
+    options = case.options | case.edges | {"ortho_params": vars(settings)[setting]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return vars(layers)[cls](case.inputs, case.outputs, case.kernel, **options)
 
 
 def ours(case: Arguments) -> nn.Module:
-    """The layer of taut, circular; raises ValueError where it has none."""
+    """The layer of taut, circular or with zeros; raises ValueError where it has none."""
     cls = taut.nn.ConvTranspose2d if case.transposed else taut.nn.Conv2d
     options: dict[str, Any] = case.options
+    options |= {"padding_mode": "zeros"} | case.edges if case.zeros else {}
     return cls(case.inputs, case.outputs, case.kernel, **options)
 
 

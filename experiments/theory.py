@@ -88,7 +88,7 @@ def fit(channels: int, seed: int) -> list[float]:
     goal = target()
     goal = torch.cat([goal, goal.new_zeros(_CHANNELS, channels - _CHANNELS, 3)], 1)
     torch.manual_seed(seed)
-    layer = taut.BCOP(channels, channels, (3,), dtype=torch.float64)
+    layer = taut.BCOP(channels, channels, (3,), init="uniform", dtype=torch.float64)
     optimiser = torch.optim.Adam(layer.parameters(), lr=0.03)
     schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, _STEPS)
     curve = []

@@ -20,6 +20,7 @@ from taut.training import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+pytestmark = pytest.mark.defaults
 LANGUAGES = {"python", "json", "sh", "text"}  # the last is what a program prints
 
 

@@ -11,6 +11,7 @@ from exported_nets import in_onnxruntime
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 PATHS = sorted(EXAMPLES.glob("*.py"))
+pytestmark = pytest.mark.defaults
 
 
 def run(name, *arguments):

@@ -31,7 +31,7 @@ def random_factors(c, size, seed, ranks=None):
 
 def bcop(c, size, seed, dtype=torch.float64):
     torch.manual_seed(seed)
-    return taut.BCOP(c, c, size, dtype=dtype)
+    return taut.BCOP(c, c, size, init="uniform", dtype=dtype)
 
 
 def sigma(kernel, points=5):

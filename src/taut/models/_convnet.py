@@ -15,8 +15,9 @@ from taut.parametrizations import BCOP
 class AbstractConvNet(AbstractModel):
     """A sequence of named layers: conv1, maxmin1, ..., flatten, dense1, ...
 
-    A subclass states the channels, kernel size and stride of its convolutions, and the widths of
-    its hidden dense layers. Images may have any size.
+    Kernels of :class:`taut.BCOP` are drawn uniformly, as in the founding paper. A subclass states
+    the channels, kernel size and stride of its convolutions, and the widths of its hidden dense
+    layers. Images may have any size.
     """
 
     convolutions: ClassVar[tuple[tuple[int, int, int], ...]]
@@ -39,7 +40,8 @@ class AbstractConvNet(AbstractModel):
                 f"`input_shape` must be channels, height and width; got {input_shape}."
             )
         factory = {"device": device, "dtype": dtype}
-        conv = partial(Conv2d, parametrization=parametrization, **factory)
+        kernels = partial(BCOP, init="uniform") if parametrization is BCOP else parametrization
+        conv = partial(Conv2d, parametrization=kernels, **factory)
         linear = partial(Linear, parametrization=dense or dense_method(parametrization), **factory)
         model, shape = nn.Sequential(), input_shape
         for i, (channels, kernel_size, stride) in enumerate(self.convolutions, 1):

@@ -63,10 +63,10 @@ class BCOP(AbstractParametrization):
         in_channels: channels (or features) of the input.
         out_channels: channels (or features) of the output.
         kernel_size: taps per spatial axis; `()` for a matrix.
-        init: `"uniform"` draws H and the projectors uniformly. `"identity"` takes the identity
-            for H, and one projector for all steps of the same kind: pairs of steps cancel, so that
-            a layer of stride 1 with as many outputs as inputs and odd kernel sizes starts as the
-            identity. The projectors separate in training.
+        init: `"identity"` takes the identity for H, and one projector for all steps of the same
+            kind: pairs of steps cancel, so that a layer of stride 1 with as many outputs as inputs
+            and odd kernel sizes starts as the identity. The projectors separate in training; deep
+            nets train better. `"uniform"` draws H and the projectors uniformly.
         options: stride, groups, device and dtype, as :class:`AbstractParametrization` has them.
 
     Raises:
@@ -102,11 +102,11 @@ class BCOP(AbstractParametrization):
         out_channels: int,
         kernel_size: tuple[int, ...] = (),
         *,
-        init: str = "uniform",
+        init: str = "identity",
         **options: Any,
     ) -> None:
-        if init not in ("uniform", "identity"):
-            raise ValueError(f"`init` must be 'uniform' or 'identity'; got {init!r}.")
+        if init not in ("identity", "uniform"):
+            raise ValueError(f"`init` must be 'identity' or 'uniform'; got {init!r}.")
         self.init = init
         super().__init__(in_channels, out_channels, kernel_size, **options)
 

@@ -58,7 +58,7 @@ class BCOPFixed(AbstractParametrization):
     def _drawn(self, **options: Any) -> BCOP:
         """A fresh BCOP of these sizes."""
         sizes = self.in_channels, self.out_channels, self.kernel_size
-        return BCOP(*sizes, stride=self.stride, groups=self.groups, **options)
+        return BCOP(*sizes, init="uniform", stride=self.stride, groups=self.groups, **options)
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
         """Any orthogonal kernel; it need not be one of BCOP.

@@ -44,8 +44,16 @@ def test_tied_projectors_separate_in_training():
     assert (raw[0] - raw[2]).norm() > 1e-4
 
 
+@pytest.mark.defaults
+def test_it_is_the_default():
+    assert taut.BCOP(2, 2, (3,)).init == "identity"
+    layer, x = taut.nn.Conv2d(3, 3, 5, bias=False), torch.randn(1, 3, 4, 6)
+    assert torch.allclose(layer(x), x, atol=1e-6)
+    assert taut.BCOPFixed(3, 3, (3,)).weight()[..., 0].abs().max() > 0.01  # never trained: drawn
+
+
 def test_other_initialisations_are_refused():
-    with pytest.raises(ValueError, match="`init` must be 'uniform' or 'identity'; got 'zero'"):
+    with pytest.raises(ValueError, match="`init` must be 'identity' or 'uniform'; got 'zero'"):
         taut.BCOP(2, 2, (3,), init="zero")
 
 
