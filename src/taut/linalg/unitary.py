@@ -18,8 +18,9 @@ def unitary_basis(a: Tensor) -> Tensor:
         number nears the precision.
 
     Example:
-        >>> unitary_basis(torch.tensor([[3.0, 4.0j]]))
-        tensor([[0.6000+0.0000j, 0.0000+0.8000j]])
+        >>> unitary_basis(torch.tensor([[3.0], [4.0]]))
+        tensor([[0.6000],
+                [0.8000]])
     """
     if a.shape[-2] < a.shape[-1]:
         return unitary_basis(a.mH).mH

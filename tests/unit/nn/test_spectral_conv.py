@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from oracles import dense_operator
 from taut.certification import certify, verifier
 from taut.linalg.fourier import spectral_product
 from taut.nn import SpectralConv
+from thinning import one_in
 
 METHODS = [taut.BRO, taut.Cayley, taut.LOT, taut.SpectralQR]
 CONV = {1: taut.nn.Conv1d, 2: taut.nn.Conv2d, 3: taut.nn.Conv3d}
@@ -155,8 +157,9 @@ def net(method, mode="circular") -> tuple[nn.Module, tuple[int, ...]]:
     return nn.Sequential(*layers).eval(), (2, 6, 5)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("mode", ["circular", "zeros"])
+@pytest.mark.parametrize(
+    ("method", "mode"), one_in(3, itertools.product(METHODS, ["circular", "zeros"]))
+)
 def test_frozen_is_the_model_bit_for_bit_and_of_one_size(method, mode):
     model, shape = net(method, mode)
     frozen, x = taut.freeze(model, shape), torch.rand(3, *shape)
@@ -194,8 +197,10 @@ def test_certificates_are_those_of_the_model_and_the_verifier_proves_them(arithm
     np.testing.assert_allclose(z, model.double()(x.double()).detach().numpy(), atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])
-@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize(
+    ("suffix", "frozen"),
+    one_in(2, itertools.product([".onnx", ".pt2", ".safetensors"], [True, False])),
+)
 def test_files_hold_the_function_as_circular_convolutions(suffix, frozen, tmp_path):
     model, shape = net(taut.LOT, "zeros")
     x = torch.rand(3, *shape)
