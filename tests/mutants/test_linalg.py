@@ -399,7 +399,7 @@ MUTANTS = {
         (spectral, "SpectralOperator._relative", "up_root(2.0), ", ""),
         (spectral, "SpectralOperator._relative", "2 * n + 4", "n"),
         (spectral, "SpectralOperator._relative", "self._moduli(), grown", "0.0"),
-        (spectral, "SpectralOperator._moduli", " + (self.symbols.imag / scale).abs()", ""),
+        (spectral, "SpectralOperator._moduli", " + (blocks.imag / scale).abs()", ""),
     ],
     check_exponentials: [
         (

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import forgery
 import taut
 from oracles import dense_operator
 from taut.certification import certify, verifier
@@ -195,6 +196,20 @@ def test_certificates_are_those_of_the_model_and_the_verifier_proves_them(arithm
     runs = verifier.check_graph(file, verifier.read_weights(paths[1], file))
     z = np.stack([verifier.logits_of(file, runs, image) for image in x.double().numpy()])
     np.testing.assert_allclose(z, model.double()(x.double()).detach().numpy(), atol=1e-5)
+
+
+def test_the_verifier_refuses_matrices_that_make_no_real_operator(tmp_path):
+    layer = taut.freeze(taut.nn.Conv2d(2, 2, 3, parametrization=taut.LOT), (2, 4, 3))
+    content, tensors = forgery.opened(*forgery.honest(layer, (2, 4, 3), tmp_path))
+    for name, change, words in (
+        ("imag", lambda t: t.index_fill(0, torch.tensor(0), 0.1), "no matrix for each frequency"),
+        ("real", lambda t: t[:-1].contiguous(), "no matrix for each frequency"),
+        ("real", lambda t: 1.01 * t, "its norm is not proven to be within its gain"),
+        ("bias", lambda t: t[:1].contiguous(), "its bias is not one number an output"),
+    ):
+        changed = tensors | {name: change(tensors[name])}
+        with pytest.raises(verifier.Refused, match=words):
+            verifier.verify(*forgery.forge(tmp_path, content, changed))
 
 
 @pytest.mark.parametrize(
