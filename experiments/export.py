@@ -54,9 +54,11 @@ def layers(method: str) -> Iterator[tuple[nn.Module, tuple[int, ...]]]:
     if cls.matrices_only:
         return
     for kernel, stride in ((1, 1), (2, 1), (3, 1), (4, 2), (5, 1), (6, 3)):
-        for mode in ("circular", "zeros"):
+        for mode in ("circular",) if cls is taut.ECO else ("circular", "zeros"):
             options = {"padding_mode": mode, "parametrization": cls}
-            yield taut.nn.Conv2d(8, 12, kernel, stride, **options), (8, 15, 17)  # pyright: ignore[reportArgumentType]
+            # ECO takes multiples of its kernel size alone.
+            shape = (8, 4 * kernel, 3 * kernel) if cls is taut.ECO else (8, 15, 17)
+            yield taut.nn.Conv2d(8, 12, kernel, stride, **options), shape  # pyright: ignore[reportArgumentType]
 
 
 @torch.no_grad()
@@ -68,7 +70,7 @@ def frozen_layers(method: str) -> dict[str, float]:
         for mode in ("train", "eval"):
             layer.train(mode == "train")
             x = random_images(shape)
-            worst[mode] = max(worst[mode], difference(taut.freeze(layer)(x), layer(x)))
+            worst[mode] = max(worst[mode], difference(taut.freeze(layer, shape)(x), layer(x)))
     return worst
 
 

@@ -246,6 +246,14 @@ MODELS = {
         ),
         (2, 4, 7),
     ),
+    "frequencies": (
+        sequential(
+            lambda: taut.nn.Conv2d(2, 4, 3, groups=2, parametrization=taut.LOT), taut.nn.MaxMin,
+            lambda: taut.nn.Conv2d(4, 6, 4, 2, padding_mode="zeros", parametrization=taut.BRO),
+            taut.nn.MaxMin, nn.Flatten, lambda: nn.Linear(54, 3),
+        ),
+        (2, 5, 6),
+    ),
     "copies": (
         sequential(
             lambda: nn.Conv1d(2, 3, 3, padding=2, padding_mode="reflect"), lambda: nn.PReLU(3),

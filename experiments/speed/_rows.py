@@ -115,7 +115,7 @@ def _evaluate(rows: Rows, built: Modules, case: Case, settings: TimingSettings) 
     for name, module in built.items():
         if any(isinstance(part, Conv2d | Linear) for part in module.modules()):
             try:
-                modules["frozen", name] = freeze(module)
+                modules["frozen", name] = freeze(module, case.input_shape)
             except (ValueError, NotImplementedError) as error:
                 rows[name].note = note(error)
     with torch.no_grad(), cached(), parametrize.cached():

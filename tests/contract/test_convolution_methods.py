@@ -12,9 +12,14 @@ from convolution_cases import FACTORS, allowed, case_of, fits, normal, orthogona
 from convolution_layers import layer_of, matrix_of, set_raw_
 from convolution_oracles import Case, keeps_isometry, promise
 from oracles import dense_operator
-from taut.parametrizations import methods
+from taut.parametrizations import AbstractSpectral, methods
 
-KERNELS = {name: cls for name, cls in methods().items() if not cls.matrices_only}
+# Kernels of the size of the input have no `weight`: see tests/unit/nn/test_spectral_conv.py.
+KERNELS = {
+    name: cls
+    for name, cls in methods().items()
+    if not (cls.matrices_only or issubclass(cls, AbstractSpectral))
+}
 KERNELS["AOL with a learned scale"] = partial(taut.AOL, learn_scale=True)
 METHODS = [name for name in KERNELS if name != "BCOP"]  # which has tests of its own
 LIMITS = {torch.float64: (1e-9, 1e-9), torch.float32: (1e-5, 3e-6)}  # below 1, above 1

@@ -394,12 +394,12 @@ MUTANTS = {
             "imag.square()).sum((1, 2)).max()",
             "imag.square()).sum((1, 2)).min()",
         ),
-        (spectral, "SpectralOperator.execution_error", "up_product(f, s), ", ""),
-        (spectral, "SpectralOperator.execution_error", "up_product(q, f), ", ""),
-        (spectral, "SpectralOperator.execution_error", "up_root(2.0), ", ""),
-        (spectral, "SpectralOperator.execution_error", "2 * n + 2", "n"),
-        (spectral, "SpectralOperator.execution_error", "self._moduli(), grown", "0.0"),
-        (spectral, "SpectralOperator._moduli", " + (self.symbols.imag / scale).abs()", ""),
+        (spectral, "SpectralOperator._relative", ", up_product(f, up_sum(q, d))", ""),
+        (spectral, "SpectralOperator._relative", "up_product(q, f), ", ""),
+        (spectral, "SpectralOperator._relative", "up_root(2.0), ", ""),
+        (spectral, "SpectralOperator._relative", "2 * n + 4", "n"),
+        (spectral, "SpectralOperator._relative", "self._moduli(), grown", "0.0"),
+        (spectral, "SpectralOperator._moduli", " + (blocks.imag / scale).abs()", ""),
     ],
     check_exponentials: [
         (

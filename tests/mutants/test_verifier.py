@@ -230,7 +230,29 @@ OTHER = [
     ("maximum", three_values),
     ("copies", first("average", divisor=2)),
 ]  # fmt: skip
+
+
+def of_frequencies(role=None, change=None, **claims):
+    """Another tensor of a convolution by frequencies, or other claims; the rest allows for both."""
+
+    def both(content, tensors):
+        node = next(n for n in content["graph"]["nodes"] if n["op"] == "spectral_conv")
+        row = next(r for r in content["layers"] if r["name"] == node["name"])
+        row.update(gains=[2.0], bound=2.0, absolutes=[1e6])
+        content.update(bound=1e3, error=[1e9, 1e9], norm_limit=1e-9)
+        content["pairwise"] = [[1e3 * (i != j) for j in range(3)] for i in range(3)]
+        row.update(claims)
+        if role:
+            tensors[node["tensors"][role]] = change(tensors[node["tensors"][role]])
+
+    return both
+
+
 OTHER_TENSORS = [
+    ("frequencies", of_frequencies("imag", lambda t: t + 0.1)),
+    ("frequencies", of_frequencies("bias", lambda t: t[:1].clone())),
+    ("frequencies", of_frequencies(gains=[0.9], bound=0.9)),
+    ("frequencies", of_frequencies(gains=[100.0], bound=100.0)),
     ("matrices", with_nan),
     ("matrices", in_halves),
     ("take", before_the_first),
@@ -358,6 +380,7 @@ def lower_rows(content):
 
 
 LIMITS = {
+    "0 < len(size) <= 3 and max(size) <= 64",
     "n <= 2 ** 16",
     "math.prod(grid) * kernel.size <= 2 ** 37",
     "math.prod(kernel) * math.prod(out) <= 2 ** 33",

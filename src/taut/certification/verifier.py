@@ -458,6 +458,60 @@ def calm(degree, most):
     return bool(below(Q(0), -(-most * 2**40 // 1) / Q(2**40), 24))
 
 
+@operation
+def spectral_conv(step, groups):
+    """A matrix at each frequency; the real image has conjugate ones at w and -w.
+
+    With C roundings in all, any n of them are at most a share n/C of g = gamma(C). A transform of
+    an axis of n is off by e = (2n + 4) g/C root(2n), both by f = root(2) (prod (1 + e) - 1) in the
+    norm that counts w and -w; matrices of norm q and moduli M add d = q f + 2c g/C M (1 + f), the
+    way back f (q + d), and a bias one rounding of all.
+    """
+    real, imag = step.tensors.pop("real"), step.tensors.pop("imag")
+    (channels, *size), (count, rows, columns) = step.inputs[0], real.shape
+    require(0 < len(size) <= 3 and max(size) <= 64, "its transform is too long for a proof")
+    pairs = [(w, tuple(-k % n for k, n in zip(w, size, strict=True))) for w in np.ndindex(*size)]
+    places = tuple(np.array([w for w, v in pairs if w <= v]).T)
+    twice = np.array([1 + (w != v) for w, v in pairs if w <= v])
+    fits = count == len(twice) and channels == columns * groups and real.shape == imag.shape
+    require(fits and not imag[twice == 1].any(), "it has no matrix for each frequency")
+    step.makes(rows, *size)
+    blocks, q = (real + 1j * imag).reshape(count, groups, -1, columns), step.row["gains"][0]
+    require(q > 2**-100 and q**2 * channels <= 100 * rows, "its norm is too small or too large")
+    flat, v = blocks.reshape(-1, *blocks.shape[2:]), np.ones((1, columns, 1))
+    sides, grams = np.abs(flat.real) + np.abs(flat.imag), flat @ flat.conj().swapaxes(1, 2)
+    e = 4 * gamma(4 * columns + 64) * Q((sides**2).sum((1, 2)).max()) + Q(1, 2**400)
+    top = float(q**2) * (1 - 2**-48 * (rows + 16) ** 2) - 2 * float(e)
+    require(below(grams, top, q**2 - e), "its norm is not proven to be within its gain")
+    for _ in range(60):
+        v = np.maximum((z := sides.swapaxes(1, 2) @ (sides @ v)) / z.max(1)[:, None], 2.0**-20)
+    most = Q((sides.swapaxes(1, 2) @ (sides @ v) / v).max()) * (1 + gamma(rows + columns + 8))
+    total = sum(4 * n + 8 for n in size) + 2 * columns + 1
+    g, moduli = gamma(total, FORMATS["float32"][0]), root(most)
+    errors = (1 + Q(2 * n + 4, total) * g * root(Q(2 * n)) for n in size)
+    f = root(Q(2)) * (math.prod(errors) - 1)
+    d = q * f + Q(2 * columns, total) * g * moduli * (1 + f)
+    lost = d + f * (q + d)
+    lost += g / total * (q + lost)
+    bias = step.tensors.pop("bias", np.zeros(rows))
+    require(bias.shape == (rows,), "its bias is not one number an output")
+    absolute, constant = max(lost / g, 2 * (moduli + lost + 1)), sum_of_squares(bias)
+    step.claims([0], total, [absolute**2], constant * math.prod(size))
+    tables = [twiddles(n)[np.outer(range(n), range(n)) % n] / math.sqrt(n) for n in size]
+
+    def run(x):
+        for axis, table in enumerate(tables, 1):
+            x = np.moveaxis(np.tensordot(table.conj(), x, (1, axis)), 0, axis)
+        z = x[(slice(None), *places)].T.reshape(count, groups, columns, 1)
+        y = np.zeros((rows, *size), complex)
+        y[(slice(None), *places)] = (blocks @ z).reshape(count, rows).T * twice
+        for axis, table in enumerate(tables, 1):
+            y = np.moveaxis(np.tensordot(table, y, (1, axis)), 0, axis)
+        return np.real(y) + bias.reshape(-1, *[1] * len(size))
+
+    return run
+
+
 def wraps(axis, before, wide, left):
     """Whether output o reads by each tap t the one input i, modulo n, with s i = o - d t + left.
 

@@ -56,7 +56,7 @@ def export(
     else:
         opened = open_model(run, plain, device, data_dir)
         model, shape = opened.model, opened.input_shape
-    frozen = exports.freeze(model).cpu()
+    frozen = exports.freeze(model, shape).cpu()
     if shrink:
         exports.shrink_(frozen, shape)
     folder.mkdir(parents=True, exist_ok=True)

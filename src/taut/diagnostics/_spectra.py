@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from taut.diagnostics._record import ModuleCall, recorded
 from taut.linalg.convolution import ConvOperator
+from taut.linalg.spectral import SpectralOperator
 from taut.parametrizations import cached
 from taut.program import single_operator, singular_values, trace
 
@@ -112,6 +113,8 @@ def _work(module: nn.Module, shape: tuple[int, ...]) -> int:
     """Outputs * inputs * min(outputs, inputs); 0 if the spectrum needs no dense operator."""
     operator = single_operator(trace(module, shape))
     if isinstance(operator, ConvOperator) and operator.input_size and operator.is_torus:
+        return 0
+    if isinstance(operator, SpectralOperator):
         return 0
     sides = [math.prod(shape)] * 2
     if operator is not None:

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from taut.export._files import FileModel
 from taut.export._freeze import freeze
 from taut.export._naming import renamed
+from taut.export._sizes import with_taps
 from taut.files import write_atomically
 from taut.kinds import did_you_mean
-from taut.nn import AbstractParametrizedLayer
+from taut.nn import AbstractParametrizedLayer, SpectralConv
 from taut.program import Program, ProgramModule, UnprovenError, fixed_size, trace
 
 __all__ = ["SUFFIXES", "Exported", "export", "load"]
@@ -50,6 +51,9 @@ def export(
     model as a class of plain torch. The batch is of any size in all three. What was written is read
     back and compared, operation by operation and tensor by tensor, before this returns.
 
+    Convolutions in the frequency domain are written as circular ones with a kernel of the size of
+    their input: the same function to rounding, of more products; for small images.
+
     Args:
         model: from :func:`taut.freeze`, or any other of known operations, in eval mode.
         path: the file; its folder exists.
@@ -77,7 +81,7 @@ def export(
     if any_size and len(input_shape) != 3:
         raise ValueError(f"`any_size` is for images, (channels, rows, columns); got {input_shape}.")
     try:
-        settled = _of_any_size(model) if any_size else model
+        settled = _of_any_size(model) if any_size else with_taps(model, tuple(input_shape))
         program = renamed(trace(settled, input_shape, through=True))
     except UnprovenError as error:
         raise ValueError(f"`model` cannot be exported: {error}") from error
@@ -93,7 +97,11 @@ def export(
 
 def _of_any_size(model: nn.Module) -> nn.Module:
     """The model with plain layers: the others pad by numbers that they compute from the size."""
-    own = any(isinstance(module, AbstractParametrizedLayer) for module in model.modules())
+    own = [m for m in model.modules() if isinstance(m, AbstractParametrizedLayer)]
+    if any(m.fills_input for m in own) or any(isinstance(m, SpectralConv) for m in model.modules()):
+        raise ValueError(
+            "`any_size` must be False: the model has kernels of the size of their input."
+        )
     return freeze(model) if own else model
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from taut._arguments import whole
+from taut.export._sizes import input_sizes
 from taut.nn import AbstractParametrizedLayer
 from taut.parametrizations import AbstractParametrization
 from taut.program import has_parametrizations, with_plain_weights
@@ -15,7 +17,12 @@ from taut.program import has_parametrizations, with_plain_weights
 __all__ = ["freeze"]
 
 
-def freeze(model: nn.Module) -> nn.Module:
+def freeze(
+    model: nn.Module,
+    input_shape: tuple[int, ...] | None = None,
+    *,
+    window: int | None = None,
+) -> nn.Module:
     r"""A copy of a model in which plain torch layers stand for the parametrized ones.
 
     Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d`, each :class:`taut.nn.Linear` a
@@ -40,16 +47,24 @@ def freeze(model: nn.Module) -> nn.Module:
         which torch wraps round once.
     Cost: one read of each weight, and a copy of the rest.
 
+    Kernels that fill the periodic domain of their input (:class:`taut.Cayley` and others) are
+    different for each size. With `input_shape` they become :class:`taut.nn.SpectralConv`, which
+    refuses other sizes; those of :class:`taut.ECO` become plain dilated convolutions for that size.
+
     Args:
         model: any module; left as it is.
+        input_shape: of one input, without the batch; needed where kernels fill their input.
+        window: cut such kernels to their middle taps, so many an axis, and divide them by their
+            proven norm where it is above 1: plain convolutions, of *another function*, which is
+            near the original only where kernels are near the identity.
 
     Returns:
         The copy, without hooks, and without any trace of a parametrization.
 
     Raises:
         ValueError: if a module has hooks or a replaced method, is lazy, is
-            a parametrization itself, a subclass of a layer of taut, a layer whose kernel depends on
-            the size of the input, or cannot be copied.
+            a parametrization itself, a subclass of a layer of taut, or cannot be copied; if
+            `input_shape` is needed and missing, or does not fit.
 
     Example:
         >>> model = nn.Sequential(taut.nn.Conv2d(1, 4, 3), taut.nn.MaxMin())
@@ -64,11 +79,19 @@ def freeze(model: nn.Module) -> nn.Module:
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     with torch.inference_mode(False), torch.no_grad():
         model = with_plain_weights(model) if has_parametrizations(model) else model
-        twins = _Twins()
-        for layer in _layers(model, "", set()):
+        layers = list(_layers(model, "", set()))
+        full = [layer for layer in layers if layer.fills_input]
+        if window is not None and not full:
+            raise ValueError("`window` must be None: no kernel fills the size of its input.")
+        twins = _Twins(input_sizes(model, full, input_shape), _whole_or_none("window", window))
+        for layer in layers:
             twins.add(layer)
         frozen = twins.copied(model)
     return frozen.requires_grad_(False)
+
+
+def _whole_or_none(name: str, value: Any) -> int | None:
+    return None if value is None else whole(name, value)
 
 
 def _layers(module: nn.Module, path: str, seen: set[int]) -> Iterator[AbstractParametrizedLayer]:
@@ -122,7 +145,8 @@ def _reason(module: nn.Module) -> str:
 class _Twins:
     """The twins of a model's layers, with what they share."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: dict[int, tuple[int, ...]], window: int | None) -> None:
+        self._sizes, self.window = sizes, window
         self._memo: dict[int, Any] = {}  # of copy.deepcopy: from what is to what stands for it
         self._weights: dict[tuple, nn.Parameter] = {}
         self._padded: list[nn.Module] = []
@@ -141,6 +165,10 @@ class _Twins:
             copied = layer.weight.detach().clone(memory_format=torch.contiguous_format)
             self._weights[key] = nn.Parameter(copied, requires_grad=False)
         return self._weights[key]
+
+    def input_size(self, layer: AbstractParametrizedLayer) -> tuple[int, ...]:
+        """The spatial size of the inputs of a layer whose kernel fills it."""
+        return self._sizes[id(layer)]
 
     def bias(self, bias: Tensor | None) -> Any:
         """A copy, the same for all that share the bias."""

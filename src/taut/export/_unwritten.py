@@ -11,6 +11,7 @@ from taut.export._freeze import freeze
 from taut.export._naming import renamed
 from taut.export._onnx import OnnxWriter
 from taut.export._plain_file import check_form
+from taut.export._sizes import with_taps
 from taut.program import trace
 
 __all__ = ["unwritten"]
@@ -23,7 +24,8 @@ def unwritten(model: nn.Module, shape: tuple[int, ...]) -> Iterator[Change]:
     does; nothing is written. Models without a program are left out: `left` says why.
     """
     try:
-        program = trace(freeze(copy.deepcopy(model).eval()), shape, through=True)
+        frozen = freeze(copy.deepcopy(model).eval(), shape)
+        program = trace(with_taps(frozen, shape), shape, through=True)
     except ValueError:
         return
     named = renamed(program)

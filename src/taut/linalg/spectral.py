@@ -1,7 +1,7 @@
 r"""Operators that are one matrix per frequency of a torus: circular convolutions of full size."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import final
 
@@ -10,9 +10,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taut.linalg.cholesky import Matrices, eigenvalue_bound
+from taut.linalg.fourier import LONGEST, spectral_product
 from taut.linalg.gram import self_product
 from taut.linalg.operator import AbstractOperator, ExecutionError, NormBound, exact_tensor
 from taut.linalg.rounding import (
+    U32,
     U64,
     UNDERFLOW,
     collatz_wielandt,
@@ -21,14 +23,12 @@ from taut.linalg.rounding import (
     power_of_two,
     refuse_flushing,
     underflow,
+    up_divide,
     up_product,
     up_root,
     up_sum,
 )
-from taut.linalg.twiddles import fourier_matrix, half_plane
-
-_LONGEST = 64
-"""Axes up to this length are transformed by matrix products, longer ones by the library's FFT."""
+from taut.linalg.twiddles import half_plane
 
 _UNPROVEN = 1 << 60
 """So many roundings that `gamma` is infinite: nothing is proven about the FFT of a library."""
@@ -48,18 +48,19 @@ class SpectralOperator(AbstractOperator):
     frequencies that are their own mirrors. In the orthonormal Fourier basis the operator is block
     diagonal: its norm is the largest of :math:`\|Q(\omega)\|`.
 
-    *Execution.* A transform along each axis, as products with a fixed real matrix (axes up to 64;
-    FFT above), the matrices of the half plane, and a transform back, with how often each frequency
-    counts: :math:`y_j = \tfrac1N \mathrm{Re} \sum_\omega n_\omega \hat y(\omega) e^{i \omega
-    \cdot j}`.
+    *Execution.* That of `spectral_product`: orthonormal transforms along each axis, as products
+    with a fixed real matrix (axes up to 64; FFT above), and the matrices of the half plane.
 
     Args:
-        symbols: complex (f, c_out, c_in), in the order of `half_plane(size)`.
+        symbols: complex (f, c_out, c_in), in the order of `half_plane(size)`; with groups, c_in is
+            that of one group.
         size: of the torus, one number per axis.
+        groups: blocks of channels that do not mix.
     """
 
     symbols: Tensor
     size: tuple[int, ...]
+    groups: int = 1
 
     def __post_init__(self) -> None:
         symbols, size = self.symbols, tuple(self.size)
@@ -82,21 +83,25 @@ class SpectralOperator(AbstractOperator):
                 "`symbols` must be real at the frequencies that are their own mirrors; got a "
                 "nonzero imaginary part."
             )
+        if symbols.shape[1] % self.groups:
+            raise ValueError(
+                f"`groups` must divide the outputs; got {self.groups}, {symbols.shape[1]} outputs."
+            )
         object.__setattr__(self, "symbols", symbols)
         object.__setattr__(self, "size", size)
         _, outputs, inputs = symbols.shape
         self._describe(
-            in_shape=(inputs, *size),
+            in_shape=(inputs * self.groups, *size),
             out_shape=(outputs, *size),
             fan_in=self._roundings(inputs),
-            adjoint_fan_in=self._roundings(outputs),
+            adjoint_fan_in=self._roundings(outputs // self.groups),
         )
 
     def _roundings(self, inputs: int) -> int:
-        """Of the transforms, whose tables are rounded, the matrices, and the division by N."""
-        if max(self.size) > _LONGEST:
+        """Of the transforms, whose tables are rounded, and of the matrices."""
+        if max(self.size) > LONGEST:
             return _UNPROVEN
-        return sum(2 * (2 * n + 2) for n in self.size) + 2 * inputs + 2
+        return sum(2 * (2 * n + 4) for n in self.size) + 2 * inputs
 
     def norm_bound(self, *, tight: bool = False) -> NormBound:
         r"""Upper bound of the l2 norm: a Cholesky factor at each frequency.
@@ -108,7 +113,8 @@ class SpectralOperator(AbstractOperator):
         scale = power_of_two(torch.view_as_real(self.symbols))
         if scale == 0.0:
             return NormBound(0.0, "zero symbols")
-        small = self.symbols if self.symbols.shape[1] <= self.symbols.shape[2] else self.symbols.mT
+        blocks = self._blocks().flatten(0, 1)
+        small = blocks if blocks.shape[1] <= blocks.shape[2] else blocks.mT
         real, imag = small.real / scale, small.imag / scale
         pieces = max(1, _CHUNK_BYTES // (16 * small.shape[1] ** 2))
 
@@ -132,16 +138,16 @@ class SpectralOperator(AbstractOperator):
         scale = power_of_two(torch.view_as_real(self.symbols))
         if scale == 0.0:
             return 0.0
-        sums = (self.symbols.real / scale).abs() + (self.symbols.imag / scale).abs()
+        blocks = self._blocks().flatten(0, 1)
+        sums = (blocks.real / scale).abs() + (blocks.imag / scale).abs()
         return up_product(up_root(collatz_wielandt(sums, 2).max().item()), scale)
 
     def abs_norm_bound(self) -> float:
         r"""Upper bound of the norm of the three stages with moduli for entries.
 
-        Along an axis, rows and columns of the transform sum up to at most :math:`\sqrt2 n`, as
-        :math:`|\cos| + |\sin| \le \sqrt2`: on d axes :math:`\sqrt2^d N`, there and back. A
-        frequency counts at most twice, and N divides: :math:`2^{d+1} N` times the norm of the
-        matrices.
+        Along an axis, rows and columns of the transform sum up to at most :math:`\sqrt{2 n}`, as
+        :math:`|\cos| + |\sin| \le \sqrt2`: on d axes to :math:`\sqrt{2^d N}`, there and back. A
+        frequency counts at most twice: :math:`2^{d+1} N` times the norm of the matrices.
         """
         refuse_flushing()
         return up_product(float(2 ** (len(self.size) + 1) * math.prod(self.size)), self._moduli())
@@ -149,36 +155,65 @@ class SpectralOperator(AbstractOperator):
     def execution_error(self, u: float = U64) -> ExecutionError:
         r"""Bound of the rounding of both transforms and of the matrices.
 
-        Sizes are relative to :math:`|x|`, after a transform also to :math:`\sqrt N`. The transform
-        of an axis has the norm :math:`\sqrt n`; a sum of 2 n products with a rounded table is off
-        by at most :math:`\gamma_{2n+2} \sqrt2 n`, hence by :math:`e_a = \gamma_{2n+2} \sqrt{2n}` in
-        relation; all axes by :math:`E = \prod_a (1 + e_a) - 1`. On the half plane, take the norm
-        that weights a frequency by its count: then both transforms are isometries (up to
-        :math:`\sqrt N`), and an error of theirs is at most :math:`f = \sqrt2 E`.
+        A transform of an axis is orthogonal, of rows and columns with sums of moduli of at most
+        :math:`\sqrt{2 n}`. Its table has 3 roundings, and one more in another precision; a sum of
+        2 n products is off by at most :math:`e_a = \gamma_{2n+4} \sqrt{2n}` relative to what is
+        transformed; all axes by :math:`E = \prod_a (1 + e_a) - 1`. On the half plane, take the norm
+        that weights a frequency by its count: then both transforms are isometries, and an error of
+        theirs is at most :math:`f = \sqrt2 E`.
 
         With :math:`q = \max \|Q\|`, the matrices make :math:`d = q f + \gamma_{2c} \| |Q_r| + |Q_i|
         \| (1 + f)` of it, in a result of norm at most :math:`s = q + d`. The transform back keeps d
-        and adds f s; the division by N adds one rounding of :math:`s (1 + f)`.
+        and adds f s.
         """
-        if max(self.size) > _LONGEST:
+        if max(self.size) > LONGEST:
             return ExecutionError(math.inf, math.inf)
+        q = self.norm_bound().value
+        relative = self._relative(lambda n: gamma(n, u), q)
+        return ExecutionError(relative, up_product(underflow(u), max(1.0, q)))
+
+    def rounding(self) -> tuple[int, float]:
+        r"""Count m and A such that the execution is off by at most :math:`\gamma_m A` in norm.
+
+        In float64 and float32, for inputs of norm 1, with one rounding more for a bias; A also
+        bounds all intermediate results. With :math:`m = \texttt{fan\_in} + 1` and
+        :math:`\gamma_j \le \tfrac jm \gamma_m`, the bound of
+        `execution_error` is a polynomial P in :math:`\gamma_m` with coefficients >= 0 and P(0) = 0,
+        so that :math:`P(\gamma) / \gamma` is largest where :math:`\gamma` is.
+
+        Intermediate results: of the transform at most :math:`1 + f`; of the matrices, with the norm
+        M of their moduli, :math:`M (1 + f)`; of the transform back :math:`\sqrt2 (q + d) (1 + f)`.
+        As :math:`f < 1`, all are at most :math:`2 (M + P + 1)`.
+        """
+        if max(self.size) > LONGEST:
+            raise ValueError(
+                f"an axis is longer than {LONGEST}, and nothing is proven about a library's fast "
+                "transforms"
+            )
+        q, count = self.norm_bound().value, self.fan_in + 1
+        largest = gamma(count, U32)
+        share = up_divide(largest, float(count))
+        relative = self._relative(lambda n: up_product(share, float(n)), q)
+        relative = up_sum(relative, up_product(share, up_sum(q, relative)))
+        sizes = up_product(2.0, up_sum(self._moduli(), relative, 1.0))
+        return count, max(up_divide(relative, largest), sizes)
+
+    def _relative(self, lost: Callable[[int], float], q: float) -> float:
+        """The bound of `execution_error` with what n roundings lose."""
         transform = 0.0
         for n in self.size:
-            axis = up_product(gamma(2 * n + 2, u), up_root(2.0 * n))
+            axis = up_product(lost(2 * n + 4), up_root(2.0 * n))
             transform = up_sum(transform, up_product(axis, up_sum(1.0, transform)))
-        f, q = up_product(up_root(2.0), transform), self.norm_bound().value
+        f = up_product(up_root(2.0), transform)
         grown = up_sum(1.0, f)
-        matrices = up_product(gamma(2 * self.symbols.shape[2], u), self._moduli(), grown)
+        matrices = up_product(lost(2 * self.symbols.shape[2]), self._moduli(), grown)
         d = up_sum(up_product(q, f), matrices)
-        s = up_sum(q, d)
-        division = up_product(gamma(1, u), s, grown)
-        relative = up_sum(d, up_product(f, s), division)
-        return ExecutionError(relative, up_product(underflow(u), max(1.0, q)))
+        return up_sum(d, up_product(f, up_sum(q, d)))
 
     def singular_values(self) -> Float[Tensor, " s"]:
         """All singular values, descending: those of the matrices, each as often as it counts."""
         _, counts = half_plane(self.size)
-        values = torch.linalg.svdvals(self.symbols).repeat_interleave(
+        values = torch.linalg.svdvals(self._blocks()).repeat_interleave(
             counts.to(self.symbols.device), dim=0
         )
         return values.flatten().sort(descending=True).values
@@ -187,37 +222,12 @@ class SpectralOperator(AbstractOperator):
         return self._executed(x, self.symbols)
 
     def _adjoint(self, y: Tensor) -> Tensor:
-        return self._executed(y, self.symbols.mH)
+        return self._executed(y, self._blocks().mH.flatten(1, 2))
+
+    def _blocks(self) -> Tensor:
+        """The matrices of the groups apart, (f, g, o, i)."""
+        return self.symbols.unflatten(1, (self.groups, -1))
 
     def _executed(self, x: Tensor, symbols: Tensor) -> Tensor:
         real, imag = symbols.real, symbols.imag
-        # (f, 2 c_out, 2 c_in), on (real, imaginary)
-        blocks = torch.cat([torch.cat([real, -imag], 2), torch.cat([imag, real], 2)], 1)
-        grid, counts = half_plane(self.size)
-        strides = [math.prod(self.size[axis + 1 :]) for axis in range(len(self.size))]
-        index = (grid * grid.new_tensor(strides)).sum(1).to(blocks.device)
-
-        x = x.to(blocks)
-        z = self._transformed(torch.stack([x, torch.zeros_like(x)], -1))  # (b, c_in, *size, 2)
-        z = z.flatten(2, -2)[:, :, index]  # (b, c_in, f, 2)
-        z = blocks @ z.permute(2, 3, 1, 0).flatten(1, 2)  # (f, 2 c_out, b)
-        z = z * counts.to(z)[:, None, None]
-        z = z.unflatten(1, (2, -1)).permute(3, 2, 0, 1)  # (b, c_out, f, 2)
-        half = z.new_zeros(*z.shape[:2], math.prod(self.size), 2)
-        half[:, :, index] = z
-        y = self._transformed(half.unflatten(2, self.size), inverse=True)
-        return y[..., 0] / math.prod(self.size)
-
-    def _transformed(self, z: Tensor, *, inverse: bool = False) -> Tensor:
-        """DFT of (real, imaginary) pairs (b, c, *size, 2), or its inverse times N."""
-        for axis, n in enumerate(self.size, start=2):
-            if n > _LONGEST:
-                wave = torch.view_as_complex(z.contiguous())
-                transform = torch.fft.ifft if inverse else torch.fft.fft
-                wave = transform(wave, dim=axis, norm="forward" if inverse else "backward")
-                z = torch.view_as_real(wave)
-                continue
-            matrix = fourier_matrix(n).to(z)
-            pairs = z.movedim(axis, -2).flatten(-2) @ (matrix.T if inverse else matrix)
-            z = pairs.unflatten(-1, (n, 2)).movedim(-2, axis)
-        return z
+        return spectral_product(x.to(real), real, imag, self.size, self.groups)

@@ -28,6 +28,7 @@ from taut.nn._resampling import (
 )
 from taut.nn._shift import Shift1d, Shift2d, Shift3d
 from taut.nn._shift_mix import ShiftMix1d, ShiftMix2d, ShiftMix3d
+from taut.nn._spectral_conv import FullSizeConv, SpectralConv, SpectralGeometry
 from taut.nn._times import Times
 from taut.nn._unit_row_linear import UnitRowLinear
 from taut.nn.activations import (
@@ -92,6 +93,7 @@ __all__ = [
     "ConvexSum",
     "FrozenPotentialResidual",
     "FrozenSandwich",
+    "FullSizeConv",
     "FullSort",
     "GroupSort",
     "HouseHolder",
@@ -142,6 +144,8 @@ __all__ = [
     "ShiftMix3d",
     "SizedConvTranspose",
     "SkewExponential",
+    "SpectralConv",
+    "SpectralGeometry",
     "SplitResidual",
     "Times",
     "UnitRowLinear",

@@ -27,14 +27,19 @@ from taut.nn._parametrized import (
     filled,
     made,
 )
+from taut.nn._spectral_layer import (
+    applied,
+    frozen_spectral,
+    geometry_of,
+    kernel_of,
+    refuse_spectral,
+)
 from taut.parametrizations import (
     BCOP,
-    AbstractSpectral,
     Isometry,
     effective_stride,
     existing_isometry,
     may_transform,
-    read_weight,
     require_isometry,
 )
 
@@ -179,8 +184,8 @@ class _Conv(_ConvNd):
         self._refuse_repeated_outputs()
         between = self.in_channels, self.out_channels
         self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
-        if self._is_spectral:
-            self._refuse_spectral()
+        if self.fills_input:
+            refuse_spectral(self)
 
     def _refuse_repeated_outputs(self) -> None:
         if self.padding_mode != "circular" or isinstance(self.padding, str):
@@ -190,19 +195,6 @@ class _Conv(_ConvNd):
                 "`padding` must be 'same' or at most dilation * (kernel_size - 1) / 2 with "
                 "padding_mode='circular' (more would repeat outputs); got padding="
                 f"{self.padding}, kernel_size={self.kernel_size}, dilation={self.dilation}."
-            )
-
-    def _refuse_spectral(self) -> None:
-        if any(d != 1 for d in self.dilation):
-            raise ValueError(
-                "`dilation` must be 1 for a kernel that fills the periodic domain of its input; "
-                f"got {self.dilation}."
-            )
-        if (self.padding, self.padding_mode) != ("same", "circular"):
-            raise ValueError(
-                "`padding` must be 'same', and `padding_mode` 'circular', for a kernel that fills "
-                "the periodic domain of its input; "
-                f"got {self.padding!r}, {self.padding_mode!r}."
             )
 
     @property
@@ -217,27 +209,18 @@ class _Conv(_ConvNd):
         axes = zip(pads.left, pads.right, self.span, self.stride, strict=True)
         return self._kept(pads, tuple((a + b - k) % s for a, b, k, s in axes))
 
-    @property
-    def _is_spectral(self) -> bool:
-        return isinstance(self.parametrization, AbstractSpectral)
-
-    def _domain(self, input_size: Size) -> Size:
-        """The size of the periodic domain of a spectral kernel: multiples of the stride."""
-        return tuple(n + -n % s for n, s in zip(input_size, self.stride, strict=True))
-
     def pads(self, input_size: Size) -> Pads:
         """How an input of this spatial size is padded before a valid convolution."""
-        pads = make_pads(input_size, self.span, self.stride, self.padding, self.padding_mode)
-        if not self._is_spectral:
-            return pads
-        sizes = zip(self._domain(input_size), self.stride, strict=True)
-        return Pads(pads.extend, (0,) * self.axes, tuple(n - s for n, s in sizes))
+        return make_pads(input_size, self.span, self.stride, self.padding, self.padding_mode)
 
     def kernel(self, input_size: Size) -> Tensor:
-        """The kernel for inputs of this spatial size: `weight`, unless it depends on the size."""
-        if not self._is_spectral:
+        """The kernel for inputs of this spatial size: `weight`, unless it depends on the size.
+
+        A kernel that fills the periodic domain of its input has its first tap at the origin.
+        """
+        if not self.fills_input:
             return self.weight
-        return self._amplified(read_weight(self.parametrization, self._domain(input_size)))
+        return kernel_of(self, geometry_of(self, transposed=False).domain(input_size))
 
     def _extension(self) -> list[tuple[str, nn.Module]]:
         """The module that extends an input to sizes that the stride divides, if any is needed."""
@@ -249,11 +232,19 @@ class _Conv(_ConvNd):
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """A plain convolution, behind the padding that it does not add itself."""
-        fixed = self.pads(self.stride)  # of a size that the stride divides
-        odd = tuple(b - a for a, b in zip(fixed.left, fixed.right, strict=True))
-        nothing, sides = (0,) * self.axes, tuple(torch_pads(fixed.left, fixed.right))
+        if self.fills_input:
+            return frozen_spectral(self, tensors, transposed=False)
+        pads = self.pads(self.stride)  # of a size that the stride divides
+        return self.as_plain(tensors.weight(self), tensors.bias(self.bias), pads, self.dilation)
+
+    def as_plain(
+        self, weight: Tensor, bias: nn.Parameter | None, pads: Pads, dilation: Size
+    ) -> nn.Module:
+        """A convolution of torch with this weight, behind the padding that it does not add."""
+        odd = tuple(b - a for a, b in zip(pads.left, pads.right, strict=True))
+        nothing, sides = (0,) * self.axes, tuple(torch_pads(pads.left, pads.right))
         before = self._extension()
-        mode, padding = "zeros", fixed.left
+        mode, padding = "zeros", pads.left
         if self.padding_mode in ("reflect", "replicate") and any(sides):
             before.append(("pad", _ISOMETRIC[self.axes](sides, self.padding_mode)))
             padding = nothing
@@ -264,11 +255,12 @@ class _Conv(_ConvNd):
             mode = "circular"
         elif any(odd):
             before.append(("even", _ZEROS[self.axes](tuple(torch_pads(nothing, odd)))))
-        weight, bias = tensors.weight(self), tensors.bias(self.bias)
+        if not isinstance(weight, nn.Parameter):
+            weight = nn.Parameter(weight.detach().contiguous(), requires_grad=False)
         sizes = (self.in_channels, self.out_channels, tuple(weight.shape[2:]), self.stride, padding)
         options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
         options |= {"padding_mode": mode, "dtype": weight.dtype}
-        plain = _PLAIN[self.axes](*sizes, self.dilation, self.groups, **options)
+        plain = _PLAIN[self.axes](*sizes, dilation, self.groups, **options)
         return behind(before, filled(plain, weight, bias))
 
     def _fills_domain(self, input: Tensor) -> bool:
@@ -288,6 +280,8 @@ class _Conv(_ConvNd):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
         check_image(input, self.in_channels, self.axes)
+        if self.fills_input:
+            return applied(self, input, transposed=False)
         size = tuple(input.shape[-self.axes :])
         if self._fills_domain(input) and may_transform(self.parametrization, input):
             windows = Windows(self.stride, self.dilation, self.pads(size).left)
@@ -297,7 +291,7 @@ class _Conv(_ConvNd):
                 return y
         x, convolve = self._padded(input), _CONVOLUTIONS[self.axes]
         steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        return convolve(x, self.kernel(size), self.bias, **steps)
+        return convolve(x, self.weight, self.bias, **steps)
 
 
 @final

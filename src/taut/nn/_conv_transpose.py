@@ -13,7 +13,8 @@ from taut.linalg.windows import Windows
 from taut.nn._conv import Sizes, _ConvNd
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
-from taut.parametrizations import BCOP, AbstractSpectral, Isometry, may_transform
+from taut.nn._spectral_layer import applied, frozen_spectral, refuse_spectral
+from taut.parametrizations import BCOP, Isometry, may_transform
 
 _CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _PLAIN = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -60,11 +61,8 @@ class _ConvTranspose(_ConvNd):
         self._refuse_other_outputs()
         between = self.out_channels, self.in_channels
         self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
-        if isinstance(self.parametrization, AbstractSpectral):
-            raise ValueError(
-                "`parametrization` must not be spectral for a transposed convolution; "
-                f"got {type(self.parametrization).__name__}."
-            )
+        if self.fills_input:
+            refuse_spectral(self)
 
     def _refuse_other_outputs(self) -> None:
         if self.padding == "same" and any(self.output_padding):
@@ -140,6 +138,8 @@ class _ConvTranspose(_ConvNd):
 
     def _transposed(self, input: Tensor, output_padding: Size | None = None) -> Tensor:
         """The output of the layer's own size, or with another output padding."""
+        if self.fills_input:
+            return applied(self, input, transposed=True)
         batched = input.ndim == self.axes + 2 and self.padding_mode == "circular"
         if batched and may_transform(self.parametrization, input):
             windows = Windows(self.stride, self.dilation, self.pads(self.stride).left)
@@ -155,6 +155,8 @@ class _ConvTranspose(_ConvNd):
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """A plain transposed convolution, behind what it is padded with."""
+        if self.fills_input:
+            return frozen_spectral(self, tensors, transposed=True)
         pads, crop, more = self._as_plain()
         sides = tuple(torch_pads(pads.left, pads.right))
         weight, bias = tensors.weight(self), tensors.bias(self.bias)

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from taut.parametrizations import AbstractParametrization, read_weight
+from taut.parametrizations import AbstractParametrization, AbstractSpectral, read_weight
 
 Parametrization = Callable[..., AbstractParametrization]
 _M = TypeVar("_M", bound=nn.Module)
@@ -24,6 +24,15 @@ class SharedTensors(Protocol):
 
     def bias(self, bias: Tensor | None) -> nn.Parameter | None:
         """The bias."""
+        ...
+
+    def input_size(self, layer: "AbstractParametrizedLayer") -> tuple[int, ...]:
+        """The spatial size of the inputs of a layer whose weight depends on it."""
+        ...
+
+    @property
+    def window(self) -> int | None:
+        """To how many taps an axis kernels of the size of the input are cut, if they are."""
         ...
 
 
@@ -58,6 +67,12 @@ class AbstractParametrizedLayer(nn.Module, ABC):
     @abstractmethod
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """The same layer in plain torch; pads of its own as a `Sequential` that ends in `layer`."""
+
+    @property
+    def fills_input(self) -> bool:
+        """Whether the kernel fills the periodic domain of the input, so that it has its size."""
+        method = self.parametrization
+        return isinstance(method, AbstractSpectral) and bool(method.kernel_size)
 
     def _set_gain(self, gain: float) -> None:
         if not (isinstance(gain, (int, float)) and 0 < gain < math.inf):

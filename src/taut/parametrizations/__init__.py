@@ -10,14 +10,18 @@ from taut.parametrizations._aol import AOL
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
+from taut.parametrizations._bro import BRO
 from taut.parametrizations._cache import (
     cached,
     may_transform,
     read_basis,
     read_scaled_weight,
+    read_symbol,
     read_weight,
 )
+from taut.parametrizations._cayley import Cayley
 from taut.parametrizations._cpl import CPL
+from taut.parametrizations._eco import ECO
 from taut.parametrizations._existence import (
     Isometry,
     effective_stride,
@@ -28,6 +32,7 @@ from taut.parametrizations._exponential import Exponential
 from taut.parametrizations._finite_reflector import FiniteReflector
 from taut.parametrizations._householder import Householder
 from taut.parametrizations._lires import LiRes
+from taut.parametrizations._lot import LOT
 from taut.parametrizations._model import after_step, batched, projected, retract_, update_
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
@@ -35,13 +40,23 @@ from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
 from taut.parametrizations._scfac import SCFac
 from taut.parametrizations._sll import SLL
-from taut.parametrizations._spectral import AbstractSpectral, kernel_symbol, map_symbol
+from taut.parametrizations._spectral import (
+    AbstractSpectral,
+    dilated_symbol,
+    kernel_of_symbol,
+    kernel_symbol,
+    map_symbol,
+)
+from taut.parametrizations._spectral_qr import SpectralQR
 from taut.parametrizations._svcm import SVCM
 
 __all__ = [
     "AOL",
     "BCOP",
+    "BRO",
     "CPL",
+    "ECO",
+    "LOT",
     "OSSN",
     "RKL2NE",
     "RKO",
@@ -50,6 +65,7 @@ __all__ = [
     "AbstractParametrization",
     "AbstractSpectral",
     "BCOPFixed",
+    "Cayley",
     "Exponential",
     "FiniteReflector",
     "Householder",
@@ -57,11 +73,14 @@ __all__ = [
     "LiRes",
     "Orthogonal",
     "SCFac",
+    "SpectralQR",
     "after_step",
     "batched",
     "cached",
+    "dilated_symbol",
     "effective_stride",
     "existing_isometry",
+    "kernel_of_symbol",
     "kernel_symbol",
     "map_symbol",
     "may_transform",
@@ -69,6 +88,7 @@ __all__ = [
     "projected",
     "read_basis",
     "read_scaled_weight",
+    "read_symbol",
     "read_weight",
     "require_isometry",
     "retract_",

@@ -13,6 +13,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._spectral import AbstractSpectral
 
 _local = threading.local()  # `weights` and `bases`: what the contexts of a thread keep
 _lock = threading.Lock()
@@ -157,6 +158,20 @@ def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor
     with without_autocast(next(parametrization.parameters()).device):
         weight, scale = parametrization.scaled_weight()
     return weight if torch.is_grad_enabled() else _contiguous(weight), scale
+
+
+def read_symbol(parametrization: AbstractSpectral, size: tuple[int, ...]) -> Tensor:
+    """The symbol of a parametrization in the frequency domain, likewise.
+
+    Args:
+        parametrization: the owner of the raw tensors.
+        size: of the periodic domain, after downsampling by the stride.
+
+    Example:
+        >>> read_symbol(taut.LOT(2, 3, (3, 3)), (4, 4)).shape
+        torch.Size([10, 3, 2])
+    """
+    return _read(parametrization, ("symbol", size), lambda: parametrization.symbol(size))
 
 
 def _read(parametrization: AbstractParametrization, name: Any, compute: Callable[[], Any]) -> Any:

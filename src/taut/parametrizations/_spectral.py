@@ -7,7 +7,7 @@ from itertools import product
 
 import torch
 from jaxtyping import Complex, Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from taut._arguments import wholes
 from taut._torch_private import constant_when_compiled
@@ -24,16 +24,16 @@ class AbstractSpectral(AbstractParametrization):
     matrices that are orthogonal (or of norm at most 1) at each frequency; the kernel follows. Its
     raw tensors do not depend on the size of the input, its weight does: layers of :mod:`taut.nn`
     ask for the weight with the size of their input. With a stride the symbol is that of the
-    convolution on the downsampled input. A matrix (`kernel_size=()`) needs no size.
+    convolution on the downsampled input. A matrix (`kernel_size=()`) needs no size. `kernel_size`
+    is that of the raw kernel, which says how many parameters there are, not how far the kernel
+    reaches.
 
     Guarantee: on the periodic domain of that size only. On another size, or with zero padding, the
         same kernel may have a norm above 1.
     """
 
     def check_sizes(self) -> None:
-        """Refuse groups, and strides that do not divide the kernel size."""
-        if self.groups != 1:
-            raise ValueError(f"`groups` must be 1 for {type(self).__name__}; got {self.groups}.")
+        """Refuse strides that do not divide the kernel size."""
         if any(k % s for k, s in zip(self.kernel_size, self.stride, strict=True)):
             raise ValueError(
                 f"`stride` must divide `kernel_size` for {type(self).__name__}; "
@@ -42,8 +42,8 @@ class AbstractSpectral(AbstractParametrization):
 
     @property
     def folded_channels(self) -> int:
-        """Input channels after invertible downsampling by the stride."""
-        return self.in_channels * math.prod(self.stride)
+        """Input channels of a group after invertible downsampling by the stride."""
+        return self.in_channels // self.groups * math.prod(self.stride)
 
     @property
     def folded_size(self) -> tuple[int, ...]:
@@ -61,8 +61,37 @@ class AbstractSpectral(AbstractParametrization):
             size: of the domain, after downsampling by the stride.
 
         Returns:
-            Matrices `(out_channels, folded_channels)`.
+            Matrices `(out_channels, folded_channels)`, those of the groups one below the other.
         """
+
+    def taps(self, size: tuple[int, ...]) -> Tensor | None:
+        """Compute a kernel of few taps with the symbol of this size when dilated by size / taps.
+
+        Of shape `(out_channels, folded_channels, *taps)`, its first tap at the origin; None, the
+        default, if the method has none.
+        """
+        return None
+
+    def per_frequency(
+        self, function: Callable[[Tensor], Tensor], kernel: Tensor, size: tuple[int, ...]
+    ) -> Complex[Tensor, "f o i"]:
+        """A function of the matrix of each group at each frequency, by :func:`map_symbol`.
+
+        Args:
+            function: from real or complex matrices, batched, to such matrices.
+            kernel: (groups * o, i, *taps), after downsampling by the stride.
+            size: of the periodic domain.
+        """
+
+        def grouped(symbol: Tensor) -> Tensor:
+            return function(symbol.unflatten(1, (self.groups, -1))).flatten(1, 2)
+
+        return map_symbol(grouped, kernel_symbol(kernel, size), size)
+
+    @property
+    def raw_kernel_shape(self) -> tuple[int, ...]:
+        """Shape of a kernel of `kernel_size` taps, after downsampling by the stride."""
+        return (self.out_channels, self.folded_channels, *self.folded_size)
 
     def weight(self, size: tuple[int, ...] | None = None) -> Tensor:
         """Compute the kernel for inputs of a spatial size, `(out_channels, in_channels, *size)`.
@@ -82,7 +111,55 @@ class AbstractSpectral(AbstractParametrization):
                 f"`size` must be a multiple of `stride`; got size={size}, stride={self.stride}."
             )
         size = tuple(n // s for n, s in zip(size, self.stride, strict=True))
-        return interleaved(_kernel_of(self.symbol(size), size), self.stride)
+        return interleaved(kernel_of_symbol(self.symbol(size), size), self.stride)
+
+
+@torch.no_grad()
+def near_identity_(kernel: Tensor, groups: int) -> None:
+    """Draw a kernel near one that copies channels, as far as there are any: delta plus noise."""
+    nn.init.normal_(kernel, std=0.1 / math.sqrt(kernel[0].numel()))
+    origin = tuple((k - 1) // 2 for k in kernel.shape[2:])
+    for group in kernel.unflatten(0, (groups, -1)):
+        for channel in range(min(group.shape[:2])):
+            group[(channel, channel, *origin)] += 1
+
+
+def dilated_symbol(
+    symbol: Complex[Tensor, "f o i"],
+    size: tuple[int, ...],
+    dilation: tuple[int, ...],
+    domain: tuple[int, ...],
+) -> Complex[Tensor, "f2 o i"]:
+    r"""The symbol of a dilated kernel, :math:`\hat K(\delta \omega)`, on a larger periodic domain.
+
+    Only every :math:`\gcd(n, \delta)`-th frequency of a domain of n positions occurs: those of a
+    domain of :math:`n / \gcd(n, \delta)` positions.
+
+    Args:
+        symbol: on `half_plane(size)`.
+        size: `domain / gcd(domain, dilation)`, per axis.
+        dilation: distance of the taps, per axis.
+        domain: size of the larger domain.
+
+    Example:
+        >>> symbol = kernel_symbol(torch.tensor([[[0.0, 1.0, 1.0]]]), (2,))
+        >>> dilated_symbol(symbol, (2,), (2,), (4,)).flatten()  # of x_j + x_{j+2}
+        tensor([2.+0.j, 0.+0.j, 2.+0.j])
+    """
+    if size == domain and all(d == 1 for d in dilation):
+        return symbol
+    factors = [d // math.gcd(n, d) for d, n in zip(dilation, domain, strict=True)]
+    known = {frequency: i for i, frequency in enumerate(_half_plane(size)[0])}
+    index, mirrored = [], []
+    for frequency in _half_plane(domain)[0]:
+        axes = list(zip(frequency, factors, size, strict=True))
+        here = tuple(f * w % n for w, f, n in axes)
+        mirror = tuple(-f * w % n for w, f, n in axes)
+        index.append(known[min(here, mirror)])
+        mirrored.append(here not in known)
+    chosen = symbol.index_select(0, torch.tensor(index, device=symbol.device))
+    swapped = torch.tensor(mirrored, device=symbol.device)[:, None, None]
+    return torch.where(swapped, chosen.conj(), chosen)
 
 
 def kernel_symbol(
@@ -151,8 +228,19 @@ def _half_plane(size: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], tup
     return tuple(map(tuple, grid.tolist())), tuple(counts.tolist())
 
 
-def _kernel_of(symbol: Tensor, size: tuple[int, ...]) -> Tensor:
-    r""":math:`K_t = N^{-1} \sum_\omega \hat K(\omega) e^{-i \omega \cdot t}`, `(o, i, *size)`."""
+def kernel_of_symbol(symbol: Complex[Tensor, "f o i"], size: tuple[int, ...]) -> Tensor:
+    r"""The real kernel of a symbol, as many taps as places, the first one at the origin.
+
+    :math:`K_t = N^{-1} \sum_\omega \hat K(\omega) e^{-i \omega \cdot t}`.
+
+    Args:
+        symbol: on `half_plane(size)`.
+        size: of the periodic domain.
+
+    Example:
+        >>> kernel_of_symbol(torch.tensor([[[2.0 + 0j]], [[0j]]]), (2,))
+        tensor([[[1., 1.]]])
+    """
     if not size:
         return symbol[0].real
     grid, _ = _half_plane(size)

@@ -329,14 +329,20 @@ def singular_values(module: nn.Module, input_shape: tuple[int, ...]) -> Float[Te
         _check_linear(site, operation(site))
     operator = single_operator(program)
     if operator is not None:
-        copies = sites[0].entries[0] // math.prod(operator.in_shape)
+        copies = math.prod(program.input_shape) // math.prod(operator.in_shape)
         return operator.singular_values().repeat_interleave(copies)
     return torch.linalg.svdvals(dense(program))
 
 
+_PERMUTATIONS = ("permute", "reshape")
+
+
 def single_operator(program: Program) -> AbstractOperator | None:
-    """The operator on a slice of the input, if the program is one linear operation on each."""
-    sites = program.sites()
+    """The operator on a slice of the input, if the program is one linear operation on each.
+
+    Permutations in front of it and behind it do not count: they change no singular value.
+    """
+    sites = [site for site in program.sites() if site.node.op not in _PERMUTATIONS]
     operator = operation(sites[0]).operator(sites[0]) if len(sites) == 1 else None
     if operator is None:
         return None

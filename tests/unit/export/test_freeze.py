@@ -19,7 +19,7 @@ from torch.nn import functional as F
 import taut
 from layer_cases import SIZES, cases
 from oracles import dense_operator
-from taut.parametrizations import AbstractParametrization, methods
+from taut.parametrizations import AbstractParametrization, AbstractSpectral, methods
 from taut.program import verifiable_bound
 from thinning import one_in
 
@@ -158,7 +158,7 @@ def test_whole_models_without_gradients_are_the_original_bit_for_bit(architectur
         assert torch.equal(frozen(x), model(x))
 
 
-@pytest.mark.parametrize("name", sorted(methods()))
+@pytest.mark.parametrize("name", sorted(methods().keys() - {"ECO"}))
 def test_layers_without_gradients_are_the_original_bit_for_bit(name):
     method, options = methods()[name], ("circular", "zeros")
     layers: list[tuple[nn.Module, Tensor]] = [
@@ -176,7 +176,7 @@ def test_layers_without_gradients_are_the_original_bit_for_bit(name):
         ]
     with torch.no_grad():
         for layer, x in layers:
-            assert torch.equal(taut.freeze(layer)(x), layer(x)), layer
+            assert torch.equal(taut.freeze(layer, x.shape[1:])(x), layer(x)), layer
 
 
 def test_original_is_left_as_it_was():
@@ -201,7 +201,7 @@ def test_original_is_left_as_it_was():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_weights_are_read_bit_for_bit(method, dtype):
     layers = [taut.nn.Linear(5, 3, parametrization=methods()[method], dtype=dtype)]
-    if not methods()[method].matrices_only:
+    if not (methods()[method].matrices_only or issubclass(methods()[method], AbstractSpectral)):
         layers.append(taut.nn.Conv2d(3, 5, 3, parametrization=methods()[method], dtype=dtype))
     for layer in layers:
         frozen = taut.freeze(layer)

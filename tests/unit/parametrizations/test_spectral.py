@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-from typing import final
 
 import pytest
 import torch
@@ -27,30 +26,6 @@ from taut.parametrizations import (
 SIZES = [(1, 1), (2, 2), (3, 5), (4, 6), (1, 7), (8, 3)]
 
 
-@final
-class SpectralQR(AbstractSpectral):
-    """Orthonormal columns, or rows, of the symbol of a small kernel at each frequency."""
-
-    guarantee = "orthogonal"
-    reference = "complex QR at each frequency"
-
-    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        return {"raw_kernel": (self.out_channels, self.folded_channels, *self.folded_size)}
-
-    def reset_parameters(self) -> None:
-        with torch.no_grad():
-            self.raw_kernel.normal_()
-
-    def symbol(self, size: tuple[int, ...]) -> Tensor:
-        return map_symbol(_basis, kernel_symbol(self.raw_kernel, size), size)
-
-
-def _basis(a: Tensor) -> Tensor:
-    wide = a.shape[-2] < a.shape[-1]
-    q = torch.linalg.qr(a.mH if wide else a).Q
-    return q.mH if wide else q
-
-
 def set_raw_(module: AbstractSpectral, kind: str) -> None:
     with torch.no_grad():
         raw = module.raw_kernel.normal_()
@@ -63,7 +38,7 @@ def set_raw_(module: AbstractSpectral, kind: str) -> None:
 
 
 def layer_of(*sizes, **options) -> taut.nn.Conv2d:
-    return taut.nn.Conv2d(*sizes, parametrization=SpectralQR, **options)
+    return taut.nn.Conv2d(*sizes, parametrization=taut.SpectralQR, **options)
 
 
 @pytest.mark.parametrize("raw", ["gaussian", "graded", "rank-deficient", "zero"])
@@ -130,10 +105,13 @@ def test_strided_layers_are_orthogonal_on_what_the_stride_divides(size, stride):
 @pytest.mark.parametrize("axes", [0, 1, 3])
 def test_other_axes_and_dense_layers(axes):
     if axes == 0:
-        layer, shape = taut.nn.Linear(3, 5, parametrization=SpectralQR).double(), (3,)
+        layer, shape = taut.nn.Linear(3, 5, parametrization=taut.SpectralQR).double(), (3,)
     else:
         kind = taut.nn.Conv1d if axes == 1 else taut.nn.Conv3d
-        layer, shape = kind(3, 5, 3, parametrization=SpectralQR).double(), (3, *(3, 2, 4)[:axes])
+        layer, shape = (
+            kind(3, 5, 3, parametrization=taut.SpectralQR).double(),
+            (3, *(3, 2, 4)[:axes]),
+        )
     s = torch.linalg.svdvals(dense_operator(layer, shape))
     assert (s - 1).abs().max() <= 1e-12
     assert 1 - 1e-12 <= float(taut.lipschitz_bound(layer, shape)) <= 1 + 1e-7
@@ -176,13 +154,13 @@ def test_a_training_step_and_a_state_of_no_size():
 
 
 def test_cached_keeps_a_kernel_for_each_size(monkeypatch):
-    calls, symbol = [], SpectralQR.symbol
+    calls, symbol = [], taut.SpectralQR.symbol
 
     def counted(self, size):
         calls.append(size)
         return symbol(self, size)
 
-    monkeypatch.setattr(SpectralQR, "symbol", counted)
+    monkeypatch.setattr(taut.SpectralQR, "symbol", counted)
     layer = layer_of(2, 2, 3)
     images = [torch.randn(1, 2, *size) for size in ((4, 4), (5, 4), (4, 4), (5, 4))]
     with torch.no_grad():
@@ -199,20 +177,24 @@ def test_cached_keeps_a_kernel_for_each_size(monkeypatch):
 
 def test_what_a_full_size_kernel_cannot_do_is_refused():
     layer = layer_of(2, 2, (4, 3), (2, 1))
-    for read in (lambda: layer.weight, lambda: taut.freeze(layer)):
-        with pytest.raises(ValueError, match=r"`size` must be .* SpectralQR fills; got None"):
-            read()
+    with pytest.raises(ValueError, match=r"`size` must be .* SpectralQR fills; got None"):
+        _ = layer.weight
+    with pytest.raises(ValueError, match=r"`input_shape` must be given to freeze `model` .*QR"):
+        taut.freeze(layer)
     with pytest.raises(
         ValueError, match=r"multiple of `stride`; got size=\(5, 5\), stride=\(2, 1\)"
     ):
         layer.parametrization.weight((5, 5))
     with pytest.raises(ValueError, match=r"`size` must be a positive integer or a tuple of 2; got"):
         layer.parametrization.weight((4, 4, 4))
-    for options in ({"padding": "valid"}, {"padding": 1}, {"padding_mode": "zeros"}):
-        with pytest.raises(ValueError, match="`padding` must be 'same', and `padding_mode`"):
+    for options, message in (
+        ({"padding": "valid"}, r"`padding` must be 'same' for SpectralQR.* got \(0, 0\)"),
+        ({"padding": 1}, r"`padding` must be 'same' for SpectralQR.* got \(1, 1\)"),
+        ({"padding_mode": "reflect"}, "`padding_mode` must be 'circular' or 'zeros' for"),
+        ({"stride": 3, "dilation": 2}, r"`dilation` must be 1 where `stride` is above 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
             layer_of(2, 2, 3, **options)
-    with pytest.raises(ValueError, match=r"`parametrization` must not be spectral .*SpectralQR"):
-        taut.nn.ConvTranspose1d(2, 2, 3, parametrization=SpectralQR)
     assert AbstractSpectral not in methods().values()
 
 

@@ -1,0 +1,155 @@
+r"""Unitary matrices from arbitrary ones, real or complex, batched: basis, polar factor, Cayley.
+
+All are unitary to rounding for *every* finite matrix, rank-deficient and zero ones included, and
+have finite gradients there. A matrix that is not square becomes semi-unitary: the columns of a tall
+one, or the rows of a wide one, are orthonormal.
+"""
+
+import torch
+from torch import Tensor
+
+
+def unitary_basis(a: Tensor) -> Tensor:
+    r"""Orthonormal basis of the columns of `a`, or of its rows if it is wide: the Q of A = Q R.
+
+    The diagonal of R is real and >= 0, so that Q is continuous where A has full rank.
+
+    Gradient: exact up to a damping of :math:`R^{-1}`, which counts where the squared condition
+        number nears the precision.
+
+    Example:
+        >>> unitary_basis(torch.tensor([[3.0], [4.0]]))
+        tensor([[0.6000],
+                [0.8000]])
+    """
+    if a.shape[-2] < a.shape[-1]:
+        return unitary_basis(a.mH).mH
+    return _Basis.apply(a)[0]  # pyright: ignore[reportOptionalSubscript]
+
+
+def polar_factor(a: Tensor) -> Tensor:
+    r"""The semi-unitary matrix nearest to `a`: :math:`U V^*` of its singular value decomposition.
+
+    Gradient: exact up to a damping of the smallest singular values, at the precision.
+
+    Example:
+        >>> polar_factor(torch.tensor([[0.0, 2.0j], [3.0, 0.0]])).abs().round()
+        tensor([[0., 1.],
+                [1., 0.]])
+    """
+    return _Polar.apply(a)[0]  # pyright: ignore[reportOptionalSubscript]
+
+
+def cayley(a: Tensor) -> Tensor:
+    r"""Cayley transform of a tall matrix :math:`[U; V]`, or of the adjoint of a wide one.
+
+    With :math:`A = U - U^* + V^* V` it is :math:`[(I - A) (I + A)^{-1}; -2 V (I + A)^{-1}]`, whose
+    columns are orthonormal: :math:`(I - A)^* (I - A) + 4 V^* V = (I + A)^* (I + A)`, since
+    :math:`A + A^* = 2 V^* V`.
+
+    Example:
+        >>> cayley(torch.zeros(2, 2))
+        tensor([[1., 0.],
+                [0., 1.]])
+    """
+    rows, n = a.shape[-2:]
+    if rows < n:
+        return cayley(a.mH).mH
+    u, v = a[..., :n, :], a[..., n:, :]
+    skew = u - u.mH + v.mH @ v
+    eye = torch.eye(n, dtype=a.dtype, device=a.device)
+    q = torch.linalg.solve(eye + skew, torch.cat((eye - skew, -2 * v), -2), left=False)
+    return q + (_polished(q.detach()) - q.detach())
+
+
+def _polished(q: Tensor) -> Tensor:
+    """A step of Newton and Schulz, which squares the distance from a unitary matrix."""
+    if q.shape[-2] < q.shape[-1]:
+        return _polished(q.mH).mH
+    eye = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
+    return q + 0.5 * q @ (eye - q.mH @ q)
+
+
+def _scaled(a: Tensor) -> tuple[Tensor, Tensor]:
+    """Each matrix over a power of two near its largest entry (or 1), and that number."""
+    largest = a.abs().amax((-2, -1), keepdim=True)
+    scale = torch.where(largest > 0, torch.exp2(largest.log2().round()), torch.ones_like(largest))
+    return a / scale, scale
+
+
+def _rescaled(grad: Tensor, scale: Tensor) -> Tensor:
+    """The gradient of `a` from that of `a / scale`, within the range of its precision."""
+    largest = torch.finfo(grad.dtype).max
+    grad = grad / scale
+    if grad.is_complex():
+        return torch.view_as_complex(torch.view_as_real(grad).clamp(-largest, largest))
+    return grad.clamp(-largest, largest)
+
+
+class _Basis(torch.autograd.Function):
+    """Q of a tall matrix, and what its gradient needs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scaled, scale = _scaled(a)
+        q, r = torch.linalg.qr(scaled)
+        diagonal = r.diagonal(dim1=-2, dim2=-1).real
+        # Of Householder's R, whose diagonal is real, so that Q is continuous in A.
+        signs = torch.where(diagonal < 0, -1.0, 1.0).to(diagonal)
+        return _polished(q * signs[..., None, :]), r * signs[..., :, None], scale
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # With X = Q* dA R^-1, Q* dQ is skew with the lower triangle of X and the imaginary part of
+        # its diagonal; the rest of dQ is (1 - Q Q*) dA R^-1.
+        q, r, scale = ctx.saved_tensors
+        overlap = q.mH @ grad
+        skew = overlap - overlap.mH
+        lower = skew.tril(-1) + 0.5 * torch.diag_embed(skew.diagonal(dim1=-2, dim2=-1))
+        outside = grad - q @ (overlap - lower)
+        gram = r.mH @ r
+        size = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
+        damping = torch.finfo(size.dtype).eps * torch.where(size > 0, size, torch.ones_like(size))
+        gram = gram + damping * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        return _rescaled(torch.linalg.solve(gram, outside @ r, left=False), scale)
+
+
+class _Polar(torch.autograd.Function):
+    """The polar factor, and what its gradient needs."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(a: Tensor) -> tuple[Tensor, ...]:
+        scaled, scale = _scaled(a)
+        u, s, vh = torch.linalg.svd(scaled, full_matrices=False)
+        return _polished(u @ vh), u, s, vh, scale
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, *_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # U* dP V = (K - K*) / (s_i + s_j) with K = U* dA V; beyond the range of U (or V) it is dA
+        # times the inverse of the singular values.
+        u, s, vh, scale = ctx.saved_tensors
+        tiny = torch.finfo(s.dtype).eps * s[..., :1]
+        s = s + torch.where(tiny > 0, tiny, torch.ones_like(tiny))
+        inside = u.mH @ grad @ vh.mH
+        total = u @ ((inside - inside.mH) / (s[..., :, None] + s[..., None, :])) @ vh
+        if grad.shape[-2] > grad.shape[-1]:
+            rest = grad @ vh.mH - u @ inside
+            total = total + (rest / s[..., None, :]) @ vh
+        elif grad.shape[-2] < grad.shape[-1]:
+            rest = u.mH @ grad - inside @ vh
+            total = total + u @ (rest / s[..., :, None])
+        return _rescaled(total, scale)
