@@ -496,7 +496,7 @@ FORMULAS = {
         (V, "twiddles", "parts[0] - parts[2]", "parts[0] + parts[2]"),
         (V, "grams", "symbol.conj()", "symbol"),
         (V, "on_torus", "-(-out * s // n)", "1"),
-        (V, "perron", "(a.T @ (a @ v) / v).max()", "(a.T @ (a @ v) / v).min()"),
+        (V, "perron", "(turned @ (a @ v) / v).max()", "(turned @ (a @ v) / v).min()"),
     ],
     cases.test_peaks_between_the_points_of_the_grid_are_seen: [
         (V, "norms_hold", 'Q("1.0823923")', "Q(1)"),

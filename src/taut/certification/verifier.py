@@ -227,11 +227,12 @@ def norms_hold(kernel, torus, square, moduli_square):
     return small, moduli <= moduli_square / Q(scale) ** 2
 
 
-def perron(a):  # of a >= 0: |a|^2 <= max (a' a v)_i / v_i for v > 0 (Collatz, Wielandt)
-    v = np.ones(a.shape[1])
+def perron(a):  # of matrices a >= 0: |a|^2 <= max (a' a v)_i / v_i for v > 0 (Collatz, Wielandt)
+    v, turned = np.ones((*a.shape[:-2], a.shape[-1], 1)), a.swapaxes(-1, -2)
     for _ in range(60):
-        v = np.maximum((z := a.T @ (a @ v)) / max(z.max(), 2.0**-500), 2.0**-20)
-    return Q((a.T @ (a @ v) / v).max())
+        z = turned @ (a @ v)
+        v = np.maximum(z / np.maximum(z.max((-2, -1), keepdims=True), 2.0**-500), 2.0**-20)
+    return Q((turned @ (a @ v) / v).max())
 
 
 def below(gram, top, square):
@@ -422,7 +423,7 @@ def skew_exponential(step, degree, dilation, groups, mode):
     step.makes(len(w), *size)
     scale = 2.0 ** math.frexp(np.abs(w).max())[1]  # so that no square that matters underflows
     sums = np.abs(kernels / scale).reshape(*kernels.shape[:3], -1).sum(3)
-    square = max(map(perron, sums)) * (1 + gamma(2 * w[0].size + 8)) + Q(1, 2**400)
+    square = perron(sums) * (1 + gamma(2 * w[0].size + 8)) + Q(1, 2**400)
     norm = Q(scale) * root(up(square)) if w.any() else Q(0)
     require(calm(degree, norm**2), "its moduli are too large")
     absolute = sum(norm**j / math.factorial(j) for j in range(degree + 1))
@@ -460,13 +461,7 @@ def calm(degree, most):
 
 @operation
 def spectral_conv(step, groups):
-    """A matrix at each frequency; the real image has conjugate ones at w and -w.
-
-    With C roundings in all, any n of them are at most a share n/C of g = gamma(C). A transform of
-    an axis of n is off by e = (2n + 4) g/C root(2n), both by f = root(2) (prod (1 + e) - 1) in the
-    norm that counts w and -w; matrices of norm q and moduli M add d = q f + 2c g/C M (1 + f), the
-    way back f (q + d), and a bias one rounding of all.
-    """
+    """A matrix at each frequency; the real image has conjugate ones at w and -w."""
     real, imag = step.tensors.pop("real"), step.tensors.pop("imag")
     (channels, *size), (count, rows, columns) = step.inputs[0], real.shape
     require(0 < len(size) <= 3 and max(size) <= 64, "its transform is too long for a proof")
@@ -478,25 +473,16 @@ def spectral_conv(step, groups):
     step.makes(rows, *size)
     blocks, q = (real + 1j * imag).reshape(count, groups, -1, columns), step.row["gains"][0]
     require(q > 2**-100 and q**2 * channels <= 100 * rows, "its norm is too small or too large")
-    flat, v = blocks.reshape(-1, *blocks.shape[2:]), np.ones((1, columns, 1))
+    flat = blocks.reshape(-1, *blocks.shape[2:])
     sides, grams = np.abs(flat.real) + np.abs(flat.imag), flat @ flat.conj().swapaxes(1, 2)
     e = 4 * gamma(4 * columns + 64) * Q((sides**2).sum((1, 2)).max()) + Q(1, 2**400)
     top = float(q**2) * (1 - 2**-48 * (rows + 16) ** 2) - 2 * float(e)
     require(below(grams, top, q**2 - e), "its norm is not proven to be within its gain")
-    for _ in range(60):
-        v = np.maximum((z := sides.swapaxes(1, 2) @ (sides @ v)) / z.max(1)[:, None], 2.0**-20)
-    most = Q((sides.swapaxes(1, 2) @ (sides @ v) / v).max()) * (1 + gamma(rows + columns + 8))
-    total = sum(4 * n + 8 for n in size) + 2 * columns + 1
-    g, moduli = gamma(total, FORMATS["float32"][0]), root(most)
-    errors = (1 + Q(2 * n + 4, total) * g * root(Q(2 * n)) for n in size)
-    f = root(Q(2)) * (math.prod(errors) - 1)
-    d = q * f + Q(2 * columns, total) * g * moduli * (1 + f)
-    lost = d + f * (q + d)
-    lost += g / total * (q + lost)
+    moduli = root(perron(sides) * (1 + gamma(rows + columns + 8)))
     bias = step.tensors.pop("bias", np.zeros(rows))
     require(bias.shape == (rows,), "its bias is not one number an output")
-    absolute, constant = max(lost / g, 2 * (moduli + lost + 1)), sum_of_squares(bias)
-    step.claims([0], total, [absolute**2], constant * math.prod(size))
+    total, absolute = roundings_of_transforms(size, columns, q, moduli)
+    step.claims([0], total, [absolute**2], sum_of_squares(bias) * math.prod(size))
     tables = [twiddles(n)[np.outer(range(n), range(n)) % n] / math.sqrt(n) for n in size]
 
     def run(x):
@@ -510,6 +496,24 @@ def spectral_conv(step, groups):
         return np.real(y) + bias.reshape(-1, *[1] * len(size))
 
     return run
+
+
+def roundings_of_transforms(size, columns, q, moduli):
+    """Count C and A: for images of norm 1, all roundings together are at most gamma(C) A.
+
+    Any n of them are at most a share n/C of g = gamma(C). A transform of an axis of n is off by
+    e = (2n + 4) g/C root(2n), both by f = root(2) (prod (1 + e) - 1) in the norm that counts w and
+    -w; matrices of norm q and moduli M add d = q f + 2c g/C M (1 + f), the way back f (q + d), and
+    a bias one rounding of all.
+    """
+    total = sum(4 * n + 8 for n in size) + 2 * columns + 1
+    g = gamma(total, FORMATS["float32"][0])
+    errors = (1 + Q(2 * n + 4, total) * g * root(Q(2 * n)) for n in size)
+    f = root(Q(2)) * (math.prod(errors) - 1)
+    d = q * f + Q(2 * columns, total) * g * moduli * (1 + f)
+    lost = d + f * (q + d)
+    lost += g / total * (q + lost)
+    return total, max(lost / g, 2 * (moduli + lost + 1))
 
 
 def wraps(axis, before, wide, left):

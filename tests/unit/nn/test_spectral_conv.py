@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import forgery
 import taut
 from oracles import dense_operator
+from proven import assert_certified
 from taut.certification import certify, verifier
 from taut.linalg.fourier import spectral_product
 from taut.nn import SpectralConv
@@ -196,6 +197,13 @@ def test_certificates_are_those_of_the_model_and_the_verifier_proves_them(arithm
     runs = verifier.check_graph(file, verifier.read_weights(paths[1], file))
     z = np.stack([verifier.logits_of(file, runs, image) for image in x.double().numpy()])
     np.testing.assert_allclose(z, model.double()(x.double()).detach().numpy(), atol=1e-5)
+
+
+def test_the_verifier_proves_matrices_of_which_one_is_zero(tmp_path):
+    layer = taut.freeze(taut.nn.Conv2d(2, 2, 3, parametrization=taut.LOT), (2, 4, 3))
+    for part in (layer.real, layer.imag):
+        part[3] = 0.0
+    assert assert_certified(layer, (2, 4, 3), tmp_path) <= 1 + 3e-6
 
 
 def test_the_verifier_refuses_matrices_that_make_no_real_operator(tmp_path):
