@@ -17,7 +17,7 @@ from taut.program import (
     operation,
     parts_of,
 )
-from taut.program.ops._linear import fits_layer
+from taut.program.ops._image_padding import fits_layer
 
 __all__ = ["check_form", "program_of_tensors", "save_plain"]
 

@@ -16,8 +16,7 @@ from taut.export._files import FileModel, check_ends, check_precision, resolve_s
 from taut.export._torch_memory import run_step
 from taut.files import write_atomically
 from taut.program import CAPTURES, Program, ProgramModule
-from taut.program.ops._numbers import checked_sizes
-from taut.program.ops._shapes import open_batch
+from taut.program.ops._numbers import checked_sizes, open_batch
 
 __all__ = ["model_of_torch", "save_torch"]
 

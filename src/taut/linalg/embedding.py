@@ -4,6 +4,7 @@ import math
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from taut.linalg.geometry import AbstractConvolution
 from taut.linalg.padding import padded_index
@@ -33,14 +34,36 @@ def interleaved(kernel: Float[Tensor, "o i2 ..."], stride: tuple[int, ...]) -> T
 
     The inverse of :func:`polyphase` without dilation, for kernel sizes that the stride divides.
     """
-    if all(s == 1 for s in stride):
-        return kernel
-    axes = len(stride)
-    # (o, c, *stride, *taps) -> (o, c, taps, stride, taps, stride, ...)
-    parts = kernel.reshape(len(kernel), -1, *stride, *kernel.shape[2:])
-    pairs = [d for i in range(axes) for d in (2 + axes + i, 2 + i)]
-    size = (k * s for k, s in zip(kernel.shape[2:], stride, strict=True))
-    return parts.permute(0, 1, *pairs).reshape(*parts.shape[:2], *size)
+    return channels_to_phases(kernel, list(stride))
+
+
+# No shapes in these annotations: TorchScript reads them.
+def phases_to_channels(x: Tensor, factor: list[int]) -> Tensor:
+    """Move each block of positions into channels, in the order of `torch.nn.PixelUnshuffle`."""
+    d = len(factor)
+    if factor == [1] * d:
+        return x
+    if d == 2 and factor[0] == factor[1]:
+        return F.pixel_unshuffle(x, factor[0])
+    for i in range(d):  # the last axis first: (..., c, n1 / f1, f1, n2 / f2, f2)
+        x = x.unflatten(-1 - 2 * i, [-1, factor[d - 1 - i]])
+    x = x.movedim([2 * i + 1 - 2 * d for i in range(d)], [i - 2 * d for i in range(d)])
+    return x.flatten(-2 * d - 1, -d - 1)  # (..., c f1 f2, n1 / f1, n2 / f2)
+
+
+def channels_to_phases(x: Tensor, factor: list[int]) -> Tensor:
+    """The inverse of :func:`phases_to_channels`, in the order of `torch.nn.PixelShuffle`."""
+    d = len(factor)
+    if factor == [1] * d:
+        return x
+    if d == 2 and factor[0] == factor[1]:
+        return F.pixel_shuffle(x, factor[0])
+    x = x.unflatten(-d - 1, [-1] + factor)  # noqa: RUF005
+    # (..., c, f1, f2, n1, n2) to (..., c, n1, f1, n2, f2)
+    x = x.movedim([i - 2 * d for i in range(d)], [2 * i + 1 - 2 * d for i in range(d)])
+    for i in range(d):
+        x = x.flatten(-2 - i, -1 - i)
+    return x
 
 
 def embedding(op: AbstractConvolution) -> tuple[tuple[int, ...], tuple[int, ...], int]:

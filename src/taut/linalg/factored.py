@@ -9,10 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.linalg.steps import Move, apply_steps, position_product
 from taut.linalg.windows import Windows, downsampled, upsampled
-
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 class AbstractFactor(ABC):
@@ -130,7 +129,7 @@ class Reflection(AbstractFactor):
     def apply(self, x: Float[Tensor, "b *grid c"]) -> Float[Tensor, "b *grid2 c2"]:
         """Reflect."""
         taps = self.kernel.shape[2:]
-        convolve, dilation = _CONVOLUTIONS[len(taps)], self.places
+        convolve, dilation = CONVOLUTIONS[len(taps)], self.places
         image = x
         for axis, (k, d) in enumerate(zip(taps, self.places, strict=True), 1):
             image = _wrapped(image, axis, d * (k - 1))

@@ -7,20 +7,15 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from taut.linalg.operator import AbstractOperator, exact_tensor
 from taut.linalg.padding import MODES, Padding, padded_index
 
-_CONVOLUTIONS = {
-    1: torch.nn.functional.conv1d,
-    2: torch.nn.functional.conv2d,
-    3: torch.nn.functional.conv3d,
-}
-_ADJOINTS = {
-    1: torch.nn.functional.conv_transpose1d,
-    2: torch.nn.functional.conv_transpose2d,
-    3: torch.nn.functional.conv_transpose3d,
-}
+CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED_CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+"""By the number of spatial axes."""
+
 _UNPADDED = Padding()
 
 
@@ -146,7 +141,7 @@ class AbstractConvolution(AbstractOperator):
         y, axes = y.to(self.kernel), len(self.input_size)
         if axes == 0:
             return y @ torch.block_diag(*self.group_kernels())
-        x = _ADJOINTS[axes](
+        x = TRANSPOSED_CONVOLUTIONS[axes](
             y, self.kernel, stride=self.stride, dilation=self.dilation, groups=self.groups
         )
         # Windows may leave out the end of the padded input.
@@ -163,7 +158,7 @@ def convolve(
     groups: int = 1,
 ) -> Float[Tensor, "b o ..."]:
     """Torch's convolution without padding, for 1 to 3 axes by the kernel's."""
-    function = _CONVOLUTIONS[kernel.dim() - 2]
+    function = CONVOLUTIONS[kernel.dim() - 2]
     return function(x, kernel, stride=stride, dilation=dilation, groups=groups)
 
 
@@ -177,4 +172,4 @@ def stuffed(kernel: Tensor, steps: Sequence[int]) -> Tensor:
 
 def composed_taps(last: Tensor, first: Tensor) -> Tensor:
     """Taps of one kernel after another, (o, m, ...) and (m, i, ...): a product of polynomials."""
-    return _ADJOINTS[last.dim() - 2](last, first)
+    return TRANSPOSED_CONVOLUTIONS[last.dim() - 2](last, first)

@@ -7,9 +7,9 @@ Kernels here are of stride 1, `(g, o, i, *taps)`, one for each of g groups: see
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-_CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+from taut.linalg.geometry import CONVOLUTIONS
+
 MOST_AXES = 3
 """Of kernels."""
 
@@ -38,7 +38,7 @@ def gram_taps(kernel: Float[Tensor, "g o i ..."]) -> Float[Tensor, "g i i ..."]:
     fields = kernel.permute(2, 0, 1, *range(3, kernel.dim())).flatten(1, 2)
     weight = kernel.transpose(1, 2).flatten(0, 1)
     pads = [k - 1 for k in taps]
-    shifts = _CORRELATIONS[len(taps)](fields, weight, padding=pads, groups=groups)
+    shifts = CONVOLUTIONS[len(taps)](fields, weight, padding=pads, groups=groups)
     return shifts.unflatten(1, (groups, inputs)).transpose(0, 1).transpose(1, 2)
 
 

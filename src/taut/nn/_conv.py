@@ -5,9 +5,9 @@ from typing import Any, ClassVar, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from taut._arguments import check_image, whole, wholes
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.linalg.windows import Windows
 from taut.nn._isometric_pad import IsometricPad1d, IsometricPad2d, IsometricPad3d, isometric_pad
 from taut.nn._padding import (
@@ -44,7 +44,6 @@ from taut.parametrizations import (
 )
 
 Sizes = int | tuple[int, ...]
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
 _WRAPS = {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d}
@@ -289,7 +288,7 @@ class _Conv(_ConvNd):
             y = self.parametrization.transform(x, self.bias, windows)
             if y is not None:
                 return y
-        x, convolve = self._padded(input), _CONVOLUTIONS[self.axes]
+        x, convolve = self._padded(input), CONVOLUTIONS[self.axes]
         steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         return convolve(x, self.weight, self.bias, **steps)
 

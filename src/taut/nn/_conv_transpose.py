@@ -6,9 +6,9 @@ from typing import Any, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from taut._arguments import check_image, wholes
+from taut.linalg.geometry import TRANSPOSED_CONVOLUTIONS
 from taut.linalg.windows import Windows
 from taut.nn._conv import Sizes, _ConvNd
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
@@ -16,7 +16,6 @@ from taut.nn._parametrized import Parametrization, SharedTensors, filled
 from taut.nn._spectral_layer import applied, frozen_spectral, refuse_spectral
 from taut.parametrizations import BCOP, Isometry, may_transform
 
-_CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _PLAIN = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
 _TRANSPOSED: dict[Isometry, Isometry] = {
     "rows": "columns",
@@ -148,7 +147,7 @@ class _ConvTranspose(_ConvNd):
             if y is not None:
                 return y
         pads, crop, more = self._as_plain()
-        x, convolve = pad(input, pads, self.padding_mode), _CONVOLUTIONS[self.axes]
+        x, convolve = pad(input, pads, self.padding_mode), TRANSPOSED_CONVOLUTIONS[self.axes]
         steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
         steps |= {"padding": crop, "output_padding": output_padding or more}
         return convolve(x, self.weight, self.bias, **steps)

@@ -5,9 +5,9 @@ from typing import ClassVar, final
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from taut._arguments import wholes
+from taut.linalg.embedding import channels_to_phases, phases_to_channels
 
 
 class _Resample(nn.Module):
@@ -38,13 +38,7 @@ class _InvertibleDownsample(_Resample):
         """Rearrange the entries."""
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             self._check(input)
-        if len(self.factor) == 2 and self.factor[0] == self.factor[-1]:
-            return F.pixel_unshuffle(input, self.factor[0])
-        d, x = len(self.factor), input
-        for i in range(d):  # the last axis first: (..., c, n1 / f1, f1, n2 / f2, f2)
-            x = x.unflatten(-1 - 2 * i, [-1, self.factor[d - 1 - i]])
-        x = x.movedim([2 * i + 1 - 2 * d for i in range(d)], [i - 2 * d for i in range(d)])
-        return x.flatten(-2 * d - 1, -d - 1)  # (..., c f1 f2, n1 / f1, n2 / f2)
+        return phases_to_channels(input, [factor for factor in self.factor])
 
     def _check(self, input: Tensor) -> None:
         if isinstance(input, fx.Proxy):
@@ -61,15 +55,7 @@ class _InvertibleUpsample(_Resample):
         """Rearrange the entries back."""
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             self._check(input)
-        if len(self.factor) == 2 and self.factor[0] == self.factor[-1]:
-            return F.pixel_shuffle(input, self.factor[0])
-        d = len(self.factor)
-        # (..., c, f1, f2, n1, n2) to (..., c, n1, f1, n2, f2)
-        x = input.unflatten(-d - 1, [-1] + [factor for factor in self.factor])
-        x = x.movedim([i - 2 * d for i in range(d)], [2 * i + 1 - 2 * d for i in range(d)])
-        for i in range(d):
-            x = x.flatten(-2 - i, -1 - i)
-        return x
+        return channels_to_phases(input, [factor for factor in self.factor])
 
     def _check(self, input: Tensor) -> None:
         if isinstance(input, fx.Proxy):

@@ -8,8 +8,8 @@ from torch.nn import functional as F
 
 from taut._arguments import whole
 from taut._torch_private import inside_function_mode
+from taut.linalg.geometry import CONVOLUTIONS
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _MODES = ("circular", "zeros")
 
 
@@ -71,7 +71,7 @@ class _Shift(nn.Module):
         mode = "circular" if self.padding_mode == "circular" else "constant"
         padded = F.pad(input, [1] * (2 * self.axes), mode)
         kernel = kernel.to(device=input.device, dtype=input.dtype)
-        return _CONVOLUTIONS[self.axes](padded, kernel, groups=len(kernel))
+        return CONVOLUTIONS[self.axes](padded, kernel, groups=len(kernel))
 
     def _check(self, input: Tensor) -> None:
         if isinstance(input, fx.Proxy):

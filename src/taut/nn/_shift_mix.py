@@ -8,9 +8,9 @@ from typing import Any, ClassVar, final
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from taut._arguments import check_image, whole
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._parametrized import (
     AbstractParametrizedLayer,
     Parametrization,
@@ -21,7 +21,6 @@ from taut.nn._parametrized import (
 from taut.nn._shift import Shift1d, Shift2d, Shift3d, shift_kernel
 from taut.parametrizations import Orthogonal, read_weight
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _SHIFTS = {1: Shift1d, 2: Shift2d, 3: Shift3d}
 
@@ -88,7 +87,7 @@ class _ShiftMix(AbstractParametrizedLayer):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Rotate, shift and mix."""
         check_image(input, self.in_channels, self.axes)
-        (rotation, mixing), convolve = self._kernels(), _CONVOLUTIONS[self.axes]
+        (rotation, mixing), convolve = self._kernels(), CONVOLUTIONS[self.axes]
         return convolve(self.shift(convolve(input, rotation)), mixing, self.bias)
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:

@@ -8,28 +8,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.overrides import handle_torch_function, has_torch_function
 
 from taut._arguments import check_image
+from taut.linalg.embedding import channels_to_phases, phases_to_channels
 from taut.linalg.fourier import spectral_product
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.linalg.rounding import up_product, up_root
 from taut.linalg.spectral import SpectralOperator
 from taut.nn._padding import Pads, Size, pad, torch_pads
 from taut.parametrizations import kernel_of_symbol
-from taut.program import CAPTURES, AbstractOp, Rounding, Site, UnprovenError, norm_upper, op
-from taut.program._call import Call
-from taut.program._op import like
+from taut.program import (
+    AbstractOp,
+    Call,
+    Rounding,
+    Site,
+    UnprovenError,
+    like,
+    norm_upper,
+    op,
+    single_call,
+)
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+def _captured(c: Call, input: Any, real: Any, imag: Any, bias: Any, size: Size, groups: int) -> str:
+    tensors = {"real": c.constant(real), "imag": c.constant(imag)}
+    tensors["bias"] = None if bias is None else c.constant(bias)
+    return c.add("spectral_conv", [c.name(input)], args={"groups": groups}, tensors=tensors)
 
 
+@single_call(_captured)
 def spectral_conv(
     input: Tensor, real: Tensor, imag: Tensor, bias: Tensor | None, size: Size, groups: int
 ) -> Tensor:
-    """`spectral_product` and a bias, as one step of a recorded model."""
-    if has_torch_function((input, real, imag)):
-        arguments = (input, real, imag, bias, size, groups)
-        return handle_torch_function(spectral_conv, (input, real, imag), *arguments)
+    """`spectral_product` and a bias."""
     return _with_bias(spectral_product(input, real, imag, size, groups), bias)
 
 
@@ -68,42 +79,20 @@ class SpectralGeometry:
         if not self.transposed:
             sizes = zip(x.shape[2:], self.stride, strict=True)
             x = pad(x, Pads(nothing, nothing, tuple(-n % s for n, s in sizes)), "zeros")
-            x = _unshuffled(x, self.stride)
+            x = phases_to_channels(x, list(self.stride))
         return pad(x, Pads(nothing, self.left, self.right), "zeros")
 
     def after(self, y: Tensor) -> Tensor:
         """The output, from the image on the periodic domain."""
         for axis, (a, b) in enumerate(zip(self.left, self.right, strict=True), start=2):
             y = y.narrow(axis, a, y.shape[axis] - a - b) if a or b else y
-        return _shuffled(y, self.stride) if self.transposed else y
+        return channels_to_phases(y, list(self.stride)) if self.transposed else y
 
     def of_symbol(self, symbol: Tensor) -> Tensor:
         """The matrices that are applied, from those of the convolution: their adjoints."""
         if not self.transposed:
             return symbol
         return symbol.unflatten(1, (self.groups, -1)).mH.flatten(1, 2)
-
-
-def _unshuffled(x: Tensor, stride: Size) -> Tensor:
-    """Invertible downsampling: phases of the stride become channels."""
-    if all(s == 1 for s in stride):
-        return x
-    axes = len(stride)
-    parts = [part for n, s in zip(x.shape[2:], stride, strict=True) for part in (n // s, s)]
-    x = x.reshape(*x.shape[:2], *parts)  # (b, c, n/s, s, ...)
-    phases = [3 + 2 * axis for axis in range(axes)]
-    return x.permute(0, 1, *phases, *(p - 1 for p in phases)).flatten(1, 1 + axes)
-
-
-def _shuffled(y: Tensor, stride: Size) -> Tensor:
-    """The inverse of `_unshuffled`."""
-    if all(s == 1 for s in stride):
-        return y
-    axes = len(stride)
-    y = y.unflatten(1, (-1, *stride))  # (b, c, s, ..., n, ...)
-    pairs = [place for axis in range(axes) for place in (2 + axes + axis, 2 + axis)]
-    sizes = [n * s for n, s in zip(y.shape[2 + axes :], stride, strict=True)]
-    return y.permute(0, 1, *pairs).reshape(*y.shape[:2], *sizes)
 
 
 def apply_spectral(
@@ -220,6 +209,10 @@ class FullSizeConv(_OfOneSize):
     What :func:`taut.export.export` writes for a :class:`SpectralConv`: plain padding, convolution,
     reshaping.
 
+    Guarantee: norm at most the largest of the matrices of its kernel at all frequencies;
+        :func:`taut.lipschitz_bound` proves it.
+    Cost: a convolution with as many taps as positions.
+
     Args:
         kernel: (out_channels, in_channels / groups, *domain), of a layer without a stride.
         bias: of each output channel, or None.
@@ -253,7 +246,7 @@ class FullSizeConv(_OfOneSize):
         behind = tuple(n - 1 for n in x.shape[2:])
         if any(behind):
             x = F.pad(x, torch_pads((0,) * len(behind), behind), "circular")
-        y = _CONVOLUTIONS[len(behind)](x, self.kernel, groups=self.geometry.groups)
+        y = CONVOLUTIONS[len(behind)](x, self.kernel, groups=self.geometry.groups)
         return self.geometry.after(y)
 
 
@@ -290,20 +283,3 @@ class _SpectralConvOp(AbstractOp):
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
         raise ValueError("it is of one size: pass taut.freeze(model, input_shape=...)")
-
-
-def _recorded(
-    c: Call,
-    input: Tensor,
-    real: Tensor,
-    imag: Tensor,
-    bias: Tensor | None,
-    size: Size,
-    groups: int,
-) -> str:
-    held: dict[str, Tensor | None] = {"real": c.constant(real), "imag": c.constant(imag)}
-    held["bias"] = None if bias is None else c.constant(bias)
-    return c.add("spectral_conv", [c.name(input)], args={"groups": groups}, tensors=held)
-
-
-CAPTURES[spectral_conv] = _recorded

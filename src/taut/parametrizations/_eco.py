@@ -6,15 +6,14 @@ from torch import Tensor
 
 from taut.linalg.unitary import polar_factor
 from taut.parametrizations._spectral import (
-    AbstractSpectral,
+    AbstractKernelSpectral,
     dilated_symbol,
     kernel_of_symbol,
-    near_identity_,
 )
 
 
 @final
-class ECO(AbstractSpectral):
+class ECO(AbstractKernelSpectral):
     r"""Orthogonal kernel of few taps, dilated to the size of the input.
 
     The symbol of a raw kernel of k taps an axis is made unitary at the :math:`k^d` frequencies of a
@@ -43,17 +42,7 @@ class ECO(AbstractSpectral):
         True
     """
 
-    guarantee = "orthogonal"
     reference = "Yu et al. 2022, ICLR"
-    raw_kernel: Tensor
-
-    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The raw kernel."""
-        return {"raw_kernel": self.raw_kernel_shape}
-
-    def reset_parameters(self) -> None:
-        """Draw the raw kernel anew, near one that copies channels."""
-        near_identity_(self.raw_kernel, self.groups)
 
     def symbol(self, size: tuple[int, ...]) -> Tensor:
         """The polar factors at the frequencies of k positions, each as often as it occurs."""

@@ -5,11 +5,11 @@ from typing import final
 from torch import Tensor
 
 from taut.linalg.unitary import polar_factor
-from taut.parametrizations._spectral import AbstractSpectral, near_identity_
+from taut.parametrizations._spectral import AbstractKernelSpectral
 
 
 @final
-class LOT(AbstractSpectral):
+class LOT(AbstractKernelSpectral):
     r"""Orthogonal kernel of the size of the input: the polar factor of a raw kernel's symbol.
 
     At each frequency :math:`Q = (\hat V \hat V^*)^{-1/2} \hat V`, the unitary matrix nearest to
@@ -33,17 +33,7 @@ class LOT(AbstractSpectral):
         True
     """
 
-    guarantee = "orthogonal"
     reference = "Xu, Li, Li 2022, arXiv:2210.11620"
-    raw_kernel: Tensor
-
-    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The raw kernel."""
-        return {"raw_kernel": self.raw_kernel_shape}
-
-    def reset_parameters(self) -> None:
-        """Draw the raw kernel anew, near one that copies channels."""
-        near_identity_(self.raw_kernel, self.groups)
 
     def symbol(self, size: tuple[int, ...]) -> Tensor:
         """The polar factors."""

@@ -5,9 +5,9 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from taut._arguments import whole
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.parametrizations._base import MISS, AbstractParametrization
 from taut.parametrizations._reshaped import (
     as_kernel,
@@ -21,7 +21,6 @@ from taut.parametrizations._reshaped import (
 # Power iteration cannot leave a frequency: a vector with all positions equal keeps them equal, to
 # the last bit. Each update mixes in this much of a fixed vector of all frequencies.
 _NUDGE = 1e-3
-_CORRELATIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @final
@@ -98,7 +97,7 @@ class OSSN(AbstractParametrization):
 
     def check_sizes(self) -> None:
         """Kernels have at most 3 axes."""
-        if len(self.kernel_size) > len(_CORRELATIONS):
+        if len(self.kernel_size) > len(CONVOLUTIONS):
             raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
 
     def reset_parameters(self) -> None:
@@ -151,7 +150,7 @@ def _correlated(x: Tensor, kernel: Tensor, groups: int) -> Tensor:
             "bgi,goi->bgo", x.unflatten(1, (groups, -1)), kernel.unflatten(0, (groups, -1))
         )
         return rows.flatten(1)
-    return _CORRELATIONS[x.ndim - 2](x, kernel, groups=groups)
+    return CONVOLUTIONS[x.ndim - 2](x, kernel, groups=groups)
 
 
 def _adjoint(kernel: Tensor, groups: int) -> Tensor:

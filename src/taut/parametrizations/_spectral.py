@@ -114,14 +114,25 @@ class AbstractSpectral(AbstractParametrization):
         return interleaved(kernel_of_symbol(self.symbol(size), size), self.stride)
 
 
-@torch.no_grad()
-def near_identity_(kernel: Tensor, groups: int) -> None:
-    """Draw a kernel near one that copies channels, as far as there are any: delta plus noise."""
-    nn.init.normal_(kernel, std=0.1 / math.sqrt(kernel[0].numel()))
-    origin = tuple((k - 1) // 2 for k in kernel.shape[2:])
-    for group in kernel.unflatten(0, (groups, -1)):
-        for channel in range(min(group.shape[:2])):
-            group[(channel, channel, *origin)] += 1
+class AbstractKernelSpectral(AbstractSpectral):
+    """A spectral method of a raw kernel alone, which starts near one that copies channels."""
+
+    guarantee = "orthogonal"
+    raw_kernel: Tensor
+
+    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The raw kernel."""
+        return {"raw_kernel": self.raw_kernel_shape}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the raw kernel anew: delta plus noise, as far as there are channels to copy."""
+        kernel = self.raw_kernel
+        nn.init.normal_(kernel, std=0.1 / math.sqrt(kernel[0].numel()))
+        origin = tuple((k - 1) // 2 for k in kernel.shape[2:])
+        for group in kernel.unflatten(0, (self.groups, -1)):
+            for channel in range(min(group.shape[:2])):
+                group[(channel, channel, *origin)] += 1
 
 
 def dilated_symbol(

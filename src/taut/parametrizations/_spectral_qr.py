@@ -5,11 +5,11 @@ from typing import final
 from torch import Tensor
 
 from taut.linalg.unitary import unitary_basis
-from taut.parametrizations._spectral import AbstractSpectral, near_identity_
+from taut.parametrizations._spectral import AbstractKernelSpectral
 
 
 @final
-class SpectralQR(AbstractSpectral):
+class SpectralQR(AbstractKernelSpectral):
     r"""Orthogonal kernel of the size of the input: an orthonormal basis of a raw kernel's symbol.
 
     At each frequency Q of :math:`\hat V = Q R`, with a real diagonal of R, >= 0: Gram and Schmidt's
@@ -31,17 +31,7 @@ class SpectralQR(AbstractSpectral):
         True
     """
 
-    guarantee = "orthogonal"
     reference = "complex QR at each frequency"
-    raw_kernel: Tensor
-
-    def raw_shapes(self) -> dict[str, tuple[int, ...]]:
-        """The raw kernel."""
-        return {"raw_kernel": self.raw_kernel_shape}
-
-    def reset_parameters(self) -> None:
-        """Draw the raw kernel anew, near one that copies channels."""
-        near_identity_(self.raw_kernel, self.groups)
 
     def symbol(self, size: tuple[int, ...]) -> Tensor:
         """The bases."""

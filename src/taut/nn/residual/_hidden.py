@@ -3,9 +3,9 @@
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from taut._arguments import check_image, whole, wholes
+from taut.linalg.geometry import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from taut.nn._conv import Sizes
 from taut.nn._conv_transpose import adjoint_sides
 from taut.nn._padding import Pads, Size, make_pads, pad
@@ -13,8 +13,6 @@ from taut.nn._parametrized import AbstractParametrizedLayer, Parametrization, ma
 from taut.parametrizations import AbstractSpectral, effective_stride, require_isometry
 from taut.program import slope_fault
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
-_TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
 _ACTIVATIONS = {
     nn.Identity: ("identity", ()),
     nn.ReLU: ("relu", ()),
@@ -45,7 +43,7 @@ class Grid:
         """The convolution of a batch."""
         _, pads = self._pads(tuple(x.shape[2:]), kernel)
         x = pad(x, pads, self.mode)
-        convolve = _CONVOLUTIONS[len(self.stride)]
+        convolve = CONVOLUTIONS[len(self.stride)]
         return convolve(x, kernel, bias, self.stride, 0, self.dilation, self.groups)
 
     def adjoint(self, z: Tensor, kernel: Tensor, size: Size) -> Tensor:
@@ -60,7 +58,7 @@ class Grid:
             axes = zip(size, z.shape[2:], span, self.stride, pads.left, strict=True)
             crop = pads.left
             more = tuple(max(0, n - s * (m - 1) - k + 2 * a) for n, m, k, s, a in axes)
-        transposed = _TRANSPOSED[len(self.stride)]
+        transposed = TRANSPOSED_CONVOLUTIONS[len(self.stride)]
         y = transposed(z, kernel, None, self.stride, crop, more, self.groups, self.dilation)
         for axis, n in enumerate(size, start=2):
             y = y.narrow(axis, 0, n) if y.shape[axis] > n else y

@@ -159,7 +159,7 @@ class PotentialResidualOp(AbstractResidual):
 
     def kernel(self, site: Site) -> ConvOperator:
         """The convolution C."""
-        return _inner(site, self.inner)
+        return _inner(site)
 
     def last(self, steps: "_Steps", site: Site) -> tuple[Node, ...]:
         """The difference."""
@@ -188,7 +188,7 @@ class SandwichOp(AbstractResidual):
         adjoint = operation(outer).operator(outer)
         assert isinstance(adjoint, AdjointOperator)
         assert isinstance(adjoint.op, ConvOperator)
-        ops = (adjoint.op, _inner(site, self.inner))
+        ops = (adjoint.op, _inner(site))
         plain, dilation = (1,) * len(ops[0].stride), ops[0].dilation
         kernels = [polyphase(op.kernel, op.stride, plain) for op in ops]
         taps = [max(sizes) for sizes in zip(*(k.shape[2:] for k in kernels), strict=True)]
@@ -228,12 +228,12 @@ class _Steps:
         return (*self.nodes[:-1], replace(self.nodes[-1], name=name))
 
 
-def _inner(site: Site, role: str) -> ConvOperator:
-    args = site.args["inner"]
-    sides = (tuple(args["padding"][side]) for side in ("left", "right", "extend"))
-    padding = Padding(args["padding"]["mode"], *sides)
-    steps = (tuple(args["stride"]), tuple(args["dilation"]), args["groups"])
-    return ConvOperator(site.tensors[role], site.shapes[0][1:], *steps, padding)
+def _inner(site: Site) -> ConvOperator:
+    """The convolution, which is the first step."""
+    conv = parts_of(site)[0]
+    operator = operation(conv).operator(conv)
+    assert isinstance(operator, ConvOperator)
+    return operator
 
 
 def _windows(site: Site, role: str) -> tuple[int, ...]:

@@ -167,6 +167,10 @@ class PotentialResidual3d(_PotentialResidual):
 class FrozenPotentialResidual(nn.Module):
     r"""A potential residual layer with plain tensors, as :func:`taut.freeze` makes it.
 
+    Guarantee: that of :class:`PotentialResidual2d` for the kernel that it holds, which
+        :func:`taut.lipschitz_bound` proves.
+    Cost: a convolution and a transposed one.
+
     Args:
         weight: the kernel C, `(hidden_channels, channels / groups, *kernel_size)`.
         scale: g, one number above 0 for each hidden channel; None for 1.

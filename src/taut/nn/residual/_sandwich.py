@@ -258,6 +258,10 @@ class Sandwich3d(_Sandwich):
 class FrozenSandwich(nn.Module):
     r"""A sandwich layer with plain tensors, as :func:`taut.freeze` makes it.
 
+    Guarantee: that of :class:`Sandwich2d` for the kernel that it holds, which
+        :func:`taut.lipschitz_bound` proves.
+    Cost: a convolution and a transposed one.
+
     Args:
         weight: the kernel Q, on the coarser grid.
         scale: one number above 0 for each hidden channel.

@@ -13,18 +13,17 @@ from typing import NamedTuple, final
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.nn import grad as gradients
 
 from taut._torch_private import inside_function_mode, inside_transform
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._padding import Pads, Size, pad
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _WEIGHTS = {1: gradients.conv1d_weight, 2: gradients.conv2d_weight, 3: gradients.conv3d_weight}
 
 
 @final
-class Steps(NamedTuple):
+class SeriesSteps(NamedTuple):
     """The degree m, and how the convolution J is applied."""
 
     degree: int
@@ -33,7 +32,7 @@ class Steps(NamedTuple):
     padding_mode: str
 
 
-def series(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
+def series(x: Tensor, weight: Tensor, bias: Tensor | None, steps: SeriesSteps) -> Tensor:
     """S(J) x + bias for a batch x and a skew kernel, with a gradient that keeps x alone.
 
     Where others watch, and in mixed precision, autograd records each step.
@@ -48,7 +47,7 @@ def series(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tens
     return y if bias is None else y + bias.reshape(-1, *[1] * len(steps.dilation))
 
 
-def _horner(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
+def _horner(x: Tensor, weight: Tensor, bias: Tensor | None, steps: SeriesSteps) -> Tensor:
     """S(J) x + bias."""
     y = x
     for j in range(steps.degree, 0, -1):
@@ -57,13 +56,13 @@ def _horner(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Ten
 
 
 def _next(
-    x: Tensor, y: Tensor, j: int, weight: Tensor, bias: Tensor | None, steps: Steps
+    x: Tensor, y: Tensor, j: int, weight: Tensor, bias: Tensor | None, steps: SeriesSteps
 ) -> Tensor:
     """X + J y / j, and a bias."""
     return torch.add(x, _convolved(y, weight, bias, steps), alpha=1 / j)
 
 
-def _wrapped(x: Tensor, weight: Tensor, steps: Steps) -> tuple[Tensor, Size]:
+def _wrapped(x: Tensor, weight: Tensor, steps: SeriesSteps) -> tuple[Tensor, Size]:
     """The image with its circular padding, and the zeros that a convolution adds."""
     nothing = (0,) * len(steps.dilation)
     sides = tuple(d * (k // 2) for d, k in zip(steps.dilation, weight.shape[2:], strict=True))
@@ -72,14 +71,14 @@ def _wrapped(x: Tensor, weight: Tensor, steps: Steps) -> tuple[Tensor, Size]:
     return pad(x, Pads(nothing, sides, sides), "circular"), nothing
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, steps: Steps) -> Tensor:
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor | None, steps: SeriesSteps) -> Tensor:
     """J x, and a bias."""
     image, zeros = _wrapped(x, weight, steps)
-    convolve = _CONVOLUTIONS[len(zeros)]
+    convolve = CONVOLUTIONS[len(zeros)]
     return convolve(image, weight, bias, 1, zeros, steps.dilation, steps.groups)
 
 
-def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, steps: Steps) -> Tensor:
+def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, steps: SeriesSteps) -> Tensor:
     """Of J x in the kernel."""
     image, zeros = _wrapped(x, weight, steps)
     options = {"padding": zeros, "dilation": steps.dilation, "groups": steps.groups}
@@ -90,11 +89,11 @@ class _Series(torch.autograd.Function):
     """S(J) x; its gradient is made of functions of torch, so that it has one, too."""
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, steps: Steps) -> Tensor:
+    def forward(x: Tensor, weight: Tensor, steps: SeriesSteps) -> Tensor:
         return _horner(x, weight, None, steps)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Tensor, Steps], output: Tensor) -> None:
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor, SeriesSteps], output: Tensor) -> None:
         x, weight, ctx.steps = inputs
         ctx.save_for_backward(x, weight)
 

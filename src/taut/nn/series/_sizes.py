@@ -7,18 +7,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from taut._arguments import check_image
+from taut.linalg.embedding import phases_to_channels
 from taut.nn._padding import Size
-from taut.nn.series._series import Steps, series
+from taut.nn.series._series import SeriesSteps, series
 
 
 @final
-class Sizes(NamedTuple):
+class SeriesSizes(NamedTuple):
     """What decides what a series layer does, but for its kernel and bias."""
 
     in_channels: int
     out_channels: int
     stride: Size
-    steps: Steps
+    steps: SeriesSteps
 
     @property
     def folded(self) -> int:
@@ -31,7 +32,7 @@ class Sizes(NamedTuple):
         return max(self.folded, self.out_channels)
 
 
-def applied(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: Sizes) -> Tensor:
+def applied(x: Tensor, weight: Tensor, bias: Tensor | None, sizes: SeriesSizes) -> Tensor:
     """The layer, for one image or a batch."""
     axes = len(sizes.stride)
     check_image(x, sizes.in_channels, axes)
@@ -50,14 +51,7 @@ def _downsampled(x: Tensor, stride: Size) -> Tensor:
     missing = [-n % s for n, s in zip(x.shape[2:], stride, strict=True)]
     if any(missing):
         x = F.pad(x, [n for size in missing[::-1] for n in (0, size)])
-    if stride == (stride[0],) * 2:
-        return F.pixel_unshuffle(x, stride[0])
-    axes, sizes = len(stride), list(x.shape[1:2])
-    for n, s in zip(x.shape[2:], stride, strict=True):
-        sizes += [n // s, s]
-    blocks = x.reshape(x.shape[0], *sizes)  # (b, c, h / s, s, w / s, s)
-    inside, outside = range(3, 2 * axes + 2, 2), range(2, 2 * axes + 2, 2)
-    return blocks.permute(0, 1, *inside, *outside).flatten(1, axes + 1)
+    return phases_to_channels(x, list(stride))
 
 
 def _widened(x: Tensor, channels: int, groups: int) -> Tensor:

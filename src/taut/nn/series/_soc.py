@@ -9,8 +9,8 @@ from taut._arguments import whole, wholes
 from taut.linalg.series import RADII
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
 from taut.nn.series._generator import SkewKernel
-from taut.nn.series._series import Steps
-from taut.nn.series._sizes import Sizes, applied
+from taut.nn.series._series import SeriesSteps
+from taut.nn.series._sizes import SeriesSizes, applied
 from taut.nn.series._twin import SkewExponential
 from taut.parametrizations import Isometry
 
@@ -39,9 +39,9 @@ class _SOC(AbstractParametrizedLayer):
         taps = wholes("kernel_size", kernel_size, self.axes)
         _check_skew(taps, padding_mode)
         spacing, groups = wholes("dilation", dilation, self.axes), whole("groups", groups)
-        steps = Steps(_checked_degree(degree), spacing, groups, padding_mode)
+        steps = SeriesSteps(_checked_degree(degree), spacing, groups, padding_mode)
         channels = whole("in_channels", in_channels), whole("out_channels", out_channels)
-        self.sizes = Sizes(*channels, wholes("stride", stride, self.axes), steps)
+        self.sizes = SeriesSizes(*channels, wholes("stride", stride, self.axes), steps)
         self._check_groups(taps)
         factory: dict[str, Any] = {"device": device, "dtype": dtype}
         options = {"radius": _checked_radius(radius, steps.degree), "groups": groups}

@@ -1,17 +1,21 @@
-"""What a frozen series layer is: the same operations with a kernel that is there."""
+"""The frozen form of a series layer: the same operations with a fixed kernel."""
 
 from typing import final
 
 from torch import Tensor, nn
 
-from taut.nn.series._sizes import Sizes, applied
+from taut.nn.series._sizes import SeriesSizes, applied
 
 
 @final
 class SkewExponential(nn.Module):
     """The truncated exponential of a convolution with a skew kernel: a frozen :class:`SOC2d`.
 
-    :func:`taut.freeze` makes it. Its bound is proved from the kernel that it holds.
+    :func:`taut.freeze` makes it.
+
+    Guarantee: that of :class:`SOC2d`; :func:`taut.lipschitz_bound` proves it from the kernel that
+        the layer holds.
+    Cost: as many convolutions as the degree.
 
     Args:
         weight: the skew kernel.
@@ -23,7 +27,7 @@ class SkewExponential(nn.Module):
         torch.Size([2, 2, 3])
     """
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, sizes: Sizes) -> None:
+    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None, sizes: SeriesSizes) -> None:
         super().__init__()
         self.weight, self.bias, self.sizes = weight, bias, sizes
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from taut.linalg.convolution import ConvOperator
+from taut.linalg.geometry import CONVOLUTIONS
 from taut.linalg.operator import NormBound
 from taut.linalg.padding import Padding
 from taut.linalg.series import RADII, SeriesOperator
@@ -15,11 +15,9 @@ from taut.program._op import AbstractOp, Rounding, like, op
 from taut.program._program import LARGEST, Site
 from taut.program._result import UnprovenError
 from taut.program._rounding import operator_rounding
-from taut.program.ops._linear import padded
+from taut.program.ops._image_padding import padded
 
 __all__: list[str] = []
-
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 
 
 @op("skew_exponential")
@@ -80,7 +78,7 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
         pads = zip(site.shape[1:], padding.left, strict=True)
         if site.shape[0] * math.prod(n + 2 * side for n, side in pads) > LARGEST:
             raise ValueError(f"it pads its image to more than {LARGEST} numbers")
-        circular, convolve = padding.mode == "circular", _CONVOLUTIONS[len(padding.left)]
+        circular, convolve = padding.mode == "circular", CONVOLUTIONS[len(padding.left)]
         sides = [0] * len(padding.left) if circular else list(padding.left)
         for j in range(_degree(site), 0, -1):
             image, last = padded(y, padding) if circular else y, bias if j == 1 else None

@@ -11,20 +11,26 @@ from torch.nn import functional as F
 from taut.linalg.adjoint import AdjointOperator
 from taut.linalg.computed_kernel import ComputedKernel
 from taut.linalg.convolution import ConvOperator
+from taut.linalg.geometry import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS
 from taut.linalg.matrix import MatrixOperator
 from taut.linalg.operator import AbstractOperator
-from taut.linalg.padding import Padding, padded_index
+from taut.linalg.padding import Padding
 from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, like, op, reads
 from taut.program._program import Site
 from taut.program._result import UnprovenError
+from taut.program.ops._image_padding import (
+    fits_layer,
+    padded,
+    padded_source,
+    padding_args,
+    padding_of,
+    torch_pads,
+)
 from taut.program.ops._shapes import permuted
 from taut.program.ops._windows import shared_out, sides_of, steps_of
 
 __all__: list[str] = []
-
-_CONVOLUTIONS = (F.conv1d, F.conv2d, F.conv3d)
-_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
 
 
 class AbstractAffine(AbstractOp):
@@ -86,7 +92,7 @@ class Convolution(AbstractAffine):
         """Pad and convolve."""
         args, padding = site.args, padding_of(site.args["padding"])
         weight, bias = self._held(site, x[0])
-        function = _CONVOLUTIONS[weight.dim() - 3]
+        function = CONVOLUTIONS[weight.dim() - 2]
         image, sides = x[0], padding.left
         if padding.mode != "zeros" or padding.left != padding.right or any(padding.extend):
             image, sides = padded(image, padding), 0
@@ -115,10 +121,10 @@ class Convolution(AbstractAffine):
         """A layer of torch; pads that it has not stand in front of it."""
         padding, image = padding_of(site.args["padding"]), x[0]
         if any(padding.extend):
-            image = f"F.pad({image}, {_sides((0,) * len(padding.extend), padding.extend)})"
+            image = f"F.pad({image}, {torch_pads((0,) * len(padding.extend), padding.extend)})"
         if not fits_layer(site):
             sizes = zip(site.shapes[0][1:], padding.extend, strict=True)
-            image = _padded_source(image, tuple(map(sum, sizes)), padding)
+            image = padded_source(image, tuple(map(sum, sizes)), padding)
         return f"self.{site.node.name}({image})"
 
 
@@ -154,7 +160,7 @@ class TransposedConvolution(AbstractAffine):
         """Convolve."""
         args = site.args
         weight, bias = self._held(site, x[0])
-        function, image = _TRANSPOSED[weight.dim() - 3], x[0]
+        function, image = TRANSPOSED_CONVOLUTIONS[weight.dim() - 2], x[0]
         if args["wrap"] is not None:
             left, right = args["wrap"]
             image = padded(image, Padding("circular", tuple(left), tuple(right)))
@@ -179,7 +185,7 @@ class TransposedConvolution(AbstractAffine):
         wrap, image = site.args["wrap"], x[0]
         if wrap is not None:
             padding = Padding("circular", *map(tuple, wrap))
-            image = _padded_source(image, site.shapes[0][1:], padding)
+            image = padded_source(image, site.shapes[0][1:], padding)
         return f"self.{site.node.name}({image})"
 
 
@@ -189,63 +195,6 @@ def check_steps(
     """Refuse steps over a whole image: the memory that a proof takes grows with them."""
     if any(s > n + a + b for s, n, a, b in zip(steps, size, left, right, strict=True)):
         raise UnprovenError("its stride is larger than the padded image")
-
-
-def padded(x: Tensor, padding: Padding) -> Tensor:
-    """The image with its padding: zeros behind it, then zeros or copies around it."""
-    if any(padding.extend):
-        x = F.pad(x, _sides((0,) * len(padding.extend), padding.extend))
-    sides = _sides(padding.left, padding.right)
-    if not any(sides):
-        return x
-    if padding.mode == "zeros":
-        return F.pad(x, sides)
-    sizes = x.shape[2:]
-    if all(max(a, b) <= n for a, b, n in zip(padding.left, padding.right, sizes, strict=True)):
-        return F.pad(x, sides, padding.mode)
-    for axis, (a, b, n) in enumerate(zip(padding.left, padding.right, sizes, strict=True), start=2):
-        if a or b:
-            x = x.index_select(axis, padded_index(n, a, b, padding.mode, x.device))
-    return x
-
-
-def _padded_source(image: str, size: Sequence[int], padding: Padding) -> str:
-    """A padded image as an expression: by its places where it is wrapped round more than once."""
-    axes = list(zip(size, padding.left, padding.right, strict=True))
-    if padding.mode != "circular" or all(max(a, b) <= n for n, a, b in axes):
-        mode = "" if padding.mode == "zeros" else f", {padding.mode!r}"
-        return f"F.pad({image}, {_sides(padding.left, padding.right)}{mode})"
-    places = []
-    for later, (n, a, b) in zip(range(len(axes))[::-1], axes, strict=True):
-        turned = f"[:{', None' * later}]" if later else ""
-        places.append(f"torch.arange({-a}, {n + b}){turned} % {n}")
-    return f"{image}[:, :, {', '.join(places)}]"
-
-
-def fits_layer(site: Site) -> bool:
-    """Whether a layer of torch has the padding of a convolution, but for what extends the image."""
-    padding = padding_of(site.args["padding"])
-    axes = zip(site.shapes[0][1:], padding.extend, padding.left, strict=True)
-    once = padding.mode != "circular" or all(p <= n + more for n, more, p in axes)
-    return padding.left == padding.right and once
-
-
-def _sides(left: Sequence[int], right: Sequence[int]) -> tuple[int, ...]:
-    """Pads in the order of `F.pad`: the last axis first."""
-    return tuple(n for pair in zip(left[::-1], right[::-1], strict=True) for n in pair)
-
-
-def padding_of(args: dict[str, Any]) -> Padding:
-    """Padding of its plain values."""
-    return Padding(args["mode"], *(tuple(args[side]) for side in ("left", "right", "extend")))
-
-
-def padding_args(
-    mode: str, left: Sequence[int], right: Sequence[int], extend: Sequence[int] | None = None
-) -> dict[str, Any]:
-    """The plain values of a padding."""
-    extend = [0] * len(left) if extend is None else extend
-    return {"mode": mode, "left": list(left), "right": list(right), "extend": list(extend)}
 
 
 def _per_axis(value: Any, axes: int) -> tuple[int, ...]:
@@ -367,9 +316,9 @@ def _onnx_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, auto_pa
     steps, windows = steps_of(weight, kernel_shape, strides, dilations)
     left, right = sides_of(pads, x, windows, steps, auto_pad)
     if left != right:
-        x = F.pad(x, _sides(left, right))
+        x = F.pad(x, torch_pads(left, right))
         left = [0] * len(left)
-    return _CONVOLUTIONS[len(left) - 1](x, weight, bias, steps, left, dilations or 1, group)
+    return CONVOLUTIONS[len(left)](x, weight, bias, steps, left, dilations or 1, group)
 
 
 @reads("ConvTranspose")
@@ -392,7 +341,8 @@ def _onnx_conv_transpose(x: Tensor, weight: Tensor, bias: Tensor | None = None, 
     else:
         left, right = sides_of(pads, x, windows, steps, auto_pad)
     common = [min(a, b) for a, b in zip(left, right, strict=True)]
-    y = _TRANSPOSED[len(steps) - 1](x, weight, bias, steps, common, added, group, dilations or 1)
+    function = TRANSPOSED_CONVOLUTIONS[len(steps)]
+    y = function(x, weight, bias, steps, common, added, group, dilations or 1)
     for axis, (a, b, n, m) in enumerate(zip(left, right, common, whole, strict=True), start=2):
         y = y.narrow(axis, a - n, m - a - b) if a != b else y
     return y

@@ -17,7 +17,15 @@ from taut.program._batch import BatchSize
 from taut.program._op import READS, integers, reads
 from taut.program._program import LARGEST
 
-__all__ = ["as_tensor", "axis_of", "checked_sizes", "elementwise", "quotient", "read_all"]
+__all__ = [
+    "as_tensor",
+    "axis_of",
+    "checked_sizes",
+    "elementwise",
+    "open_batch",
+    "quotient",
+    "read_all",
+]
 
 DTYPES = {
     1: torch.float32, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32,
@@ -26,6 +34,13 @@ DTYPES = {
 """Types of numbers by their code in ONNX."""
 
 Numbers = Callable[..., Any]
+
+
+def open_batch(x: Tensor, sizes: Sequence[Any], batch: int | None) -> list[Any]:
+    """New sizes of the signal; that of the batch for which a file was written is that of any."""
+    if batch is not None and sizes and type(sizes[0]) is int and sizes[0] == batch:
+        return [x.shape[0], *sizes[1:]]
+    return list(sizes)
 
 
 def as_tensor(value: Any) -> Tensor:

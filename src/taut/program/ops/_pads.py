@@ -15,10 +15,9 @@ from taut.program._call import Call
 from taut.program._op import EXACT, Rounding, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._linear import padded
-from taut.program.ops._numbers import axis_of, checked_sizes
+from taut.program.ops._image_padding import padded
+from taut.program.ops._numbers import axis_of, checked_sizes, open_batch
 from taut.program.ops._selections import AbstractSelection, copied_norm, sliced
-from taut.program.ops._shapes import open_batch
 
 
 @op("pad")

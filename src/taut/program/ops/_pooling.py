@@ -18,7 +18,8 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, Rounding, captures, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._linear import _sides, check_steps
+from taut.program.ops._image_padding import torch_pads
+from taut.program.ops._linear import check_steps
 from taut.program.ops._windows import Pads, sides_of
 
 __all__: list[str] = []
@@ -334,7 +335,7 @@ def _average_pool(x: Tensor, *, auto_pad: str = "NOTSET", ceil_mode: int = 0,
     if left != right:
         if not count_include_pad:
             raise ValueError("it must pad both sides alike, or count what it pads")
-        x, left = F.pad(x, _sides(left, right)), [0] * len(left)
+        x, left = F.pad(x, torch_pads(left, right)), [0] * len(left)
     counted = bool(count_include_pad) or not any(left)
     return _AVERAGES[len(steps) - 1](
         x, kernel_shape, steps, left, ceil_mode=bool(ceil_mode), count_include_pad=counted

@@ -16,8 +16,8 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._numbers import as_tensor, axis_of, checked_sizes
-from taut.program.ops._shapes import Turned, open_batch, reshaped
+from taut.program.ops._numbers import as_tensor, axis_of, checked_sizes, open_batch
+from taut.program.ops._shapes import Turned, reshaped
 
 __all__ = ["AbstractSelection", "copied_norm", "copies", "sliced"]
 

@@ -15,9 +15,9 @@ from taut.program._call import Call
 from taut.program._op import AbstractOp, captures, integers, op, reads
 from taut.program._program import Shape, Site
 from taut.program._result import UnprovenError
-from taut.program.ops._numbers import as_tensor, axis_of
+from taut.program.ops._numbers import as_tensor, axis_of, open_batch
 
-__all__ = ["Turned", "open_batch", "permuted", "reshaped"]
+__all__ = ["Turned", "permuted", "reshaped"]
 
 
 class AbstractPermutation(AbstractOp):
@@ -327,13 +327,6 @@ def _flattened(x: Tensor, *, axis: int = 1) -> Tensor:
     if axis_of(axis, x.dim()) != 1:
         raise ValueError("it must flatten all but the batch")
     return x.flatten(1)
-
-
-def open_batch(x: Tensor, sizes: Sequence[Any], batch: int | None) -> list[Any]:
-    """New sizes of the signal; that of the batch for which a file was written is that of any."""
-    if batch is not None and sizes and type(sizes[0]) is int and sizes[0] == batch:
-        return [x.shape[0], *sizes[1:]]
-    return list(sizes)
 
 
 @reads("Reshape")

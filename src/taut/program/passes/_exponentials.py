@@ -9,7 +9,7 @@ import torch
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.series import RADII, skew_fault
 from taut.program._program import Node, Program
-from taut.program.ops._linear import padding_of
+from taut.program.ops._image_padding import padding_of
 from taut.program.passes._rewriting import rebuilt
 
 __all__ = ["recognise_exponentials"]

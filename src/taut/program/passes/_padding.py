@@ -7,7 +7,7 @@ from torch import Tensor
 
 from taut.linalg.padding import isometric_mask, padded_index
 from taut.program._program import Node, Program, Shape
-from taut.program.ops._linear import padding_args
+from taut.program.ops._image_padding import padding_args
 from taut.program.passes._rewriting import rebuilt
 
 __all__ = ["as_pad", "fixed_size", "merge_pads", "recognise_isometric_pads"]
