@@ -54,11 +54,20 @@ def stirred(layer: nn.Module) -> nn.Module:
     return layer
 
 
-@pytest.mark.parametrize("name", KERNEL_METHODS)
-@pytest.mark.parametrize("mode", ["circular", "zeros"])
-@pytest.mark.parametrize(("axes", "channels", "kernel_size", "stride", "size"), one_in(2, CASES))
+@pytest.mark.parametrize(
+    ("name", "mode", "axes", "channels", "kernel_size", "stride", "size"),
+    one_in(
+        5,
+        (
+            (name, mode, *case)
+            for name in KERNEL_METHODS
+            for mode in ("circular", "zeros")
+            for case in CASES
+        ),
+    ),
+)
 def test_spectrum_and_bound_of_every_method_on_any_axes(
-    axes, channels, kernel_size, stride, size, mode, name
+    name, mode, axes, channels, kernel_size, stride, size
 ):
     method = methods()[name]
     full = issubclass(method, AbstractSpectral)
