@@ -15,7 +15,10 @@ from torch.nn import functional as F
 import taut
 
 # The same in every process: the tests draw kernels that start as the identity elsewhere.
-Conv2d = partial(taut.nn.Conv2d, parametrization=partial(taut.BCOP, init="uniform"))
+DRAWN = partial(taut.BCOP, init="uniform")
+Conv2d = partial(taut.nn.Conv2d, parametrization=DRAWN)
+PotentialResidual2d = partial(taut.nn.PotentialResidual2d, parametrization=DRAWN)
+Sandwich2d = partial(taut.nn.Sandwich2d, parametrization=DRAWN)
 
 
 class Branches(nn.Module):
@@ -109,10 +112,10 @@ def residual() -> nn.Sequential:
     """Layers that are one operation in programs, and several in files."""
     return nn.Sequential(
         taut.nn.PotentialResidual2d(2, 4, parametrization=taut.SLL),
-        taut.nn.Sandwich2d(2, 4, 3, stride=2, activation=nn.LeakyReLU(0.5)),
-        taut.nn.PotentialResidual2d(4, 3, 2, padding_mode="zeros", bias=False),
-        taut.nn.Sandwich2d(4, 2, 3, stride=(1, 2), up=True, padding_mode="zeros"),
-        taut.nn.PotentialResidual2d(2, 2, 4, 2, groups=2, activation=nn.Identity()),
+        Sandwich2d(2, 4, 3, stride=2, activation=nn.LeakyReLU(0.5)),
+        PotentialResidual2d(4, 3, 2, padding_mode="zeros", bias=False),
+        Sandwich2d(4, 2, 3, stride=(1, 2), up=True, padding_mode="zeros"),
+        PotentialResidual2d(2, 2, 4, 2, groups=2, activation=nn.Identity()),
         nn.Flatten(),
         taut.nn.Linear(32, 3),
     )
