@@ -62,7 +62,7 @@ def large(name: str, input_shape: tuple[int, ...], classes: int) -> nn.Sequentia
 def measured(name: str, data: taut.data.Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """Clean and certified accuracy in percent, the bound, the last losses, seconds a step."""
     torch.manual_seed(args.seed)
-    net = large(name, data.input_shape, data.classes)
+    net = large(name, data.input_shape, len(data.classes))
     losses, seconds = train(net, data, args)
     net, test = projected(net).eval(), data.test.take(50 if args.quick else len(data.test))
     certification = taut.certify(net, test.float_images(), test.labels, (args.eps,))
