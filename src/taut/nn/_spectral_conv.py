@@ -31,7 +31,7 @@ from taut.program import (
 
 
 def _captured(c: Call, input: Any, real: Any, imag: Any, bias: Any, size: Size, groups: int) -> str:
-    tensors = {"real": c.constant(real), "imag": c.constant(imag)}
+    tensors: dict[str, Tensor | None] = {"real": c.constant(real), "imag": c.constant(imag)}
     tensors["bias"] = None if bias is None else c.constant(bias)
     return c.add("spectral_conv", [c.name(input)], args={"groups": groups}, tensors=tensors)
 
