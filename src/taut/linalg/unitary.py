@@ -77,6 +77,16 @@ def _scaled(a: Tensor) -> tuple[Tensor, Tensor]:
     return a / scale, scale
 
 
+def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The thin singular value decomposition."""
+    try:
+        return torch.linalg.svd(a, full_matrices=False)
+    except torch.linalg.LinAlgError:
+        if bool(a.isfinite().all()):
+            raise
+        raise ValueError("`a` must be finite; got a matrix with NaN or infinity in it.") from None
+
+
 def _rescaled(grad: Tensor, scale: Tensor) -> Tensor:
     """The gradient of `a` from that of `a / scale`, within the range of its precision."""
     largest = torch.finfo(grad.dtype).max
@@ -129,7 +139,7 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor) -> tuple[Tensor, ...]:
         scaled, scale = _scaled(a)
-        u, s, vh = torch.linalg.svd(scaled, full_matrices=False)
+        u, s, vh = _svd(scaled)
         return _polished(u @ vh), u, s, vh, scale
 
     @staticmethod

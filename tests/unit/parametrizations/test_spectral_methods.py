@@ -214,3 +214,26 @@ def test_every_size_has_the_parameters_of_the_kernel_size(cls):
     assert all(max(shape) <= 3 for shape in shapes.values())
     assert issubclass(cls, AbstractSpectral)
     assert cls.guarantee == "orthogonal"
+
+
+@every_method
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_raw_tensors_that_are_not_finite_make_no_finite_output(cls, wrong):
+    """LOT and ECO fail with `a LinAlgError` of torch else."""
+    layer = taut.nn.Conv1d(2, 2, 3, parametrization=cls)
+    raw = layer.parametrization.get_parameter("raw_vectors" if cls is taut.BRO else "raw_kernel")
+    with torch.no_grad():
+        raw.view(-1)[0] = wrong
+    try:
+        assert not layer(torch.ones(1, 2, 6)).isfinite().any()
+    except ValueError as error:
+        assert "must be finite" in str(error)
+    with pytest.raises(ValueError, match="finite|NaN"):
+        taut.lipschitz_bound(layer, (2, 6))
+
+
+@every_method
+def test_half_precision_is_refused(cls):
+    layer = taut.nn.Conv1d(2, 2, 3, parametrization=cls).half()
+    with pytest.raises(ValueError, match=f"`dtype` must be .* for {cls.__name__}"):
+        layer(torch.ones(1, 2, 6, dtype=torch.float16))

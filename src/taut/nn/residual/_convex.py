@@ -104,6 +104,7 @@ class ConvexConcat(_Convex):
 
     def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Concatenate."""
-        roots = self.weights().sqrt()
+        weights = self.weights()
+        roots = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # 0 has no gradient
         parts = [value * t for value, t in zip(self._checked(values), roots, strict=True)]
         return torch.cat(parts, self.dim)

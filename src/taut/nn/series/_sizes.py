@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -57,7 +58,9 @@ def _downsampled(x: Tensor, stride: Size) -> Tensor:
         sizes += [n // s, s]
     blocks = x.reshape(x.shape[0], *sizes)  # (b, c, h / s, s, w / s, s)
     inside, outside = range(3, 2 * axes + 2, 2), range(2, 2 * axes + 2, 2)
-    return blocks.permute(0, 1, *inside, *outside).flatten(1, axes + 1)
+    blocks = blocks.permute(0, 1, *inside, *outside)
+    # A view of one position has strides for which the gradient of torch's convolution fails.
+    return blocks.clone(memory_format=torch.contiguous_format).flatten(1, axes + 1)
 
 
 def _widened(x: Tensor, channels: int, groups: int) -> Tensor:
