@@ -218,17 +218,13 @@ def test_every_size_has_the_parameters_of_the_kernel_size(cls):
 
 @every_method
 @pytest.mark.parametrize("wrong", [math.nan, math.inf])
-def test_raw_tensors_that_are_not_finite_make_no_finite_output(cls, wrong):
-    """LOT and ECO fail with `a LinAlgError` of torch else."""
+def test_raw_tensors_that_are_not_finite_have_no_bound(cls, wrong):
+    """torch's singular value decomposition fails in its own words."""
     layer = taut.nn.Conv1d(2, 2, 3, parametrization=cls)
     raw = layer.parametrization.get_parameter("raw_vectors" if cls is taut.BRO else "raw_kernel")
     with torch.no_grad():
         raw.view(-1)[0] = wrong
-    try:
-        assert not layer(torch.ones(1, 2, 6)).isfinite().any()
-    except ValueError as error:
-        assert "must be finite" in str(error)
-    with pytest.raises(ValueError, match="finite|NaN"):
+    with pytest.raises(ValueError, match=r"must be finite|NaN"):
         taut.lipschitz_bound(layer, (2, 6))
 
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import axis, whole
 
 
 def below_one(weights: Tensor) -> float:
@@ -100,7 +100,7 @@ class ConvexConcat(_Convex):
 
     def __init__(self, branches: int = 2, dim: int = 1) -> None:
         super().__init__(branches)
-        self.dim = dim
+        self.dim = axis("dim", dim)
 
     def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Concatenate."""
