@@ -233,3 +233,15 @@ def test_half_precision_is_refused(cls):
     layer = taut.nn.Conv1d(2, 2, 3, parametrization=cls).half()
     with pytest.raises(ValueError, match=f"`dtype` must be .* for {cls.__name__}"):
         layer(torch.ones(1, 2, 6, dtype=torch.float16))
+
+
+@every_method
+def test_equal_rows_of_wide_matrices_leave_the_norm_within_float32(cls):
+    """BRO: 1 + 7e-6 where its basis and its product are rounded in float32."""
+    module = cls(256, 256)
+    with torch.no_grad():
+        for raw in module.parameters():
+            raw.copy_(torch.randn_like(raw[:1]).expand_as(raw))
+        s = torch.linalg.svdvals(module.weight().double())
+    assert s.max() <= 1 + 1e-6
+    assert s.min() >= 1 - 1e-6
