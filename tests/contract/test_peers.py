@@ -78,8 +78,8 @@ def test_bounds_see_what_a_power_iteration_does_not():
     potential = taut.nn.Conv1d(2, 2, 3, parametrization=taut.CPL, bias=False, dtype=F64)
     residual = taut.nn.Conv1d(2, 2, 3, parametrization=taut.LiRes, bias=False, dtype=F64)
     with torch.no_grad():
-        potential.parametrization.raw_kernel.copy_(alternating)
-        residual.parametrization.raw_kernel.copy_(-alternating)
+        potential.parametrization.get_parameter("raw_kernel").copy_(alternating)
+        residual.parametrization.get_parameter("raw_kernel").copy_(-alternating)
     assert 0.5 < norms(potential, (2, 8))[0] <= 1 + 1e-9
     bound = float(lipschitz_bound(residual, (2, 8)))
     assert bound == pytest.approx(5.0) == float(norms(residual, (2, 8))[0])

@@ -96,7 +96,7 @@ def _svd(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The thin singular value decomposition."""
     try:
         return torch.linalg.svd(a, full_matrices=False)
-    except torch.linalg.LinAlgError:
+    except RuntimeError:  # torch.linalg.LinAlgError
         if bool(a.isfinite().all()):
             raise
         raise ValueError("`a` must be finite; got a matrix with NaN or infinity in it.") from None

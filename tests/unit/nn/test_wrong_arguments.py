@@ -1,6 +1,7 @@
 """Wrong arguments of layers: a ValueError of one sentence that names the argument."""
 
 import math
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -52,8 +53,9 @@ def test_axes_are_integers(layer, value):
 
 
 def test_other_classes_are_no_parametrization():
+    other: Any = nn.ReLU
     with pytest.raises(ValueError, match=r"^`parametrization` must be a class of"):
-        taut.nn.Conv2d(4, 4, 3, parametrization=nn.ReLU)
+        taut.nn.Conv2d(4, 4, 3, parametrization=other)
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (1, 1, 4, 4, 4)])
