@@ -1,10 +1,10 @@
 """Checks of arguments, with one sentence for a wrong one."""
 
 from collections.abc import Iterable
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, fx
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
@@ -34,11 +34,70 @@ def wholes(name: str, value: Any, axes: int, *, least: int = 1) -> tuple[int, ..
         (2, 2, 2)
     """
     several = isinstance(value, Iterable) and not isinstance(value, str)
+    several = several and getattr(value, "ndim", 1) > 0
     values: tuple[Any, ...] = tuple(value) if several else (value,) * axes
     if len(values) != axes or not all(_is_whole(v, least) for v in values):
         allowed = f"{_kind(least)} or a tuple of {axes}"
         raise ValueError(f"`{name}` must be {allowed}; got {_shown(value)}.")
     return tuple(map(int, values))
+
+
+def axis(name: str, value: Any) -> int:
+    """The argument `name`, an axis of a tensor, as an int of any sign.
+
+    Raises:
+        ValueError: if it is not an integer.
+
+    Example:
+        >>> axis("dim", -1)
+        -1
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be an integer; got {_shown(value)}.")
+    return int(value)
+
+
+def is_number(value: Any) -> bool:
+    """Whether the argument is a real number, of Python or of numpy; a truth value is none.
+
+    Example:
+        >>> is_number(0.5), is_number("0.5"), is_number(True)
+        (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Refuse what is neither a module nor a function.
+
+    Raises:
+        ValueError: if it cannot be called.
+
+    Example:
+        >>> check_callable("f", 3)
+        Traceback (most recent call last):
+        ValueError: `f` must be a module; got 3.
+    """
+    if not callable(value):
+        raise ValueError(f"`{name}` must be a module; got {_shown(value)}.")
+
+
+def check_axes(input: Tensor, axes: int) -> None:
+    """Refuse what has other spatial axes, with a batch or without.
+
+    Raises:
+        ValueError: if it has more or less.
+
+    Example:
+        >>> check_axes(torch.zeros(4), 1)
+        Traceback (most recent call last):
+        ValueError: `input` must have shape (c, l) or (batch, c, l); got (4,).
+    """
+    if isinstance(input, fx.Proxy) or len(input.shape) in (axes + 1, axes + 2):
+        return
+    sizes = ("l", "h, w", "d, h, w")[axes - 1]
+    shape = tuple(input.shape)
+    raise ValueError(f"`input` must have shape (c, {sizes}) or (batch, c, {sizes}); got {shape}.")
 
 
 def check_tensor(name: str, value: Any) -> None:

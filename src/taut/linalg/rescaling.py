@@ -4,6 +4,8 @@ Kernels here are of stride 1, `(g, o, i, *taps)`, one for each of g groups: see
 :func:`taut.linalg.embedding.polyphase` for strides.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,8 +28,9 @@ def magnitude(raw: Tensor) -> Tensor:
 
 def hidden_scale(size: Tensor, bounds: Tensor) -> Tensor:
     """Size times bounds, kept where neither it nor its gradient overflows."""
-    far = LARGEST_SCALE**2
-    return (size.clamp(1 / far, far) * bounds).clamp(1 / LARGEST_SCALE, LARGEST_SCALE)
+    # Of half precision, whose numbers end at 2^16, less.
+    largest = min(LARGEST_SCALE, 2.0 ** (math.frexp(torch.finfo(size.dtype).max)[1] // 2 - 1))
+    return (size.clamp(largest**-2, largest**2) * bounds).clamp(1 / largest, largest)
 
 
 def gram_taps(kernel: Float[Tensor, "g o i ..."]) -> Float[Tensor, "g i i ..."]:

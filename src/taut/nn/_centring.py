@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
-from taut._arguments import whole
+from taut._arguments import axis, is_number, whole, wholes
 from taut.program import AbstractOp, UnprovenError, op
 
 
@@ -53,12 +53,14 @@ class LayerCentering(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.dim = (int(dim),) if not isinstance(dim, tuple | list) else tuple(map(int, dim))
+        axes = dim if isinstance(dim, tuple | list) else (dim,)
+        self.dim = tuple(axis("dim", place) for place in axes)
         if not self.dim or 0 in self.dim:
             raise ValueError(
                 f"`dim` must hold axes of a sample, which follow that of the batch, 0; got {dim}."
             )
-        shape = None if bias is None else tuple(whole("bias", n) for n in bias)
+        sizes = bias if isinstance(bias, tuple | list) else (bias,)
+        shape = None if bias is None else wholes("bias", sizes, len(sizes))
         parameter = None if shape is None else torch.empty(shape, device=device, dtype=dtype)
         self.bias = None if parameter is None else nn.Parameter(parameter)
         self.reset_parameters()
@@ -125,7 +127,7 @@ class _BatchStatistics(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.momentum = whole("channels", channels), momentum
-        if momentum is not None and not 0 <= momentum <= 1:
+        if momentum is not None and not (is_number(momentum) and 0 <= momentum <= 1):
             raise ValueError(f"`momentum` must be in [0, 1], or None; got {momentum}.")
         options = {"device": device, "dtype": dtype}
         self.register_buffer("running_mean", torch.empty(self.channels, **options))
@@ -300,7 +302,7 @@ class BatchLipNorm(_BatchStatistics):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__(channels, momentum, bias, device, dtype)
-        if not 0 <= numerical_eps < math.inf:
+        if not (is_number(numerical_eps) and 0 <= numerical_eps < math.inf):
             raise ValueError(
                 f"`numerical_eps` must be a finite number >= 0; got {numerical_eps!r}."
             )

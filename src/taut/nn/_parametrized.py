@@ -40,9 +40,10 @@ def made(method: Parametrization, *sizes: Any, **options: Any) -> AbstractParame
     """The parametrization of a layer.
 
     Raises:
-        ValueError: if `method` is a name, or a parametrization already.
+        ValueError: if `method` is a name, another class, or a parametrization already.
     """
-    if not callable(method) or isinstance(method, nn.Module):
+    other = isinstance(method, type) and not issubclass(method, AbstractParametrization)
+    if not callable(method) or isinstance(method, nn.Module) or other:
         raise ValueError(
             "`parametrization` must be a class of taut.parametrizations, or a partial of one; "
             f"got {method!r}."

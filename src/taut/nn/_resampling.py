@@ -6,7 +6,7 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, fx, nn
 
-from taut._arguments import wholes
+from taut._arguments import check_axes, wholes
 from taut.linalg.embedding import channels_to_phases, phases_to_channels
 
 
@@ -24,13 +24,6 @@ class _Resample(nn.Module):
     def _refuse(self, what: str, got: str) -> None:
         raise ValueError(f"`factor` must divide {what}; got {self.extra_repr()}, {got}.")
 
-    def _check_axes(self, input: Tensor) -> None:
-        if input.dim() not in (self.axes + 1, self.axes + 2):
-            raise ValueError(
-                f"`input` must have {self.axes} spatial axes behind (batch, channels) or "
-                f"(channels,); got shape {tuple(input.shape)}."
-            )
-
 
 class _InvertibleDownsample(_Resample):
     # No shapes in the annotations: TorchScript reads them.
@@ -43,7 +36,7 @@ class _InvertibleDownsample(_Resample):
     def _check(self, input: Tensor) -> None:
         if isinstance(input, fx.Proxy):
             return
-        self._check_axes(input)
+        check_axes(input, self.axes)
         sizes = tuple(int(n) for n in input.shape[-self.axes :])
         if any(n % f for n, f in zip(sizes, self.factor, strict=True)):
             self._refuse("the size of the input", f"size {sizes}")
@@ -60,7 +53,7 @@ class _InvertibleUpsample(_Resample):
     def _check(self, input: Tensor) -> None:
         if isinstance(input, fx.Proxy):
             return
-        self._check_axes(input)
+        check_axes(input, self.axes)
         channels = int(input.shape[-self.axes - 1])
         if channels % math.prod(self.factor):
             self._refuse("the channels of the input by its product", f"{channels} channels")

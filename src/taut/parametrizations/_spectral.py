@@ -81,7 +81,15 @@ class AbstractSpectral(AbstractParametrization):
             function: from real or complex matrices, batched, to such matrices.
             kernel: (groups * o, i, *taps), after downsampling by the stride.
             size: of the periodic domain.
+
+        Raises:
+            ValueError: for a kernel of less than single precision.
         """
+        if kernel.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"`dtype` must be torch.float32 or torch.float64 for {type(self).__name__}, whose "
+                f"matrices are complex; got {kernel.dtype}."
+            )
 
         def grouped(symbol: Tensor) -> Tensor:
             return function(symbol.unflatten(1, (self.groups, -1))).flatten(1, 2)

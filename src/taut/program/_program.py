@@ -107,6 +107,9 @@ class Program:
         output: name of the value that is returned.
         modules: by the name of a node, the modules whose types were registered.
 
+    Raises:
+        ValueError: if two nodes have one name.
+
     Example:
         >>> program = taut.program.trace(torch.nn.Linear(2, 3), (2,))
         >>> [(node.op, node.shape) for node in program.nodes], sorted(program.tensors)
@@ -119,6 +122,12 @@ class Program:
     output: str
     source: str = "input"
     modules: Mapping[str, nn.Module] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [self.source, *(node.name for node in self.nodes)]
+        if len(set(names)) < len(names):  # all that is known of a value stands under its name
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(f"`nodes` must have names of their own; got {twice!r} twice.")
 
     def __repr__(self) -> str:
         sizes = f"{len(self.nodes)} operations, {len(self.tensors)} tensors"

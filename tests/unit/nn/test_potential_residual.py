@@ -11,6 +11,7 @@ from torch import nn
 
 import taut
 from oracles import rounding_of
+from proven import assert_certified
 from residual_oracles import jacobian, linearised, norm, slow_potential
 from taut.certification import prove
 from taut.nn import (
@@ -358,3 +359,30 @@ def test_what_is_not_the_layer_is_not_recognised(fault):
     assert bound >= norm(jacobian(layer, torch.randn(2, 5, dtype=torch.float64)))
     square = float(verifiable_bound(layer.conv, (2, 5))) ** 2
     assert bound == pytest.approx(max(1, 3 * square - 1), rel=1e-4)
+
+
+class Twice(nn.Module):
+    """A layer on ten times the input and on the input itself."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(10 * x) + self.layer(x)
+
+
+@pytest.mark.parametrize("kind", [taut.nn.PotentialResidual1d, taut.nn.Sandwich1d])
+def test_layers_that_run_twice_count_twice(kind, tmp_path):
+    """Both were named after their module: a bound of 2 for a norm of 11, and no proof in a row."""
+    layer = kind(*(4,) * (2 if kind is taut.nn.Sandwich1d else 1)).double()
+    x = torch.randn(4, 5, dtype=torch.float64)
+    with torch.no_grad():
+        layer.bias.fill_(100.0)  # so that the activation is the identity
+    for model, expected in ((Twice(layer), 11.0), (nn.Sequential(layer, layer), 1.0)):
+        names = [node.name for node in trace(model, (4, 5)).nodes]
+        assert len(set(names)) == len(names)
+        bound = float(taut.lipschitz_bound(model, (4, 5)))
+        assert norm(jacobian(model, 0.1 * x)) == pytest.approx(expected)
+        assert bound == pytest.approx(expected)
+        assert_certified(copy.deepcopy(model).float(), (4, 5), tmp_path)

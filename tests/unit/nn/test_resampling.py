@@ -90,7 +90,7 @@ def test_sizes_that_no_factor_divides_are_named():
         (lambda: KINDS[2][1]((2, 3))(torch.zeros(1, 9, 1, 1)), r"factor=\(2, 3\), 9 channels"),
         (lambda: KINDS[2][0](0), "`factor` must be a positive integer or a tuple of 2; got 0"),
         (lambda: KINDS[3][1]((1, 2)), "`factor` must be a positive integer or a tuple of 3"),
-        (lambda: KINDS[3][0](1)(torch.zeros(2, 2)), "`input` must have 3 spatial axes"),
+        (lambda: KINDS[3][0](1)(torch.zeros(2, 2)), r"`input` must have shape \(c, d, h, w\)"),
     ):
         with pytest.raises(ValueError, match=match):
             run()

@@ -123,6 +123,18 @@ def test_gradients_reach_the_weights_and_the_input(name):
     assert float(taut.lipschitz_bound(block, SHAPE)) <= 1 + 3e-6
 
 
+@pytest.mark.parametrize("raw", [100.0, 1e6, 1e30])
+def test_weights_far_apart_have_finite_gradients(raw):
+    for join in (taut.nn.ConvexSum(), taut.nn.ConvexConcat()):
+        with torch.no_grad():
+            join.raw.copy_(torch.tensor([raw, -raw]))
+        x = torch.randn(2, 3)
+        y = join(x, 2 * x)
+        y.square().sum().backward()
+        assert join.raw.grad.isfinite().all()
+        torch.testing.assert_close(y[:, :3], x, rtol=1e-5, atol=1e-6)
+
+
 def test_rezero_starts_as_the_identity():
     for dtype, close in ((torch.float32, 2.0**-19), (torch.float64, 2.0**-48)):
         block = ReZeroResidual(nn.Conv2d(4, 4, 1, dtype=dtype), dtype=dtype)

@@ -267,6 +267,15 @@ def test_gradients_agree_with_those_that_keep_every_step():
     torch.testing.assert_close(jacobian, dense, rtol=1e-4, atol=1e-5)
 
 
+def test_one_position_of_one_channel_in_each_group_trains():
+    """torch fails for a view of one position: "grad_weight must be contiguous"."""
+    layer = taut.nn.SOC1d(2, 2, 5, stride=3, groups=2, dtype=torch.float64)
+    x = torch.randn(1, 2, 2, dtype=torch.float64)
+    layer(x).square().sum().backward()
+    assert layer.parametrization.raw_kernel.grad is not None
+    assert layer.parametrization.raw_kernel.grad.abs().max() > 0
+
+
 def test_mixed_precision_trains():
     layers, x = nn.Sequential(nn.Conv2d(2, 3, 3), taut.nn.SOC2d(3, 3, 3)), torch.randn(2, 2, 6, 6)
     with torch.autocast("cpu", dtype=torch.bfloat16):

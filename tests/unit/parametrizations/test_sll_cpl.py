@@ -90,6 +90,15 @@ def test_orthogonal_kernels_stay_as_they_are(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision_keeps_the_norm_to_its_rounding(method, dtype):
+    layer = taut.nn.PotentialResidual2d(4, 6, 3, parametrization=method).to(dtype)
+    bound = float(taut.lipschitz_bound(layer, (4, 5, 5)))
+    assert layer(torch.randn(2, 4, 5, 5, dtype=dtype)).isfinite().all()
+    assert bound <= 1 + 16 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("size", [0.0, 1e-38, 1e-30, 1e38])
 def test_any_size_of_the_raw_kernel_gives_finite_numbers(method, size):
     module = method(4, 4, (3, 3))

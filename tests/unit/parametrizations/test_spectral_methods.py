@@ -214,3 +214,34 @@ def test_every_size_has_the_parameters_of_the_kernel_size(cls):
     assert all(max(shape) <= 3 for shape in shapes.values())
     assert issubclass(cls, AbstractSpectral)
     assert cls.guarantee == "orthogonal"
+
+
+@every_method
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_raw_tensors_that_are_not_finite_have_no_bound(cls, wrong):
+    """torch's singular value decomposition fails in its own words."""
+    layer = taut.nn.Conv1d(2, 2, 3, parametrization=cls)
+    raw = layer.parametrization.get_parameter("raw_vectors" if cls is taut.BRO else "raw_kernel")
+    with torch.no_grad():
+        raw.view(-1)[0] = wrong
+    with pytest.raises(ValueError, match=r"must be finite|NaN"):
+        taut.lipschitz_bound(layer, (2, 6))
+
+
+@every_method
+def test_half_precision_is_refused(cls):
+    layer = taut.nn.Conv1d(2, 2, 3, parametrization=cls).half()
+    with pytest.raises(ValueError, match=f"`dtype` must be .* for {cls.__name__}"):
+        layer(torch.ones(1, 2, 6, dtype=torch.float16))
+
+
+@every_method
+def test_equal_rows_of_wide_matrices_leave_the_norm_within_float32(cls):
+    """BRO: 1 + 7e-6 where its basis and its product are rounded in float32."""
+    module = cls(256, 256)
+    with torch.no_grad():
+        for raw in module.parameters():
+            raw.copy_(torch.randn_like(raw[:1]).expand_as(raw))
+        s = torch.linalg.svdvals(module.weight().double())
+    assert s.max() <= 1 + 1e-6
+    assert s.min() >= 1 - 1e-6

@@ -1,5 +1,6 @@
 """What a forward may do that a graph does not show: refused by name, or bounded by what it does."""
 
+import dataclasses
 import random
 import threading
 import time
@@ -335,3 +336,11 @@ def test_the_program_owns_its_weights():
     with torch.no_grad():
         model.weight.mul_(5)
     assert torch.equal(program.tensors["weight"], before)
+
+
+def test_nodes_of_one_name_make_no_program():
+    """What is known of a value stands under its name: bounds of two would be those of one."""
+    program = trace(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), (2,))
+    twice = [dataclasses.replace(node, name="0") for node in program.nodes]
+    with pytest.raises(ValueError, match="`nodes` must have names of their own; got '0' twice"):
+        dataclasses.replace(program, nodes=tuple(twice))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
+from taut._arguments import axis, is_number
 from taut._torch_private import inside_function_mode
 from taut.nn.activations._along import along
 
@@ -45,10 +46,10 @@ class Abs(nn.Module):
 
     def __init__(self, beta: float = 1.0, dim: int = 1) -> None:
         super().__init__()
-        if not 0 <= beta <= 1:
+        if not (is_number(beta) and 0 <= beta <= 1):
             raise ValueError(f"`beta` must be a number from 0 to 1; got {beta}.")
         self.beta = float(beta)
-        self.dim = dim
+        self.dim = axis("dim", dim)
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along its dimension."""

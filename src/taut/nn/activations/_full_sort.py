@@ -4,6 +4,8 @@ from typing import final
 
 from torch import Tensor, nn
 
+from taut._arguments import axis
+
 
 @final
 class FullSort(nn.Module):
@@ -28,7 +30,7 @@ class FullSort(nn.Module):
 
     def __init__(self, dim: int = 1) -> None:
         super().__init__()
-        self.dim = dim
+        self.dim = axis("dim", dim)
 
     def forward(self, input: Tensor) -> Tensor:
         """Sort along the axis."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from taut._arguments import whole
+from taut._arguments import axis, whole
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import U64, gamma, up, up_product, up_sum
 from taut.nn.activations._along import along, beside, check_channels
@@ -82,7 +82,7 @@ class HouseHolder(nn.Module):
     ) -> None:
         super().__init__()
         self.channels, self.order = whole("channels", channels), whole("order", order)
-        self.group, self.dim = whole("group", group), dim
+        self.group, self.dim = whole("group", group), axis("dim", dim)
         shape = (self.order, self.channels // self.group, self.group)
         self.raw = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()

@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx, nn
 
-from taut._arguments import whole
+from taut._arguments import axis, is_number, whole
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product
 from taut.nn.activations._along import along, beside, check_channels
@@ -82,11 +82,11 @@ class LinearSpline(nn.Module):
         self.channels, self.knots, self.dim = (
             whole("channels", channels),
             whole("knots", knots),
-            dim,
+            axis("dim", dim),
         )
         if self.knots % 2 == 0 or not 3 <= self.knots <= _MOST_KNOTS:
             raise ValueError(f"`knots` must be odd, from 3 to {_MOST_KNOTS}; got {knots}.")
-        if not 2.0**-100 <= range <= 2.0**100:
+        if not (is_number(range) and 2.0**-100 <= range <= 2.0**100):
             raise ValueError(f"`range` must be a positive number; got {range}.")
         if init not in _STARTS:
             raise ValueError(f"`init` must be one of {', '.join(_STARTS)}; got {init!r}.")

@@ -5,7 +5,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import axis, whole
 from taut.linalg.rounding import up_product, up_root
 from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, like, norm_upper, op, single_call
@@ -66,7 +66,7 @@ class NActivation(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.channels, self.dim = whole("channels", channels), dim
+        self.channels, self.dim = whole("channels", channels), axis("dim", dim)
         self.raw = nn.Parameter(torch.empty(self.channels, 2, device=device, dtype=dtype))
         self.reset_parameters()
 

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import wholes
+from taut._arguments import check_axes, wholes
 from taut._torch_private import inside_transform
 from taut.nn.pooling._scaled import ADAPTIVE, AVERAGES, output_sizes
 
@@ -56,10 +56,16 @@ class _L2NormPool(nn.Module):
         steps = self.kernel_size if stride is None else stride
         self.stride = wholes("stride", steps, self.axes)
         self.padding = wholes("padding", padding, self.axes, least=0)
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                "`padding` must be at most half of `kernel_size`; got "
+                f"padding={self.padding}, kernel_size={self.kernel_size}."
+            )
         self.ceil_mode, self.numerical_eps = ceil_mode, _checked_eps(numerical_eps)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Take the norms, and divide."""
+        check_axes(input, self.axes)
         x, padding = input, self.padding
         if self.ceil_mode:  # an average would divide by less in windows that go over the border
             ends = [self._missing(n, i) for i, n in enumerate(input.shape[-self.axes :])]
@@ -126,8 +132,8 @@ class L2NormPool2d(_L2NormPool):
         numerical_eps: the value at a window of zeros.
 
     Raises:
-        ValueError: if a size is not a positive integer, or one per axis, or `numerical_eps` is
-            below 0.
+        ValueError: if a size is not a positive integer, or one per axis, `padding` is more than
+            half of a window, or `numerical_eps` is below 0.
 
     Example:
         >>> L2NormPool2d(2)(torch.ones(1, 1, 2, 2))
@@ -172,6 +178,7 @@ class _Adaptive(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Take the norms, and divide."""
+        check_axes(input, self.axes)
         spatial = [int(n) for n in input.shape[-self.axes :]]
         sizes = [n if m is None else m for n, m in zip(spatial, self.output_size, strict=True)]
         if set(sizes) == {1}:  # a sum is the same function for every size, in files too

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import axis, whole
 
 
 def below_one(weights: Tensor) -> float:
@@ -100,10 +100,11 @@ class ConvexConcat(_Convex):
 
     def __init__(self, branches: int = 2, dim: int = 1) -> None:
         super().__init__(branches)
-        self.dim = dim
+        self.dim = axis("dim", dim)
 
     def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Concatenate."""
-        roots = self.weights().sqrt()
+        weights = self.weights()
+        roots = weights.clamp(min=torch.finfo(weights.dtype).tiny).sqrt()  # 0 has no gradient
         parts = [value * t for value, t in zip(self._checked(values), roots, strict=True)]
         return torch.cat(parts, self.dim)

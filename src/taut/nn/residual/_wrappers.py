@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from taut._arguments import axis, check_callable
 from taut.nn.residual._convex import ConvexConcat, ConvexSum, below_one
 
 
@@ -27,7 +28,7 @@ class ConvexResidual(nn.Module):
         f: any module that keeps the shape of its input.
 
     Raises:
-        ValueError: (forward) if f changes the shape.
+        ValueError: if f cannot be called; (forward) if f changes the shape.
 
     Example:
         >>> ConvexResidual(nn.Flatten())(torch.ones(1, 2)).detach().round(decimals=4)
@@ -36,6 +37,7 @@ class ConvexResidual(nn.Module):
 
     def __init__(self, f: nn.Module) -> None:
         super().__init__()
+        check_callable("f", f)
         self.f, self.join = f, ConvexSum()
 
     def reset_parameters(self) -> None:
@@ -62,6 +64,9 @@ class ConcatResidual(nn.Module):
         f: any module; its output has the shape of its input but along `dim`.
         dim: the axis along which both are concatenated, that of the channels by default.
 
+    Raises:
+        ValueError: if f cannot be called.
+
     Example:
         >>> ConcatResidual(nn.Identity())(torch.ones(1, 2)).detach().round(decimals=4)
         tensor([[0.7071, 0.7071, 0.7071, 0.7071]])
@@ -69,6 +74,7 @@ class ConcatResidual(nn.Module):
 
     def __init__(self, f: nn.Module, dim: int = 1) -> None:
         super().__init__()
+        check_callable("f", f)
         self.f, self.join = f, ConvexConcat(dim=dim)
 
     def reset_parameters(self) -> None:
@@ -93,7 +99,7 @@ class ReZeroResidual(nn.Module):
         device, dtype: of the scalar alpha.
 
     Raises:
-        ValueError: (forward) if f changes the shape.
+        ValueError: if f cannot be called; (forward) if f changes the shape.
 
     Reference:
         Bachlechner et al. (2020), *ReZero is all you need*; arXiv:2003.04887. The division, which
@@ -106,6 +112,7 @@ class ReZeroResidual(nn.Module):
 
     def __init__(self, f: nn.Module, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
+        check_callable("f", f)
         self.f = f
         self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         self.reset_parameters()
@@ -136,7 +143,7 @@ class SplitResidual(nn.Module):
         dim: the axis of the channels; with an odd number of them, f reads the smaller part.
 
     Raises:
-        ValueError: (forward) if there are less than two channels.
+        ValueError: if f cannot be called; (forward) if there are less than two channels.
 
     Reference:
         Dinh et al. (2014), *NICE*, section 3.2; arXiv:1410.8516, whose coupling this is without the
@@ -149,7 +156,8 @@ class SplitResidual(nn.Module):
 
     def __init__(self, f: nn.Module, dim: int = 1) -> None:
         super().__init__()
-        self.f, self.dim = f, dim
+        check_callable("f", f)
+        self.f, self.dim = f, axis("dim", dim)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Apply f to the second half of the channels."""

@@ -3,6 +3,7 @@
 import math
 from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -51,7 +52,8 @@ def _downsampled(x: Tensor, stride: Size) -> Tensor:
     missing = [-n % s for n, s in zip(x.shape[2:], stride, strict=True)]
     if any(missing):
         x = F.pad(x, [n for size in missing[::-1] for n in (0, size)])
-    return phases_to_channels(x, list(stride))
+    # A view of one position has strides for which the gradient of torch's convolution fails.
+    return phases_to_channels(x, list(stride)).clone(memory_format=torch.contiguous_format)
 
 
 def _widened(x: Tensor, channels: int, groups: int) -> Tensor:

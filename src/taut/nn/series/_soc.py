@@ -5,7 +5,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import whole, wholes
+from taut._arguments import is_number, whole, wholes
 from taut.linalg.series import RADII
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
 from taut.nn.series._generator import SkewKernel
@@ -113,7 +113,7 @@ def _checked_degree(degree: int) -> int:
 
 def _checked_radius(radius: float | None, degree: int) -> float:
     most = RADII[degree]
-    if radius is not None and not 0 < radius <= most:
+    if radius is not None and not (is_number(radius) and 0 < radius <= most):
         raise ValueError(
             f"`radius` must be above 0 and at most {most} for degree={degree}; got {radius}."
         )

@@ -77,12 +77,13 @@ def recognise_residuals(program: Program) -> Program:
 
 
 def _named(program: Program) -> Program:
-    """Layers under their own names, which one of their steps had."""
+    """Layers under their own names, which one of their steps had; one that runs twice once."""
     taken, names = {node.name for node in program.nodes}, {}
     for node in program.nodes:
         ours = node.op in ("potential_residual", "sandwich")
         if ours and node.path not in taken and re.fullmatch(r"_\d+", node.name[len(node.path) :]):
             names[node.name] = node.path
+            taken.add(node.path)
     nodes = (
         replace(
             node,
