@@ -575,6 +575,7 @@ def residual(step, skips, b, a, inner, outer, activation, factor):
     require(fits and channels == b.shape[1] * g, "its parts do not fit")
     column = (h, *[1] * len(out))
     p = step.tensors.pop("before", np.ones(column))
+    require(factor == 1 or "after" not in step.tensors, "it has two factors behind its function")
     q = step.tensors.pop("after", np.full(column, float(factor)))
     bias = step.tensors.pop("bias", np.zeros(h)).reshape(column)
     require(p.shape == q.shape == column and min(p.min(), q.min()) > 0, "its factors are none")
@@ -708,7 +709,10 @@ def LinearSpline(node, /, step):
     exact = width > 0 and math.frexp(width)[0] * 2**12 % 1 == 0 and pieces < 2047
     require(exact and [channels, 2 * half] == [node.shape[0], pieces], "it is no spline")
     steepest = Q(float(np.abs(slopes).max()))
-    node.claims([steepest**2], pieces + 12, [9 * max(1, steepest) ** 2])
+    most = max(1, steepest) ** 2
+    lost = most * (Q(width) / 2**101) ** 2  # x / width may underflow: another piece, off by 2 s |x|
+    count = pieces + 12 if width <= 2.0**100 else 2**60
+    node.claims([steepest**2], count, [9 * most], lost * math.prod(node.shape))
     slopes = slopes.reshape(*slopes.shape, *[1] * (len(node.shape) - 1))
 
     def run(x):
@@ -785,6 +789,7 @@ def batch_norm(step, eps):
 
 @operation
 def sum_(step, axes, keepdim, mean=False):
+    require(axes, "it has no axes")
     n = math.prod(step.inputs[0][axis] for axis in axes)
     step.claims([Q(1, n) if mean else n], n + 2, [n])
     return lambda x: x.sum(tuple(axes), keepdims=keepdim) / (n if mean else 1)
@@ -793,6 +798,7 @@ def sum_(step, axes, keepdim, mean=False):
 @operation
 def centre(step, axes):
     """A value less its mean: a projection; both together have moduli of norm 2."""
+    require(axes, "it has no axes")  # which is all of them, that of the batch too, for torch
     n = math.prod(step.inputs[0][axis] for axis in axes)
     step.claims([1], n + 4, [max(4, n)])
     return lambda x: x - x.mean(tuple(axes), keepdims=True)

@@ -368,6 +368,26 @@ def test_claims_about_images_must_hold(case, saved, tmp_path):
         verifier.verify(copy, weights, points)
 
 
+AMBIGUOUS = {
+    "no axes": (lambda: taut.nn.LayerCentering(-1), "centre", {"axes": []}),
+    "two factors": (
+        lambda: taut.nn.PotentialResidual1d(2, parametrization=taut.SLL),
+        "potential_residual", {"factor": 0.5},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AMBIGUOUS)
+def test_graphs_that_others_may_run_otherwise_are_refused(case, tmp_path):
+    make, op, args = AMBIGUOUS[case]
+    model = taut.freeze(nn.Sequential(make(), nn.Flatten(), nn.Linear(8, 3)))
+    content, tensors = forgery.opened(*forgery.honest(model, (2, 4), tmp_path))
+    node = next(node for node in content["graph"]["nodes"] if node["op"] == op)
+    node["args"].update(args)
+    with pytest.raises(verifier.Refused, match=r"no axes|two factors"):
+        verifier.verify(*forgery.forge(tmp_path, content, tensors))
+
+
 def test_half_precision_images_are_read(tmp_path):
     """A model without weights takes images of any precision; float32 programs round float64."""
     from taut.certification import certify
