@@ -556,7 +556,7 @@ def belong(skips, inner, outer, size, cut, out, whole):
         moved = any(a - b if zeros else (a - b) % n for a, b, n in left)
         return fits and not moved and s == u and cut == size
     axes = zip(s, u, dilations, strict=True)
-    return fits and all((a, b) == (1, 1) or (d == 1 and 1 in (a, b)) for a, b, d in axes)
+    return fits and all((a, b) == (1, 1) or d == 1 for a, b, d in axes)
 
 
 def residual(step, skips, b, a, inner, outer, activation, factor):

@@ -388,6 +388,32 @@ def test_graphs_that_others_may_run_otherwise_are_refused(case, tmp_path):
         verifier.verify(*forgery.forge(tmp_path, content, tensors))
 
 
+class Strided(nn.Module):
+    """A sandwich with a stride on both sides, written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv1d(2, 4, 3, 2, 1, bias=False)
+        self.outer = nn.ConvTranspose1d(4, 3, 2, 2, bias=False)
+        self.factors = nn.Parameter(torch.rand(4, 1) + 0.5)
+
+    def forward(self, x):
+        return self.outer((self.inner(x) * self.factors).relu() * self.factors)
+
+
+def test_sandwiches_with_two_strides_are_proven(tmp_path):
+    torch.manual_seed(0)
+    model = Strided()
+    certificate = prove(model, (2, 8))
+    assert [node.op for node in certificate.program.nodes] == ["sandwich"]
+    verifier.verify(*certificate.save(tmp_path / "certificate.json"))
+    for seed in range(20):
+        x = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
+        jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0].flatten(), x)
+        norm = torch.linalg.matrix_norm(jacobian.flatten(1), 2).item()
+        assert 0 < norm < certificate.bound.value
+
+
 def test_half_precision_images_are_read(tmp_path):
     """A model without weights takes images of any precision; float32 programs round float64."""
     from taut.certification import certify
