@@ -789,7 +789,6 @@ def batch_norm(step, eps):
 
 @operation
 def sum_(step, axes, keepdim, mean=False):
-    require(axes, "it has no axes")
     n = math.prod(step.inputs[0][axis] for axis in axes)
     step.claims([Q(1, n) if mean else n], n + 2, [n])
     return lambda x: x.sum(tuple(axes), keepdims=keepdim) / (n if mean else 1)
@@ -798,7 +797,6 @@ def sum_(step, axes, keepdim, mean=False):
 @operation
 def centre(step, axes):
     """A value less its mean: a projection; both together have moduli of norm 2."""
-    require(axes, "it has no axes")  # which is all of them, that of the batch too, for torch
     n = math.prod(step.inputs[0][axis] for axis in axes)
     step.claims([1], n + 4, [max(4, n)])
     return lambda x: x - x.mean(tuple(axes), keepdims=True)
@@ -1003,6 +1001,7 @@ def check_node(node, row, shapes, tensors, real):
         require(math.prod(shape) <= 2**26, "it is too large for this verifier")
     axes = [*args.get("axes", []), *([args["axis"]] if "axis" in args else [])]
     require(all(type(axis) is int and axis >= 0 for axis in axes), "its axes are no counts")
+    require(args.get("axes") != [], "it has no axes: for torch all, that of the batch too")
     entries = [sum(map(math.prod, step.inputs)), math.prod(step.shape)]
     if real:  # whose row says nothing of rounding: as if it were without bound
         most = Q(10**400)
