@@ -270,6 +270,25 @@ MODELS = {
         ),
         (2, 3, 3),
     ),
+    "norms of windows": (
+        sequential(
+            lambda: taut.nn.L2NormPool2d(3, 2, 1), lambda: taut.nn.AdaptiveL2NormPool2d((2, 1)),
+            nn.Flatten, lambda: nn.Linear(4, 3),
+        ),
+        (2, 5, 5),
+    ),
+    "split": (
+        sequential(
+            lambda: taut.nn.SplitResidual(nn.PReLU(2, 2.0)), nn.Flatten, lambda: nn.Linear(12, 3),
+        ),
+        (4, 3),
+    ),
+    "centred": (
+        sequential(
+            lambda: taut.nn.LayerCentering(-1), nn.Flatten, lambda: nn.Linear(12, 3),
+        ),
+        (3, 4),
+    ),
     "matrices": (
         sequential(
             lambda: nn.Linear(6, 5), nn.ReLU, lambda: nn.Linear(5, 5), nn.ReLU,

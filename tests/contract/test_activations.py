@@ -454,6 +454,14 @@ def test_knots_are_exact_and_values_are_never_clamped(dtype, knots):
     assert layer(torch.tensor([[math.nan]], dtype=dtype)).isnan()
 
 
+def test_numbers_far_below_the_step_are_within_the_rounding():
+    """The quotient by the step underflows: a negative number counts as positive."""
+    layer, x = N.LinearSpline(1, 3, range=2.0**60), torch.tensor([[-(2.0**-100)]])
+    rounding, error = rounding_of(layer, (1,)), (layer(x) - x.abs()).abs().item()
+    assert error == 2.0**-99
+    assert error <= gamma(rounding.count, U32) * (rounding.absolute * 2.0**-100 + rounding.constant)
+
+
 def test_slopes_outside_come_back():
     """Their gradient passes only where a step against it leads into [-1, 1]."""
     layer = N.LinearSpline(1, 3)

@@ -229,7 +229,20 @@ OTHER = [
     ("wrapped", first("conv_transpose", left=[2, 2])),
     ("maximum", three_values),
     ("copies", first("average", divisor=2)),
+    ("centred", first("centre", axes=[])),
+    ("norms of windows", first("l2_pool", factor=-0.5)),
 ]  # fmt: skip
+
+
+def of_tensor(kind, role, change):
+    """Another tensor of the first node of an operation."""
+
+    def both(content, tensors):
+        node = next(node for node in content["graph"]["nodes"] if node["op"] == kind)
+        name = node["tensors"][role]
+        tensors[name] = change(tensors[name]).contiguous()
+
+    return both
 
 
 def of_frequencies(role=None, change=None, **claims):
@@ -253,6 +266,9 @@ OTHER_TENSORS = [
     ("frequencies", of_frequencies("bias", lambda t: t[:1].clone())),
     ("frequencies", of_frequencies(gains=[0.9], bound=0.9)),
     ("frequencies", of_frequencies(gains=[100.0], bound=100.0)),
+    ("activations", of_tensor("HouseHolder", "direction", lambda t: t[:1])),
+    ("activations", of_tensor("NActivation", "low", lambda t: t[:1])),
+    ("activations", of_tensor("LinearSpline", "slopes", lambda t: t[:, :-1])),
     ("matrices", with_nan),
     ("matrices", in_halves),
     ("take", before_the_first),
@@ -276,6 +292,12 @@ def fold(content, kind, **values):
     content["folds"] = [given | values]
 
 
+def overlapping(content):
+    """Both slices hold the same channels."""
+    first, second = (n for n in content["graph"]["nodes"] if n["op"] == "slice")
+    second["args"].update(first["args"])
+
+
 FOLDS = [
     ("folded", lambda content: content["folds"][0].update(more=1.0)),
     ("folded", lambda content: content["folds"][0].update(proof=1.0)),
@@ -285,6 +307,9 @@ FOLDS = [
     ("folded", lambda content: fold(content, "batch_norm", gain=-1.0)),
     ("folded", lambda content: fold(content, "batch_norm", input="fc")),
     ("folded", lambda content: fold(content, "conv", input="conv")),
+    ("split", lambda content: content["folds"][0].update(gain=1.0)),
+    ("split", lambda content: content["folds"][0].update(input=content["graph"]["output"])),
+    ("split", overlapping),
     ("tokens", lambda content: fold(content, "batch_norm")),
     ("tokens", lambda content: fold(content, "scale")),
     ("upsampled", first("upsample", mode="nearest-exact")),
@@ -404,6 +429,7 @@ LIMITS = {
 SPARE = {
     "len(places) == 1",
     "kind in SLOPES",
+    "name in nodes",
     "p.shape == q.shape == column and min(p.min(), q.min()) > 0",
     "fold['absolute'] >= 0 and room >= 0",
     "at in nodes and len(nodes[at]['inputs']) == 1",

@@ -560,7 +560,7 @@ def belong(skips, inner, outer, size, cut, out, whole):
         moved = any(a - b if zeros else (a - b) % n for a, b, n in left)
         return fits and not moved and s == u and cut == size
     axes = zip(s, u, dilations, strict=True)
-    return fits and all((a, b) == (1, 1) or (d == 1 and 1 in (a, b)) for a, b, d in axes)
+    return fits and all((a, b) == (1, 1) or d == 1 for a, b, d in axes)
 
 
 def residual(step, skips, b, a, inner, outer, activation, factor):
@@ -579,6 +579,7 @@ def residual(step, skips, b, a, inner, outer, activation, factor):
     require(fits and channels == b.shape[1] * g, "its parts do not fit")
     column = (h, *[1] * len(out))
     p = step.tensors.pop("before", np.ones(column))
+    require(factor == 1 or "after" not in step.tensors, "it has two factors behind its function")
     q = step.tensors.pop("after", np.full(column, float(factor)))
     bias = step.tensors.pop("bias", np.zeros(h)).reshape(column)
     require(p.shape == q.shape == column and min(p.min(), q.min()) > 0, "its factors are none")
@@ -712,7 +713,10 @@ def LinearSpline(node, /, step):
     exact = width > 0 and math.frexp(width)[0] * 2**12 % 1 == 0 and pieces < 2047
     require(exact and [channels, 2 * half] == [node.shape[0], pieces], "it is no spline")
     steepest = Q(float(np.abs(slopes).max()))
-    node.claims([steepest**2], pieces + 12, [9 * max(1, steepest) ** 2])
+    most = max(1, steepest) ** 2
+    lost = most * (Q(width) / 2**101) ** 2  # x / width may underflow: another piece, off by 2 s |x|
+    count = pieces + 12 if width <= 2.0**100 else 2**60
+    node.claims([steepest**2], count, [9 * most], lost * math.prod(node.shape))
     slopes = slopes.reshape(*slopes.shape, *[1] * (len(node.shape) - 1))
 
     def run(x):
@@ -1001,6 +1005,7 @@ def check_node(node, row, shapes, tensors, real):
         require(math.prod(shape) <= 2**26, "it is too large for this verifier")
     axes = [*args.get("axes", []), *([args["axis"]] if "axis" in args else [])]
     require(all(type(axis) is int and axis >= 0 for axis in axes), "its axes are no counts")
+    require(args.get("axes") != [], "it has no axes: for torch all, that of the batch too")
     entries = [sum(map(math.prod, step.inputs)), math.prod(step.shape)]
     if real:  # whose row says nothing of rounding: as if it were without bound
         most = Q(10**400)

@@ -368,6 +368,41 @@ def test_claims_about_images_must_hold(case, saved, tmp_path):
         verifier.verify(copy, weights, points)
 
 
+def test_a_mean_along_no_axes_is_refused(tmp_path):
+    """For torch it is the mean of the batch."""
+    path, weights, *_ = forgery.certified("centred", tmp_path)
+    content, tensors = forgery.opened(path, weights)
+    next(n for n in content["graph"]["nodes"] if n["op"] == "centre")["args"].update(axes=[])
+    with pytest.raises(verifier.Refused, match="no axes"):
+        verifier.verify(*forgery.forge(tmp_path, content, tensors))
+
+
+class Strided(nn.Module):
+    """A sandwich with a stride on both sides, written out."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Conv1d(2, 4, 3, 2, 1, bias=False)
+        self.outer = nn.ConvTranspose1d(4, 3, 2, 2, bias=False)
+        self.factors = nn.Parameter(torch.rand(4, 1) + 0.5)
+
+    def forward(self, x):
+        return self.outer((self.inner(x) * self.factors).relu() * self.factors)
+
+
+def test_sandwiches_with_two_strides_are_proven(tmp_path):
+    torch.manual_seed(0)
+    model = Strided()
+    certificate = prove(model, (2, 8))
+    assert [node.op for node in certificate.program.nodes] == ["sandwich"]
+    verifier.verify(*certificate.save(tmp_path / "certificate.json"))
+    for seed in range(20):
+        x = torch.randn(2, 8, generator=torch.Generator().manual_seed(seed))
+        jacobian = torch.autograd.functional.jacobian(lambda x: model(x[None])[0].flatten(), x)
+        norm = torch.linalg.matrix_norm(jacobian.flatten(1), 2).item()
+        assert 0 < norm < certificate.bound.value
+
+
 def test_half_precision_images_are_read(tmp_path):
     """A model without weights takes images of any precision; float32 programs round float64."""
     from taut.certification import certify
@@ -630,6 +665,7 @@ FALSE_RESIDUALS = {
         of_node(2, lambda args: args["inner"]["padding"].update(mode="replicate")),
     ),
     "a larger factor": ("residuals", of_node(2, lambda args: args.update(factor=3.0))),
+    "two factors": ("residuals", of_node(0, lambda args: args.update(factor=0.5))),
     "a factor below 0": ("residuals", of_node(2, lambda args: args.update(factor=-2.0))),
     "two dilations": ("sandwiches", of_node(3, lambda args: args["inner"].update(dilation=[1, 2]))),
     "two tori": (

@@ -8,7 +8,7 @@ from torch import Tensor, fx, nn
 
 from taut._arguments import axis, is_number, whole
 from taut.linalg.operator import NormBound
-from taut.linalg.rounding import up_product
+from taut.linalg.rounding import up_product, up_root
 from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, UnprovenError, like, op, single_call
 
@@ -19,6 +19,9 @@ _STARTS = {"abs": (-1.0, 1.0), "relu": (0.0, 1.0), "identity": (1.0, 1.0)}
 
 _MOST_KNOTS = 2047
 """Up to here all knots are exact in float32."""
+
+_WIDEST = 2.0**100
+"""The largest step and range, far from overflow in float32."""
 
 
 @final
@@ -86,7 +89,7 @@ class LinearSpline(nn.Module):
         )
         if self.knots % 2 == 0 or not 3 <= self.knots <= _MOST_KNOTS:
             raise ValueError(f"`knots` must be odd, from 3 to {_MOST_KNOTS}; got {knots}.")
-        if not (is_number(range) and 2.0**-100 <= range <= 2.0**100):
+        if not (is_number(range) and 1 / _WIDEST <= range <= _WIDEST):
             raise ValueError(f"`range` must be a positive number; got {range}.")
         if init not in _STARTS:
             raise ValueError(f"`init` must be one of {', '.join(_STARTS)}; got {init!r}.")
@@ -240,10 +243,15 @@ def linear_spline(x, slopes, step):
         next to the right one may be taken if x is within :math:`\gamma_1 |x|` of a knot, which
         changes the result by at most :math:`2 s \gamma_1 |x|`. As a sum over pieces, which files
         hold, it is p + 4 roundings of a sum of moduli of at most :math:`s |x|`.
+
+        Where :math:`|x| < \eta h` the quotient may underflow, and x count as positive: off by at
+        most :math:`2 s \eta h`, where :math:`\eta \le 2^{-102} u`.
         """
-        return Rounding(
-            site.tensors["slopes"].shape[1] + 12, up_product(3.0, max(1.0, _steepest(site)))
-        )
+        steepest, step = max(1.0, _steepest(site)), site.args["step"]
+        if step > _WIDEST:
+            raise UnprovenError("its knots are more than 2^100 apart")
+        lost = up_product(steepest, step, 2.0**-101, up_root(float(site.entries[1])))
+        return Rounding(site.tensors["slopes"].shape[1] + 12, up_product(3.0, steepest), lost)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         return linear_spline(x[0], like(site.tensors["slopes"], x[0]), site.args["step"])
