@@ -109,9 +109,9 @@ def residual() -> nn.Sequential:
     """Layers that are one operation in programs, and several in files."""
     return nn.Sequential(
         taut.nn.PotentialResidual2d(2, 4, parametrization=taut.SLL),
-        taut.nn.Sandwich2d(2, 4, 3, stride=2, activation=nn.LeakyReLU(0.5)),
+        taut.nn.Sandwich2d(2, 4, hidden_channels=3, stride=2, activation=nn.LeakyReLU(0.5)),
         taut.nn.PotentialResidual2d(4, 3, 2, padding_mode="zeros", bias=False),
-        taut.nn.Sandwich2d(4, 2, 3, stride=(1, 2), up=True, padding_mode="zeros"),
+        taut.nn.Sandwich2d(4, 2, hidden_channels=3, stride=(1, 2), up=True, padding_mode="zeros"),
         taut.nn.PotentialResidual2d(2, 2, 4, 2, groups=2, activation=nn.Identity()),
         nn.Flatten(),
         taut.nn.Linear(32, 3),

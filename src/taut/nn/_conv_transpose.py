@@ -13,7 +13,7 @@ from taut.linalg.windows import Windows
 from taut.nn._conv import Sizes, _ConvNd
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
-from taut.nn._spectral_layer import applied, frozen_spectral, refuse_spectral
+from taut.nn._spectral_layer import applied, check_spectral, frozen_spectral
 from taut.parametrizations import BCOP, Isometry, may_transform
 
 _CONVOLUTIONS = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
@@ -62,7 +62,7 @@ class _ConvTranspose(_ConvNd):
         between = self.out_channels, self.in_channels
         self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
         if self.fills_input:
-            refuse_spectral(self)
+            check_spectral(self, transposed=True)
 
     def _refuse_other_outputs(self) -> None:
         if self.padding == "same" and any(self.output_padding):

@@ -1,5 +1,6 @@
 """Absolute values of some of the channels."""
 
+from numbers import Real
 from typing import final
 
 import torch
@@ -45,8 +46,8 @@ class Abs(nn.Module):
 
     def __init__(self, beta: float = 1.0, dim: int = 1) -> None:
         super().__init__()
-        if not 0 <= beta <= 1:
-            raise ValueError(f"`beta` must be a number from 0 to 1; got {beta}.")
+        if not (isinstance(beta, Real) and 0 <= float(beta) <= 1):
+            raise ValueError(f"`beta` must be a number from 0 to 1; got {beta!r}.")
         self.beta = float(beta)
         self.dim = dim
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from taut._arguments import wholes
 from taut._torch_private import inside_transform
-from taut.nn.pooling._scaled import ADAPTIVE, AVERAGES, output_sizes
+from taut.nn.pooling._scaled import ADAPTIVE, AVERAGES, check_pooled, check_windows, output_sizes
 
 
 def _root(radicand: Tensor) -> Tensor:
@@ -57,9 +57,11 @@ class _L2NormPool(nn.Module):
         self.stride = wholes("stride", steps, self.axes)
         self.padding = wholes("padding", padding, self.axes, least=0)
         self.ceil_mode, self.numerical_eps = ceil_mode, _checked_eps(numerical_eps)
+        check_windows(self)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Take the norms, and divide."""
+        check_pooled(self, input)
         x, padding = input, self.padding
         if self.ceil_mode:  # an average would divide by less in windows that go over the border
             ends = [self._missing(n, i) for i, n in enumerate(input.shape[-self.axes :])]

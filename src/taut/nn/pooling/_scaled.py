@@ -36,6 +36,33 @@ def _inverse_norm(size: int, *options: Any) -> float:
     return 1.0 / math.sqrt(columns.max().item())
 
 
+def check_windows(pool: Any) -> None:
+    """Refuse padding that torch's pools refuse."""
+    if any(2 * p > k for p, k in zip(pool.padding, pool.kernel_size, strict=True)):
+        raise ValueError(
+            f"`padding` must be at most half of `kernel_size`; got padding={pool.padding}, "
+            f"kernel_size={pool.kernel_size}."
+        )
+
+
+def check_pooled(pool: Any, x: Tensor) -> None:
+    """Refuse an input without the axes of a pool, or with an axis smaller than its windows."""
+    letters = ("l", "h, w", "d, h, w")[pool.axes - 1]
+    if x.dim() not in (pool.axes + 1, pool.axes + 2):
+        raise ValueError(
+            f"`input` must have shape (c, {letters}) or (batch, c, {letters}); "
+            f"got {tuple(x.shape)}."
+        )
+    sizes = x.shape[-pool.axes :]
+    axes = zip(sizes, pool.kernel_size, pool.stride, pool.padding, strict=True)
+    missing = [(k - int(n) - 2 * p, s if pool.ceil_mode else 1) for n, k, s, p in axes]
+    if any(rest >= more for rest, more in missing):
+        raise ValueError(
+            "`kernel_size` must be at most the size of the padded input; got kernel_size="
+            f"{pool.kernel_size}, padding={pool.padding}, size {tuple(sizes)}."
+        )
+
+
 class _ScaledAvgPool(nn.Module):
     axes: ClassVar[int]
 
@@ -53,9 +80,11 @@ class _ScaledAvgPool(nn.Module):
         self.stride = wholes("stride", steps, self.axes)
         self.padding = wholes("padding", padding, self.axes, least=0)
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        check_windows(self)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
+        check_pooled(self, input)
         flags = (self.ceil_mode, self.count_include_pad)
         pooled = AVERAGES[self.axes](input, self.kernel_size, self.stride, self.padding, *flags)
         axes = zip(

@@ -95,8 +95,8 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
         parametrization = made(method, *channels, self.kernel_size, **sizes, **factory)
         if isinstance(parametrization, AbstractSpectral):
             raise ValueError(
-                "`parametrization` must not be spectral for a layer with hidden channels; "
-                f"got {type(parametrization).__name__}."
+                "`parametrization` must have kernels of finite size for a layer with hidden "
+                f"channels; got {type(parametrization).__name__}, whose kernel fills the input."
             )
         if parametrization.guarantee == "orthogonal":
             steps: dict[str, Any] = {"dilation": self.dilation, "groups": self.groups}
@@ -112,7 +112,10 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
 
 def checked_activation(activation: nn.Module) -> nn.Module:
     """The activation, if its slopes lie in [0, 1]."""
-    fault = type(activation).__name__
+    named = isinstance(activation, type)
+    fault = (
+        f"the class {activation.__name__}, not an instance" if named else type(activation).__name__
+    )
     if type(activation) in _ACTIVATIONS:
         op, names = _ACTIVATIONS[type(activation)]
         fault = slope_fault(op, {name: getattr(activation, name) for name in names})
@@ -121,7 +124,7 @@ def checked_activation(activation: nn.Module) -> nn.Module:
         allowed = ", ".join(kind.__name__ for kind in _ACTIVATIONS)
         raise ValueError(
             f"`activation` must have slopes in [0, 1], as {allowed} of torch.nn have (Softplus "
-            f"from threshold 34 on); got {fault}: MaxMin and others may follow the layer."
+            f"from threshold 34 on); got {fault}. MaxMin may follow the layer."
         )
     return activation
 
