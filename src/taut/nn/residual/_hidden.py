@@ -112,10 +112,9 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
 
 def checked_activation(activation: nn.Module) -> nn.Module:
     """The activation, if its slopes lie in [0, 1]."""
-    named = isinstance(activation, type)
-    fault = (
-        f"the class {activation.__name__}, not an instance" if named else type(activation).__name__
-    )
+    fault = type(activation).__name__
+    if isinstance(activation, type):
+        fault = f"the class {activation.__name__}, not an instance"
     if type(activation) in _ACTIVATIONS:
         op, names = _ACTIVATIONS[type(activation)]
         fault = slope_fault(op, {name: getattr(activation, name) for name in names})
