@@ -287,6 +287,11 @@ def test_inputs_that_do_not_fit_are_named(kind):
             kind((5, 2))(torch.zeros(shape))
     with pytest.raises(ValueError, match=r"`input` must have shape \(c, h, w\) or .* got \(4,\)"):
         kind(2)(torch.zeros(4))
+    for adaptive in (taut.nn.AdaptiveL2NormPool2d, taut.nn.ScaledAdaptiveAvgPool2d):
+        with pytest.raises(ValueError, match=r"`input` must have shape \(c, h, w\) or .* \(4,\)"):
+            adaptive(1)(torch.zeros(4))
+    with pytest.raises(ValueError, match="`dim` must hold axes of the input; got 5"):
+        taut.nn.ScaledMean(5)(torch.zeros(2, 3))
     with pytest.raises(ValueError, match="`padding` must be at most half of `kernel_size`; got"):
         kind(3, padding=2)
     for size, stride in itertools.product(range(1, 7), range(1, 5)):  # refused where torch refuses

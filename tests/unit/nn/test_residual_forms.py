@@ -214,6 +214,8 @@ def test_wrong_modules_are_named(monkeypatch):
         for f, kind in ((torch.relu, "builtin"), (nn.ReLU, "ReLU")):
             with pytest.raises(ValueError, match=f"`f` must be a torch.nn.Module; got {kind}"):
                 form(cast(Any, f))
+    with pytest.raises(ValueError, match="`dim` must be an axis of the input; got 7"):
+        SplitResidual(nn.ReLU(), dim=7)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="`input` must have at least 2 channels; got 1"):
         SplitResidual(nn.ReLU())(torch.zeros(2, 1))
     for block in (ConvexResidual(nn.ReLU()), ConcatResidual(nn.ReLU()), ReZeroResidual(nn.ReLU())):

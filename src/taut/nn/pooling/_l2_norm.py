@@ -16,7 +16,14 @@ from torch.nn import functional as F
 
 from taut._arguments import wholes
 from taut._torch_private import inside_transform
-from taut.nn.pooling._scaled import ADAPTIVE, AVERAGES, check_pooled, check_windows, output_sizes
+from taut.nn.pooling._scaled import (
+    ADAPTIVE,
+    AVERAGES,
+    check_axes,
+    check_pooled,
+    check_windows,
+    output_sizes,
+)
 
 
 def _root(radicand: Tensor) -> Tensor:
@@ -174,6 +181,7 @@ class _Adaptive(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Take the norms, and divide."""
+        check_axes(self, input)
         spatial = [int(n) for n in input.shape[-self.axes :]]
         sizes = [n if m is None else m for n, m in zip(spatial, self.output_size, strict=True)]
         if set(sizes) == {1}:  # a sum is the same function for every size, in files too

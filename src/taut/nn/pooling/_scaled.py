@@ -45,14 +45,19 @@ def check_windows(pool: Any) -> None:
         )
 
 
-def check_pooled(pool: Any, x: Tensor) -> None:
-    """Refuse an input without the axes of a pool, or with an axis smaller than its windows."""
+def check_axes(pool: Any, x: Tensor) -> None:
+    """Refuse an input without the axes of a pool."""
     letters = ("l", "h, w", "d, h, w")[pool.axes - 1]
     if x.dim() not in (pool.axes + 1, pool.axes + 2):
         raise ValueError(
             f"`input` must have shape (c, {letters}) or (batch, c, {letters}); "
             f"got {tuple(x.shape)}."
         )
+
+
+def check_pooled(pool: Any, x: Tensor) -> None:
+    """Refuse an input without the axes of a pool, or with an axis smaller than its windows."""
+    check_axes(pool, x)
     sizes = x.shape[-pool.axes :]
     axes = zip(sizes, pool.kernel_size, pool.stride, pool.padding, strict=True)
     missing = [(k - int(n) - 2 * p, s if pool.ceil_mode else 1) for n, k, s, p in axes]
@@ -167,6 +172,7 @@ class _ScaledAdaptiveAvgPool(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
+        check_axes(self, input)
         spatial = [int(n) for n in input.shape[-self.axes :]]
         sizes = [n if m is None else m for n, m in zip(spatial, self.output_size, strict=True)]
         if sizes == spatial:
@@ -248,6 +254,10 @@ class ScaledMean(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply."""
         dims = (self.dim,) if isinstance(self.dim, int) else self.dim
+        if not all(-input.dim() <= axis < input.dim() for axis in dims):
+            raise ValueError(
+                f"`dim` must hold axes of the input; got {self.dim}, shape {tuple(input.shape)}."
+            )
         count = math.prod(int(input.shape[axis]) for axis in dims)
         return input.mean(self.dim, self.keepdim) * math.sqrt(count)
 

@@ -1,5 +1,7 @@
 """What layers of two convolutions with a function of each entry between them share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -92,7 +94,8 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
         """Make the kernel between these channels."""
         sizes: dict[str, Any] = {"stride": effective_stride(stride, self.dilation)}
         sizes["groups"] = self.groups
-        parametrization = made(method, *channels, self.kernel_size, **sizes, **factory)
+        with _hidden_outputs(*channels):
+            parametrization = made(method, *channels, self.kernel_size, **sizes, **factory)
         if isinstance(parametrization, AbstractSpectral):
             raise ValueError(
                 "`parametrization` must have kernels of finite size for a layer with hidden "
@@ -100,7 +103,8 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
             )
         if parametrization.guarantee == "orthogonal":
             steps: dict[str, Any] = {"dilation": self.dilation, "groups": self.groups}
-            require_isometry(*channels, self.kernel_size, stride, **steps)
+            with _hidden_outputs(*channels):
+                require_isometry(*channels, self.kernel_size, stride, **steps)
         self.parametrization = parametrization
 
     def extra_repr(self) -> str:
@@ -108,6 +112,19 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
         text = f"padding_mode={self.padding_mode!r}"
         text += "" if set(self.dilation) == {1} else f", dilation={self.dilation}"
         return text if self.bias is not None else f"{text}, bias=False"
+
+
+@contextmanager
+def _hidden_outputs(inputs: int, hidden: int) -> Iterator[None]:
+    """Say of channels that a method refuses which channels of the layer they are."""
+    try:
+        yield
+    except ValueError as error:
+        if "_channels`" not in str(error):
+            raise
+        raise ValueError(
+            f"The kernel from {inputs} channels to `hidden_channels`={hidden} is refused: {error}"
+        ) from error
 
 
 def checked_activation(activation: nn.Module) -> nn.Module:

@@ -173,6 +173,10 @@ class SplitResidual(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Apply f to the second half of the channels."""
+        if not -input.dim() <= self.dim < input.dim():
+            raise ValueError(
+                f"`dim` must be an axis of the input; got {self.dim}, shape {tuple(input.shape)}."
+            )
         channels = int(input.shape[self.dim])
         if channels < 2:
             raise ValueError(f"`input` must have at least 2 channels; got {channels}.")
