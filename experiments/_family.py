@@ -25,14 +25,8 @@ def family() -> dict[str, Maker]:
         **{f"PotentialResidual2d, {name}": _residual(of) for name, of in residuals.items()},
         "Sandwich2d": _sandwich,
         "ShiftMix2d": _shift,
-        "SOC2d": taut.nn.SOC2d,
+        "SOC2d": _series,
     }
-
-
-def dense_of(name: str) -> type[AbstractParametrization]:
-    """The method of the dense layers beside those convolutions."""
-    every = methods()
-    return every[name].dense_as() if name in every else taut.Orthogonal
 
 
 def _residual(method: type[AbstractParametrization]) -> Maker:
@@ -52,6 +46,11 @@ def _sandwich(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
 def _shift(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
     """One position to each side, whatever the kernel size of the others."""
     return _resized(inputs, outputs, stride, taut.nn.ShiftMix2d(outputs, outputs))
+
+
+def _series(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
+    """Of an odd kernel size, the next smaller one."""
+    return taut.nn.SOC2d(inputs, outputs, kernel - 1 + kernel % 2, stride)
 
 
 def _resized(inputs: int, outputs: int, stride: int, layer: nn.Module) -> nn.Module:

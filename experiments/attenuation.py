@@ -3,8 +3,9 @@
 Example: python -m experiments.attenuation --record records/attenuation.json
          python -m experiments.attenuation --draw   # the figures again, from the record
 
-Every net is a stack of 3x3 layers of equal channels with MaxMin, and a dense layer; "plain"
-is torch.nn as it comes. Images are those of the embedded set, folded without loss of length.
+Every net is a stack of 3x3 layers of equal channels with MaxMin, and an orthogonal dense layer;
+"plain" is torch.nn as it comes. Images are those of the embedded set, folded without loss of
+length.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import taut
-from experiments._family import dense_of, family
+from experiments._family import family
 from experiments._record import FIGURES, RECORDS, Record, read
 from experiments._runner import SEEDS, Experiment, option, tracked
 from experiments._show import markdown, save
@@ -71,8 +72,7 @@ def build(method: str, depth: int, channels: int) -> nn.Sequential:
     features = channels * SIZE**2
     if method == PLAIN:
         return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, 10))
-    head = taut.nn.Linear(features, 10, parametrization=dense_of(method))
-    return nn.Sequential(*layers, nn.Flatten(), head)
+    return nn.Sequential(*layers, nn.Flatten(), taut.nn.Linear(features, 10))
 
 
 def folded(images: Tensor, channels: int) -> Tensor:

@@ -2,10 +2,10 @@
 
 Example: python -m experiments.methods_on_mnist --data-dir ~/mnist --record records/on-mnist.json
 
-Loss, optimiser and schedule are those of the recipe mnist-large-certified, for all methods the
-same: no method is tuned. Layers that keep the number of channels stand behind an orthogonal
-convolution where Large changes it. A record keeps what is finished, and the next command adds to
-it.
+Loss, optimiser and schedule are those of the recipe mnist-large-certified, and dense layers are
+orthogonal, for all methods the same: no method is tuned. Layers that keep the number of channels
+stand behind an orthogonal convolution where Large changes it. A record keeps what is finished, and
+the next command adds to it.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import taut
-from experiments._family import dense_of, family
+from experiments._family import family
 from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, QUICK, Experiment, option, sentence, tracked
 from experiments._show import markdown
@@ -47,22 +47,22 @@ def work(args: argparse.Namespace, record: Record) -> None:
 def large(name: str, input_shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Large, with the layers of a method."""
     channels, *size = input_shape
-    make, dense, layers = family()[name], dense_of(name), []
+    make, layers = family()[name], []
     for outputs, kernel, stride in taut.models.Large.convolutions:
         layers += [make(channels, outputs, kernel, stride), taut.nn.MaxMin()]
         channels, size = outputs, [math.ceil(n / stride) for n in size]
     features = channels * math.prod(size)
     layers.append(nn.Flatten())
     for width in taut.models.Large.hidden:
-        layers += [taut.nn.Linear(features, width, parametrization=dense), taut.nn.MaxMin()]
+        layers += [taut.nn.Linear(features, width), taut.nn.MaxMin()]
         features = width
-    return nn.Sequential(*layers, taut.nn.Linear(features, classes, parametrization=dense))
+    return nn.Sequential(*layers, taut.nn.Linear(features, classes))
 
 
 def measured(name: str, data: taut.data.Dataset, args: argparse.Namespace) -> dict[str, Any]:
     """Clean and certified accuracy in percent, the bound, the last losses, seconds a step."""
     torch.manual_seed(args.seed)
-    net = large(name, data.input_shape, data.classes)
+    net = large(name, data.input_shape, len(data.classes))
     losses, seconds = train(net, data, args)
     net, test = projected(net).eval(), data.test.take(50 if args.quick else len(data.test))
     certification = taut.certify(net, test.float_images(), test.labels, (args.eps,))

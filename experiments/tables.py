@@ -33,6 +33,12 @@ from experiments._runner import Experiment
 from experiments._show import markdown
 from taut import parametrizations
 
+_PROMISES = {
+    "orthogonal": "orthogonal",
+    "lipschitz": "1-Lipschitz",
+    "none": "bounded by their weights alone",
+}
+
 
 def work(args: argparse.Namespace, record: Record) -> None:
     for page in PAGES:
@@ -50,16 +56,21 @@ def updated(page: Path) -> str:
     return text
 
 
-def method_table() -> str:
-    rows = (
-        (f"`taut.{n}`", cls.guarantee, cls.reference)
-        for n, cls in parametrizations.methods().items()
-    )
-    return markdown(("name", "guarantee", "reference"), rows)
+def method_list() -> str:
+    """The methods by what they promise."""
+    kinds: dict[str, list[str]] = {}
+    for name, cls in parametrizations.methods().items():
+        kinds.setdefault(_PROMISES[cls.guarantee], []).append(f"`{name}`")
+    return "".join(f"- {kind}: {', '.join(kinds[kind])}\n" for kind in _PROMISES.values())
+
+
+def papers_table() -> str:
+    classes = parametrizations.methods().items()
+    return markdown(("name", "reference"), ((f"`taut.{n}`", cls.reference) for n, cls in classes))
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"results": classify.results, "methods": method_table},
+    ROOT / "README.md": {"results": classify.results, "methods": method_list},
     ROOT / "docs/any-net.md": any_net.TABLES,
     ROOT / "docs/attacks.md": {
         "attacks": attacks.attacks_table,
@@ -76,6 +87,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **command_line.experiment_tables("reproduce"),
     },
     ROOT / "docs/methods.md": {
+        "papers": papers_table,
         "anomalies": anomalies.anomalies,
         **methods.TABLES,
         **methods_on_mnist.TABLES,

@@ -5,12 +5,11 @@ import json
 import pytest
 import torch
 
-import taut
 from experiments import methods
-from experiments._family import dense_of, family
+from experiments._family import family
 from taut.parametrizations import methods as parametrizations
 
-SAME_SIZES = {"LiRes"}  # of the input
+DIVIDING = {"BRO", "Cayley", "ECO", "LOT", "SpectralQR"}  # strides that divide the kernel size
 
 
 def test_every_method_with_kernels_is_in_the_family():
@@ -21,12 +20,18 @@ def test_every_method_with_kernels_is_in_the_family():
 @pytest.mark.parametrize("name", family())
 def test_layers_keep_and_change_channels_and_sizes(name):
     assert family()[name](4, 4, 3, 1)(torch.rand(2, 4, 6, 6)).shape == (2, 4, 6, 6)
-    assert issubclass(dense_of(name), taut.parametrizations.AbstractParametrization)
-    if name in SAME_SIZES:
+    if name in DIVIDING:
         with pytest.raises(ValueError, match=r"^`\w+`"):
             family()[name](4, 8, 3, 2)
     else:
         assert family()[name](4, 8, 3, 2)(torch.rand(2, 4, 6, 6)).shape == (2, 8, 3, 3)
+
+
+def test_large_has_the_layers_of_a_method():
+    net = methods_on_mnist.large("PotentialResidual2d, SLL", (1, 8, 8), 10)
+    kinds = [type(module).__name__ for module in net.modules()]
+    assert kinds.count("PotentialResidual2d") == 4
+    assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
 def test_a_record_is_completed_and_shown(tmp_path, monkeypatch, capsys):
