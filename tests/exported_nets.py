@@ -112,9 +112,9 @@ def residual() -> nn.Sequential:
     """Layers that are one operation in programs, and several in files."""
     return nn.Sequential(
         taut.nn.PotentialResidual2d(2, 4, parametrization=taut.SLL),
-        Sandwich2d(2, 4, 3, stride=2, activation=nn.LeakyReLU(0.5)),
+        Sandwich2d(2, 4, hidden_channels=3, stride=2, activation=nn.LeakyReLU(0.5)),
         PotentialResidual2d(4, 3, 2, padding_mode="zeros", bias=False),
-        Sandwich2d(4, 2, 3, stride=(1, 2), up=True, padding_mode="zeros"),
+        Sandwich2d(4, 2, hidden_channels=3, stride=(1, 2), up=True, padding_mode="zeros"),
         PotentialResidual2d(2, 2, 4, 2, groups=2, activation=nn.Identity()),
         nn.Flatten(),
         taut.nn.Linear(32, 3),

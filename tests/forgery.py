@@ -239,8 +239,8 @@ MODELS = {
     ),
     "sandwiches": (
         sequential(
-            lambda: taut.nn.Sandwich2d(2, 6, 5, stride=2, groups=1), taut.nn.MaxMin,
-            lambda: taut.nn.Sandwich2d(6, 4, None, 2, (2, 1), padding_mode="zeros", up=True),
+            lambda: taut.nn.Sandwich2d(2, 6, hidden_channels=5, stride=2), taut.nn.MaxMin,
+            lambda: taut.nn.Sandwich2d(6, 4, 2, (2, 1), padding_mode="zeros", up=True),
             lambda: taut.nn.Sandwich2d(4, 4, groups=2, dilation=2, parametrization=taut.AOL),
             nn.Flatten, lambda: nn.Linear(64, 3),
         ),

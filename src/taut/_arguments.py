@@ -67,21 +67,6 @@ def is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def check_callable(name: str, value: Any) -> None:
-    """Refuse what is neither a module nor a function.
-
-    Raises:
-        ValueError: if it cannot be called.
-
-    Example:
-        >>> check_callable("f", 3)
-        Traceback (most recent call last):
-        ValueError: `f` must be a module; got 3.
-    """
-    if not callable(value):
-        raise ValueError(f"`{name}` must be a module; got {_shown(value)}.")
-
-
 def check_axes(input: Tensor, axes: int) -> None:
     """Refuse what has other spatial axes, with a batch or without.
 

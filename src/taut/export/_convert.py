@@ -9,7 +9,7 @@ from torch import nn
 from taut.export._change import Change, Converted
 from taut.export._nearest import start_near
 from taut.export._rewrite import norms_behind, rewritten
-from taut.export._twins import Parametrization, twin_of
+from taut.export._twins import Parametrization, check_methods, twin_of
 from taut.export._unwritten import unwritten
 from taut.parametrizations import BCOP, Orthogonal
 from taut.program import bound_of, trace
@@ -51,8 +51,9 @@ def convert(
             here, layers with a gain above 1 are listed in `left`, too, and what files cannot hold
             is listed in `unwritten`. Without it, constants that may broadcast the signal to a
             larger shape are listed in `left`.
-        parametrization: of convolutions.
-        dense: of matrices.
+        parametrization: of convolutions; :class:`taut.AOL` where it has no kernel of the sizes of
+            a layer.
+        dense: of matrices, whatever `parametrization` is.
         init: "nearest" starts near the weights of the model, batch norms folded in: matrices at
             the nearest orthogonal one, kernels as near as some steps of gradient descent come.
 
@@ -60,7 +61,8 @@ def convert(
         The new model, and the list; `print` it.
 
     Raises:
-        ValueError: if the model cannot be copied, or `init` is another.
+        ValueError: if the model cannot be copied, `init` is another, or a method is none, or
+            `parametrization` is one for matrices only.
         TypeError: if `model` is no module.
 
     Example:
@@ -76,6 +78,7 @@ def convert(
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
     if init not in ("random", "nearest"):
         raise ValueError(f"`init` must be 'random' or 'nearest'; got {init!r}.")
+    check_methods(parametrization, dense)
     memo: dict[int, Any] = {}
     changes, pairs = [], []
     for name, module in _leaves(model, "", set()):

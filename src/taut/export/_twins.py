@@ -3,16 +3,17 @@
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
 from torch import nn
 
 from taut import nn as layers
-from taut.parametrizations import AOL, AbstractParametrization
+from taut.parametrizations import AOL, BCOP, AbstractParametrization
 from taut.program import lipschitz_bound
 
-__all__ = ["Parametrization", "Twin", "activation", "normalisations", "twin_of"]
+__all__ = ["Parametrization", "Twin", "activation", "check_methods", "normalisations", "twin_of"]
 
 Parametrization = Callable[..., AbstractParametrization]
 
@@ -53,6 +54,32 @@ normalisations = (
     nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.GroupNorm, nn.LayerNorm,
     nn.RMSNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LocalResponseNorm,
 )  # fmt: skip
+
+
+def check_methods(kernels: Any, dense: Any) -> None:
+    """Refuse what is no method, and a method of matrices for convolutions.
+
+    Otherwise the replacement of a convolution that its method refuses would hide the mistake.
+    """
+    for name, method in (("parametrization", kernels), ("dense", dense)):
+        if not callable(method) or isinstance(method, nn.Module):
+            raise ValueError(
+                f"`{name}` must be a class of taut.parametrizations, or a partial of one; "
+                f"got {method!r}."
+            )
+    if getattr(_class_of(kernels), "matrices_only", False):
+        raise ValueError(
+            f"`parametrization` must be a method for convolutions; got {_title(kernels)}, which "
+            "is for dense layers: pass it as `dense`."
+        )
+
+
+def _class_of(method: Any) -> Any:
+    return method.func if isinstance(method, partial) else method
+
+
+def _title(method: Any) -> str:
+    return getattr(_class_of(method), "__name__", repr(method))
 
 
 def twin_of(module: nn.Module, kernels: Parametrization, dense: Parametrization) -> Twin | None:
@@ -107,11 +134,11 @@ def _gain(module: nn.Module) -> float | None:
 
 
 def _convolution(old: Any, kernels: Parametrization) -> Twin:
-    """A convolution with the same arguments; AOL where no orthogonal kernel has them."""
+    """A convolution with the same arguments; AOL where the method has no kernel for them."""
     options = {name: getattr(old, name) for name in ("stride", "padding", "dilation", "groups")}
     options |= {"bias": old.bias is not None}
     options |= {"device": old.weight.device, "dtype": old.weight.dtype}
-    modes, reason = dict.fromkeys((old.padding_mode, "zeros")), ""
+    modes, reasons = dict.fromkeys((old.padding_mode, "zeros")), []
     if old.transposed:
         options["output_padding"] = old.output_padding
         modes = ("circular", "zeros")  # orthogonal, where the sizes fit
@@ -122,7 +149,7 @@ def _convolution(old: Any, kernels: Parametrization) -> Twin:
                 old.in_channels, old.out_channels, old.kernel_size, **options
             )
         except ValueError as error:
-            reason = str(error)
+            reasons.append(str(error))
             continue
         notes = []
         if mode in ("reflect", "replicate"):
@@ -131,8 +158,10 @@ def _convolution(old: Any, kernels: Parametrization) -> Twin:
             notes.append(f"zeros for {old.padding_mode} padding")
         if method is AOL:
             notes.append("AOL: almost orthogonal")
+        if method is not kernels and kernels is not BCOP:
+            notes[-1] = f"AOL in place of {_title(kernels)}: {reasons[0]}"
         return twin, ", ".join(notes)
-    return None, reason
+    return None, reasons[-1]
 
 
 def _max_pool(old: nn.Module) -> Twin | None:

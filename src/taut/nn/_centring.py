@@ -33,8 +33,8 @@ class LayerCentering(nn.Module):
         device, dtype: of the bias.
 
     Raises:
-        ValueError: if `dim` holds no axis, or that of the batch; (forward) if the bias is larger
-            than a sample.
+        ValueError: if `dim` holds no axis, or that of the batch; (forward) if the input has no such
+            axis, or the bias is larger than a sample.
 
     Reference:
         Ba et al. (2016), *Layer normalization*, eq. 3, without the division by sigma;
@@ -72,6 +72,11 @@ class LayerCentering(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Subtract the mean."""
+        n = input.dim()
+        if not all(-n <= d < n for d in self.dim):
+            raise ValueError(
+                f"`dim` must hold axes of the input; got {self.dim}, shape {tuple(input.shape)}."
+            )
         centred = input - input.mean(self.dim, keepdim=True)
         if self.bias is None:
             return centred

@@ -29,10 +29,10 @@ from taut.nn._parametrized import (
 )
 from taut.nn._spectral_layer import (
     applied,
+    check_spectral,
     frozen_spectral,
     geometry_of,
     kernel_of,
-    refuse_spectral,
 )
 from taut.parametrizations import (
     BCOP,
@@ -184,7 +184,7 @@ class _Conv(_ConvNd):
         between = self.in_channels, self.out_channels
         self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
         if self.fills_input:
-            refuse_spectral(self)
+            check_spectral(self, transposed=False)
 
     def _refuse_repeated_outputs(self) -> None:
         if self.padding_mode != "circular" or isinstance(self.padding, str):
@@ -212,14 +212,15 @@ class _Conv(_ConvNd):
         """How an input of this spatial size is padded before a valid convolution."""
         return make_pads(input_size, self.span, self.stride, self.padding, self.padding_mode)
 
-    def kernel(self, input_size: Size) -> Tensor:
+    def kernel(self, input_size: Sizes) -> Tensor:
         """The kernel for inputs of this spatial size: `weight`, unless it depends on the size.
 
         A kernel that fills the periodic domain of its input has its first tap at the origin.
         """
+        sizes = wholes("input_size", input_size, self.axes)
         if not self.fills_input:
             return self.weight
-        return kernel_of(self, geometry_of(self, transposed=False).domain(input_size))
+        return kernel_of(self, geometry_of(self, transposed=False).domain(sizes))
 
     def _extension(self) -> list[tuple[str, nn.Module]]:
         """The module that extends an input to sizes that the stride divides, if any is needed."""

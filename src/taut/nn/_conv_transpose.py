@@ -13,7 +13,7 @@ from taut.linalg.windows import Windows
 from taut.nn._conv import Sizes, _ConvNd
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
-from taut.nn._spectral_layer import applied, frozen_spectral, refuse_spectral
+from taut.nn._spectral_layer import applied, check_spectral, frozen_spectral
 from taut.parametrizations import BCOP, Isometry, may_transform
 
 _PLAIN = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
@@ -61,7 +61,7 @@ class _ConvTranspose(_ConvNd):
         between = self.out_channels, self.in_channels
         self._make_parameters(parametrization, between, bias, device=device, dtype=dtype)
         if self.fills_input:
-            refuse_spectral(self)
+            check_spectral(self, transposed=True)
 
     def _refuse_other_outputs(self) -> None:
         if self.padding == "same" and any(self.output_padding):

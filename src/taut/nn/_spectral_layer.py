@@ -22,14 +22,18 @@ if TYPE_CHECKING:
     from taut.nn._conv import _ConvNd
 
 
-def refuse_spectral(layer: "_ConvNd") -> None:
-    """Refuse arguments that a kernel of the size of the input cannot have."""
+def check_spectral(layer: "_ConvNd", *, transposed: bool) -> None:
+    """Refuse arguments that a kernel of the size of the input cannot have.
+
+    Integers that pad an input of every size as `"same"` does become `"same"`.
+    """
     name = type(layer.parametrization).__name__
-    if layer.padding != "same":
+    if layer.padding != "same" and not _pads_same(layer, transposed=transposed):
         raise ValueError(
-            f"`padding` must be 'same' for {name}, whose kernel fills the periodic domain of its "
-            f"input; got {layer.padding!r}."
+            f"`padding` must be 'same', or integers that make an output of that size, for {name}, "
+            f"whose kernel fills the periodic domain of its input; got {layer.padding!r}."
         )
+    layer.padding = "same"
     if layer.padding_mode not in ("circular", "zeros"):
         raise ValueError(
             f"`padding_mode` must be 'circular' or 'zeros' for {name}; got {layer.padding_mode!r}."
@@ -39,6 +43,16 @@ def refuse_spectral(layer: "_ConvNd") -> None:
             f"`dilation` must be 1 where `stride` is above 1 for {name}; got "
             f"dilation={layer.dilation}, stride={layer.stride}."
         )
+
+
+def _pads_same(layer: "_ConvNd", *, transposed: bool) -> bool:
+    """Whether a padding in numbers is that of `"same"`, also where a stride divides no size."""
+    if any(getattr(layer, "output_padding", ())):
+        return False
+    if not transposed and layer.padding_mode != "circular" and set(layer.stride) != {1}:
+        return False
+    axes = zip(layer.padding, layer.span, layer.stride, strict=True)
+    return all(2 * int(p) == k - s for p, k, s in axes)
 
 
 def geometry_of(layer: "_ConvNd", *, transposed: bool) -> SpectralGeometry:

@@ -78,8 +78,9 @@ class AbstractParametrization(nn.Module, ABC):
             )
         if kernel_size and self.matrices_only:
             raise ValueError(
-                f"`{type(self).__name__}` parametrizes matrices, with kernel_size=(); "
-                f"got kernel_size={kernel_size}: use taut.BCOP for an orthogonal convolution."
+                f"`parametrization` must be a method for convolutions, such as taut.BCOP; got "
+                f"{type(self).__name__}, which is for taut.nn.Linear, and "
+                f"kernel_size={kernel_size}."
             )
         self.check_sizes()
         for name, shape in self.raw_shapes().items():

@@ -62,9 +62,10 @@ class ECO(AbstractKernelSpectral):
         """The number of positions k, per axis, which must divide the size."""
         points = self.folded_size
         if any(n % k for n, k in zip(size, points, strict=True)):
+            sizes = tuple(n * s for n, s in zip(size, self.stride, strict=True))
             raise ValueError(
-                "`kernel_size` must divide the size of the input for ECO (both over the stride, "
-                "the size also over its common divisor with the dilation); got "
-                f"kernel_size={points}, size={size}."
+                "`kernel_size` must divide the size of the input for ECO (with the zeros of its "
+                "padding, and over its common divisor with the dilation); got "
+                f"kernel_size={self.kernel_size}, size={sizes}."
             )
         return points

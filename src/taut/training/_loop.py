@@ -120,6 +120,8 @@ def train(
     run = Run(folder, recipe, None if data_dir is None else Path(data_dir), launch.workers)
     data = run.data()
     _check_fit(recipe, data)
+    if not (folder / RECIPE).is_file():
+        _try_model(recipe)  # a refused one leaves no folder that the next run would meet
     chosen = processes.fabric.device
     random = torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else [])
     with ExitStack() as lock, random, interrupt_flag() as interrupted:
@@ -318,3 +320,9 @@ def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
             f"`input_shape` and `classes` must be those of {data.name}, {data.input_shape} and "
             f"{len(data.classes)}; got {recipe.input_shape} and {recipe.classes}."
         )
+
+
+def _try_model(recipe: Recipe) -> None:
+    """Build the model and run one input, so that what its layers refuse is refused."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        recipe.build_model().eval()(torch.zeros(1, *recipe.input_shape))

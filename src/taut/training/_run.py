@@ -235,10 +235,15 @@ def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
     ours, theirs = vars(asked), vars(found)
     for name in ours:
         if ours[name] != theirs[name]:
+            there, now = _shown(theirs[name]), _shown(ours[name])
             raise ValueError(
-                f"{folder} holds a run of another recipe (`{name}` is {theirs[name]!r} there, "
-                f"{ours[name]!r} now); choose another folder. Nothing was changed."
+                f"{folder} holds a run of another recipe (`{name}` is {there} there, "
+                f"{now} now); choose another folder. Nothing was changed."
             )
+
+
+def _shown(value: object) -> str:
+    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 def write_history(run: Run, rows: list[EpochRow]) -> None:

@@ -2,7 +2,10 @@
 
 import copy
 import re
+from functools import partial
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -222,3 +225,33 @@ def test_the_size_that_a_forward_asks_for_is_given():
     assert float(taut.lipschitz_bound(converted.model, (2, 9, 9))) <= 1 + 1e-5
     for n in (8, 9):
         assert converted.model(torch.rand(1, 2, n, n)).shape == (1, 2, n, n)
+
+
+@pytest.mark.parametrize("method", [taut.Cayley, taut.SLL, partial(taut.AOL, learn_scale=True)])
+def test_convolutions_have_the_method_that_was_asked_for(method):
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.ConvTranspose2d(4, 2, 4, 2, 1))
+    converted = taut.convert(net, (3, 8, 6), parametrization=method)
+    assert not converted.left
+    kind = method.func if isinstance(method, partial) else method
+    assert {type(converted.model[i].parametrization) for i in (0, 2)} == {kind}
+    assert converted.model(torch.zeros(1, 3, 8, 6)).shape == net(torch.zeros(1, 3, 8, 6)).shape
+
+
+def test_where_the_method_has_no_kernel_the_list_says_so():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3, 2, padding=1))
+    model, (change,) = taut.convert(net, parametrization=taut.Cayley)
+    assert isinstance(model[0].parametrization, taut.AOL)
+    assert change.note.startswith("AOL in place of Cayley: `stride` must divide `kernel_size`")
+
+
+def test_what_is_no_method_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    net: Any = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 4))
+    for name in ("parametrization", "dense"):
+        for wrong in ("SLL", taut.Orthogonal(4, 4)):
+            with pytest.raises(ValueError, match=f"`{name}` must be a class of taut.param"):
+                taut.convert(net, **{name: wrong})
+    for wrong in (taut.Exponential, partial(taut.Householder, reflections=2)):
+        with pytest.raises(ValueError, match=r"convolutions; got \w+, which is .* as `dense`"):
+            taut.convert(net, parametrization=wrong)
+        taut.convert(net, dense=wrong)

@@ -221,6 +221,10 @@ def test_wrong_arguments_are_named():
     for run, match in (
         (lambda: LayerCentering(0), "`dim` must hold axes of a sample"),
         (lambda: LayerCentering(()), "`dim` must hold axes of a sample"),
+        (
+            lambda: LayerCentering(3)(torch.zeros(1, 3)),
+            "`dim` must hold axes of the input",
+        ),
         (lambda: LayerCentering(-1, (2, 3))(torch.zeros(1, 3)), "`bias` must be broadcast"),
         (lambda: BatchCentering(0), "`channels` must be a positive integer"),
         (lambda: BatchCentering(2, momentum=2.0), r"`momentum` must be in \[0, 1\], or None"),

@@ -278,3 +278,32 @@ def test_wrong_arguments_are_named():
     ):
         with pytest.raises(ValueError, match=match):
             make()
+
+
+@pytest.mark.parametrize("kind", [taut.nn.L2NormPool2d, taut.nn.ScaledAvgPool2d])
+def test_inputs_that_do_not_fit_are_named(kind):
+    for shape in ((1, 2, 4, 4), (2, 2, 9)):
+        with pytest.raises(ValueError, match=r"`kernel_size` must be at most .* got .*\(5, 2\)"):
+            kind((5, 2))(torch.zeros(shape))
+    with pytest.raises(ValueError, match=r"`input` must have shape \(c, h, w\) or .* got \(4,\)"):
+        kind(2)(torch.zeros(4))
+    for adaptive in (taut.nn.AdaptiveL2NormPool2d, taut.nn.ScaledAdaptiveAvgPool2d):
+        with pytest.raises(ValueError, match=r"`input` must have shape \(c, h, w\) or .* \(4,\)"):
+            adaptive(1)(torch.zeros(4))
+    with pytest.raises(ValueError, match="`dim` must hold axes of the input; got 5"):
+        taut.nn.ScaledMean(5)(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="`padding` must be at most half of `kernel_size`; got"):
+        kind(3, padding=2)
+    for size, stride in itertools.product(range(1, 7), range(1, 5)):  # refused where torch refuses
+        plain = nn.AvgPool2d(4, stride, 1, ceil_mode=True)
+        x = torch.ones(1, 1, size, 4)
+        try:
+            shape = plain(x).shape
+        except RuntimeError:
+            shape = None
+        pool = kind(4, stride, 1, ceil_mode=True)
+        if shape is None:
+            with pytest.raises(ValueError, match="`kernel_size` must be at most"):
+                pool(x)
+        else:
+            assert pool(x).shape == shape

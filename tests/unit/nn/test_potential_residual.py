@@ -185,6 +185,17 @@ def test_activations_of_other_slopes_are_refused(activation, monkeypatch):
         PotentialResidual2d(4, activation=activation)
 
 
+def test_refused_sizes_are_said_of_the_hidden_channels():
+    with pytest.raises(ValueError, match=r"from 4 channels to `hidden_channels`=40 is .* 16 "):
+        PotentialResidual2d(4, 40, 2, stride=4)
+
+
+def test_a_class_in_place_of_an_activation_is_named(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(ValueError, match="got the class Tanh, not an instance"):
+        PotentialResidual2d(4, activation=nn.Tanh)  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("activation", ALLOWED, ids=repr)
 @pytest.mark.parametrize("method", [taut.BCOP, taut.SLL])
 def test_activations_with_slopes_in_0_1(activation, method):

@@ -1,7 +1,9 @@
 """Residual blocks around any module: bounds follow from the module, Jacobians stay within them."""
 
 import copy
+from typing import Any, cast
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -212,10 +214,20 @@ def test_other_axes():
     torch.testing.assert_close(matrix.T @ matrix, torch.eye(3, dtype=torch.float64))
 
 
-def test_wrong_modules_are_named():
+def test_wrong_modules_are_named(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     for block in (ConvexResidual(nn.Linear(4, 1)), ReZeroResidual(nn.Linear(4, 1))):
         with pytest.raises(ValueError, match=r"`f` must keep the shape of its input; got \(2, 1\)"):
             block(torch.zeros(2, 4))
+    for block in (ConcatResidual(nn.AvgPool1d(2)), SplitResidual(nn.AvgPool1d(2))):
+        with pytest.raises(ValueError, match=r"`f` must keep .* all axes but `dim`=1; got \(2, "):
+            block(torch.zeros(2, 4, 6))
+    for form in (ConvexResidual, ConcatResidual, ReZeroResidual, SplitResidual):
+        for f, kind in ((torch.relu, "builtin"), (nn.ReLU, "ReLU")):
+            with pytest.raises(ValueError, match=f"`f` must be a torch.nn.Module; got {kind}"):
+                form(cast(Any, f))
+    with pytest.raises(ValueError, match="`dim` must be an axis of the input; got 7"):
+        SplitResidual(nn.ReLU(), dim=7)(torch.zeros(2, 4))
     with pytest.raises(ValueError, match="`input` must have at least 2 channels; got 1"):
         SplitResidual(nn.ReLU())(torch.zeros(2, 1))
     for block in (ConvexResidual(nn.ReLU()), ConcatResidual(nn.ReLU()), ReZeroResidual(nn.ReLU())):

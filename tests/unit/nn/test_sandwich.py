@@ -35,9 +35,10 @@ GRID = [(m, mode, case) for case in CASES for mode in ("circular", "zeros") for 
 
 
 def made(case, method: Any = taut.BCOP, mode="circular", dtype=torch.float64, **options):
-    size, *channels, kernel, stride, dilation, groups, up = case
+    size, *channels, hidden, kernel, stride, dilation, groups, up = case
     torch.manual_seed(0)
     options |= {"padding_mode": mode, "parametrization": method, "dtype": dtype, "up": up}
+    options |= {"hidden_channels": hidden}
     layer = KINDS[len(size)](*channels, kernel, stride, dilation, groups, **options)
     with torch.no_grad():
         layer.raw_scale.normal_()
@@ -140,7 +141,7 @@ def test_start_keeps_norms_with_the_identity(method, c_in, c_out):
 
 @pytest.mark.parametrize("up", [False, True])
 def test_start_of_strided_layers(up):
-    layer = Sandwich2d(4, 4, 4, stride=2, up=up, dtype=torch.float64)
+    layer = Sandwich2d(4, 4, hidden_channels=4, stride=2, up=up, dtype=torch.float64)
     j = jacobian(linearised(layer), torch.randn(4, 4, 4, dtype=torch.float64))
     s = torch.linalg.svdvals(j)
     kept = s[s > 1e-9]

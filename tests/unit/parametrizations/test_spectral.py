@@ -188,14 +188,46 @@ def test_what_a_full_size_kernel_cannot_do_is_refused():
     with pytest.raises(ValueError, match=r"`size` must be a positive integer or a tuple of 2; got"):
         layer.parametrization.weight((4, 4, 4))
     for options, message in (
-        ({"padding": "valid"}, r"`padding` must be 'same' for SpectralQR.* got \(0, 0\)"),
-        ({"padding": 1}, r"`padding` must be 'same' for SpectralQR.* got \(1, 1\)"),
+        ({"padding": "valid"}, r"`padding` must be 'same', or .* SpectralQR.* got \(0, 0\)"),
+        ({"padding": 1, "dilation": 2}, r"`padding` must be 'same', or .* got \(1, 1\)"),
+        ({"padding": 0, "stride": 3, "padding_mode": "zeros"}, r"must be 'same', or .* \(0, 0\)"),
         ({"padding_mode": "reflect"}, "`padding_mode` must be 'circular' or 'zeros' for"),
         ({"stride": 3, "dilation": 2}, r"`dilation` must be 1 where `stride` is above 1"),
     ):
         with pytest.raises(ValueError, match=message):
             layer_of(2, 2, 3, **options)
     assert AbstractSpectral not in methods().values()
+
+
+@pytest.mark.parametrize("mode", ["circular", "zeros"])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_padding_in_numbers_that_is_the_same(mode, transposed):
+    """As in nets written for torch, whose layers have `padding=1` for a 3x3 kernel."""
+    kind = taut.nn.ConvTranspose2d if transposed else taut.nn.Conv2d
+    for kernel, stride, padding, dilation in ((3, 1, 1, 1), ((5, 3), 1, (4, 2), 2), (4, 2, 1, 1)):
+        options = {"stride": stride, "dilation": dilation, "padding_mode": mode}
+        options |= {"parametrization": taut.Cayley}
+        if mode == "zeros" and stride == 2 and not transposed:
+            with pytest.raises(ValueError, match="`padding` must be"):  # odd sizes would differ
+                kind(2, 3, kernel, padding=padding, **options)
+            continue
+        layer = kind(2, 3, kernel, padding=padding, **options)
+        same = kind(2, 3, kernel, **options)
+        same.load_state_dict(layer.state_dict())
+        for size in ((6, 8), (7, 5)):
+            x = torch.randn(2, 2, *size)
+            assert torch.equal(layer(x), same(x))
+            plain = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
+            if mode == "zeros":
+                sizes = plain(2, 3, kernel, stride, padding, dilation=dilation)(x).shape
+                assert layer(x).shape == sizes
+
+
+def test_kernels_take_an_integer_for_a_size():
+    layer = layer_of(2, 2, 3)
+    assert torch.equal(layer.kernel(4), layer.kernel((4, 4)))
+    with pytest.raises(ValueError, match=r"`input_size` must be a positive .* tuple of 2; got"):
+        layer.kernel((4, 4, 4))
 
 
 def test_autocast_and_inference_mode_leave_the_kernel_its_precision():

@@ -512,3 +512,18 @@ def test_retraction_leaves_raw_tensors_orthonormal(every, data_dir, tmp_path):
     raws = [p.detach() for name, p in model.named_parameters() if "raw" in name]
     farthest = max(float((torch.linalg.svdvals(p) - 1).abs().max()) for p in raws if p.numel())
     assert (farthest < 1e-5) == (every > 0)
+
+
+def test_a_refused_model_leaves_no_run(tmp_path):
+    """The next run of the same name would be refused as one of another recipe."""
+    recipe = Recipe(name="tried", dataset="fashion-mnist-subset", epochs=1, batch_size=1000)
+    folder = tmp_path / "run"
+    before = torch.random.get_rng_state()
+    for method in (taut.Exponential, taut.ECO):  # of no convolution; of no 7x7 image
+        with pytest.raises(ValueError, match=r"`parametrization` must be|`kernel_size` must div"):
+            train(replace(recipe, parametrization=method), folder)
+        assert not folder.exists()
+    assert torch.equal(torch.random.get_rng_state(), before)
+    train(recipe, folder)
+    with pytest.raises(ValueError, match="`parametrization` is BCOP there, AOL now"):
+        train(replace(recipe, parametrization=taut.AOL), folder)

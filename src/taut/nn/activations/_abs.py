@@ -47,7 +47,7 @@ class Abs(nn.Module):
     def __init__(self, beta: float = 1.0, dim: int = 1) -> None:
         super().__init__()
         if not (is_number(beta) and 0 <= beta <= 1):
-            raise ValueError(f"`beta` must be a number from 0 to 1; got {beta}.")
+            raise ValueError(f"`beta` must be a number from 0 to 1; got {beta!r}.")
         self.beta = float(beta)
         self.dim = axis("dim", dim)
 

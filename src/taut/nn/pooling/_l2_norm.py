@@ -16,7 +16,13 @@ from torch.nn import functional as F
 
 from taut._arguments import check_axes, wholes
 from taut._torch_private import inside_transform
-from taut.nn.pooling._scaled import ADAPTIVE, AVERAGES, output_sizes
+from taut.nn.pooling._scaled import (
+    ADAPTIVE,
+    AVERAGES,
+    check_pooled,
+    check_windows,
+    output_sizes,
+)
 
 
 def _root(radicand: Tensor) -> Tensor:
@@ -56,16 +62,12 @@ class _L2NormPool(nn.Module):
         steps = self.kernel_size if stride is None else stride
         self.stride = wholes("stride", steps, self.axes)
         self.padding = wholes("padding", padding, self.axes, least=0)
-        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
-            raise ValueError(
-                "`padding` must be at most half of `kernel_size`; got "
-                f"padding={self.padding}, kernel_size={self.kernel_size}."
-            )
         self.ceil_mode, self.numerical_eps = ceil_mode, _checked_eps(numerical_eps)
+        check_windows(self)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Take the norms, and divide."""
-        check_axes(input, self.axes)
+        check_pooled(self, input)
         x, padding = input, self.padding
         if self.ceil_mode:  # an average would divide by less in windows that go over the border
             ends = [self._missing(n, i) for i, n in enumerate(input.shape[-self.axes :])]

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import whole, wholes
+from taut._arguments import check_axes, whole, wholes
 
 AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 ADAPTIVE: dict[int, Any] = {
@@ -36,6 +36,28 @@ def _inverse_norm(size: int, *options: Any) -> float:
     return 1.0 / math.sqrt(columns.max().item())
 
 
+def check_windows(pool: Any) -> None:
+    """Refuse padding that torch's pools refuse."""
+    if any(2 * p > k for p, k in zip(pool.padding, pool.kernel_size, strict=True)):
+        raise ValueError(
+            f"`padding` must be at most half of `kernel_size`; got padding={pool.padding}, "
+            f"kernel_size={pool.kernel_size}."
+        )
+
+
+def check_pooled(pool: Any, x: Tensor) -> None:
+    """Refuse an input without the axes of a pool, or with an axis smaller than its windows."""
+    check_axes(x, pool.axes)
+    sizes = x.shape[-pool.axes :]
+    axes = zip(sizes, pool.kernel_size, pool.stride, pool.padding, strict=True)
+    missing = [(k - int(n) - 2 * p, s if pool.ceil_mode else 1) for n, k, s, p in axes]
+    if any(rest >= more for rest, more in missing):
+        raise ValueError(
+            "`kernel_size` must be at most the size of the padded input; got kernel_size="
+            f"{pool.kernel_size}, padding={pool.padding}, size {tuple(sizes)}."
+        )
+
+
 class _ScaledAvgPool(nn.Module):
     axes: ClassVar[int]
 
@@ -53,9 +75,11 @@ class _ScaledAvgPool(nn.Module):
         self.stride = wholes("stride", steps, self.axes)
         self.padding = wholes("padding", padding, self.axes, least=0)
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
+        check_windows(self)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
+        check_pooled(self, input)
         flags = (self.ceil_mode, self.count_include_pad)
         pooled = AVERAGES[self.axes](input, self.kernel_size, self.stride, self.padding, *flags)
         axes = zip(
@@ -138,6 +162,7 @@ class _ScaledAdaptiveAvgPool(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
+        check_axes(input, self.axes)
         spatial = [int(n) for n in input.shape[-self.axes :]]
         sizes = [n if m is None else m for n, m in zip(spatial, self.output_size, strict=True)]
         if sizes == spatial:
@@ -219,6 +244,10 @@ class ScaledMean(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply."""
         dims = (self.dim,) if isinstance(self.dim, int) else self.dim
+        if not all(-input.dim() <= axis < input.dim() for axis in dims):
+            raise ValueError(
+                f"`dim` must hold axes of the input; got {self.dim}, shape {tuple(input.shape)}."
+            )
         count = math.prod(int(input.shape[axis]) for axis in dims)
         return input.mean(self.dim, self.keepdim) * math.sqrt(count)
 

@@ -1,5 +1,7 @@
 """What layers of two convolutions with a function of each entry between them share."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -90,15 +92,17 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
         """Make the kernel between these channels."""
         sizes: dict[str, Any] = {"stride": effective_stride(stride, self.dilation)}
         sizes["groups"] = self.groups
-        parametrization = made(method, *channels, self.kernel_size, **sizes, **factory)
+        with _hidden_outputs(*channels):
+            parametrization = made(method, *channels, self.kernel_size, **sizes, **factory)
         if isinstance(parametrization, AbstractSpectral):
             raise ValueError(
-                "`parametrization` must not be spectral for a layer with hidden channels; "
-                f"got {type(parametrization).__name__}."
+                "`parametrization` must have kernels of finite size for a layer with hidden "
+                f"channels; got {type(parametrization).__name__}, whose kernel fills the input."
             )
         if parametrization.guarantee == "orthogonal":
             steps: dict[str, Any] = {"dilation": self.dilation, "groups": self.groups}
-            require_isometry(*channels, self.kernel_size, stride, **steps)
+            with _hidden_outputs(*channels):
+                require_isometry(*channels, self.kernel_size, stride, **steps)
         self.parametrization = parametrization
 
     def extra_repr(self) -> str:
@@ -108,9 +112,24 @@ class AbstractHiddenLayer(AbstractParametrizedLayer):
         return text if self.bias is not None else f"{text}, bias=False"
 
 
+@contextmanager
+def _hidden_outputs(inputs: int, hidden: int) -> Iterator[None]:
+    """Say of channels that a method refuses which channels of the layer they are."""
+    try:
+        yield
+    except ValueError as error:
+        if "_channels`" not in str(error):
+            raise
+        raise ValueError(
+            f"The kernel from {inputs} channels to `hidden_channels`={hidden} is refused: {error}"
+        ) from error
+
+
 def checked_activation(activation: nn.Module) -> nn.Module:
     """The activation, if its slopes lie in [0, 1]."""
     fault = type(activation).__name__
+    if isinstance(activation, type):
+        fault = f"the class {activation.__name__}, not an instance"
     if type(activation) in _ACTIVATIONS:
         op, names = _ACTIVATIONS[type(activation)]
         fault = slope_fault(op, {name: getattr(activation, name) for name in names})
@@ -119,7 +138,7 @@ def checked_activation(activation: nn.Module) -> nn.Module:
         allowed = ", ".join(kind.__name__ for kind in _ACTIVATIONS)
         raise ValueError(
             f"`activation` must have slopes in [0, 1], as {allowed} of torch.nn have (Softplus "
-            f"from threshold 34 on); got {fault}: MaxMin and others may follow the layer."
+            f"from threshold 34 on); got {fault}. MaxMin may follow the layer."
         )
     return activation
 

@@ -6,8 +6,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import axis, check_callable
+from taut._arguments import axis
 from taut.nn.residual._convex import ConvexConcat, ConvexSum, below_one
+
+
+def _module(f: Any) -> nn.Module:
+    if not isinstance(f, nn.Module):
+        kind = f.__name__ if isinstance(f, type) else type(f).__name__
+        raise ValueError(f"`f` must be a torch.nn.Module; got {kind}.")
+    return f
+
+
+def _check_beside(x: Tensor, y: Tensor, dim: int) -> None:
+    """Refuse values that cannot be concatenated; the first axis, of samples, is not looked at."""
+    apart = {0, dim % x.dim()}
+    sizes = [[n for i, n in enumerate(value.shape) if i not in apart] for value in (x, y)]
+    if x.dim() != y.dim() or sizes[0] != sizes[1]:
+        raise ValueError(
+            f"`f` must keep the sizes of all axes but `dim`={dim}; got {tuple(y.shape)} for "
+            f"{tuple(x.shape)}."
+        )
 
 
 def _check_shape(x: Tensor, y: Tensor) -> None:
@@ -28,7 +46,7 @@ class ConvexResidual(nn.Module):
         f: any module that keeps the shape of its input.
 
     Raises:
-        ValueError: if f cannot be called; (forward) if f changes the shape.
+        ValueError: if f is no module; (forward) if f changes the shape.
 
     Example:
         >>> ConvexResidual(nn.Flatten())(torch.ones(1, 2)).detach().round(decimals=4)
@@ -37,8 +55,7 @@ class ConvexResidual(nn.Module):
 
     def __init__(self, f: nn.Module) -> None:
         super().__init__()
-        check_callable("f", f)
-        self.f, self.join = f, ConvexSum()
+        self.f, self.join = _module(f), ConvexSum()
 
     def reset_parameters(self) -> None:
         """Equal weights: a = 1/2. The module f stays as it is."""
@@ -65,7 +82,7 @@ class ConcatResidual(nn.Module):
         dim: the axis along which both are concatenated, that of the channels by default.
 
     Raises:
-        ValueError: if f cannot be called.
+        ValueError: if f is no module; (forward) if f changes the size of another axis.
 
     Example:
         >>> ConcatResidual(nn.Identity())(torch.ones(1, 2)).detach().round(decimals=4)
@@ -74,8 +91,7 @@ class ConcatResidual(nn.Module):
 
     def __init__(self, f: nn.Module, dim: int = 1) -> None:
         super().__init__()
-        check_callable("f", f)
-        self.f, self.join = f, ConvexConcat(dim=dim)
+        self.f, self.join = _module(f), ConvexConcat(dim=dim)
 
     def reset_parameters(self) -> None:
         """Equal weights: t = pi / 4. The module f stays as it is."""
@@ -83,7 +99,9 @@ class ConcatResidual(nn.Module):
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Concatenate both branches."""
-        return self.join(input, self.f(input))
+        y = self.f(input)
+        _check_beside(input, y, self.join.dim)
+        return self.join(input, y)
 
 
 @final
@@ -99,7 +117,7 @@ class ReZeroResidual(nn.Module):
         device, dtype: of the scalar alpha.
 
     Raises:
-        ValueError: if f cannot be called; (forward) if f changes the shape.
+        ValueError: if f is no module; (forward) if f changes the shape.
 
     Reference:
         Bachlechner et al. (2020), *ReZero is all you need*; arXiv:2003.04887. The division, which
@@ -112,8 +130,7 @@ class ReZeroResidual(nn.Module):
 
     def __init__(self, f: nn.Module, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        check_callable("f", f)
-        self.f = f
+        self.f = _module(f)
         self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -143,7 +160,8 @@ class SplitResidual(nn.Module):
         dim: the axis of the channels; with an odd number of them, f reads the smaller part.
 
     Raises:
-        ValueError: if f cannot be called; (forward) if there are less than two channels.
+        ValueError: if f is no module; (forward) if there are less than two channels, or f changes
+            the size of another axis.
 
     Reference:
         Dinh et al. (2014), *NICE*, section 3.2; arXiv:1410.8516, whose coupling this is without the
@@ -156,18 +174,23 @@ class SplitResidual(nn.Module):
 
     def __init__(self, f: nn.Module, dim: int = 1) -> None:
         super().__init__()
-        check_callable("f", f)
-        self.f, self.dim = f, axis("dim", dim)
+        self.f, self.dim = _module(f), axis("dim", dim)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Apply f to the second half of the channels."""
+        if not -input.dim() <= self.dim < input.dim():
+            raise ValueError(
+                f"`dim` must be an axis of the input; got {self.dim}, shape {tuple(input.shape)}."
+            )
         channels = int(input.shape[self.dim])
         if channels < 2:
             raise ValueError(f"`input` must have at least 2 channels; got {channels}.")
         kept = channels - channels // 2
         first = input.narrow(self.dim, 0, kept)
         second = input.narrow(self.dim, kept, channels - kept)
-        return torch.cat([first, self.f(second)], self.dim)
+        y = self.f(second)
+        _check_beside(second, y, self.dim)
+        return torch.cat([first, y], self.dim)
 
     def extra_repr(self) -> str:
         """The axis, where it is not the first behind the batch."""

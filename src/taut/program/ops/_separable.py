@@ -100,7 +100,9 @@ class Average(AbstractSeparable):
         """Means, with pads that count or not."""
         args = site.args
         if args["adaptive"] or args["divisor"] is not None or args["ceil_mode"]:
-            raise ValueError("its windows must have one size, and divide by it")
+            raise ValueError(
+                "its windows must have one size, as ONNX has no others, and its divisor must be it"
+            )
         options = {"kernel_shape": args["kernel_size"], "strides": args["stride"]}
         pads = [*args["padding"], *args["padding"]]
         e.node("AveragePool", x, pads=pads, count_include_pad=0, **options)
