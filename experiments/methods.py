@@ -12,6 +12,7 @@ record keeps what is finished, and the next command adds to it. Let the machine 
 
 import argparse
 import copy
+import functools
 import importlib
 import multiprocessing
 import warnings
@@ -106,7 +107,7 @@ def cost(name: str, channels: int, args: argparse.Namespace) -> dict[str, Any]:
         times = fastest(
             runs | in_formats(name, made(name, channels), x, training), args.repeats, args.seconds
         )
-        peaks = [_apart(peak, each, channels, args.batch) for each in (name, PLAIN)]
+        peaks = [peak(each, channels, args.batch) for each in (name, PLAIN)]
     except Exception as error:  # a foreign layer may raise anything
         return row | {"note": sentence(error)}
     return row | {
@@ -117,19 +118,19 @@ def cost(name: str, channels: int, args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def peak(name: str, channels: int, batch: int, threads: int) -> int:
-    """Bytes of a training step."""
+@functools.cache
+def peak(name: str, channels: int, batch: int) -> int:
+    """Bytes of a training step, in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as pool:
+        return pool.apply(_peak, (name, channels, batch, torch.get_num_threads()))
+
+
+def _peak(name: str, channels: int, batch: int, threads: int) -> int:
     torch.set_num_threads(threads)
     layer, x = made(name, channels), images(channels, batch)
     training(nn.Conv2d(4, 4, 3), torch.rand(1, 4, 8, 8))()  # loads code that must not count
     return peak_growth(layer, training(layer, x))
-
-
-def _apart(function: Any, *args: Any) -> Any:
-    """What a function gives in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        return pool.apply(function, (*args, torch.get_num_threads()))
 
 
 def spectra(name: str, steps: int) -> dict[str, Any]:

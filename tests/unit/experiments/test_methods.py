@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from experiments import methods
+from experiments import methods, methods_on_mnist
 from experiments._family import family
 from taut.parametrizations import methods as parametrizations
 

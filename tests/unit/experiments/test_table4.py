@@ -22,6 +22,7 @@ from experiments.wgan.heuristics import unconstrained, under_penalty
 from experiments.wgan.training import WGANRun
 from taut.wasserstein import Settings
 
+pytestmark = pytest.mark.defaults  # also in the fixture that all tests share
 QUICK = ("table4", "--setting", "quick", "--only", "bcop", "wgan-gp")
 FILES = ("bcop-maxmin-rate0.01", "bcop-relu-rate0.01", "wgan-gp-rate0.001")
 

@@ -108,7 +108,7 @@ def test_other_ranks_are_refused(rank, monkeypatch):
 def test_rank_is_half_of_the_channels_of_a_patch(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     assert taut.FiniteReflector(3, 5, (4, 4), stride=(2, 2)).rank == 6
-    assert taut.FiniteReflector(1, 1, (3,)).rank == 1
+    assert taut.FiniteReflector(1, 1, (1,)).rank == 1
     assert taut.FiniteReflector(8, 8, (3, 3), groups=2).rank == 2
     assert taut.FiniteReflector(4, 4, rank=np.int64(3)).raw_basis.shape == (4, 3)
 

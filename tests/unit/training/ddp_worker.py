@@ -15,7 +15,8 @@ from taut.training import OtherProcessFailed, Recipe, TrainingInterrupted, read_
 from taut.training import _loop as loop
 
 RANK = int(os.environ.get("RANK", 0))
-METHODS = [name for name, method in methods().items() if not method.matrices_only]
+# ECO takes images of which its kernel size divides the size.
+METHODS = [n for n, cls in methods().items() if not cls.matrices_only and n != "ECO"]
 
 
 def trainer(folder):

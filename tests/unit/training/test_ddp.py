@@ -35,7 +35,8 @@ TINY = Recipe(
     augment=Augment(crop_padding=1, flip=True),
     eps=("1/10", "0.5"),
 )
-METHODS = [name for name, method in methods().items() if not method.matrices_only]
+# ECO takes images of which its kernel size divides the size.
+METHODS = [n for n, cls in methods().items() if not cls.matrices_only and n != "ECO"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 WORKER = Path(__file__).with_name("ddp_worker.py")
 
