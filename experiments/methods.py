@@ -4,7 +4,7 @@ Example: python -m experiments.methods --threads 2 --record records/methods.json
 
 A plain layer pads with zeros; each layer takes its faster memory format, and all take turns in one
 run. Memory is the peak of a training step, in a process of its own, over that of the plain layer.
-Singular values are those of the Jacobian at random images (of the operator, where the layer is
+Singular values are those of the Jacobian at a random image (of the operator, where the layer is
 linear), of fresh parameters and after steps of Adam that fit random outputs; in float64, of the
 weights that the float32 layer has. Layers of other libraries take part where they are installed. A
 record keeps what is finished, and the next command adds to it. Let the machine be idle.
@@ -147,15 +147,15 @@ def spectra(name: str, steps: int) -> dict[str, Any]:
 
 
 def extremes(layer: nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
-    """Of the Jacobian at three images."""
+    """Of the Jacobian at an image."""
     layer = copy.deepcopy(layer).eval()
     if type(layer).__module__.startswith(("taut.", "torch.")):
         layer = taut.freeze(layer, input_shape=shape)
     layer = layer.double()
-    x = torch.randn(3, *shape, dtype=torch.float64)
-    jacobians = [torch.autograd.functional.jacobian(layer, image[None]) for image in x]
-    values = [torch.linalg.svdvals(j.reshape(x[0].numel(), -1)) for j in jacobians]  # pyright: ignore[reportAttributeAccessIssue]
-    return min(float(v[-1]) for v in values), max(float(v[0]) for v in values)
+    x = torch.randn(1, *shape, dtype=torch.float64)
+    jacobian = torch.autograd.functional.jacobian(layer, x)
+    values = torch.linalg.svdvals(jacobian.reshape(x.numel(), -1))  # pyright: ignore[reportAttributeAccessIssue]
+    return float(values[-1]), float(values[0])
 
 
 def fit(layer: nn.Module, shape: tuple[int, ...], steps: int) -> None:

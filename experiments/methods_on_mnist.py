@@ -19,14 +19,12 @@ from torch import nn
 
 import taut
 from experiments._family import family
-from experiments._record import RECORDS, Record, read
+from experiments._record import Record
 from experiments._runner import DATA_DIR, QUICK, Experiment, option, sentence, tracked
-from experiments._show import markdown
 from experiments._training import shares
 from taut.parametrizations import projected, update_
 from taut.recipes import RECIPES
 
-RECORD = RECORDS / "on-mnist.json"
 _RECIPE = RECIPES["mnist-large-certified"]
 _SETTINGS = ("epochs", "batch_size", "lr", "seed", "eps")
 
@@ -97,24 +95,6 @@ def train(
             update_(net, len(losses))
     return losses, time.perf_counter() - start
 
-
-def mnist_table() -> str:
-    """One line a method, the most certified first."""
-    record = read(RECORD)
-    rows = [row for row in record.get("rows", ()) if "clean" in row]
-    eps = record["settings"]["eps"] if rows else ""
-    header = ("layers", "clean in %", f"certified at {eps} in %", "bound", "seconds a step")
-    cells = [
-        (row["name"], row["clean"], row["certified"][eps], row["bound"], row["seconds a step"])
-        for row in rows
-    ]
-    cells.sort(key=lambda row: -row[2])
-    shown = [(n, f"{a:.2f}", f"{b:.2f}", f"{c:.4f}", f"{s:.3f}") for n, a, b, c, s in cells]
-    notes = [f"- {row['name']}: {row['note']}" for row in record.get("rows", ()) if "note" in row]
-    return markdown(header, shown) + "".join(f"\n{note}" for note in notes) + "\n" * bool(notes)
-
-
-TABLES = {"every-method-mnist": mnist_table}
 
 EXPERIMENT = Experiment(
     "methods_on_mnist",

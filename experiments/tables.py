@@ -21,7 +21,6 @@ from experiments import (
     initialisation,
     kinds,
     methods,
-    methods_on_mnist,
     orthonormalisation,
     reproduce,
     speed,
@@ -90,7 +89,6 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "papers": papers_table,
         "anomalies": anomalies.anomalies,
         **methods.TABLES,
-        **methods_on_mnist.TABLES,
     },
     ROOT / "docs/certificates.md": certificates.TABLES,
     ROOT / "docs/speed.md": {

@@ -316,7 +316,7 @@ MUTANTS = {
         (L, "_Recursion._limit", "up_sum(s.r[0], s.d[0])", "s.d[0]"),
         (L, "_Recursion._limit", "up_sum(s.r[1], s.d[1])", "s.r[1]"),
         (L, "_Recursion._limit", "up_sum(s.r[1], s.d[1])", "s.d[1]"),
-        (L, "_Recursion._limit", "(f.largest / 4, base)", "(f.largest, base)"),
+        (L, "_Recursion._limit", "else f.largest / 4", "else f.largest"),
         (L, "_Recursion._limit", "up_sum(layer.constant, lost)", "lost"),
         (L, "_Recursion._limit", "up_sum(layer.constant, lost)", "layer.constant"),
         (L, "_Recursion._limit", "min(self.norm_limit, ", "max(0.0, "),

@@ -1,5 +1,6 @@
 """Several processes that train one model: their number, and what they agree on."""
 
+import atexit
 import hashlib
 import os
 from collections.abc import Callable
@@ -75,6 +76,11 @@ def _started() -> tuple[str, int, int]:
     return "", 1, 1
 
 
+def _destroy_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 @final
 class OtherProcessFailed(RuntimeError):
     """The first process failed at what all wait for; its own message says why."""
@@ -117,6 +123,8 @@ class Processes:
         )
         if several:
             self.fabric.launch()
+            # Threads of gloo that still run when Python ends abort the process now and then.
+            atexit.register(_destroy_process_group)
         self.share = Share(self.fabric.global_rank, self.fabric.world_size)
 
     @property
