@@ -25,6 +25,7 @@ def family() -> dict[str, Maker]:
         **{f"PotentialResidual2d, {name}": _residual(of) for name, of in residuals.items()},
         "Sandwich2d": _sandwich,
         "ShiftMix2d": _shift,
+        "ECO": _dilated,
         "SOC2d": _series,
     }
 
@@ -51,6 +52,12 @@ def _shift(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
 def _series(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
     """Of an odd kernel size, the next smaller one."""
     return taut.nn.SOC2d(inputs, outputs, kernel - 1 + kernel % 2, stride)
+
+
+def _dilated(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
+    """Of an even kernel size, the next larger one: it must divide the size of the input."""
+    taps = kernel + kernel % 2
+    return taut.nn.Conv2d(inputs, outputs, taps, stride, parametrization=taut.ECO)
 
 
 def _resized(inputs: int, outputs: int, stride: int, layer: nn.Module) -> nn.Module:

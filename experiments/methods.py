@@ -43,7 +43,7 @@ _PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "orthogonium, SOC": (
         "orthogonium.layers.conv.adaptiveSOC",
         "AdaptiveSOCConv2d",
-        {"padding": 1},
+        {},
     ),
     "orthogonium, AOL": ("orthogonium.layers.conv.AOL", "AOLConv2D", {"padding": 1}),
     "deel-torchlip": ("deel.torchlip", "SpectralConv2d", {"padding": 1}),

@@ -245,3 +245,18 @@ def test_equal_rows_of_wide_matrices_leave_the_norm_within_float32(cls):
         s = torch.linalg.svdvals(module.weight().double())
     assert s.max() <= 1 + 1e-6
     assert s.min() >= 1 - 1e-6
+
+
+@pytest.mark.parametrize("method", [taut.Cayley, taut.SpectralQR])
+def test_wide_layers_are_orthogonal_with_several_threads(method):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        layer = method(192, 192, (2, 2))
+        symbol = layer.symbol((2, 2))
+        symbol.abs().square().sum().backward()
+    finally:
+        torch.set_num_threads(threads)
+    unit = symbol.detach().mH @ symbol.detach()
+    assert (unit - torch.eye(192)).abs().max() < 1e-5
+    assert all(bool(raw.grad.isfinite().all()) for raw in layer.parameters())
