@@ -153,6 +153,8 @@ def extremes(layer: nn.Module, shape: tuple[int, ...]) -> tuple[float, float]:
         layer = taut.freeze(layer, input_shape=shape)
     layer = layer.double()
     x = torch.randn(1, *shape, dtype=torch.float64)
+    if layer(x).shape != x.shape:
+        raise ValueError(f"its outputs are of shape {tuple(layer(x).shape[1:])}, not {shape}")
     jacobian = torch.autograd.functional.jacobian(layer, x)
     values = torch.linalg.svdvals(jacobian.reshape(x.numel(), -1))  # pyright: ignore[reportAttributeAccessIssue]
     return float(values[-1]), float(values[0])
@@ -181,16 +183,19 @@ def methods_table() -> str:
     for size in sizes:
         header += [f"step over plain, {size} channels", f"memory over plain, {size}"]
     header += ["singular values, fresh", "after training"]
-    rows = []
+    rows, failed = [], []
     for row in record.get("spectra", ()):
         name, cells = row["name"], []
+        if "note" in row:
+            failed.append(f"- {name} failed: {row['note']}\n")
+            continue
         for size in sizes:
             measured = costs[size].get(name, {})
             keys = ("step over plain", "memory over plain")
             cells += [f"{measured[key]:.2f}" if key in measured else "" for key in keys]
         values = [_interval(row[when]) if when in row else "" for when in ("fresh", "trained")]
         rows.append((name, _promise(name), *cells, *values))
-    return markdown(tuple(header), rows)
+    return markdown(tuple(header), rows) + "".join(("\n", *failed) if failed else ())
 
 
 def _promise(name: str) -> str:
