@@ -1,6 +1,7 @@
 """Several processes that train one model: their number, and what they agree on."""
 
 import atexit
+import gc
 import hashlib
 import os
 from collections.abc import Callable
@@ -76,9 +77,11 @@ def _started() -> tuple[str, int, int]:
     return "", 1, 1
 
 
-def _destroy_process_group() -> None:
+def _leave() -> None:
+    """End the process group: its threads abort a process in which they outlive Python."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+    gc.collect()  # wrapped models, in cycles, hold it too
 
 
 @final
@@ -123,8 +126,7 @@ class Processes:
         )
         if several:
             self.fabric.launch()
-            # Threads of gloo that still run when Python ends abort the process now and then.
-            atexit.register(_destroy_process_group)
+            atexit.register(_leave)
         self.share = Share(self.fabric.global_rank, self.fabric.world_size)
 
     @property
