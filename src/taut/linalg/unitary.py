@@ -8,8 +8,7 @@ one, or the rows of a wide one, are orthonormal.
 import torch
 from torch import Tensor
 
-_MOST_COLUMNS = 128
-"""Of matrices that are decomposed in one batch."""
+from taut.linalg.lu import divided
 
 
 def unitary_basis(a: Tensor) -> Tensor:
@@ -61,21 +60,8 @@ def cayley(a: Tensor) -> Tensor:
     u, v = a[..., :n, :], a[..., n:, :]
     skew = u - u.mH + v.mH @ v
     eye = torch.eye(n, dtype=a.dtype, device=a.device)
-    q = _divided(torch.cat((eye - skew, -2 * v), -2), eye + skew)
+    q = divided(torch.cat((eye - skew, -2 * v), -2), eye + skew)
     return q + (_polished(q.detach()) - q.detach())
-
-
-def _divided(b: Tensor, a: Tensor) -> Tensor:
-    """The matrices X of X A = B, batched.
-
-    One after the other where they are large: torch 2.13 fails at batched LU decompositions of more
-    than 128 columns on a CPU with several threads ("Pivots given to lu_solve").
-    """
-    if a.dim() == 2 or a.shape[-1] <= _MOST_COLUMNS or a.device.type != "cpu":
-        return torch.linalg.solve(a, b, left=False)
-    pairs = zip(a.flatten(0, -3), b.flatten(0, -3), strict=True)
-    solved = [torch.linalg.solve(one, other, left=False) for one, other in pairs]
-    return torch.stack(solved).unflatten(0, a.shape[:-2])
 
 
 def in_double(a: Tensor) -> Tensor:
@@ -159,7 +145,7 @@ class _Basis(torch.autograd.Function):
         size = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
         damping = torch.finfo(size.dtype).eps * torch.where(size > 0, size, torch.ones_like(size))
         gram = gram + damping * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return _rescaled(_divided(outside @ r, gram), scale)
+        return _rescaled(divided(outside @ r, gram), scale)
 
 
 class _Polar(torch.autograd.Function):

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
 
+from taut.linalg.lu import determinants
 from taut.linalg.rounding import U64, gamma
 from taut.theory._kernels import orthogonal_taps, square_taps
 
@@ -128,7 +129,7 @@ def determinant_curve(
     turns = torch.outer(torch.arange(points), torch.arange(taps.shape[2])) % points
     angles = turns.to(taps) * (2 * math.pi / points)
     powers = torch.complex(angles.cos(), angles.sin())
-    return torch.linalg.det(torch.einsum("pk,oik->poi", powers, taps.to(powers.dtype)))
+    return determinants(torch.einsum("pk,oik->poi", powers, taps.to(powers.dtype)))
 
 
 def winding_estimate(kernel: Tensor, *, axis: int = 0) -> int:
