@@ -71,7 +71,7 @@ class AbstractParametrizedLayer(nn.Module, ABC):
 
     @property
     def fills_input(self) -> bool:
-        """Whether the kernel fills the periodic domain of the input, so that it has its size."""
+        """Whether the kernel is as large as the periodic domain of the input."""
         method = self.parametrization
         return isinstance(method, AbstractSpectral) and bool(method.kernel_size)
 

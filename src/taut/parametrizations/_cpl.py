@@ -1,18 +1,15 @@
 """CPL: kernels divided by a proven bound of their norm, the hidden layer of a residual layer."""
 
-import math
 from typing import final
 
-import torch
 from torch import Tensor
 
-from taut.linalg.embedding import polyphase
-from taut.linalg.rescaling import MOST_AXES, doubled_norms, hidden_scale, magnitude
-from taut.parametrizations._base import AbstractParametrization
+from taut.linalg.rescaling import doubled_norms, hidden_scale
+from taut.parametrizations._hidden_kernel import AbstractHiddenKernel
 
 
 @final
-class CPL(AbstractParametrization):
+class CPL(AbstractHiddenKernel):
     r"""1-Lipschitz kernels W / bound for residual layers, of any raw kernel W.
 
     The bound is proven and differentiable: with :math:`G = W^* W`, :math:`\|W\|^4 = \|G * G\|` is
@@ -37,36 +34,20 @@ class CPL(AbstractParametrization):
         torch.Size([1, 4, 5, 5])
     """
 
-    guarantee = "lipschitz"
     reference = "Meunier et al. 2022, arXiv:2110.12690"
-    raw_kernel: Tensor
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """The kernel before it is divided."""
-        per_group = self.in_channels // self.groups
-        return {"raw_kernel": (self.out_channels, per_group, *self.kernel_size)}
-
-    def check_sizes(self) -> None:
-        """Kernels have at most 3 axes."""
-        if len(self.kernel_size) > MOST_AXES:
-            raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
+        return {"raw_kernel": self.kernel_shape()}
 
     def reset_parameters(self) -> None:
         """Draw the raw kernel anew."""
-        with torch.no_grad():
-            self.raw_kernel.normal_(std=1 / math.sqrt(max(1, self.raw_kernel[0].numel())))
-
-    def weight(self) -> Tensor:
-        """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
-        return self.scaled_weight()[0]
+        self.draw_kernel()
 
     def scaled_weight(self) -> tuple[Tensor, Tensor]:
         """The kernel, and the bound for each output."""
-        size = magnitude(self.raw_kernel)
-        raw = self.raw_kernel / size
-        phases = polyphase(raw, self.stride, (1,) * len(self.stride))
-        bounds = doubled_norms(phases.unflatten(0, (self.groups, -1)))
-        bounds = bounds.repeat_interleave(self.out_channels // self.groups)
+        size, raw, kernel = self.sized_kernel()
+        bounds = doubled_norms(kernel).repeat_interleave(self.out_channels // self.groups)
         weight = raw / bounds.reshape(-1, *[1] * (raw.dim() - 1))
         return weight, hidden_scale(size, bounds)
 

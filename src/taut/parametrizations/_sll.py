@@ -1,29 +1,25 @@
 """SLL: kernels rescaled on the side of their outputs, the hidden layer of a residual layer."""
 
-import math
 from typing import final
 
 import torch
 from torch import Tensor, nn
 
-from taut.linalg.embedding import polyphase
 from taut.linalg.rescaling import (
-    MOST_AXES,
     gram_taps,
     hidden_scale,
     inverse_roots,
-    magnitude,
     moduli,
     weighted_row_sums,
 )
-from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._hidden_kernel import AbstractHiddenKernel
 
 _RANGE = 8.0
 """Logarithms of q lie between minus this and this."""
 
 
 @final
-class SLL(AbstractParametrization):
+class SLL(AbstractHiddenKernel):
     r"""1-Lipschitz kernels :math:`T^{-1/2} W` for residual layers, of any raw kernel W.
 
     With :math:`T_i = \sum_j \sum_\tau |(W W^*)_{ij, \tau}| \, q_j / q_i`, i and j over the outputs,
@@ -46,38 +42,21 @@ class SLL(AbstractParametrization):
         torch.Size([1, 4, 5, 5])
     """
 
-    guarantee = "lipschitz"
     reference = "Araujo et al. 2023, arXiv:2303.03169"
-    raw_kernel: Tensor
     raw_q: Tensor
 
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """The kernel before it is rescaled, and the weights of its outputs."""
-        per_group = self.in_channels // self.groups
-        kernel = (self.out_channels, per_group, *self.kernel_size)
-        return {"raw_kernel": kernel, "raw_q": (self.out_channels,)}
-
-    def check_sizes(self) -> None:
-        """Kernels have at most 3 axes."""
-        if len(self.kernel_size) > MOST_AXES:
-            raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
+        return {"raw_kernel": self.kernel_shape(), "raw_q": (self.out_channels,)}
 
     def reset_parameters(self) -> None:
         """Draw the raw kernel anew, and take equal weights."""
-        with torch.no_grad():
-            self.raw_kernel.normal_(std=1 / math.sqrt(max(1, self.raw_kernel[0].numel())))
+        self.draw_kernel()
         nn.init.zeros_(self.raw_q)
-
-    def weight(self) -> Tensor:
-        """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""
-        return self.scaled_weight()[0]
 
     def scaled_weight(self) -> tuple[Tensor, Tensor]:
         r"""The kernel, and :math:`\sqrt T`."""
-        size = magnitude(self.raw_kernel)
-        raw = self.raw_kernel / size
-        phases = polyphase(raw, self.stride, (1,) * len(self.stride))
-        kernel = phases.unflatten(0, (self.groups, -1))  # (g, o, i, *taps)
+        size, raw, kernel = self.sized_kernel()
         hidden = moduli(gram_taps(kernel.transpose(1, 2)))
         q = (_RANGE * torch.tanh(self.raw_q / _RANGE)).exp().unflatten(0, (self.groups, -1))
         factors = inverse_roots(weighted_row_sums(hidden, q)).flatten()

@@ -30,8 +30,8 @@ class LinearSpline(nn.Module):
 
     Knots :math:`t_k` lie h apart; between them f has the slopes :math:`s_k`, the raw parameters
     clamped to [-1, 1], and beyond the outermost ones it goes on with the first and the last slope.
-    The spline is the sum of its pieces, so that its values follow from the slopes; none is clamped,
-    which would bend it. :math:`f(0) = 0`: shifts belong to the biases around.
+    Its values are sums of slopes times lengths, from 0 outwards. Only slopes are clamped, never
+    values. :math:`f(0) = 0`: shifts belong to the biases around.
 
     Guarantee: 1-Lipschitz in l2, for any parameters; gradient norm preserving only where all
         slopes are 1 or -1, as at the start with `init="abs"`.
@@ -177,9 +177,9 @@ def linear_spline(x: Tensor, slopes: Tensor, step: float) -> Tensor:
 def _offsets(slopes: Tensor, step: float) -> Tensor:
     """Where each piece, continued, is at 0.
 
-    From 0 outwards, piece k begins at a value of :math:`h (s_0 + ... + s_{k-1})` and a distance of
-    k h from 0, so that it is at :math:`h (s_0 + ... + s_{k-1} - k s_k)` there; and at the negative
-    of that on the side below 0.
+    From 0 outwards, piece k begins at the distance k h with the value
+    :math:`h (s_0 + ... + s_{k-1})`. Its line meets 0 at :math:`h (s_0 + ... + s_{k-1} - k s_k)`;
+    below 0, at the negative of that.
     """
     half = slopes.shape[1] // 2
     counts = torch.arange(half, device=slopes.device)

@@ -14,13 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import check_axes, wholes
+from taut._arguments import check_axes
 from taut._torch_private import inside_transform
 from taut.nn.pooling._scaled import (
     ADAPTIVE,
     AVERAGES,
+    AbstractWindows,
     check_pooled,
-    check_windows,
     output_sizes,
 )
 
@@ -45,9 +45,7 @@ def _below(value: Fraction) -> float:
     return rounded if Fraction(rounded) <= value else math.nextafter(rounded, 0.0)
 
 
-class _L2NormPool(nn.Module):
-    axes: ClassVar[int]
-
+class _L2NormPool(AbstractWindows):
     def __init__(
         self,
         kernel_size: int | tuple[int, ...],
@@ -58,12 +56,8 @@ class _L2NormPool(nn.Module):
         numerical_eps: float = 0.0,
     ) -> None:
         super().__init__()
-        self.kernel_size = wholes("kernel_size", kernel_size, self.axes)
-        steps = self.kernel_size if stride is None else stride
-        self.stride = wholes("stride", steps, self.axes)
-        self.padding = wholes("padding", padding, self.axes, least=0)
-        self.ceil_mode, self.numerical_eps = ceil_mode, _checked_eps(numerical_eps)
-        check_windows(self)
+        self._set_windows(kernel_size, stride, padding, ceil_mode)
+        self.numerical_eps = _checked_eps(numerical_eps)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Take the norms, and divide."""
@@ -90,8 +84,9 @@ class _L2NormPool(nn.Module):
 
     def extra_repr(self) -> str:
         """The windows."""
-        text = f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
-        return text + (f", numerical_eps={self.numerical_eps}" if self.numerical_eps else "")
+        return super().extra_repr() + (
+            f", numerical_eps={self.numerical_eps}" if self.numerical_eps else ""
+        )
 
 
 def _root_of(squares: Tensor, factor: float | Tensor, pool: "_L2NormPool | _Adaptive") -> Tensor:

@@ -36,15 +36,6 @@ def _inverse_norm(size: int, *options: Any) -> float:
     return 1.0 / math.sqrt(columns.max().item())
 
 
-def check_windows(pool: Any) -> None:
-    """Refuse padding that torch's pools refuse."""
-    if any(2 * p > k for p, k in zip(pool.padding, pool.kernel_size, strict=True)):
-        raise ValueError(
-            f"`padding` must be at most half of `kernel_size`; got padding={pool.padding}, "
-            f"kernel_size={pool.kernel_size}."
-        )
-
-
 def check_pooled(pool: Any, x: Tensor) -> None:
     """Refuse an input without the axes of a pool, or with an axis smaller than its windows."""
     check_axes(x, pool.axes)
@@ -58,9 +49,35 @@ def check_pooled(pool: Any, x: Tensor) -> None:
         )
 
 
-class _ScaledAvgPool(nn.Module):
+class AbstractWindows(nn.Module):
+    """The windows of a pool, as those of torch's pools."""
+
     axes: ClassVar[int]
 
+    def _set_windows(
+        self,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] | None,
+        padding: int | tuple[int, ...],
+        ceil_mode: bool,
+    ) -> None:
+        self.kernel_size = wholes("kernel_size", kernel_size, self.axes)
+        steps = self.kernel_size if stride is None else stride
+        self.stride = wholes("stride", steps, self.axes)
+        self.padding = wholes("padding", padding, self.axes, least=0)
+        self.ceil_mode = ceil_mode
+        if any(2 * p > k for p, k in zip(self.padding, self.kernel_size, strict=True)):
+            raise ValueError(
+                f"`padding` must be at most half of `kernel_size`; got padding={self.padding}, "
+                f"kernel_size={self.kernel_size}."
+            )
+
+    def extra_repr(self) -> str:
+        """The windows."""
+        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
+
+
+class _ScaledAvgPool(AbstractWindows):
     def __init__(
         self,
         kernel_size: int | tuple[int, ...],
@@ -70,12 +87,8 @@ class _ScaledAvgPool(nn.Module):
         count_include_pad: bool = True,
     ) -> None:
         super().__init__()
-        self.kernel_size = wholes("kernel_size", kernel_size, self.axes)
-        steps = self.kernel_size if stride is None else stride
-        self.stride = wholes("stride", steps, self.axes)
-        self.padding = wholes("padding", padding, self.axes, least=0)
-        self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
-        check_windows(self)
+        self._set_windows(kernel_size, stride, padding, ceil_mode)
+        self.count_include_pad = count_include_pad
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Average, and multiply by the inverse of the norm."""
@@ -86,10 +99,6 @@ class _ScaledAvgPool(nn.Module):
             input.shape[-self.axes :], self.kernel_size, self.stride, self.padding, strict=True
         )
         return pooled * math.prod(_inverse_norm(int(n), *sizes, *flags) for n, *sizes in axes)
-
-    def extra_repr(self) -> str:
-        """The windows."""
-        return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
 
 
 @final

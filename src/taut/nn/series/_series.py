@@ -86,7 +86,7 @@ def _weight_gradient(x: Tensor, weight: Tensor, grad: Tensor, steps: SeriesSteps
 
 
 class _Series(torch.autograd.Function):
-    """S(J) x; its gradient is made of functions of torch, so that it has one, too."""
+    """S(J) x; its gradient is made of differentiable functions, for second derivatives."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, steps: SeriesSteps) -> Tensor:
