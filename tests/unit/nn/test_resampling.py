@@ -98,8 +98,10 @@ def test_sizes_that_no_factor_divides_are_named():
 
 COMPILED = """
 import torch
-from tests.unit.nn.test_resampling import KINDS
-for axes, (down, up) in KINDS.items():
+from taut import nn
+for axes in (1, 2, 3):
+    down = getattr(nn, f"InvertibleDownsample{axes}d")
+    up = getattr(nn, f"InvertibleUpsample{axes}d")
     x, factor = torch.randn(2, 3, *[6] * axes), (1, 2, 3)[:axes]
     for tool in (torch.jit.script, torch.fx.symbolic_trace):
         y = tool(down(factor))(x)
