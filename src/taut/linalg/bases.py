@@ -8,6 +8,7 @@ from torch import Tensor
 
 from taut._torch_private import has_no_numbers
 from taut.linalg.factors import factor
+from taut.linalg.one_route import one_route_basis, takes_one_route
 from taut.linalg.products import matmul, product
 
 
@@ -17,7 +18,8 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
     :math:`A = Q S` with :math:`Q^\top Q = I`, S upper triangular with a diagonal >= 0.
 
     Guarantee: orthonormal to rounding (float64: 1e-13, others: their own precision) for *every*
-        finite `a`. The columns of a rank-deficient `a` are completed to a basis.
+        finite `a`. The columns of a rank-deficient `a` are completed to a basis. In training off
+        the CPU no number is read on the host: see :func:`taut.linalg.one_route.one_route_basis`.
     Gradient: exact where `a` has full rank (products with stored matrices, nothing iterated);
         finite everywhere, the inverse of S being damped where `a` has no full rank.
     Cost: one Gram matrix, one Cholesky factor and one product: in float32 for large float32
@@ -34,7 +36,9 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
         raise ValueError(
             f"`a` must have at least as many rows as columns; got {rows} rows, {columns} columns."
         )
-    return _OrthonormalBasis.apply(a)[0] if a.numel() else a  # pyright: ignore[reportOptionalSubscript]
+    if not a.numel():
+        return a
+    return _OrthonormalBasis.apply(a, takes_one_route(a))[0]  # pyright: ignore[reportOptionalSubscript]
 
 
 def basis_product(
@@ -55,26 +59,27 @@ class _OrthonormalBasis(torch.autograd.Function):
     """Q, and the transposed inverse of S that its gradient needs."""
 
     @staticmethod
-    def forward(a: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.ops.taut.orthonormal_basis(a)
+    def forward(a: Tensor, one_route: bool) -> tuple[Tensor, Tensor]:
+        return one_route_basis(a) if one_route else torch.ops.taut.orthonormal_basis(a)
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         q, inverse = ctx.saved_tensors
-        return _raw_gradient(
+        grad_a = _raw_gradient(
             lambda symmetric, inverse: product(grad - product(q, symmetric), inverse),
             product(grad.mT, q),
             inverse,
         )
+        return grad_a, None
 
     @staticmethod
-    def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
-        return _OrthonormalBasis.apply(args[0].movedim(in_dims[0], 0)), (0, 0)
+    def vmap(info, in_dims: tuple, *args) -> tuple:
+        return _OrthonormalBasis.apply(args[0].movedim(in_dims[0], 0), args[1]), (0, 0)
 
 
 class _BasisProduct(torch.autograd.Function):
@@ -178,8 +183,10 @@ class _Final(torch.autograd.Function):
 # Operations of torch, so that torch.compile does not look into the choice of a route, which depends
 # on values.
 _LIBRARY = torch.library.Library("taut", "DEF")
-_LIBRARY.define("orthonormal_basis(Tensor a) -> (Tensor, Tensor)")
-_LIBRARY.define("orthonormal_factors(Tensor a) -> (Tensor, Tensor, Tensor)")
+# Since torch 2.9: a CUDA graph cannot hold an operation that reads numbers on the host.
+_TAGS = (torch.Tag.cudagraph_unsafe,) if hasattr(torch.Tag, "cudagraph_unsafe") else ()
+_LIBRARY.define("orthonormal_basis(Tensor a) -> (Tensor, Tensor)", tags=_TAGS)
+_LIBRARY.define("orthonormal_factors(Tensor a) -> (Tensor, Tensor, Tensor)", tags=_TAGS)
 
 
 @torch.library.impl(_LIBRARY, "orthonormal_basis", "CompositeExplicitAutograd")

@@ -161,7 +161,9 @@ class AbstractComposed(AbstractParametrization):
         if name != "raw_projectors" or len(set(self.ranks)) == 1:
             return basis
         columns = torch.arange(basis.shape[-1], device=basis.device)
-        return basis * (columns < columns.new_tensor(self.ranks)[:, None, None])
+        # On the device: a tensor of the ranks would be a copy from the host.
+        inside = torch.stack([columns < rank for rank in self.ranks])
+        return basis * inside[:, None]
 
     def after(self, kernel: Tensor, name: str, size: tuple[int, ...]) -> Tensor:
         """Kernels `(g, o, i, *taps)` after the steps that make a kernel of this size."""
