@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-HOST_DEVICES = ("cpu", "meta")
-"""Devices on which reading a number costs nothing, or which have none to read."""
+HOST_DEVICES = ("cpu", "meta", "mps")
+"""Devices on which reading a number costs nothing, or that have no numbers or no float64."""
 
 # Added to the Gram matrix of a float32 matrix, for one that is zero; less than any square in range.
 _TINY = 1e-100

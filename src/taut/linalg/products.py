@@ -25,6 +25,8 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
     """
     if rounds_to_tf32(a):
         return (a.double() @ b.double()).to(a.dtype)
+    if torch.compiler.is_compiling() and _is_large(a, b.shape[-1]):
+        return torch.ops.taut.product(a, b)
     if not uses_onednn(a, b.shape[-1]):
         return a @ b
     if a.ndim == 2:
@@ -85,13 +87,28 @@ def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
     return total
 
 
+# An operation of torch: Inductor would call MKL, and does not take the operation of oneDNN.
+_LIBRARY = torch.library.Library("taut", "FRAGMENT")
+_LIBRARY.define("product(Tensor a, Tensor b) -> Tensor")
+_LIBRARY.impl("product", product, "CPU")
+
+
+@torch.library.register_fake("taut::product", lib=_LIBRARY)
+def _fake_product(a: Tensor, b: Tensor) -> Tensor:
+    return a.new_empty((*a.shape[:-1], b.shape[-1]))
+
+
+def _is_large(a: Tensor, columns: int) -> bool:
+    """Whether a product with `columns` columns is one of large float32 matrices on a CPU."""
+    large = a.shape[-2] * a.shape[-1] * columns >= _LARGE
+    return a.device.type == "cpu" and a.dtype == torch.float32 and large
+
+
 def uses_onednn(a: Tensor, columns: int) -> bool:
     """Whether a product with `columns` columns goes through oneDNN."""
     return (
-        a.device.type == "cpu"
-        and a.dtype == torch.float32
-        and a.shape[-2] * a.shape[-1] * columns >= _LARGE
-        and not torch.compiler.is_compiling()  # Inductor chooses for itself
+        _is_large(a, columns)
+        and not torch.compiler.is_compiling()  # see `product`
         and torch.backends.mkldnn.is_available()
         and not inside_transform()  # the operation has no rule for torch.func.vmap
     )

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from taut._arguments import wholes
 from taut._torch_private import inside_function_mode, inside_transform
+from taut.nn._gathered import Gathered
 from taut.program import AbstractOp, Site, op
 
 Size = tuple[int, ...]  # one number per spatial axis
@@ -54,6 +55,8 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     size = x.shape[-len(left) :]
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return Gathered.apply(x, left, right)  # pyright: ignore[reportReturnType]
     if torch.is_grad_enabled() and x.requires_grad:
         return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
     watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
