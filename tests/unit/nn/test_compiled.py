@@ -29,7 +29,8 @@ def net(case):
     if case in ("small", "large"):
         return getattr(taut.models, case.title())().build((1, 9, 10), 3), (1, 9, 10)
     if case == "wide":
-        return nn.Sequential(taut.nn.Conv2d(64, 64, 3), maxmin, taut.nn.Conv2d(64, 8, 3)), (64, 8, 8)
+        convs = taut.nn.Conv2d(64, 64, 3), taut.nn.Conv2d(64, 8, 3)
+        return nn.Sequential(convs[0], maxmin, convs[1]), (64, 8, 8)
     if case == "soc":
         return nn.Sequential(taut.nn.SOC2d(4, 6, 3), maxmin), (4, 6, 6)
     if case == "shift_mix":
@@ -65,14 +66,15 @@ def gradients(function, model, x):
 model, shape = net(case)
 x = torch.rand(4, *shape)
 if channels_last and x.ndim == 4:
-    model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    model = model.to(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
 explained = torch._dynamo.explain(model)(x)
 assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 torch._dynamo.reset()
 compiled = torch.compile(model, fullgraph=True, backend=backend)
 for n in (4, 3, 5):  # from the second size on with any size of batch
     part = torch.cat([x, x])[:n]
-    agree(gradients(compiled, model, part), gradients(model, model, part), 2e-5)
+    agree(gradients(compiled, model, part), gradients(model, model, part), 1e-4)
 raws = list(model.parameters())
 for raw in raws:
     raw.grad = None
