@@ -1,0 +1,42 @@
+"""Runs of a module as torch.compile makes them, and as a CUDA graph replays them."""
+
+import functools
+
+import torch
+from torch import nn
+
+from experiments.speed._timing import Work
+
+_WARM_UP = 3
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """The module by torch.compile in its default mode; it is compiled when first called."""
+    if not _compiler_works(next(module.parameters()).device):
+        raise RuntimeError("torch.compile needs a working compiler")
+    compiled = torch.compile(module)
+    assert isinstance(compiled, nn.Module)
+    return compiled
+
+
+def captured(run: Work) -> Work:
+    """The replay of a CUDA graph of a run."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+@functools.cache
+def _compiler_works(device: torch.device) -> bool:
+    try:
+        torch.compile(lambda x: 2 * x + 1)(torch.ones(3, device=device))
+    except Exception:  # of many kinds, by torch's version and what is missing
+        return False
+    return True
