@@ -29,8 +29,8 @@ TAUT = "taut"
 Optimiser = Callable[[nn.Module], torch.optim.Optimizer]
 
 
-def adam(module: nn.Module, **options: bool) -> torch.optim.Optimizer:
-    return torch.optim.Adam(module.parameters(), fused=True, **options)
+def adam(module: nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
+    return torch.optim.Adam(module.parameters(), fused=True, capturable=capturable)
 
 
 @final
@@ -179,7 +179,7 @@ def symmetric_padding(kernel: int, stride: int) -> int | str:
     raise ValueError(f"no symmetric padding fits kernel size {kernel} with stride {stride}")
 
 
-def _plain_conv(mode: str) -> Callable[..., nn.Module]:
+def _plain_conv(mode: Literal["zeros", "circular"]) -> Callable[..., nn.Module]:
     def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
         padding = symmetric_padding(kernel, stride)
         return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode=mode)
@@ -200,7 +200,12 @@ def _optimisers(ours: Contender) -> list[Contender]:
     optim = vars(taut).get("optim")
     if optim is None:
         return []
-    return [replace(ours, name="taut-optim", optimiser=optim.Adam, nets_only=True)]
+    make = partial(_made, optim.Adam)
+    return [replace(ours, name="taut-optim", optimiser=make, nets_only=True)]
+
+
+def _made(optimiser: Callable[..., torch.optim.Optimizer], net: nn.Module) -> torch.optim.Optimizer:
+    return optimiser(net.parameters())
 
 
 def _method(name: str) -> Contender:

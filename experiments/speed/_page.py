@@ -107,7 +107,7 @@ def nets_table(*groups: str) -> str:
 def _net_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     ratios = (number(row[f"{x}_ratio"]) for x in ("train", "eval", "frozen", "memory"))
     return (
-        *(_NAMES.get(row["case"], row["case"]), row["contender"], row["train_setting"]),
+        *(_NAMES.get(str(row["case"]), str(row["case"])), row["contender"], row["train_setting"]),
         *(number(row["train"], 1e3, ".1f"), *ratios, number(row["error"], form=".1e")),
     )
 

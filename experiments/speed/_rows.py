@@ -89,8 +89,7 @@ class Candidate:
     def frozen_evaluation(self) -> Work:
         """What evaluation repeats of the frozen module."""
         x = self.way.images(self.case, self.settings)
-        module = freeze(self.module, self.case.input_shape)
-        module = module.to(memory_format=self.way.memory_format)
+        module = self.way.in_format(freeze(self.module, self.case.input_shape))
         return self._as_mode(module, partial(evaluation_run, x=x))
 
     @property

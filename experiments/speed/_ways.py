@@ -13,7 +13,8 @@ from experiments.speed._contenders import Contender
 from experiments.speed._timing import TimingSettings, Work, in_turns, inputs, warm_up
 
 FORMATS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
-_Way, _Row = TypeVar("_Way", bound=Hashable), TypeVar("_Row", bound=Hashable)
+_Way = TypeVar("_Way", bound=Hashable)
+_Row = TypeVar("_Row", bound=Hashable)
 _SLOW = 1.3  # over the fastest way of a row when warmed up: what is slower is not timed
 
 
@@ -39,7 +40,12 @@ class Way(NamedTuple):
 
     def placed(self, module: nn.Module, settings: TimingSettings) -> nn.Module:
         """A copy of a module on the device and in the format."""
-        return copy.deepcopy(module).to(settings.place, memory_format=self.memory_format)
+        return self.in_format(copy.deepcopy(module).to(settings.place))
+
+    def in_format(self, module: nn.Module) -> nn.Module:
+        """The module with its kernels in the format."""
+        # Torch's stubs have no `memory_format` alone.
+        return module.to(memory_format=self.memory_format)  # pyright: ignore[reportCallIssue]
 
     def images(self, case: Case, settings: TimingSettings) -> Tensor:
         return inputs(case, settings, self.memory_format)

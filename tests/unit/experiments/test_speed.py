@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import taut
-from experiments.speed import _rows, _spectra, _timing
+from experiments.speed import _modes, _rows, _spectra, _timing
 from experiments.speed._cases import LayerCase, parse_case, parse_layer, parse_net
 from experiments.speed._contenders import Contender, contenders, load_contender, select, twin
 from experiments.speed._floors import floor, plain_flops
@@ -250,6 +250,16 @@ def test_who_takes_part_fits_the_case():
     assert known["taut-captured"].takes(net, cuda)
     assert known["taut-compiled"].takes(net, cpu)
     assert not [x.name for x in select([]) if x.mode]
+
+
+def test_without_a_compiler_the_row_says_so(monkeypatch):
+    monkeypatch.setattr(_modes, "_compiler_works", lambda device: False)
+    rows = measure(parse_net("stack-1x4@4b2"), select(["plain-compiled"]), QUICK)
+    assert [row.note for row in rows] == [
+        "",
+        "RuntimeError: torch.compile needs a working compiler",
+    ]
+    assert rows[1].train is None
 
 
 def test_groups_are_made_of_cases():
