@@ -27,6 +27,8 @@ RELU = "plain-relu"
 TAUT = "taut"
 
 Optimiser = Callable[[nn.Module], torch.optim.Optimizer]
+# By torch.compile, as a CUDA graph, inside `taut.batched`; as it comes without a word.
+Mode = Literal["", "compiled", "captured", "batched"]
 
 
 def adam(module: nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
@@ -50,9 +52,8 @@ class Contender:
     activation: Callable[[], nn.Module] | None = None  # of a twin, in place of MaxMin
     optimiser: Optimiser = adam  # of a net
     nets_only: bool = False
-    # "compiled" by torch.compile, or "captured" in a CUDA graph: with channels last alone, since
-    # compilers take a minute.
-    mode: Literal["", "compiled", "captured"] = ""
+    # How it runs, with channels last alone, since compilers take minutes.
+    mode: Mode = ""
 
     def takes(self, case: Case, device: torch.device) -> bool:
         """Whether it takes part in a case."""
@@ -110,6 +111,7 @@ def contenders(files: Sequence[Path] = ()) -> dict[str, Contender]:
         Contender(CIRCULAR, circular, nn.Linear, padding="circular"),
         ours,
         *_optimisers(ours),
+        _otherwise(ours, "batched"),
         *(_otherwise(base, mode) for mode in ("compiled", "captured") for base in (plain, ours)),
         *map(_method, methods()),
         # Boissin et al. (2025), arXiv:2501.07930; https://github.com/deel-ai/orthogonium
@@ -129,7 +131,7 @@ def contenders(files: Sequence[Path] = ()) -> dict[str, Contender]:
 
 
 def select(names: Sequence[str], files: Sequence[Path] = ()) -> list[Contender]:
-    """Contenders by name; if none is named all but compiled and captured ones.
+    """Contenders by name; if none is named all but those of another mode.
 
     Those of files take part in any case, and so does "plain", by which ratios are taken.
     """
@@ -187,7 +189,7 @@ def _plain_conv(mode: Literal["zeros", "circular"]) -> Callable[..., nn.Module]:
     return conv
 
 
-def _otherwise(base: Contender, mode: Literal["compiled", "captured"]) -> Contender:
+def _otherwise(base: Contender, mode: Mode) -> Contender:
     """A contender in another mode."""
     optimiser = partial(adam, capturable=True) if mode == "captured" else adam
     return replace(

@@ -18,7 +18,10 @@ PAPER = ROOT / "experiments" / "speed" / "paper_bcop.py"
 _LAYERS = (CIRCULAR, TAUT, "orthogonium")
 _NETS = (RELU, CIRCULAR, TAUT, "taut-optim", "orthogonium")
 _MODES = (TAUT, "plain-compiled", "taut-compiled")
-_CAPTURED = (RELU, CIRCULAR, TAUT, "taut-optim", "plain-captured", "taut-captured")
+_ON_GPU = (
+    *(RELU, CIRCULAR, TAUT, "taut-batched", "taut-optim", "plain-captured", "taut-captured"),
+    "orthogonium",
+)
 
 
 class Group(NamedTuple):
@@ -48,9 +51,9 @@ GROUPS = {
 }
 # On a GPU: batches that fill it, steps replayed as CUDA graphs, few other layers.
 GPU_GROUPS = {
-    "steps": Group(("large-cifar10b1024", CASES["CIFAR-10 Large"]), _CAPTURED),
+    "steps": Group(("large-cifar10b1024", CASES["CIFAR-10 Large"]), _ON_GPU),
     "equal": Group((*EQUAL, "256x256x3@16b1024"), _LAYERS),
-    "stack": Group((STACK, "stack-12x256@16b256"), _CAPTURED),
+    "stack": Group((STACK, "stack-12x256@16b256"), _ON_GPU),
     "other": Group(
         ("128x256x4s2@16b64", "256x256x3@4b4", "512x512b128", "4096x512b128"), _LAYERS, paper=True
     ),

@@ -1,13 +1,28 @@
-"""Runs of a module as torch.compile makes them, and as a CUDA graph replays them."""
+"""Runs of a module by torch.compile, as a CUDA graph replays them, and inside `taut.batched`."""
 
 import functools
+from typing import final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from experiments.speed._timing import Work
+from taut.parametrizations import batched
 
 _WARM_UP = 3
+
+
+@final
+class Batched(nn.Module):
+    """A net whose bases of one shape come from one call."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with batched(self.net):
+            return self.net(x)
 
 
 def compiled(module: nn.Module) -> nn.Module:

@@ -15,7 +15,7 @@ from experiments.speed._cases import Case, NetCase
 from experiments.speed._contenders import PLAIN, TAUT, Contender, contenders, is_same
 from experiments.speed._launches import launches
 from experiments.speed._memory import peak_memory
-from experiments.speed._modes import captured, compiled
+from experiments.speed._modes import Batched, captured, compiled
 from experiments.speed._spectra import orthogonality
 from experiments.speed._timing import (
     TimingSettings,
@@ -62,6 +62,7 @@ class SpeedRow:
 
 
 Rows = dict[str, SpeedRow]
+_WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {"compiled": compiled, "batched": Batched}
 
 
 @final
@@ -103,7 +104,9 @@ class Candidate:
 
     def _as_mode(self, module: nn.Module, make: Callable[..., Work]) -> Work:
         mode = self.contender.mode
-        run = make(compiled(module) if mode == "compiled" else module, self.case, self.settings)
+        if mode in _WRAPPERS:
+            module = _WRAPPERS[mode](module)
+        run = make(module, self.case, self.settings)
         return captured(run) if mode == "captured" else run
 
 

@@ -4,6 +4,8 @@ import contextlib
 import copy
 import sys
 import time
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import taut
-from experiments.speed import _modes, _rows, _spectra, _timing
+from experiments.speed import _launches, _modes, _rows, _spectra, _timing
 from experiments.speed._cases import LayerCase, parse_case, parse_layer, parse_net
 from experiments.speed._contenders import Contender, contenders, load_contender, select, twin
 from experiments.speed._floors import floor, plain_flops
@@ -250,6 +252,32 @@ def test_who_takes_part_fits_the_case():
     assert known["taut-captured"].takes(net, cuda)
     assert known["taut-compiled"].takes(net, cpu)
     assert not [x.name for x in select([]) if x.mode]
+
+
+def test_batched_runs_the_same_net():
+    case = parse_net("stack-2x4@6b2")
+    net, x = contenders()["taut"].build(case), inputs(case, QUICK)
+    wrapped = _modes.Batched(net)
+    assert list(wrapped.parameters()) == list(net.parameters())
+    torch.testing.assert_close(wrapped(x), net(x))
+
+
+def test_waits_and_launches_are_counted(monkeypatch):
+    """Without a GPU: torch's warnings and events are made up; other ones do not count."""
+    kernel, call = (SimpleNamespace(device_type=f"DeviceType.{x}") for x in ("CUDA", "CPU"))
+    profiled = SimpleNamespace(events=lambda: [kernel, call, kernel, kernel])
+    modes = []
+
+    def run():
+        if modes[-1] == "warn":
+            for words in ("called a synchronizing CUDA operation", "something else") * 2:
+                warnings.warn(words, stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(_launches, "profile", lambda **_: contextlib.nullcontext(profiled))
+    assert _launches.launches(run) == (3, 2)
+    assert modes == ["warn", "default"]
 
 
 def test_without_a_compiler_the_row_says_so(monkeypatch):
