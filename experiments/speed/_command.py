@@ -87,7 +87,9 @@ def work(args: argparse.Namespace, record: Record) -> None:
             ) from None
         finally:
             results.plot()
-    here = results.record.content["environment"] | {"command": record.command}
+    here = results.record.content["environment"]
+    if not args.groups:  # groups are added to what another command has measured
+        here = here | {"command": record.command}
     record.content = results.record.content | {"environment": here}
     record.keep()
 
@@ -191,8 +193,9 @@ EXPERIMENT = Experiment(
         option(
             "--methods",
             (),
-            "plain, taut, a parametrization, orthogonium, deel-torchlip; left out: the group's, or "
-            "all",
+            "plain, plain-relu, plain-circular, taut, taut-batched, taut-optim, a parametrization, "
+            "orthogonium, deel-torchlip; plain and taut with -compiled or -captured; left out: the "
+            "group's, or all",
         ),
         option(
             "--contender",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from experiments.speed import EXPERIMENT, _page, _results
+from experiments.speed import EXPERIMENT, _command, _page, _results
 from experiments.speed._cases import parse_layer
 from experiments.speed._contenders import select
 from experiments.speed._page import targets
@@ -96,6 +96,25 @@ def test_another_contender_measures_its_case_anew(tmp_path, monkeypatch):
     )
     results.measured("own", case, select(["taut", "RKO"]))
     assert [row["note"] for row in held(tmp_path)] == ["anew"] * 3
+
+
+def test_groups_are_added_to_what_there_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        _results,
+        "measure",
+        lambda case, others, *rest: [SpeedRow(case.name, x.name, train_ratio=1.0) for x in others],
+    )
+    monkeypatch.setattr(_command, "import_seconds", lambda repeats: {"added": 0.1})
+    monkeypatch.setattr(Results, "accuracy", lambda self, *kind: Accuracy(*kind, 1e-7, 1e-7))
+    words = ("--quick", "--out", tmp_path / "out", "--record", tmp_path / "speed.json")
+    assert run(capsys, *words)[0] == 0
+    whole = json.loads((tmp_path / "speed.json").read_text())
+    assert set(whole["rows"]) == {"steps", "equal", "stack", "other"}
+    assert run(capsys, *words, "--groups", "compiled")[0] == 0
+    more = json.loads((tmp_path / "speed.json").read_text())
+    assert set(more["rows"]) == {*whole["rows"], "compiled"}
+    for part in ("environment", "targets"):
+        assert more[part] == whole[part]
 
 
 @pytest.mark.parametrize(
