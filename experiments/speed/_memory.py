@@ -63,8 +63,7 @@ def _made(
 ) -> tuple[nn.Module, Work]:
     """What is trained, and a step of its training."""
     chosen = contenders(tuple(files))[way.contender]
-    torch.manual_seed(0)
-    module = way.placed(chosen.build(case), settings)
+    module = way.build(chosen, case, settings)
     optimiser = chosen.optimiser(module)
     return module, training_run(module, case, settings, way.images(case, settings), optimiser)
 

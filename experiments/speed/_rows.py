@@ -152,18 +152,19 @@ def _build(
     default: nn.Module | None = None
     for contender in (known[name] for name in names):
         try:
-            module = contender.build(case)
+            modules = {way: way.build(contender, case, settings) for way in ways(contender, case)}
         except Exception as error:  # a foreign layer may raise anything; it becomes a row in words
-            rows[contender.name].note = note(error)
+            if contender.name in rows:
+                rows[contender.name].note = note(error)
             continue
+        built = next(iter(modules.values()))
         if contender.name == TAUT:
-            default = module
-        elif contender.is_usual and default is not None and is_same(module, default):
+            default = built
+        elif contender.is_usual and default is not None and is_same(built, default):
             rows[contender.name].note = "the default: see taut"
             continue
-        for way in ways(contender, case):
-            placed = way.placed(module, settings)
-            candidates[way] = Candidate(contender, way, placed, case, settings)
+        for way, module in modules.items():
+            candidates[way] = Candidate(contender, way, module, case, settings)
     return candidates
 
 

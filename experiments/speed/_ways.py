@@ -1,6 +1,5 @@
 """The settings in which a contender is timed, of which the fastest counts: padding and format."""
 
-import copy
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from statistics import median
 from typing import Generic, NamedTuple, TypeVar
@@ -38,9 +37,10 @@ class Way(NamedTuple):
     def memory_format(self) -> torch.memory_format:
         return FORMATS.get(self.format, torch.contiguous_format)
 
-    def placed(self, module: nn.Module, settings: TimingSettings) -> nn.Module:
-        """A copy of a module on the device and in the format."""
-        return self.in_format(copy.deepcopy(module).to(settings.place))
+    def build(self, contender: Contender, case: Case, settings: TimingSettings) -> nn.Module:
+        """What the contender builds, on the device and in the format; the same in each."""
+        torch.manual_seed(0)
+        return self.in_format(contender.build(case).to(settings.place))
 
     def in_format(self, module: nn.Module) -> nn.Module:
         """The module with its kernels in the format."""

@@ -226,13 +226,21 @@ def test_plain_is_the_fastest_of_both_paddings_and_both_formats(monkeypatch):
 
 def test_formats_are_those_of_images_and_weights():
     case = parse_net("stack-1x4@6b2")
-    for way in ways(contenders()["plain"], case):
+    plain, weights = contenders()["plain"], []
+    for way in ways(plain, case):
         assert way.images(case, QUICK).is_contiguous(memory_format=way.memory_format)
-        weight = way.placed(contenders()["plain"].build(case), QUICK)[0].weight
-        assert weight.is_contiguous(memory_format=way.memory_format)
+        weights.append(way.build(plain, case, QUICK)[0].weight)
+        assert weights[-1].is_contiguous(memory_format=way.memory_format)
+    assert torch.equal(*weights)
     dense = ways(contenders()["taut"], parse_layer("6x4b2"))
     assert dense == [Way("taut", "")]
     assert [way.format for way in ways(contenders()["taut-compiled"], case)] == ["channels last"]
+
+
+def test_sizes_that_no_plain_layer_has_are_rows_in_words():
+    rows = {x.contender: x for x in measure(parse_layer("4x6x2s4@8b2"), select(["taut"]), QUICK)}
+    assert rows["plain"].note == "no symmetric padding fits kernel size 2 with stride 4"
+    assert (rows["plain"].train, rows["taut"].train_ratio) == (None, None)
 
 
 def test_relu_replaces_maxmin_alone():
