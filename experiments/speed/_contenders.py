@@ -202,12 +202,11 @@ def _optimisers(ours: Contender) -> list[Contender]:
     optim = vars(taut).get("optim")
     if optim is None:
         return []
-    make = partial(_made, optim.Adam)
+
+    def make(net: nn.Module) -> torch.optim.Optimizer:
+        return optim.Adam(net.parameters(), fused=True)
+
     return [replace(ours, name="taut-optim", optimiser=make, nets_only=True)]
-
-
-def _made(optimiser: Callable[..., torch.optim.Optimizer], net: nn.Module) -> torch.optim.Optimizer:
-    return optimiser(net.parameters())
 
 
 def _method(name: str) -> Contender:
