@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import check_image, whole, wholes
-from taut.linalg.geometry import CONVOLUTIONS
 from taut.linalg.windows import Windows
 from taut.nn._isometric_pad import IsometricPad1d, IsometricPad2d, IsometricPad3d, isometric_pad
+from taut.nn._padded_conv import Steps, padded_convolution
 from taut.nn._padding import (
     Pads,
     PadToMultiple1d,
@@ -269,14 +269,6 @@ class _Conv(_ConvNd):
         batched = input.ndim == self.axes + 2 and all(n % s == 0 for n, s in axes)
         return batched and (self.padding_mode, self.padding) == ("circular", "same")
 
-    def _padded(self, input: Tensor) -> Tensor:
-        pads = self.pads(tuple(input.shape[-self.axes :]))
-        if self.padding_mode in ("circular", "zeros"):
-            return pad(input, pads, self.padding_mode)
-        nothing = (0,) * self.axes
-        x = pad(input, Pads(pads.extend, nothing, nothing), "zeros")
-        return isometric_pad(x, pads.left, pads.right, self.padding_mode)
-
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
         check_image(input, self.in_channels, self.axes)
@@ -289,9 +281,14 @@ class _Conv(_ConvNd):
             y = self.parametrization.transform(x, self.bias, windows)
             if y is not None:
                 return y
-        x, convolve = self._padded(input), CONVOLUTIONS[self.axes]
-        steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        return convolve(x, self.weight, self.bias, **steps)
+        x, pads, mode = input, self.pads(size), self.padding_mode
+        if mode in ("reflect", "replicate"):
+            nothing = (0,) * self.axes
+            x = pad(x, Pads(pads.extend, nothing, nothing), "zeros")
+            x = isometric_pad(x, pads.left, pads.right, mode)
+            pads, mode = Pads(nothing, nothing, nothing), "zeros"
+        steps = Steps(self.stride, self.dilation, self.groups)
+        return padded_convolution(x, self.weight, self.bias, pads, mode, steps)
 
 
 @final
