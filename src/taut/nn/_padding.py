@@ -161,6 +161,10 @@ class PadToMultiple3d(_PadToMultiple):
     axes = 3
 
 
+TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
+"""By the number of spatial axes."""
+
+
 @op(PadToMultiple1d, PadToMultiple2d, PadToMultiple3d)
 class _PadToMultipleOp(AbstractOp):
     proof = "adds zeros"
