@@ -61,12 +61,12 @@ def _leaves(module: nn.Module, held: set[nn.Module]) -> list[nn.Module]:
     """The modules of a chain of chains, in order."""
     if not _is_chain(module, held):
         return [module]
-    return [leaf for child in module._modules.values() for leaf in _leaves(child, held)]
+    return [leaf for child in module.children() for leaf in _leaves(child, held)]
 
 
 def _fuse(chain: nn.Module, times: Counter[int]) -> None:
     """Make one entry of each activation and the pads behind it; the name is the activation's."""
-    entries = list(chain._modules.items())
+    entries: list[tuple[str, Any]] = list(chain._modules.items())
     chain._modules.clear()
     place = 0
     while place < len(entries):

@@ -105,10 +105,10 @@ class _CircularPad(nn.Module):
             _WRITERS[type(self.activation)](self.activation, interior(y, left, right), x)
             write_borders(y, left, right)
             return y
-        x = self.complete(self.activation(x))
-        if isinstance(x, fx.Proxy):
-            return F.pad(x, list(self.padding), "circular")
-        return pad(x, Pads((0,) * self.axes, left, right), "circular")
+        symbolic, y = isinstance(x, fx.Proxy), self.complete(self.activation(x))
+        if symbolic:
+            return F.pad(y, list(self.padding), "circular")
+        return pad(y, Pads((0,) * self.axes, left, right), "circular")
 
     def _writes(self, x: Tensor, left: Size, right: Size) -> bool:
         """Whether the activation can write its output where the padded one is."""

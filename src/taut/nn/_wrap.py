@@ -8,7 +8,9 @@ Size = tuple[int, ...]  # one number per spatial axis
 
 def is_channels_last(x: Tensor, axes: int) -> bool:
     """Whether channels lie last in memory, also for tensors inside `torch.func.vmap`."""
-    return axes > 1 and x.ndim == axes + 2 and x.stride(1) == 1
+    if axes == 1 or x.ndim != axes + 2:
+        return False
+    return x.stride(1) == 1 and x.stride(-1) >= x.shape[1]  # not so for one pixel, channels first
 
 
 def new_padded(x: Tensor, left: Size, right: Size, *, channels_last: bool) -> Tensor:

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import taut
 from taut.certification import verifier
@@ -22,7 +24,7 @@ def large(**options) -> nn.Sequential:
     return taut.models.Large().build(SHAPE, 5, **options).eval()
 
 
-def deep(activation=taut.nn.MaxMin) -> nn.Sequential:
+def deep(activation: type[nn.Module] = taut.nn.MaxMin) -> nn.Sequential:
     """Even and odd kernels, steps, and sizes that they do not divide."""
     torch.manual_seed(0)
     sizes = [(3, 4, 2, 1), (4, 4, 3, 1), (4, 6, 4, 2), (6, 6, 3, 3), (6, 6, 3, 2)]
@@ -30,6 +32,10 @@ def deep(activation=taut.nn.MaxMin) -> nn.Sequential:
     for sizes_of_layer in sizes:
         layers += [taut.nn.Conv2d(*sizes_of_layer), activation()]
     return nn.Sequential(*layers, nn.Flatten(), taut.nn.Linear(6, 5)).eval()
+
+
+def frozen_of(model: nn.Module) -> Any:
+    return taut.freeze(model)
 
 
 def layers_of(model: nn.Module) -> list[str]:
@@ -41,11 +47,11 @@ def layers_of(model: nn.Module) -> list[str]:
 @pytest.mark.parametrize("batch", [0, 1, 20])
 def test_frozen_nets_compute_what_they_did(make, last, batch):
     model = make()
-    frozen, x = taut.freeze(model), torch.rand(batch, *SHAPE)
+    frozen, x = frozen_of(model), torch.rand(batch, *SHAPE)
     x = x.to(memory_format=torch.channels_last) if last else x
     with torch.no_grad():
         torch.testing.assert_close(frozen(x), model(x), rtol=1e-5, atol=1e-6)
-        double = taut.freeze(make().double())
+        double = frozen_of(make().double())
         torch.testing.assert_close(double(x.double()), make().double()(x.double()))
     grads = []
     for net in (model, frozen):
@@ -56,7 +62,7 @@ def test_frozen_nets_compute_what_they_did(make, last, batch):
 
 
 def test_which_layers_are_one():
-    frozen = taut.freeze(large())
+    frozen = frozen_of(large())
     assert layers_of(frozen)[:8] == [
         "CircularConv2d", "CircularPad2d", "Conv2d", "CircularPad2d", "Conv2d", "CircularPad2d",
         "Conv2d", "MaxMin",
@@ -72,12 +78,12 @@ def test_which_layers_are_one():
 
 def test_channels_last_only_where_the_end_of_the_chain_is_flat():
     conv = taut.nn.Conv2d
-    open_end = taut.freeze(nn.Sequential(conv(3, 4, 3), taut.nn.MaxMin(), conv(4, 4, 3)))
+    open_end = frozen_of(nn.Sequential(conv(3, 4, 3), taut.nn.MaxMin(), conv(4, 4, 3)))
     x = torch.rand(16, *SHAPE)
     assert open_end(x).is_contiguous()
     body = nn.Sequential(conv(3, 4, 3), nn.Softplus(), conv(4, 4, 3), nn.ReLU())
     model = nn.Sequential(body, nn.Identity(), nn.Flatten(), taut.nn.Linear(360, 2))
-    frozen = taut.freeze(model)
+    frozen = frozen_of(model)
     first, last = frozen[0][0], frozen[0][2]
     assert (first.channels_last, last.channels_last) == (False, True)
     torch.testing.assert_close(frozen(x), model(x), rtol=1e-5, atol=1e-6)
@@ -91,7 +97,7 @@ class Holds(nn.Module):
         self.chain = chain
 
     def forward(self, x: Tensor) -> Tensor:
-        for layer in self.chain:
+        for layer in self.chain.children():
             y = layer(x)
             x = y + x if y.shape == x.shape else y
         return x
@@ -100,12 +106,12 @@ class Holds(nn.Module):
 def test_what_others_hold_or_share_stays_apart():
     chain = nn.Sequential(taut.nn.Conv2d(3, 4, 3), taut.nn.MaxMin(), taut.nn.Conv2d(4, 4, 3))
     model, x = Holds(chain), torch.rand(2, *SHAPE)
-    frozen = taut.freeze(model)
+    frozen = frozen_of(model)
     assert layers_of(frozen.chain) == ["CircularConv2d", "MaxMin", "CircularConv2d"]
     torch.testing.assert_close(frozen(x), model(x))
     conv, act = taut.nn.Conv2d(3, 3, 3), taut.nn.MaxMin()
     twice = nn.Sequential(act, conv, act, conv)
-    frozen = taut.freeze(twice)
+    frozen = frozen_of(twice)
     assert frozen[1] is frozen[3]
     torch.testing.assert_close(frozen(x), twice(x))
 
@@ -139,7 +145,7 @@ def test_in_scripts_and_traces():
 @pytest.mark.parametrize("suffix", [".onnx", ".pt2", ".safetensors"])
 def test_files_hold_activations_and_circular_convolutions(suffix, tmp_path: Path):
     model, x = deep(), torch.rand(9, *SHAPE)
-    frozen, path = taut.freeze(model), tmp_path / f"model{suffix}"
+    frozen, path = frozen_of(model), tmp_path / f"model{suffix}"
     export(frozen, path, SHAPE)
     read = load(path).model
     torch.testing.assert_close(read(x), frozen(x), rtol=1e-5, atol=1e-6)
@@ -154,7 +160,7 @@ def test_files_hold_activations_and_circular_convolutions(suffix, tmp_path: Path
 
 @pytest.mark.parametrize("arithmetic", ["float32", "float64"])
 def test_certificates_are_verified(arithmetic, tmp_path: Path):
-    frozen, x = taut.freeze(deep()), torch.rand(12, *SHAPE)
+    frozen, x = frozen_of(deep()), torch.rand(12, *SHAPE)
     result = taut.certify(frozen, x, frozen(x).argmax(1), arithmetic=arithmetic)
     path, weights = result.save(tmp_path / "certificate.json")
     assert f"Lipschitz bound {float(result.bound)}" in verifier.verify(path, weights)
@@ -163,11 +169,11 @@ def test_certificates_are_verified(arithmetic, tmp_path: Path):
 @pytest.mark.parametrize("last", [False, True])
 def test_a_frozen_layer_copies_its_border_alone(last):
     """Between two convolutions nothing but the border of the activation is copied."""
-    frozen, x = taut.freeze(large()), torch.rand(2, 3, 8, 8)
+    frozen, x = frozen_of(large()), torch.rand(2, 3, 8, 8)
     x = x.to(memory_format=torch.channels_last) if last else x
     copied = []
 
-    class Copies(torch.utils._python_dispatch.TorchDispatchMode):
+    class Copies(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func in (torch.ops.aten.copy_.default, torch.ops.aten.clone.default):
                 copied.append(args[0][0].numel())
