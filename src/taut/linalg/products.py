@@ -8,12 +8,14 @@ from taut._torch_private import constant_when_compiled, inside_transform, onednn
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
-# Sums over more rows than this, and than a quarter of all, are added up in float64.
+# Sums over more rows than this, and than a quarter of all, are split.
 _PART = 256
 # Products that pass on their rounding are summed in parts of this inner size.
 _INNER = 64
 # Only the blocks on and below the diagonal of a Gram matrix are computed.
-_BLOCK = 256
+_BLOCK = 128
+# Triangular factors of at least this size are multiplied in two blocks.
+_TRIANGULAR = 256
 
 
 def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
@@ -29,7 +31,8 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
         return a @ b
     if a.ndim == 2:
         # Other strides fall into a slow reference loop.
-        return onednn_product(a.contiguous(), b.mT.contiguous())
+        rows = a.stride(1) == 1 and a.stride(0) >= a.shape[1]
+        return onednn_product(a if rows else a.contiguous(), b.mT.contiguous())
     if len(a) == 1:
         return product(a[0], b[0])[None]
     return torch.stack([product(left, right) for left, right in zip(a, b, strict=True)])
@@ -64,15 +67,34 @@ class _Matmul(torch.autograd.Function):
         return times(grad, b.mT), times(a.mT, grad)
 
 
-def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
-    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU, in float64.
+def congruence(upper: Float[Tensor, "n n"], lower: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    r""":math:`U (L + L^\top) U^\top` of triangular matrices, without a gradient.
 
-    It is within a few float32 roundings of the largest entry, however many rows there are; the
-    diagonal, which has no cancellation to keep its partial sums small, within less than one.
-    Half of the multiplications of a product.
+    In two blocks, without those that are zero: 9 of 16 multiplications.
+    """
+    size = upper.shape[-1]
+    if size < _TRIANGULAR:
+        half = product(upper, product(lower, upper.mT))
+    else:
+        half, cut = torch.empty_like(lower), size // 2
+        first = product(lower[:cut, :cut], upper[:cut, :cut].mT)
+        below = product(lower[cut:], upper[:cut].mT)
+        last = product(lower[cut:, cut:], upper[cut:, cut:].mT)
+        half[:cut, :cut] = product(upper[:cut], torch.cat((first, below)))
+        half[:cut, cut:] = product(upper[:cut, cut:], last)
+        half[cut:] = product(upper[cut:, cut:], torch.cat((below, last), 1))
+    return half + half.mT
+
+
+def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
+    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU.
+
+    It is within a few roundings of the largest entry, however many rows there are; the diagonal,
+    which has no cancellation to keep its partial sums small, within one. Little more than half of
+    the multiplications of a product.
     """
     columns = a.shape[-1]
-    total = a.new_zeros(columns, columns, dtype=torch.float64)
+    total = a.new_zeros(columns, columns)
     squares = a.new_zeros(columns, dtype=torch.float64)
     # The rounding depends on the share of the rows that a part has.
     for part in a.split(max(_PART, a.shape[0] // 4)):

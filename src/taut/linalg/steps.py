@@ -77,10 +77,13 @@ class _Steps(torch.autograd.Function):
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         ctx.moves = inputs[2]
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # the changes are large, their gradient would be zeros
         ctx.save_for_backward(*output, inputs[1])
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if grad is None:
+            return None, None, None
         y, changes, bases = ctx.saved_tensors
         undo = [
             (kernel, (axis, -places))
