@@ -38,9 +38,10 @@ class Factors(NamedTuple):
 def factor(a: Tensor, *, alone: bool = False) -> Factors:
     """The factors of the orthonormal basis of `a`, exact for every finite matrix.
 
-    Those of a basis that is used `alone` may be off by a few roundings more. Float64 takes Householder QR. Large float32 matrices on a CPU take Cholesky QR in float32, with
-    a correction where they are not near-orthonormal; other matrices Cholesky QR in float64; and
-    those too ill-conditioned for it Householder QR. NaN and infinity are refused.
+    Those of a basis that is used `alone` may be off by a few roundings more. Float64 takes
+    Householder QR. Large float32 matrices on a CPU take Cholesky QR in float32, with a correction
+    where they are not near-orthonormal; other matrices Cholesky QR in float64; and those too
+    ill-conditioned for it Householder QR. NaN and infinity are refused.
     """
     if a.dtype == torch.float64:
         return _householder_qr(a)
