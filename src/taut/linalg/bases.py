@@ -8,7 +8,7 @@ from torch import Tensor
 
 from taut._torch_private import has_no_numbers
 from taut.linalg.factors import factor
-from taut.linalg.products import congruence, matmul, product
+from taut.linalg.products import congruence, difference_of_products, matmul, product
 
 
 def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
@@ -167,7 +167,7 @@ def _near_gradients(
     lower = overlap.tril_()
     lower.diagonal().mul_(0.5)
     inside = congruence(right, lower)
-    return grad_x, product(left.mT, vectors).sub_(product(a, inside.mT)), None
+    return grad_x, difference_of_products(left.mT, vectors, a, inside.mT), None
 
 
 def _raw_gradient(

@@ -88,9 +88,9 @@ class _Grow(torch.autograd.Function):
         count = taps.shape[ctx.axis]
         early, late = (grad.narrow(ctx.axis, start, count) for start in (0, 1))
         kept, other = (early, late) if ctx.flipped else (late, early)
-        delta = (other - kept).flatten(1, -2)
+        delta = (other - kept).reshape(flat.shape)
         inside = times(delta, basis)
-        grad_taps = kept + times(inside, basis.mT).view(taps.shape)
+        grad_taps = kept + times(inside, basis.mT).reshape(taps.shape)
         grad_basis = times(delta.mT, coordinates) + times(flat.mT, inside)
         return grad_taps, grad_basis, None, None
 

@@ -15,7 +15,9 @@ _INNER = 64
 # Only the blocks on and below the diagonal of a Gram matrix are computed.
 _BLOCK = 128
 # Triangular factors of at least this size are multiplied in two blocks.
-_TRIANGULAR = 256
+_TRIANGULAR = 512
+# Rows of tall results that are computed together.
+_ROWS = 1024
 
 
 def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
@@ -43,6 +45,8 @@ def matmul(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tens
 
     Large float32 products on a CPU are summed in parts, so that fewer roundings meet in an entry.
     """
+    if a.ndim == b.ndim == 3 and len(a) == len(b) == 1:
+        return matmul(a[0], b[0])[None]
     special = uses_onednn(a, b.shape[-1]) or rounds_to_tf32(a)
     return _Matmul.apply(a, b) if special else _plain(a, b)  # pyright: ignore[reportReturnType]
 
@@ -72,22 +76,38 @@ class _Matmul(torch.autograd.Function):
         return times(grad, b.mT), times(a.mT, grad)
 
 
+def difference_of_products(
+    a: Float[Tensor, "m k"],
+    b: Float[Tensor, "k n"],
+    c: Float[Tensor, "m l"],
+    d: Float[Tensor, "l n"],
+) -> Float[Tensor, "m n"]:
+    """The difference `a @ b - c @ d` without a gradient, in parts that stay in the cache."""
+    b, d = b.mT.contiguous().mT, d.mT.contiguous().mT
+    if len(a) <= _ROWS:
+        return product(a, b).sub_(product(c, d))
+    result = a.new_empty(len(a), b.shape[-1])
+    for rows, left, right in zip(*(t.split(_ROWS) for t in (result, a, c)), strict=True):
+        torch.sub(product(left, b), product(right, d), out=rows)
+    return result
+
+
 def congruence(upper: Float[Tensor, "n n"], lower: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
     r""":math:`U (L + L^\top) U^\top` of triangular matrices, without a gradient.
 
-    In two blocks, without those that are zero: 9 of 16 multiplications.
+    Large ones are multiplied in two blocks, without those that are zero: 10 of 16 multiplications.
     """
-    size = upper.shape[-1]
+    size, cut = upper.shape[-1], upper.shape[-1] // 2
     if size < _TRIANGULAR:
-        half = product(upper, product(lower, upper.mT))
-    else:
-        half, cut = torch.empty_like(lower), size // 2
-        first = product(lower[:cut, :cut], upper[:cut, :cut].mT)
-        below = product(lower[cut:], upper[:cut].mT)
-        last = product(lower[cut:, cut:], upper[cut:, cut:].mT)
-        half[:cut, :cut] = product(upper[:cut], torch.cat((first, below)))
-        half[:cut, cut:] = product(upper[:cut, cut:], last)
-        half[cut:] = product(upper[cut:, cut:], torch.cat((below, last), 1))
+        half = product(upper, product(upper, lower.mT).mT)
+        return half + half.mT
+    both = torch.zeros_like(lower)  # U L^T, an upper triangle
+    both[:cut, :cut] = product(upper[:cut, :cut], lower[:cut, :cut].mT)
+    both[:cut, cut:] = product(upper[:cut], lower[cut:].mT)
+    both[cut:, cut:] = product(upper[cut:, cut:], lower[cut:, cut:].mT)
+    half = torch.empty_like(lower)
+    half[:cut] = product(upper[:cut], both.mT)
+    half[cut:] = product(upper[cut:, cut:], both[:, cut:].mT)
     return half + half.mT
 
 
