@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut._torch_private import has_no_numbers
+from taut._torch_private import has_batched_gradients, has_no_numbers
 from taut.linalg.factors import factor
 from taut.linalg.products import congruence, difference_of_products, matmul, product
 
@@ -42,9 +42,10 @@ def basis_product(
 ) -> Float[Tensor, "*b l"]:
     r"""`x @ orthonormal_basis(a)`, or with its transpose, without the gradient of the basis itself.
 
-    Guarantee: as the product with the basis, to rounding; so are the gradients.
+    Guarantee: as the product with the basis, to rounding; so are the gradients. In float32 the
+        singular values of the map are within 3e-6 of 1.
     Cost: beside the product itself, one Gram matrix for the value and one large product for the
-        gradient where `a` is near-orthonormal, twice that where it is not.
+        gradient where the condition of `a` is moderate, twice that where it is not.
     """
     flat = x.reshape(-1, x.shape[-1])
     product_ = _BasisProduct.apply(flat, a, transposed)[0]  # pyright: ignore[reportOptionalSubscript]
@@ -106,7 +107,8 @@ class _BasisProduct(torch.autograd.Function):
         if grad is None:
             return None, None, None
         x, a, y, base, right, inverse = ctx.saved_tensors
-        if not torch.is_grad_enabled() and not base.numel():
+        special = torch.is_grad_enabled() or has_batched_gradients(grad)
+        if not (special or base.numel()):
             return _near_gradients(ctx, grad, x, a, y, right)
         times = matmul if torch.is_grad_enabled() else product
         base, inverse = (base, inverse) if base.numel() else (a, right.mT)
@@ -233,13 +235,15 @@ def _fake_basis(a: Tensor) -> tuple[Tensor, Tensor]:
 def _factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The two factors of Q, and the transposed inverse of S in float64."""
     base, right, inverse = _parts(a)
-    return (base, right, inverse) if base.numel() else (a.clone(), right, right.mT.double())
+    if base.numel():
+        return base, right, inverse
+    return a.clone(), right, right.mT.double().contiguous()
 
 
 def _parts(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """As `_factors`, but nothing for a first factor `a` and the inverse of S, then the second one.
+    """As `_factors`, but with nothing for a first factor that is `a`: no output may be an input.
 
-    No output may be an input.
+    Then there is nothing for the inverse of S, too: it is the second factor.
     """
     base, right, inverse = factor(a, alone=True)
     if base is a and right is not None:

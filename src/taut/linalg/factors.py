@@ -11,7 +11,8 @@ from taut.linalg.products import gram, product, uses_onednn
 # kernel; a single one may be off by more.
 _SINGLE_CONDITION_LIMIT = 2.5
 _ALONE_CONDITION_LIMIT = 5.0
-# A Gram matrix this close to the identity, in the Frobenius norm, has a condition below 2^2.
+# A matrix whose Gram matrix is this close to the identity, in the Frobenius norm, has a condition
+# of at most 2.
 _NEAR = 0.6
 # Cholesky QR in float64 leaves a defect of about limit^2 * 1e-16: invisible in float32.
 _DOUBLE_CONDITION_LIMIT = 1e4

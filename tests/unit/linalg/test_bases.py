@@ -140,6 +140,18 @@ def test_products_with_a_basis_preserve_norms_for_every_condition(spectrum, shap
 
 
 @pytest.mark.parametrize("transposed", [False, True])
+def test_several_gradients_at_once(transposed):
+    raw, x = torch.linalg.qr(torch.randn(1100, 40)).Q, torch.randn(30, 40 if transposed else 1100)
+    a = raw.requires_grad_()
+    y = basis_product(x, a, transposed=transposed)
+    grads = torch.randn(2, *y.shape)
+    found = torch.autograd.grad(y, a, grads, is_grads_batched=True, retain_graph=True)[0]
+    for one, grad in zip(found, grads, strict=True):
+        expected = torch.autograd.grad(y, a, grad, retain_graph=True)[0]
+        assert (one - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
 @pytest.mark.parametrize("wanted", [(True, False), (False, True)])
 def test_only_the_gradients_that_are_needed_are_computed(transposed, wanted):
     a = torch.linalg.qr(torch.randn(300, 200)).Q.requires_grad_(wanted[1])
