@@ -1,6 +1,8 @@
 r"""Data sets larger than memory: images are decoded by worker processes as batches need them."""
 
+import atexit
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +15,7 @@ from jaxtyping import Int64
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from taut._torch_private import end_workers
 from taut.data._augment import Variation, varied_array
 from taut.data._checks import checked_shape
 from taut.data._folders import AbstractPictures, Arrangement, Picture, arrange
@@ -104,7 +107,7 @@ class Stream(AbstractSplit):
 @final
 @dataclass(frozen=True, eq=False)
 class StreamedDataset:
-    r"""A train and a test split on disk; fields and methods are those of :class:`Dataset`."""
+    r"""A train and a test split on disk; fields and `to` are those of :class:`Dataset`."""
 
     name: str
     label: str
@@ -118,6 +121,11 @@ class StreamedDataset:
 
     def to(self, device: torch.device | str) -> "StreamedDataset":
         return replace(self, train=self.train.to(device), test=self.test.to(device))
+
+    def close(self) -> None:
+        r"""End the worker processes; they start again when they are needed."""
+        for split in (self.train, self.test):
+            split.loaders.close()
 
 
 def stream(
@@ -225,11 +233,27 @@ class _Loaders:
         if self.busy:
             yield make()
             return
-        self.busy, self.kept = True, self.kept or make()
+        if self.kept is None:
+            self.kept = make()
+            # Before multiprocessing waits for workers that ignore its SIGTERM.
+            atexit.register(_close, weakref.ref(self))
+        self.busy = True
         try:
             yield self.kept
         finally:
             self.busy = False
+
+    def close(self) -> None:
+        """End the worker processes; they start again when they are needed."""
+        if self.kept is not None:
+            end_workers(self.kept)
+        self.kept = None
+
+
+def _close(loaders: "weakref.ref[_Loaders]") -> None:
+    kept = loaders()
+    if kept is not None:
+        kept.close()
 
 
 @final

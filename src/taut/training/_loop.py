@@ -130,7 +130,10 @@ def train(
         processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
         processes.by_first(lambda: lock.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
-        _Trainer(run, data, processes).train(interrupted, on_progress or (lambda _: None))
+        trainer = _Trainer(run, data, processes)
+        if isinstance(trainer.data, StreamedDataset):
+            lock.callback(trainer.data.close)
+        trainer.train(interrupted, on_progress or (lambda _: None))
     return run
 
 

@@ -1,6 +1,8 @@
 """Changes of single pictures: what is drawn, what it does, and that it depends on nothing else."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -338,3 +340,20 @@ def test_worker_processes_live_from_epoch_to_epoch(photos):
         expected = replace(drawn, split=stream("folder", photos, workers=0, shape=(3, 8, 8)).train)
         for a, b in zip(list(drawn.epoch(epoch)), expected.epoch(epoch), strict=True):
             assert torch.equal(a[0], b[0])
+    data.close()
+    assert all(not worker.is_alive() for worker in workers)
+    assert len(next(drawn.epoch(3))[1]) == 2  # by new ones
+
+
+def test_workers_end_with_a_program_that_still_holds_them(photos):
+    script = """
+import sys, torch
+from pathlib import Path
+from taut.data import stream
+data = stream("folder", Path(sys.argv[1]), workers=1, shape=(3, 8, 8))
+held = data.train.fetch(torch.arange(6), [slice(0, 2), slice(2, 4)])
+print(len(next(held)))
+"""
+    command = [sys.executable, "-c", script, str(photos)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
