@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-Size = tuple[int, ...]  # one number per spatial axis
+from taut.nn._wrap import Size
 
 
 class Gathered(torch.autograd.Function):
