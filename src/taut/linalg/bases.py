@@ -1,5 +1,6 @@
 """Orthonormal bases of column spaces, exact for every finite input."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from taut._torch_private import has_no_numbers
 from taut.linalg.factors import factor
 from taut.linalg.products import matmul, product
+from taut.linalg.rates import counts_launches, wide, wide_dtype
 
 
 def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
@@ -61,10 +63,13 @@ class _OrthonormalBasis(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # or zeros are made for the second
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def backward(ctx, grad: Tensor | None, _: None) -> Tensor | None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if grad is None:
+            return None
         q, inverse = ctx.saved_tensors
         return _raw_gradient(
             lambda symmetric, inverse: product(grad - product(q, symmetric), inverse),
@@ -146,15 +151,29 @@ def _raw_gradient(
     G^T Q, mirrored.
     """
     # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
-    scale = inverse.abs().amax((-2, -1), keepdim=True)
-    lower = torch.tril(overlap)
-    symmetric = lower + torch.tril(lower, -1).mT
+    scale = torch.linalg.vector_norm(inverse, torch.inf, (-2, -1), keepdim=True)
+    symmetric = _mirrored(overlap)
     largest = torch.finfo(overlap.dtype).max
     grad_a = apply(symmetric, (inverse / scale).to(overlap.dtype))
-    scale = scale.clamp(max=largest).to(grad_a.dtype)
     if torch.is_grad_enabled():
+        scale = scale.clamp(max=largest).to(grad_a.dtype)
         return _Final.apply((grad_a * scale).clamp(-largest, largest))  # pyright: ignore[reportReturnType]
     return grad_a.mul_(scale).clamp_(-largest, largest)
+
+
+def _mirrored(a: Tensor) -> Tensor:
+    """The symmetric matrix with the lower triangle of `a`."""
+    if counts_launches(a.device):
+        return torch.where(_lower(a.shape[-1], a.device), a, a.mT)
+    lower = torch.tril(a)
+    return lower + torch.tril(lower, -1).mT
+
+
+@functools.lru_cache(maxsize=16)
+def _lower(size: int, device: torch.device) -> Tensor:
+    """Where the lower triangle of a matrix is, on a device."""
+    with torch.inference_mode(mode=False):
+        return torch.ones(size, size, dtype=torch.bool, device=device).tril()
 
 
 class _Final(torch.autograd.Function):
@@ -187,13 +206,14 @@ def _basis(a: Tensor) -> tuple[Tensor, Tensor]:
     """Q, and the transposed inverse of S in float64."""
     factors = factor(a)
     # Row-major, as the fake says: Householder QR answers in columns.
-    return factors.basis().to(a.dtype).contiguous(), factors.inverse.double().contiguous()
+    return factors.basis().to(a.dtype).contiguous(), wide(factors.inverse).contiguous()
 
 
 @torch.library.register_fake("taut::orthonormal_basis", lib=_LIBRARY)
 def _fake_basis(a: Tensor) -> tuple[Tensor, Tensor]:
     columns = a.shape[-1]
-    return a.new_empty(a.shape), a.new_empty((*a.shape[:-2], columns, columns)).double()
+    inverse = a.new_empty((*a.shape[:-2], columns, columns), dtype=wide_dtype(a.device))
+    return a.new_empty(a.shape), inverse
 
 
 @torch.library.impl(_LIBRARY, "orthonormal_factors", "CompositeExplicitAutograd")
@@ -209,7 +229,7 @@ def _parts(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     base = a.new_empty(0) if base is a else base.to(a.dtype)
     if right is None:
         right = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    return base.contiguous(), right.contiguous(), inverse.double().contiguous()
+    return base.contiguous(), right.contiguous(), wide(inverse).contiguous()
 
 
 @torch.library.register_fake("taut::orthonormal_factors", lib=_LIBRARY)
