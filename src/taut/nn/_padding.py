@@ -11,6 +11,8 @@ from torch.nn import functional as F
 
 from taut._arguments import wholes
 from taut._torch_private import inside_function_mode, inside_transform
+from taut.linalg.rates import counts_launches
+from taut.nn._gathered_pad import gathered
 from taut.program import AbstractOp, Site, op
 
 Size = tuple[int, ...]  # one number per spatial axis
@@ -54,7 +56,7 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     size = x.shape[-len(left) :]
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
-    if torch.is_grad_enabled() and x.requires_grad:
+    if counts_launches(x.device) or (torch.is_grad_enabled() and x.requires_grad):
         return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
     watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
     if not watched and _channels_last(x, len(left)):  # torch's own pad puts channels first
@@ -216,6 +218,8 @@ class _Wrap(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, left: Size, right: Size) -> Tensor:
+        if counts_launches(x.device):
+            return gathered(x, left, right, channels_last=_channels_last(x, len(left)))
         axes, first = len(left), x.ndim - len(left)
         size = x.shape[first:]
         y = _new_empty(x, tuple(map(sum, zip(left, size, right, strict=True))))
