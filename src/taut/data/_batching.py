@@ -153,9 +153,9 @@ class Batches:
         # device and in every process, and no transfer waits inside the loop.
         count, device, augment = len(self.split), self.split.device, self.augment
         spread = 1 if augment is None else 2 * augment.crop_padding + 1
-        order = torch.randperm(count, generator=generator)
-        offsets = torch.randint(spread, (count, 2), generator=generator).to(device)
-        flips = torch.randint(2, (count,), generator=generator).bool().to(device)
+        order = torch.randperm(count, generator=generator, device="cpu")
+        offsets = torch.randint(spread, (count, 2), generator=generator, device="cpu").to(device)
+        flips = torch.randint(2, (count,), generator=generator, device="cpu").bool().to(device)
         begins = range(start * self.batch_size, count, self.batch_size)
         parts = [self.share.of(begin, min(begin + self.batch_size, count)) for begin in begins]
         for part, batch in zip(parts, self.split.fetch(order, parts), strict=True):
