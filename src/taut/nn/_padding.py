@@ -56,7 +56,7 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     size = x.shape[-len(left) :]
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
-    if counts_launches(x.device) or (torch.is_grad_enabled() and x.requires_grad):
+    if _gathers(x) or (torch.is_grad_enabled() and x.requires_grad):
         return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
     watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
     if not watched and _channels_last(x, len(left)):  # torch's own pad puts channels first
@@ -211,6 +211,11 @@ def _clone(x: Tensor, *, channels_last: bool) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
+def _gathers(x: Tensor) -> bool:
+    """Whether to read all positions in one launch; not where functions of torch are recorded."""
+    return counts_launches(x.device) and not inside_function_mode()
+
+
 class _Wrap(torch.autograd.Function):
     """Circular padding with one copy forward and one backward; torch's takes several."""
 
@@ -218,7 +223,7 @@ class _Wrap(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, left: Size, right: Size) -> Tensor:
-        if counts_launches(x.device):
+        if _gathers(x):
             return gathered(x, left, right, channels_last=_channels_last(x, len(left)))
         axes, first = len(left), x.ndim - len(left)
         size = x.shape[first:]
