@@ -1,6 +1,6 @@
 """The private names of torch that this package relies on; no other module here uses any.
 
-All of them are present in torch 2.6 to 2.14.
+All of them are present in torch 2.11 to 2.14.
 """
 
 from collections.abc import Callable
@@ -69,6 +69,13 @@ def is_watched(x: Tensor) -> bool:
 def has_no_numbers(x: Tensor) -> bool:
     """Whether `x` is a meta tensor, or a fake one, which names another device."""
     return x.is_meta or hasattr(x, "fake_mode")
+
+
+def end_workers(loader: Any) -> None:
+    """End the worker processes of a loader that keeps them, even while it is iterated."""
+    iterator = loader._iterator
+    if iterator is not None and loader.num_workers:
+        iterator._shutdown_workers()
 
 
 def version_of(x: Tensor) -> int:
