@@ -138,7 +138,8 @@ class _Trainer:
         what = f"The checkpoints in {run.path} (is it one folder for all machines?)"
         step, weights = str(self.position.step).encode(), self.plain_model.state_dict().values()
         processes.require_equal(what, step, *weights)
-        model = torch.compile(self.plain_model) if self.recipe.compile else self.plain_model
+        model: Any = self.plain_model
+        model = torch.compile(model) if self.recipe.compile else model
         wrapped: Any = self.fabric.setup(model, self.plain_optimiser)
         self.model, self.optimiser = wrapped
         self.batches = Batches(
