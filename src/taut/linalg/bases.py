@@ -1,5 +1,6 @@
 """Orthonormal bases of column spaces, exact for every finite input."""
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,7 @@ from taut._torch_private import has_batched_gradients, has_no_numbers
 from taut.linalg.factors import factor
 from taut.linalg.one_route import one_route_basis, takes_one_route
 from taut.linalg.products import congruence, difference_of_products, matmul, product
+from taut.linalg.rates import counts_launches, wide, wide_dtype
 
 
 def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
@@ -66,7 +68,7 @@ class _OrthonormalBasis(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.set_materialize_grads(False)
+        ctx.set_materialize_grads(False)  # or zeros are made for the second
         ctx.save_for_backward(*output)
 
     @staticmethod
@@ -186,15 +188,29 @@ def _raw_gradient(
     G^T Q, mirrored.
     """
     # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
-    scale = inverse.abs().amax((-2, -1), keepdim=True)
-    lower = torch.tril(overlap)
-    symmetric = lower + torch.tril(lower, -1).mT
+    scale = torch.linalg.vector_norm(inverse, torch.inf, (-2, -1), keepdim=True)
+    symmetric = _mirrored(overlap)
     largest = torch.finfo(overlap.dtype).max
     grad_a = apply(symmetric, (inverse / scale).to(overlap.dtype))
-    scale = scale.clamp(max=largest).to(grad_a.dtype)
     if torch.is_grad_enabled():
+        scale = scale.clamp(max=largest).to(grad_a.dtype)
         return _Final.apply((grad_a * scale).clamp(-largest, largest))  # pyright: ignore[reportReturnType]
     return grad_a.mul_(scale).clamp_(-largest, largest)
+
+
+def _mirrored(a: Tensor) -> Tensor:
+    """The symmetric matrix with the lower triangle of `a`."""
+    if counts_launches(a.device):
+        return torch.where(_lower(a.shape[-1], a.device), a, a.mT)
+    lower = torch.tril(a)
+    return lower + torch.tril(lower, -1).mT
+
+
+@functools.lru_cache(maxsize=16)
+def _lower(size: int, device: torch.device) -> Tensor:
+    """Where the lower triangle of a matrix is, on a device."""
+    with torch.inference_mode(mode=False):
+        return torch.ones(size, size, dtype=torch.bool, device=device).tril()
 
 
 class _Final(torch.autograd.Function):
@@ -229,13 +245,14 @@ def _basis(a: Tensor) -> tuple[Tensor, Tensor]:
     """Q, and the transposed inverse of S in float64."""
     factors = factor(a)
     # Row-major, as the fake says: Householder QR answers in columns.
-    return factors.basis().to(a.dtype).contiguous(), factors.inverse.double().contiguous()
+    return factors.basis().to(a.dtype).contiguous(), wide(factors.inverse).contiguous()
 
 
 @torch.library.register_fake("taut::orthonormal_basis", lib=_LIBRARY)
 def _fake_basis(a: Tensor) -> tuple[Tensor, Tensor]:
     columns = a.shape[-1]
-    return a.new_empty(a.shape), a.new_empty((*a.shape[:-2], columns, columns)).double()
+    inverse = a.new_empty((*a.shape[:-2], columns, columns), dtype=wide_dtype(a.device))
+    return a.new_empty(a.shape), inverse
 
 
 @torch.library.impl(_LIBRARY, "orthonormal_factors", "CompositeExplicitAutograd")
@@ -244,7 +261,7 @@ def _factors(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     base, right, inverse = _parts(a)
     if base.numel():
         return base, right, inverse
-    return a.clone(), right, right.mT.double().contiguous()
+    return a.clone(), right, wide(right.mT).contiguous()
 
 
 def _parts(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,7 +274,7 @@ def _parts(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return a.new_empty(0), right, a.new_empty(0)
     if right is None:
         right = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
-    return base.to(a.dtype).contiguous(), right.contiguous(), inverse.double().contiguous()
+    return base.to(a.dtype).contiguous(), right.contiguous(), wide(inverse).contiguous()
 
 
 @torch.library.register_fake("taut::orthonormal_factors", lib=_LIBRARY)

@@ -9,8 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-HOST_DEVICES = ("cpu", "meta", "mps")
-"""Devices on which reading a number costs nothing, or that have no numbers or no float64."""
+from taut.linalg.rates import double_rate
+
+HOST_DEVICES = ("cpu", "meta")
+"""Devices on which reading a number costs nothing, or that have no numbers."""
 
 # Added to the Gram matrix of a float32 matrix, for one that is zero; less than any square in range.
 _TINY = 1e-100
@@ -19,12 +21,13 @@ _DEFECT_LIMIT = 0.1
 
 
 def takes_one_route(a: Tensor) -> bool:
-    """Whether the basis of `a` is computed in one route: in training, off the host.
+    """Whether the basis of `a` is computed in one route: in training, off the host, in float64.
 
     Where no gradient is asked (evaluation, freezing, certificates, :func:`taut.retract_`), the
     basis is exact for every finite `a`, and the route is chosen by values.
     """
-    return a.device.type not in HOST_DEVICES and torch.is_grad_enabled() and a.requires_grad
+    learned = torch.is_grad_enabled() and a.requires_grad
+    return learned and a.device.type not in HOST_DEVICES and double_rate(a.device) == "fast"
 
 
 def one_route_basis(

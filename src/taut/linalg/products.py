@@ -4,7 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut._torch_private import constant_when_compiled, inside_transform, onednn_product
+from taut._torch_private import inside_transform, onednn_product
+from taut.linalg.precision import exact_products, rounds_products
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
@@ -24,11 +25,14 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
     """The matrix product `a @ b` without a gradient, equal up to the order of summation.
 
     On a CPU, large float32 products go through oneDNN: its matrix product is the faster one on
-    processors that MKL does not favour. On a GPU that may round float32 to TF32 they are computed
-    in float64.
+    processors that MKL does not favour. Where torch may round float32 factors, to TF32 or bfloat16,
+    it is told not to.
     """
-    if rounds_to_tf32(a):
-        return (a.double() @ b.double()).to(a.dtype)
+    if _rounded(a):
+        if torch.compiler.is_compiling():  # settings of the process stay as they are
+            return (a.double() @ b.double()).to(a.dtype)
+        with exact_products(a.device):
+            return _plain(a, b)
     if torch.compiler.is_compiling() and _is_large(a, b.shape[-1]):
         return torch.ops.taut.product(a, b)
     if not uses_onednn(a, b.shape[-1]):
@@ -49,7 +53,7 @@ def matmul(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tens
     """
     if a.ndim == b.ndim == 3 and len(a) == len(b) == 1:
         return matmul(a[0], b[0])[None]
-    special = uses_onednn(a, b.shape[-1]) or rounds_to_tf32(a)
+    special = uses_onednn(a, b.shape[-1]) or _rounded(a)
     return _Matmul.apply(a, b) if special else _plain(a, b)  # pyright: ignore[reportReturnType]
 
 
@@ -61,6 +65,8 @@ def _plain(a: Tensor, b: Tensor) -> Tensor:
 class _Matmul(torch.autograd.Function):
     @staticmethod
     def forward(a: Tensor, b: Tensor) -> Tensor:
+        if not uses_onednn(a, b.shape[-1]):
+            return product(a, b)
         pairs = zip(a.split(_INNER, -1), b.split(_INNER, -2), strict=True)
         total = product(*next(pairs))
         for left, right in pairs:
@@ -161,15 +167,6 @@ def uses_onednn(a: Tensor, columns: int) -> bool:
     )
 
 
-def rounds_to_tf32(a: Tensor) -> bool:
-    """Whether torch would round the float32 matrix `a` before it multiplies."""
-    return a.is_cuda and a.dtype == torch.float32 and tf32_is_allowed()
-
-
-@constant_when_compiled  # or the compiler stops at the question
-def tf32_is_allowed() -> bool:
-    """Whether torch may round float32 factors to TF32 on a GPU, by its old or new setting."""
-    matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # since torch 2.9, where the old question may raise
-        return matmul.fp32_precision == "tf32"
-    return torch.get_float32_matmul_precision() != "highest"
+def _rounded(a: Tensor) -> bool:
+    """Whether torch may round the float32 matrix `a` before it multiplies."""
+    return a.dtype == torch.float32 and rounds_products(a.device)

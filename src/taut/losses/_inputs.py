@@ -73,13 +73,17 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{allowed}; got {labels.dtype}: use labels.long().")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"{allowed}; got shape {tuple(labels.shape)}.")
-    if labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform():
-        # On a GPU the check would wait for all work; there torch's own losses stop the program.
+    if _can_be_read(labels):
         low, high = map(int, labels.aminmax())
         if low < 0 or high >= logits.shape[1]:
             wrong = low if low < 0 else high
             raise ValueError(f"`labels` must be from 0 to {logits.shape[1] - 1}; got {wrong}.")
     return logits, labels.long()
+
+
+def _can_be_read(labels: Tensor) -> bool:
+    """Whether values may be checked: on a GPU that would wait for all work."""
+    return labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform()
 
 
 def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -95,6 +99,8 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")
     scores, labels = scores.flatten(), labels.flatten()
     first = labels == 1
+    if not _can_be_read(labels):
+        return scores, first
     if not bool((first | (labels == 0)).all() | (first | (labels == -1)).all()):
         raise ValueError(f"`labels` must be 0 and 1, or -1 and 1; got {labels.unique().tolist()}.")
     if bool(first.all()) or not bool(first.any()):
@@ -103,9 +109,10 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor]:
 
 
 def dual_value(scores: Tensor, first: Tensor) -> Tensor:
-    """Mean score where `first`, minus the mean elsewhere, column by column."""
+    """Mean score where `first`, minus the mean elsewhere, column by column; 0 for none."""
     inside, outside = first.to(scores.dtype), (~first).to(scores.dtype)
-    return (scores * inside).sum(0) / inside.sum(0) - (scores * outside).sum(0) / outside.sum(0)
+    means = [(scores * own).sum(0) / own.sum(0).clamp(min=1) for own in (inside, outside)]
+    return means[0] - means[1]
 
 
 def hinge(scores: Tensor, first: Tensor, margin: float) -> Tensor:

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
-from taut._torch_private import is_watched
+from taut._torch_private import inside_function_mode, is_watched
+from taut.linalg.rates import counts_launches
 from taut.nn._gathered import Gathered
 from taut.nn._wrap import Size, Wrap
 from taut.program import AbstractOp, Site, op
@@ -56,7 +57,8 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
         return _wrap_repeatedly(x, left, right)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
         return Gathered.apply(x, left, right)  # pyright: ignore[reportReturnType]
-    if torch.is_grad_enabled() and x.requires_grad:
+    gathered = counts_launches(x.device) and not inside_function_mode()
+    if gathered or (torch.is_grad_enabled() and x.requires_grad):
         return Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
     if not is_watched(x):  # torch's own pad puts channels first
         return Wrap.forward(x, left, right)

@@ -12,10 +12,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
 from taut.linalg.bases import orthonormal_basis
+from taut.linalg.precision import exact_products
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._spectral import AbstractSpectral
 
-_local = threading.local()  # `weights` and `bases`: what the contexts of a thread keep
+_local = threading.local()  # `weights`, `bases` and `layers`: what the contexts of a thread keep
 _lock = threading.Lock()
 _contexts = 0  # how many contexts are open, in all threads
 
@@ -95,6 +96,35 @@ def kept_basis(raw: Tensor) -> Tensor | None:
     return None if lacks_gradient else basis
 
 
+def kept_weight(parametrization: AbstractParametrization) -> Tensor | None:
+    """The weight that :func:`taut.batched` keeps for a layer, if nothing has changed since."""
+    if torch.compiler.is_compiling() or getattr(_local, "layers", None) is None:
+        return None
+    raw_state, weight_state, weight = _local.layers.get(parametrization, (None, None, None))
+    if weight is None or weight_state != _state(weight):
+        return None
+    raws = list(parametrization.parameters())
+    if raw_state != [_state(raw) for raw in raws]:
+        return None
+    watched = torch.is_grad_enabled() and any(raw.requires_grad for raw in raws)
+    return None if watched and not weight.requires_grad else weight
+
+
+@contextmanager
+def keeping_weights(pairs: list[tuple[AbstractParametrization, Tensor]]) -> Iterator[None]:
+    """Inside this context :func:`read_weight` answers with these weights of these layers."""
+    outer, kept = getattr(_local, "layers", None), {}
+    for owner, weight in pairs:
+        raws = list(owner.parameters())
+        if not any(tensor.is_inference() for tensor in (weight, *raws)):
+            kept[owner] = ([_state(raw) for raw in raws], _state(weight), weight)
+    _local.layers = {**(outer or {}), **kept}
+    try:
+        yield
+    finally:
+        _local.layers = outer
+
+
 @contextmanager
 def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Inside this context :func:`read_basis` answers with these bases of these raw tensors."""
@@ -139,7 +169,8 @@ def read_weight(
         torch.Size([3, 2])
     """
     sizes = () if size is None else (size,)
-    return _read(parametrization, size, lambda: parametrization.weight(*sizes))
+    kept = kept_weight(parametrization) if size is None else None
+    return _read(parametrization, size, lambda: parametrization.weight(*sizes), kept)
 
 
 def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor, Tensor | None]:
@@ -174,29 +205,43 @@ def read_symbol(parametrization: AbstractSpectral, size: tuple[int, ...]) -> Ten
     return _read(parametrization, ("symbol", size), lambda: parametrization.symbol(size))
 
 
-def _read(parametrization: AbstractParametrization, name: Any, compute: Callable[[], Any]) -> Any:
+def _read(
+    parametrization: AbstractParametrization,
+    name: Any,
+    compute: Callable[[], Any],
+    kept: Tensor | None = None,
+) -> Any:
     """A tensor that a parametrization computes, from the cache under this name if it may be."""
     tensors = (*parametrization.parameters(), *parametrization.buffers())
     with without_autocast(tensors[0].device):
         if not keeps_weight(parametrization):
-            weight = compute()
+            weight = compute() if kept is None else kept
             return weight if torch.is_grad_enabled() else _contiguous(weight)
         key = (parametrization, name)
         raw_state = (torch.is_inference_mode_enabled(), *map(_state, tensors))
-        kept = _local.weights.get(key)
-        if kept is None or (kept.raw_state, kept.weight_state) != (raw_state, _state(kept.weight)):
+        old = _local.weights.get(key)
+        if old is None or (old.raw_state, old.weight_state) != (raw_state, _state(old.weight)):
             weight = _contiguous(compute())
             alive = tuple(tensor.detach() for tensor in tensors)
-            kept = _CachedWeight(raw_state, _state(weight), weight, alive)
-            _local.weights[key] = kept
-        return kept.weight
+            old = _CachedWeight(raw_state, _state(weight), weight, alive)
+            _local.weights[key] = old
+        return old.weight
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, autocast rounds nothing; tensors without numbers have no autocast."""
-    if device.type == "meta":
+    """Inside, neither autocast nor a setting for products rounds more than the dtype does."""
+    if device.type == "meta":  # has no numbers, and no autocast
         return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    plain, exact = torch.autocast(device.type, enabled=False), exact_products(device)
+    return plain if isinstance(exact, nullcontext) else _both(plain, exact)
+
+
+@contextmanager
+def _both(
+    first: AbstractContextManager[object], second: AbstractContextManager[object]
+) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def _contiguous(weight: Tensor) -> Tensor:
