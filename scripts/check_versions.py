@@ -41,10 +41,11 @@ def main() -> None:
     parser.add_argument("--index-url", help="where to take torch from")
     parser.add_argument("--tests", nargs="+", default=[], help="these alone; all by default")
     chosen = parser.parse_args()
-    outcomes = []
-    for pair in chosen.pairs:
+    for pair in chosen.pairs:  # all are checked before anything is installed
         if not re.fullmatch(r"3\.\d+:\d+\.\d+(\.\d+)?", pair):
             parser.error(f"a pair must be like 3.11:2.13.0; got {pair!r}")
+    outcomes = []
+    for pair in chosen.pairs:
         python, torch = pair.split(":")
         outcomes.append(checked(python, torch, chosen.index_url, chosen.tests))
         print(line(outcomes[-1]), *outcomes[-1].failed, sep="\n  ", flush=True)

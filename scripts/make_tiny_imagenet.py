@@ -63,7 +63,16 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--classes", type=int, default=4)
-    parser.add_argument("--size", type=int, default=80, help="pixels of a side, about")
+    parser.add_argument("--classes", type=int, default=4, help="from 1 to 16 (default: 4)")
+    parser.add_argument(
+        "--size", type=int, default=80, help="pixels of a side, about, from 2 (default: 80)"
+    )
     chosen = parser.parse_args()
-    main(chosen.folder, chosen.classes, chosen.size)
+    if not 1 <= chosen.classes <= _COUNTS["val"]:
+        parser.error(f"--classes must be from 1 to {_COUNTS['val']}; got {chosen.classes}")
+    if chosen.size < 2:
+        parser.error(f"--size must be at least 2; got {chosen.size}")
+    try:
+        main(chosen.folder, chosen.classes, chosen.size)
+    except OSError as error:
+        parser.error(f"cannot write to {chosen.folder}: {error.strerror}")

@@ -33,7 +33,7 @@ class LayerCase:
     def __post_init__(self) -> None:
         numbers = (self.inputs, self.outputs, self.stride, self.size, self.batch)
         if min(numbers) < 1 or self.kernel < 0:
-            raise ValueError(f"A layer is made of positive numbers; got {self}.")
+            raise ValueError(f"Numbers of a layer must be at least 1; got {self.name}.")
         if self.kernel and self.size % self.stride:
             raise ValueError(
                 f"`size` must be a multiple of the stride; got {self.size} and {self.stride}."
@@ -107,10 +107,10 @@ def parse_layer(text: str) -> LayerCase:
     ('128x128x3@16b16', '4096x512b128')
     """
     match = _LAYER.fullmatch(text)
-    if not match:
+    if not match or 0 in [int(x) for x in match.groups() if x]:
         raise ValueError(
-            "A layer is INxOUTxKERNEL with sSTRIDE, @SIZE and bBATCH if wanted, such as "
-            f"128x128x3, 64x128x4s2@32b8 or (dense) 4096x512; got {text!r}."
+            "A layer is INxOUTxKERNEL with sSTRIDE, @SIZE and bBATCH if wanted, all from 1, such "
+            f"as 128x128x3, 64x128x4s2@32b8 or (dense) 4096x512; got {text!r}."
         )
     inputs, outputs, kernel, stride, size, batch = (int(x) if x else None for x in match.groups())
     return LayerCase(
@@ -129,7 +129,7 @@ def parse_net(text: str) -> NetCase:
     >>> parse_net("stack-12x256").name, parse_net("large-cifar10b64").batch
     ('stack-12x256@16b16', 64)
     """
-    if match := _NET.fullmatch(text):
+    if (match := _NET.fullmatch(text)) and match[3] != "0":
         architecture, data, batch = match.groups()
         return NetCase(architecture, _SHAPES[data], int(batch or _BATCH))
     if (match := _STACK.fullmatch(text)) and min(int(x) for x in match.groups() if x) > 0:

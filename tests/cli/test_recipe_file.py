@@ -158,6 +158,18 @@ def test_wrong_value_in_a_recipe_is_named(here, change, sentence):
         (("a.json", "--dataset", "mnits"), "`--dataset` must be one of"),
         (("a.json", "--data-dir", "data.npz", "--classes", "3"), "`--classes` comes from the data"),
         (("a.json", "--data-dir", "data.npz", "--augment", "turn"), "`--augment` must be none,"),
+        (
+            ("a.json", "--data-dir", "data.npz", "--augment", "flip,crop=-1"),
+            "`--augment` cannot be 'flip,crop=-1': crop must be 0 or more; got -1.",
+        ),
+        (
+            ("a.json", "--data-dir", "data.npz", "--augment", "resized-crop=2"),
+            "`--augment` cannot be 'resized-crop=2': resized-crop must be from 0 to 1; got 2.0.",
+        ),
+        (
+            ("a.json", "--data-dir", "data.npz", "--augment", "magnitude=3"),
+            "`--augment` takes magnitude only with randaugment; got 'magnitude=3'.",
+        ),
         (("a.json", "--data-dir", "photos", "--resize"), "`--resize` needs `--input-shape`"),
         (
             ("a.json", "--data-dir", "data.npz", "--input-shape", "1", "5", "6"),

@@ -302,7 +302,15 @@ def _augment(text: str) -> Augment | None:
                 "`augment` must be none, or some of flip, crop=4, resized-crop=0.08, "
                 f"randaugment=2 and magnitude=9 with commas between; got {text!r}."
             ) from None
-    return Augment(**settings)
+    if "magnitude" in settings and not settings.get("randaugment"):
+        raise ValueError(f"`augment` takes magnitude only with randaugment; got {text!r}.")
+    try:
+        return Augment(**settings)
+    except ValueError as error:
+        message = str(error)
+        for word, (name, _) in _AUGMENT.items():
+            message = message.replace(f"`{name}`", word)
+        raise ValueError(f"`augment` cannot be {text!r}: {message}") from None
 
 
 def _augment_text(value: Augment | None) -> str:

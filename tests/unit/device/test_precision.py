@@ -60,12 +60,21 @@ def _setting(request):
 
 def _reset() -> None:
     torch.set_float32_matmul_precision("highest")
-    backends.cudnn.allow_tf32 = True
     for owner in (backends, backends.cuda.matmul, backends.cudnn, backends.mkldnn):
         parts = [getattr(owner, n, None) for n in ("conv", "rnn", "matmul")]
         for part in (owner, *parts):
             if hasattr(part, "fp32_precision"):
                 part.fp32_precision = "none"  # after the old ones, which set the new
+    backends.cudnn.allow_tf32 = True  # or torch.export refuses all, as torch starts with it
+
+
+def test_settings_are_reset_to_those_that_torch_starts_with():
+    found = state()
+    for change in SETTINGS.values():
+        change()
+        _reset()
+        assert state() == found
+    assert "refused" not in found
 
 
 def state() -> list[str]:

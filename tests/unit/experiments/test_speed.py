@@ -45,13 +45,18 @@ def test_names_are_read_back(name):
     assert parse_case(name).name == name
 
 
-@pytest.mark.parametrize("text", ["8x", "8x8x3s", "0x8x3", "8x8x3s3@16", "x", "8x8x3 "])
+ZEROS = ("8x8x0", "8x8x3s0", "8x8x3@0", "8x8x3b0", "8x0")
+
+
+@pytest.mark.parametrize("text", [*("8x", "8x8x3s", "0x8x3", "8x8x3s3@16", "x", "8x8x3 "), *ZEROS])
 def test_what_is_no_layer_is_refused(text):
-    with pytest.raises(ValueError, match=r"layer|positive|multiple"):
+    with pytest.raises(ValueError, match=r"A layer is|multiple"):
         parse_layer(text)
 
 
-@pytest.mark.parametrize("text", ["large", "large-imagenet", "stack-0x8", "stack-8", "huge-mnist"])
+@pytest.mark.parametrize(
+    "text", ["large", "large-imagenet", "stack-0x8", "stack-8", "small-mnistb0"]
+)
 def test_what_is_no_net_is_refused(text):
     with pytest.raises(ValueError, match="A net is"):
         parse_net(text)

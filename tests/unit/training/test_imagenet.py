@@ -1,6 +1,7 @@
 """The recipe for ImageNet, run on made pictures: in two processes, from folders and from shards."""
 
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -39,19 +40,38 @@ def trained(folder, *options, processes):
     return Run.open(folder / options[options.index("--run") + 1])
 
 
-def test_two_processes_train_it_from_folders_and_from_shards(made):
-    folder = ["--data-dir", "folder", "--run", "by-class"]
-    shards = ["--dataset", "webdataset", "--data-dir", "shards", "--run", "sharded"]
-    for options in (folder, shards):
-        run = trained(made, *options, processes=2)
-        rows = run.history()
-        assert [row["step"] for row in rows] == [3, 6]
-        assert rows[-1]["train_loss"] < rows[0]["train_loss"]
-        assert all(0.5 < row["bound"] < 1 + 1e-5 for row in rows)
-        assert rows[-1]["lr"] < rows[0]["lr"]
-        model, recipe = run.model(), run.recipe
-        assert (recipe.precision, recipe.ema, recipe.draft) == ("bf16-mixed", 0.999, True)
-        assert all(p.dtype == torch.float32 for p in model.parameters())
+FOLDER = ["--data-dir", "folder", "--run", "by-class"]
+SHARDS = ["--dataset", "webdataset", "--data-dir", "shards", "--run", "sharded"]
+
+
+@pytest.mark.parametrize("options", [FOLDER, pytest.param(SHARDS, marks=pytest.mark.slow)])
+def test_two_processes_train_it_from_folders_and_from_shards(made, options):
+    run = trained(made, *options, processes=2)
+    rows = run.history()
+    assert [row["step"] for row in rows] == [3, 6]
+    assert rows[-1]["train_loss"] < rows[0]["train_loss"]
+    assert all(0.5 < row["bound"] < 1 + 1e-5 for row in rows)
+    assert rows[-1]["lr"] < rows[0]["lr"]
+    model, recipe = run.model(), run.recipe
+    assert (recipe.precision, recipe.ema, recipe.draft) == ("bf16-mixed", 0.999, True)
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["made", "--classes", "0"], "--classes must be from 1 to 16; got 0"),
+        (["made", "--size", "1"], "--size must be at least 2; got 1"),
+        ([__file__], "cannot write to"),
+    ],
+)
+def test_made_pictures_refuse_wrong_arguments(wrong, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["make_tiny_imagenet.py", *wrong])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(ROOT / "scripts" / "make_tiny_imagenet.py"), run_name="__main__")
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_shipped_recipe_uses_what_a_large_run_needs():
