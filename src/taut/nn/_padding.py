@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from taut._arguments import wholes
 from taut._torch_private import inside_function_mode, is_watched
 from taut.linalg.rates import counts_launches
-from taut.nn._gathered import Gathered
+from taut.nn._compiled_wrap import CompiledWrap
 from taut.nn._wrap import Size, Wrap
 from taut.program import AbstractOp, Site, op
 
@@ -56,7 +56,7 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
     if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-        return Gathered.apply(x, left, right)  # pyright: ignore[reportReturnType]
+        return CompiledWrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
     gathered = counts_launches(x.device) and not inside_function_mode()
     if gathered or (torch.is_grad_enabled() and x.requires_grad):
         return Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]

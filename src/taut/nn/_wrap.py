@@ -4,9 +4,7 @@ import torch
 from torch import Tensor
 
 from taut.linalg.rates import counts_launches
-from taut.nn._gathered_pad import gathered
-
-Size = tuple[int, ...]  # one number per spatial axis
+from taut.nn._gathered_pad import Size, gathered
 
 
 def is_channels_last(x: Tensor, axes: int) -> bool:

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from taut.nn._gathered import Gathered
+from taut.nn._compiled_wrap import CompiledWrap
 from taut.nn._padding import Pads, pad
 from taut.parametrizations import methods
 
@@ -130,14 +130,14 @@ PADS = [
 def test_gathered_padding_is_circular_padding(size, left, right):
     x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     expected = pad(x, Pads((0,) * len(size), left, right), "circular")
-    found = Gathered.apply(x, left, right)
+    found = CompiledWrap.apply(x, left, right)
     assert torch.equal(found, expected)
     out = torch.randn_like(found)
     (by_gather,) = torch.autograd.grad(found, x, out, create_graph=True)
     (by_pad,) = torch.autograd.grad(expected, x, out)
     assert torch.allclose(by_gather, by_pad)
     one = x[:1, :1].detach().requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: Gathered.apply(x, left, right), one)
-    assert torch.autograd.gradgradcheck(lambda x: Gathered.apply(x, left, right), one)
-    mapped = torch.func.vmap(lambda x: Gathered.apply(x, left, right))(x)
+    assert torch.autograd.gradcheck(lambda x: CompiledWrap.apply(x, left, right), one)
+    assert torch.autograd.gradgradcheck(lambda x: CompiledWrap.apply(x, left, right), one)
+    mapped = torch.func.vmap(lambda x: CompiledWrap.apply(x, left, right))(x)
     assert torch.equal(mapped, expected)

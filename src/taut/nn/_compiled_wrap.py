@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from taut.nn._wrap import Size
 
 
-class Gathered(torch.autograd.Function):
+class CompiledWrap(torch.autograd.Function):
     """Circular padding as one gather: Inductor fuses it with the activation before it.
 
     Pads are at most the size of their axis.
@@ -54,4 +54,4 @@ class _Folded(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Gathered.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
+        return CompiledWrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
