@@ -63,19 +63,19 @@ def one_route_basis(
         x = x / scale
     square = x.mT @ x
     size = square.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    inverse = _inverse_factor(square + (unit * size + _TINY) * identity, identity)
+    inverse = inverse_factor(square + (unit * size + _TINY) * identity, identity)
     q = x @ inverse.mT
-    second = _inverse_factor(q.mT @ q + unit * columns * identity, identity)
+    second = inverse_factor(q.mT @ q + unit * columns * identity, identity)
     q, inverse = q @ second.mT, second @ inverse
     if scale is None:
         return q.to(a.dtype), inverse
     square = q.mT @ q
     near = torch.linalg.matrix_norm(square - identity, keepdim=True) < _DEFECT_LIMIT
-    third = _inverse_factor(torch.where(near, square, identity), identity)
+    third = inverse_factor(torch.where(near, square, identity), identity)
     return q @ third.mT, third @ inverse / scale
 
 
-def _inverse_factor(square: Tensor, identity: Tensor) -> Tensor:
+def inverse_factor(square: Tensor, identity: Tensor) -> Tensor:
     """The inverse of the Cholesky factor of matrices; nobody asks whether there is one."""
     lower = torch.linalg.cholesky_ex(square).L
     return torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from taut.linalg.one_route import inverse_factor
+
 # Rows of a Gram matrix that are summed in one go.
 _PART = 256
 # Frobenius norms of a defect that the next step takes away.
@@ -26,12 +28,12 @@ def single_cholesky_qr(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     size = a.abs().amax((-2, -1), keepdim=True)
     usable = (size > 1e-30) & (size < 1e30)  # NaN fails, too
     scale = torch.where(usable, size, torch.ones_like(size))
-    first = _inverse_cholesky(_gram(a / scale))
+    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
+    first = inverse_factor(_gram(a / scale), identity)
     q = (a / scale) @ first.mT
     square = _gram(q)
-    identity = torch.eye(a.shape[-1], dtype=a.dtype, device=a.device)
     good = usable[..., 0, 0] & (_norm(square - identity) < _DEFECTS[0])
-    second = _inverse_cholesky(square)
+    second = inverse_factor(square, identity)
     q = q @ second.mT
     defect = _gram(q) - identity
     good = good & (_norm(defect) < _DEFECTS[1])
@@ -56,9 +58,3 @@ def _gram(a: Tensor) -> Tensor:
     # Squares have no cancellation that keeps their partial sums small: they are summed in a tree.
     diagonal = torch.diag_embed(a.square().sum(-2) - square.diagonal(dim1=-2, dim2=-1))
     return (square + square.mT) / 2 + diagonal
-
-
-def _inverse_cholesky(square: Tensor) -> Tensor:
-    lower, _ = torch.linalg.cholesky_ex(square)
-    identity = torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
-    return torch.linalg.solve_triangular(lower, identity.expand_as(lower), upper=False)
