@@ -19,14 +19,17 @@ class LossInputs:
     Args:
         logits: outputs of the model, one row per image; for a critic one score per image.
         labels: one per image.
-        bound: Lipschitz constant of the model, for losses that use it.
+        bound: Lipschitz constant of the model, or of its features where `head` is given, for
+            losses that use it; left out, 1.
         head: weight of the last layer, `(classes, features)`, for losses that use it.
+        progress: share of the training that is done, from 0 to 1, for losses that change.
     """
 
     logits: Tensor
     labels: Tensor
     bound: float | Tensor | None = None
     head: Tensor | None = None
+    progress: float | None = None
 
 
 class AbstractLoss(ABC):
@@ -50,13 +53,14 @@ class AbstractLoss(ABC):
         *,
         bound: float | Tensor | None = None,
         head: Tensor | None = None,
+        progress: float | None = None,
     ) -> Tensor:
         """The loss of a batch; logits may be all inputs in one object."""
         if isinstance(logits, LossInputs):
             return self.value(logits)
         if labels is None:
             raise ValueError("`labels` must be one label per image; got None.")
-        return self.value(LossInputs(logits, labels, bound, head))
+        return self.value(LossInputs(logits, labels, bound, head, progress))
 
 
 def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
