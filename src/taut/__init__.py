@@ -1,6 +1,6 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, theory, wasserstein
+from taut import data, diagnostics, export, losses, models, nn, optim, theory, wasserstein
 from taut._load import load
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
@@ -75,6 +75,7 @@ __all__ = [
     "losses",
     "models",
     "nn",
+    "optim",
     "predict",
     "projected",
     "retract_",

@@ -1,7 +1,9 @@
 """What a parametrization is."""
 
+import weakref
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,22 @@ Guarantee = Literal["orthogonal", "lipschitz", "none"]
 
 
 MISS = 1000  # units of the last place that an assigned weight may be off
+
+
+# All that there are, from which an optimiser learns what its parameters are.
+_basis_readers: "weakref.WeakSet[AbstractParametrization]" = weakref.WeakSet()
+
+
+def raws_among(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Those of the parameters that a parametrization reads through orthonormal bases.
+
+    Example:
+        >>> layer = taut.nn.Linear(2, 3)
+        >>> [tuple(raw.shape) for raw in raws_among(layer.parameters())]
+        [(3, 2)]
+    """
+    raws = {id(raw) for owner in list(_basis_readers) for raw in owner.parameters()}
+    return [parameter for parameter in parameters if id(parameter) in raws]
 
 
 class AbstractParametrization(nn.Module, ABC):
@@ -89,6 +107,14 @@ class AbstractParametrization(nn.Module, ABC):
         for name, shape in self.buffer_shapes().items():
             self.register_buffer(name, torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
+        if self.reads_bases:
+            _basis_readers.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy or a pickle."""
+        super().__setstate__(state)
+        if self.reads_bases:
+            _basis_readers.add(self)
 
     @abstractmethod
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:

@@ -12,7 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
 from taut.linalg.bases import orthonormal_basis
+from taut.linalg.stiefel import own_basis
 from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._kept import is_own_basis
 from taut.parametrizations._spectral import AbstractSpectral
 
 _local = threading.local()  # `weights` and `bases`: what the contexts of a thread keep
@@ -75,13 +77,17 @@ def cached() -> Iterator[None]:
 def read_basis(raw: Tensor) -> Tensor:
     """The orthonormal basis of a raw tensor, from :func:`taut.batched` if that has it.
 
+    In training it is the raw tensor itself if an optimiser of `taut.optim` keeps that orthonormal.
+
     Example:
         >>> read_basis(torch.tensor([[3.0], [4.0]]))
         tensor([[0.6000],
                 [0.8000]])
     """
     kept = kept_basis(raw)
-    return orthonormal_basis(raw) if kept is None else kept
+    if kept is not None:
+        return kept
+    return own_basis(raw) if is_own_basis(raw) else orthonormal_basis(raw)
 
 
 def kept_basis(raw: Tensor) -> Tensor | None:

@@ -14,6 +14,7 @@ from taut._arguments import whole
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import keeping_bases, without_autocast
+from taut.parametrizations._kept import is_own_basis
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -42,7 +43,7 @@ def batched(model: nn.Module) -> Iterator[None]:
     """
     groups: dict[tuple, list[Tensor]] = defaultdict(list)
     for raw in _raw_tensors(model):
-        if raw.numel():
+        if raw.numel() and not is_own_basis(raw):
             groups[raw.shape[-2:], raw.dtype, raw.device, raw.requires_grad].append(raw)
     kept = []
     for (shape, _, device, _), raws in groups.items():

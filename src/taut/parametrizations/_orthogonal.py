@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from taut.linalg.bases import basis_product
+from taut.linalg.stiefel import own_product
 from taut.linalg.windows import Windows
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import kept_basis, read_basis
+from taut.parametrizations._kept import is_own_basis
 
 
 @final
@@ -60,6 +62,7 @@ class Orthogonal(AbstractParametrization):
         if kept_basis(self.raw_matrix) is not None or torch.compiler.is_exporting():
             return None  # the product is laid out by the size of the batch, which may be open
         wide = self.out_channels >= self.in_channels
-        y = basis_product(x, self.raw_matrix, transposed=wide)
+        multiply = own_product if is_own_basis(self.raw_matrix) else basis_product
+        y = multiply(x, self.raw_matrix, transposed=wide)
         # A copy: in-place operations must not change what is saved for the gradient.
         return y.clone() if bias is None else y + bias

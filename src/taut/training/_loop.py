@@ -14,6 +14,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor, nn
 
+from taut import optim
 from taut.data import Batches, Dataset, StreamedDataset
 from taut.kinds import in_file_of
 from taut.losses import LossInputs
@@ -29,6 +30,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 _ALONE = Launch()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
+OPTIMIZERS = {"adam": torch.optim.Adam, "stiefel-adam": optim.Adam}
 # Reading the loss makes the CPU wait for the GPU.
 _STEPS_BETWEEN_READINGS = {"cpu": 1, "cuda": 16}
 
@@ -141,7 +143,8 @@ class _Trainer:
         self.fabric, self.device = processes.fabric, processes.fabric.device
         self.data = data.to(self.device)
         self.plain_model = self.recipe.build_model().to(self.device)
-        self.plain_optimiser = torch.optim.Adam(self.plain_model.parameters(), fused=True)
+        make = OPTIMIZERS[self.recipe.optimizer]
+        self.plain_optimiser = make(self.plain_model.parameters(), fused=True)
         self.position = load_checkpoint(run, self.plain_model, self.plain_optimiser, self.device)
         what = f"The checkpoints in {run.path} (is it one folder for all machines?)"
         step, weights = str(self.position.step).encode(), self.plain_model.state_dict().values()
@@ -219,11 +222,16 @@ class _Trainer:
             group["lr"], group["betas"] = lr, (beta1, group["betas"][1])
         self.optimiser.zero_grad()
         self._backward(images, labels)
-        self.optimiser.step()
+        with self._finite_raw_tensors():
+            self.optimiser.step()
         self.position.step += 1
+        # The parameters that `taut.optim` keeps orthonormal need no bases.
+        retracts = self.recipe.optimizer == "adam"
         with self._finite_raw_tensors():
             after_step(
-                self.plain_model, self.position.step, retract_every=self.recipe.retract_every
+                self.plain_model,
+                self.position.step,
+                retract_every=self.recipe.retract_every if retracts else 0,
             )
 
     def _backward(self, images: Tensor, labels: Tensor) -> None:

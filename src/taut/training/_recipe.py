@@ -30,6 +30,7 @@ from taut.training import _schedules
 from taut.training._schedules import AbstractSchedule, OneCycle
 
 Precision = Literal["32-true", "bf16-mixed"]
+OptimizerName = Literal["adam", "stiefel-adam"]
 
 CHOICES: dict[str, Choice] = {
     "model": Choice("model", AbstractModel, models(), adapt=model_of),
@@ -48,7 +49,7 @@ _DATA = ("input_shape", "classes", "holdout", "resize")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of one training run, with Adam.
+    """All settings of one training run.
 
     Args:
         name: what reports and run folders call it.
@@ -61,6 +62,8 @@ class Recipe:
         model: the architecture.
         parametrization: the method of its layers, a class; dense layers use its `dense_as`.
         loss: the training loss.
+        optimizer: "adam" is torch's; "stiefel-adam", :class:`taut.optim.Adam`, keeps the parameters
+            of orthogonal layers orthonormal, so that `retract_every` does not matter.
         lr: peak learning rate.
         schedule: how the learning rate and Adam's beta1 move over the run.
         epochs: passes over the training set.
@@ -91,6 +94,7 @@ class Recipe:
     model: AbstractModel = field(default_factory=Small)
     parametrization: type[AbstractParametrization] = BCOP
     loss: AbstractLoss = field(default_factory=MultiMargin)
+    optimizer: OptimizerName = "adam"
     lr: float = 5e-3
     schedule: AbstractSchedule = field(default_factory=OneCycle)
     epochs: int = 10
@@ -123,6 +127,9 @@ class Recipe:
         if self.precision not in get_args(Precision):
             allowed = ", ".join(get_args(Precision))
             raise ValueError(f"`precision` must be one of {allowed}; got {self.precision!r}.")
+        if self.optimizer not in get_args(OptimizerName):
+            allowed = ", ".join(get_args(OptimizerName))
+            raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
         for eps in self.eps:
             _check_eps(eps)
 
