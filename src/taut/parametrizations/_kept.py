@@ -65,7 +65,7 @@ def is_own_basis(raw: Tensor) -> bool:
     Then its gradient is that of the basis. Without gradients bases are always computed, so that
     evaluation, certificates and exports do not depend on who trains.
     """
-    if not _kept or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not _kept:
         return False
     if not raw.requires_grad or inside_transform() or has_no_numbers(raw):
         return False
