@@ -26,6 +26,7 @@ OPTIMISERS = {"torch.optim.Adam": torch.optim.Adam, "taut.optim.Adam": taut.opti
 MODELS = {"small": taut.models.Small, "large": taut.models.Large}
 _SETTINGS = ("dataset", "models", "steps", "search_steps", "batch_size", "images", "lrs", "seeds")
 _SEARCH_SEED = 1000
+_COLUMNS = {"loss": 4, "clean": 2, "certified": 2, "processor ms a step": 1}  # and digits
 
 
 def work(args: argparse.Namespace, record: Record) -> None:
@@ -102,12 +103,7 @@ def optimisers_table() -> str:
         model, name = search["model"], search["optimiser"]
         seeds = [r for r in record["rows"] if (r["model"], r["optimiser"]) == (model, name)]
         cells = []
-        for column, digits in (
-            ("loss", 4),
-            ("clean", 2),
-            ("certified", 2),
-            ("processor ms a step", 1),
-        ):
+        for column, digits in _COLUMNS.items():
             values = [row[column] for row in seeds]
             spread = max(abs(value - fmean(values)) for value in values)
             cells.append(f"{fmean(values):.{digits}f} ± {spread:.{digits}f}")

@@ -128,6 +128,7 @@ def main(folder):
     train("resumed-by-two")
     said = faults(train)
     train("bf16", precision="bf16-mixed")
+    train("stiefel", optimizer="stiefel-adam")
     said["weights"] = weights(train)
     (folder / f"said-{RANK}.json").write_text(json.dumps(said))
 

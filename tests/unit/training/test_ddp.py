@@ -103,6 +103,12 @@ def assert_same_curve(run, expected):
     assert all(torch.allclose(weights[name], others[name], atol=1e-4) for name in weights)
 
 
+def test_steps_on_the_manifold_are_those_of_one_process(folder, said):
+    recipe = replace(TINY, optimizer="stiefel-adam")
+    alone = train(recipe, folder / "stiefel-alone", data_dir=folder / "data.npz")
+    assert_same_curve(Run.open(folder / "stiefel"), alone)
+
+
 def test_torchrun_trains_as_one_process(folder, alone):
     arguments = ["taut", "train", "tiny.json", "--data-dir", "data.npz", "--run", "torchrun"]
     stdout = finished(python(*TORCHRUN, "-m", "--", *arguments, cwd=folder))
@@ -234,6 +240,7 @@ def test_weights_are_orthogonal_under_bfloat16_as_it_trains(folder, alone, monke
         (["--devices", "0"], ["`--devices` must be at least 1; got 0"]),
         (["--nodes", "-1"], ["`--nodes` must be at least 1; got -1"]),
         (["--precision", "fp8"], ["precision"]),
+        (["--optimizer", "lion"], ["stiefel-adam"]),
     ],
 )
 def test_wrong_launches_are_told(options, parts, folder, monkeypatch, capsys):
