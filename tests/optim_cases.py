@@ -89,3 +89,8 @@ class Operations(TorchDispatchMode):
 
 BASIS = ("taut::", "cholesky", "triangular", "linalg_qr")
 PRODUCTS = ("::mm", "::addmm", "::bmm", "_linear_pointwise")
+
+
+def gradient(p: Tensor) -> Tensor:
+    assert p.grad is not None
+    return p.grad

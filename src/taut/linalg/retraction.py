@@ -21,7 +21,7 @@ _DEGREES = (5, 8, 11, 14)
 # Above this size it is worth while to look for a better middle of the eigenvalues of E.
 _WIDE = 0.25
 # Where E is larger than this, polynomials of it would take too many rounds.
-_LIMIT = 0.92
+_LIMIT = 0.8
 # Rounds after which E is rounding alone, from the limit on.
 _ROUNDS = 4
 
@@ -34,11 +34,11 @@ def nearest_orthonormal(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
     projection of X to the tangent space, which need not be computed.
 
     Guarantee: orthonormal to rounding for every finite `a`. It is the nearest such matrix where
-        the singular values of `a` are between about 0.8 and 1.2 times their size; elsewhere the
-        answer is :func:`orthonormal_basis`.
+        the singular values of `a` are within a factor of 1.5 of each other (of 3, for small n);
+        beyond, the answer is :func:`orthonormal_basis`.
     Cost: one Gram matrix, one product, and products of `(n, n)`: one if `a` is off by less than
-        0.003, four up to about 0.1, more beyond. The sizes of E are read on the CPU: one
-        synchronisation for steps that small, one more for each round beyond.
+        0.003, six at most up to about 0.2, ten beyond. Sizes of E are read on the CPU: one to four
+        synchronisations with a GPU.
 
     Reference:
         Absil and Malick (2012), *Projection-like retractions on matrix manifolds*, SIAM Journal on

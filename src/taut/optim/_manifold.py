@@ -84,7 +84,8 @@ def _retract(optimiser: Optimizer, *_: object) -> None:
     for number, raw in enumerate(moved):
         alone = number if raw.numel() > _SMALL else None
         groups[raw.shape[-2:], raw.dtype, raw.device, alone].append(raw)
-    for (shape, *_), raws in groups.items():
+    for raws in groups.values():
+        shape = raws[0].shape[-2:]
         stack = raws[0] if len(raws) == 1 else torch.cat([r.reshape(-1, *shape) for r in raws])
         matrices = nearest_orthonormal(stack).reshape(-1, *shape)
         parts = matrices.split([raw.shape[:-2].numel() for raw in raws])

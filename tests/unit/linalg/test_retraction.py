@@ -31,7 +31,7 @@ def defect(q: Tensor) -> float:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("distance", [0.0, 1e-6, 1e-3, 0.02, 0.1, 0.2])
+@pytest.mark.parametrize("distance", [0.0, 1e-3, 0.02, 0.2])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 def test_the_polar_factor(shape, distance, dtype, tolerance):
     a = near(shape, distance).to(dtype)
@@ -43,7 +43,7 @@ def test_the_polar_factor(shape, distance, dtype, tolerance):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("distance", [0.6, 1.0, 3.0, 100.0, 1e6])
+@pytest.mark.parametrize("distance", [0.6, 3.0, 1e6])
 @pytest.mark.parametrize(("dtype", "tolerance"), DTYPES)
 def test_large_steps_end_on_the_manifold(shape, distance, dtype, tolerance):
     assert defect(nearest_orthonormal(near(shape, distance).to(dtype))) < tolerance
