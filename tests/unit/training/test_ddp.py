@@ -175,6 +175,12 @@ def test_what_fails_in_the_first_process_ends_all(said):
     assert said[1]["full disk"][0] == said[1]["other recipe"][0] == "OtherProcessFailed"
 
 
+def test_averages_clipping_and_accumulation_are_those_of_one_process(said, folder):
+    run = Run.open(folder / "settings")
+    assert (run.recipe.accumulate, run.recipe.ema) == (3, 0.9)
+    assert_same_curve(run, train(run.recipe, folder / "settings-alone", data_dir=run.data_dir))
+
+
 def test_bfloat16_in_two_processes_keeps_the_guarantee(said, folder):
     assert all(1 - 1e-5 < row["bound"] < 1 + 1e-5 for row in Run.open(folder / "bf16").history())
 
