@@ -2,6 +2,7 @@
 
 from taut import data, diagnostics, export, losses, models, nn, theory, wasserstein
 from taut._load import load
+from taut._sharding import gathered
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
 from taut.export import convert, freeze
@@ -69,6 +70,7 @@ __all__ = [
     "diagnostics",
     "export",
     "freeze",
+    "gathered",
     "l2_distance_upper",
     "lipschitz_bound",
     "load",

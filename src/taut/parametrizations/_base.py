@@ -1,12 +1,13 @@
 """What a parametrization is."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from taut._arguments import whole, wholes
+from taut._sharding import draws, gathers, remember_shard
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.windows import Windows
 
@@ -90,6 +91,16 @@ class AbstractParametrization(nn.Module, ABC):
             self.register_buffer(name, torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "reset_parameters" in vars(cls):
+            cls.reset_parameters = draws(cls.reset_parameters)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; torch's `fully_shard` exchanges raw tensors this way."""
+        remember_shard(self.__dict__.get("_parameters", {}).get(name), value)
+        super().__setattr__(name, value)
+
     @abstractmethod
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the raw tensors; with groups, the group is their first axis."""
@@ -163,6 +174,7 @@ class AbstractParametrization(nn.Module, ABC):
             f"{', '.join(self.raw_shapes()) or 'nothing'}; assign these, or load a state_dict."
         )
 
+    @gathers
     @torch.no_grad()
     def assign_(self, weight: Tensor) -> None:
         """Set the raw tensors so that :meth:`weight` is this one, to rounding.
@@ -200,6 +212,7 @@ class AbstractParametrization(nn.Module, ABC):
         For a subclass whose weight meets its constraint only from time to time.
         """
 
+    @draws
     def reset_parameters(self) -> None:
         """Draw the raw tensors anew: orthonormal columns, uniformly distributed."""
         with torch.no_grad():

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from taut._sharding import stored, whole_tensors
 from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
@@ -88,7 +89,7 @@ def kept_basis(raw: Tensor) -> Tensor | None:
     """The basis that :func:`taut.batched` keeps for a raw tensor, if it has not changed since."""
     if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
         return None
-    raw_state, basis_state, basis = _local.bases.get(raw, (None, None, None))
+    raw_state, basis_state, basis = _local.bases.get(stored(raw), (None, None, None))
     if basis is None or raw_state != _state(raw) or basis_state != _state(basis):
         return None
     lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
@@ -177,7 +178,7 @@ def read_symbol(parametrization: AbstractSpectral, size: tuple[int, ...]) -> Ten
 def _read(parametrization: AbstractParametrization, name: Any, compute: Callable[[], Any]) -> Any:
     """A tensor that a parametrization computes, from the cache under this name if it may be."""
     tensors = (*parametrization.parameters(), *parametrization.buffers())
-    with without_autocast(tensors[0].device):
+    with without_autocast(tensors[0].device), whole_tensors(parametrization):
         if not keeps_weight(parametrization):
             weight = compute()
             return weight if torch.is_grad_enabled() else _contiguous(weight)
@@ -186,7 +187,7 @@ def _read(parametrization: AbstractParametrization, name: Any, compute: Callable
         kept = _local.weights.get(key)
         if kept is None or (kept.raw_state, kept.weight_state) != (raw_state, _state(kept.weight)):
             weight = _contiguous(compute())
-            alive = tuple(tensor.detach() for tensor in tensors)
+            alive = tuple(stored(tensor).detach() for tensor in tensors)
             kept = _CachedWeight(raw_state, _state(weight), weight, alive)
             _local.weights[key] = kept
         return kept.weight
@@ -209,8 +210,9 @@ def _contiguous(weight: Tensor) -> Tensor:
 
 def _state(tensor: Tensor) -> tuple:
     """Changes if the tensor is replaced, or written to (unless inference mode made it)."""
+    dtype, tensor = tensor.dtype, stored(tensor)
     version = None if tensor.is_inference() else version_of(tensor)
-    return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
+    return tensor.data_ptr(), version, tensor.stride(), dtype, tensor.device
 
 
 def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import whole
+from taut._sharding import gathers, stored, whole_tensor
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import keeping_bases, without_autocast
@@ -41,14 +42,16 @@ def batched(model: nn.Module) -> Iterator[None]:
         torch.Size([4, 4])
     """
     groups: dict[tuple, list[Tensor]] = defaultdict(list)
-    for raw in _raw_tensors(model):
+    for raw in map(stored, _raw_tensors(model)):
         if raw.numel():
             groups[raw.shape[-2:], raw.dtype, raw.device, raw.requires_grad].append(raw)
     kept = []
     for (shape, _, device, _), raws in groups.items():
         if len(raws) > 1:
             with without_autocast(device):
-                bases = orthonormal_basis(torch.cat([raw.reshape(-1, *shape) for raw in raws]))
+                bases = orthonormal_basis(
+                    torch.cat([whole_tensor(raw).reshape(-1, *shape) for raw in raws])
+                )
             counts = [raw.numel() // shape.numel() for raw in raws]
             parts = bases.split(counts)
             kept += [(raw, part.view(raw.shape)) for raw, part in zip(raws, parts, strict=True)]
@@ -80,6 +83,7 @@ def after_step(model: nn.Module, step: int, *, retract_every: int = 16) -> None:
     update_(model, step)
 
 
+@gathers
 @torch.no_grad()
 def retract_(model: nn.Module) -> None:
     """Replace every raw tensor by its own orthonormal basis, in place.
@@ -102,6 +106,7 @@ def retract_(model: nn.Module) -> None:
         raw.copy_(orthonormal_basis(raw))
 
 
+@gathers
 @torch.no_grad()
 def update_(model: nn.Module, step: int) -> None:
     """Run the updates that the methods of a model need after an optimiser step, in place.
@@ -130,6 +135,7 @@ def update_(model: nn.Module, step: int) -> None:
             owner.update_(step)
 
 
+@gathers
 @torch.no_grad()
 def projected(model: _M) -> _M:
     """A copy of a model with every raw tensor projected as a finished model needs it.

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import axis, whole
+from taut._sharding import draws
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import U64, gamma, up, up_product, up_sum
 from taut.nn.activations._along import along, beside, check_channels
@@ -87,6 +88,7 @@ class HouseHolder(nn.Module):
         self.raw = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """The first fold exchanges neighbours; further ones are random."""
         with torch.no_grad():

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from taut._arguments import axis, is_number, whole
+from taut._sharding import draws
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root
 from taut.nn.activations._along import along, beside, check_channels
@@ -98,6 +99,7 @@ class LinearSpline(nn.Module):
         self.raw = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """The function that `init` names."""
         below, above = _STARTS[self.init]

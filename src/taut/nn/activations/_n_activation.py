@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import axis, whole
+from taut._sharding import draws
 from taut.linalg.rounding import up_product, up_root
 from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, like, norm_upper, op, single_call
@@ -70,6 +71,7 @@ class NActivation(nn.Module):
         self.raw = nn.Parameter(torch.empty(self.channels, 2, device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """Turning points at -1 and 0 in every other channel, the identity in the others."""
         with torch.no_grad():
