@@ -32,6 +32,7 @@ from taut.parametrizations import (
     cached,
     projected,
     retract_,
+    shared_weights,
     update_,
 )
 from taut.program import lipschitz_bound, singular_values
@@ -80,6 +81,7 @@ __all__ = [
     "predict",
     "projected",
     "retract_",
+    "shared_weights",
     "singular_values",
     "theory",
     "update_",

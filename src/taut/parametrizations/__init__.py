@@ -39,6 +39,7 @@ from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
 from taut.parametrizations._scfac import SCFac
+from taut.parametrizations._shared import shared_weights
 from taut.parametrizations._sll import SLL
 from taut.parametrizations._spectral import (
     AbstractSpectral,
@@ -92,6 +93,7 @@ __all__ = [
     "read_weight",
     "require_isometry",
     "retract_",
+    "shared_weights",
     "update_",
 ]
 

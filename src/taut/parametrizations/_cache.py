@@ -113,6 +113,40 @@ def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
         _local.bases = outer
 
 
+@contextmanager
+def keeping_weights(
+    weights: dict[AbstractParametrization, tuple[Tensor, Tensor | None]],
+) -> Iterator[None]:
+    """Inside this context reads answer with these weights, and scales of their outputs."""
+    outer = getattr(_local, "shared", None)
+    kept = {
+        owner: (_states(owner), _state(weight), weight, scale)
+        for owner, (weight, scale) in weights.items()
+        if not weight.is_inference()
+    }
+    _local.shared = {**(outer or {}), **kept}
+    try:
+        with _noticing_steps():
+            yield
+    finally:
+        _local.shared = outer
+
+
+def _kept_weight(owner: AbstractParametrization) -> tuple[Tensor, Tensor | None] | None:
+    """What :func:`keeping_weights` holds for a parametrization that has not changed since."""
+    if torch.compiler.is_compiling() or not getattr(_local, "shared", None):
+        return None
+    raw_state, weight_state, weight, scale = _local.shared.get(owner, (None,) * 4)
+    if weight is None or (raw_state, weight_state) != (_states(owner), _state(weight)):
+        return None
+    learned = torch.is_grad_enabled() and any(p.requires_grad for p in owner.parameters())
+    return None if learned and not weight.requires_grad else (weight, scale)
+
+
+def _states(owner: AbstractParametrization) -> tuple:
+    return tuple(map(_state, (*owner.parameters(), *owner.buffers())))
+
+
 class _CachedWeight(NamedTuple):
     """A cached weight with the state needed to invalidate it."""
 
@@ -139,6 +173,8 @@ def read_weight(
         >>> read_weight(taut.Orthogonal(2, 3)).shape
         torch.Size([3, 2])
     """
+    if size is None and (kept := _kept_weight(parametrization)) is not None:
+        return kept[0]
     sizes = () if size is None else (size,)
     return _read(parametrization, size, lambda: parametrization.weight(*sizes))
 
@@ -153,6 +189,8 @@ def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor
     """
     if type(parametrization).scaled_weight is AbstractParametrization.scaled_weight:
         return read_weight(parametrization), None
+    if (kept := _kept_weight(parametrization)) is not None:
+        return kept
     if keeps_weight(parametrization):
         scale = _read(parametrization, "scale", lambda: parametrization.scaled_weight()[1])
         return read_weight(parametrization), scale
@@ -231,7 +269,9 @@ def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
         return False
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return False
-    return not (keeps_weight(parametrization) or inside_transform())
+    if keeps_weight(parametrization) or _kept_weight(parametrization) is not None:
+        return False
+    return not inside_transform()
 
 
 def keeps_weight(parametrization: AbstractParametrization) -> bool:

@@ -6,7 +6,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, final
@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from taut.data import Batches, Dataset, StreamedDataset
 from taut.kinds import in_file_of
-from taut.losses import LossInputs
-from taut.parametrizations import after_step, projected
+from taut.losses import LossInputs, label_counts
+from taut.parametrizations import after_step, projected, shared_weights
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
@@ -128,7 +128,8 @@ def train(
         processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
         processes.by_first(lambda: lock.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
-        _Trainer(run, data, processes).train(interrupted, on_progress or (lambda _: None))
+        trainer = _Trainer(run, data, processes, launch.share_weights)
+        trainer.train(interrupted, on_progress or (lambda _: None))
     return run
 
 
@@ -136,7 +137,14 @@ def train(
 class _Trainer:
     """One sitting of a training, from the last checkpoint on."""
 
-    def __init__(self, run: Run, data: Dataset | StreamedDataset, processes: Processes) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset | StreamedDataset,
+        processes: Processes,
+        share_weights: bool,
+    ) -> None:
+        self.share_weights = share_weights
         self.run, self.recipe, self.processes = run, run.recipe, processes
         self.fabric, self.device = processes.fabric, processes.fabric.device
         self.data = data.to(self.device)
@@ -228,19 +236,25 @@ class _Trainer:
 
     def _backward(self, images: Tensor, labels: Tensor) -> None:
         world, count = self.processes.share.world, len(labels)
+        compares = self.recipe.loss.compares_classes
+        counts = label_counts(labels, self.recipe.classes) if compares else None
         if count == 0:  # fewer images than processes: take part with one of weight 0
             (spare,) = self.data.train.fetch(torch.zeros(1, dtype=torch.int64), [slice(1)])
             images, labels = spare.float_images(), spare.labels
-        with self._finite_raw_tensors():
+        with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
         with in_file_of(type(self.recipe.loss)):
-            loss = self.recipe.loss(LossInputs(logits, labels))
+            loss = self.recipe.loss(LossInputs(logits, labels, counts=counts))
         self.losses += loss.detach().double() * count
         if world > 1:
             # Gradients are averaged over processes; weighted so, that is the mean over all images.
             total = self.batches.size(self.position.step % self.batches.steps)
             loss = loss * (count * world / total)
         self.fabric.backward(loss)
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """Inside, weights are computed once over all processes, if that was asked for."""
+        return shared_weights(self.plain_model) if self.share_weights else nullcontext()
 
     @contextmanager
     def _finite_raw_tensors(self) -> Iterator[None]:

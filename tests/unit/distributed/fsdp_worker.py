@@ -17,7 +17,7 @@ from torch.nn import functional as F
 import taut
 from taut.parametrizations import methods
 
-RANK = int(os.environ["RANK"])
+RANK = int(os.environ.get("RANK", 0))
 SHAPE = (1, 6, 6)
 IMAGES = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.arange(8) % 3

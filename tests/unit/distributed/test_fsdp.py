@@ -1,16 +1,13 @@
 """Every operation on a model that `fully_shard` distributed equals that on the whole model."""
 
-import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import taut
+from processes import both_say
 
 WORKER = Path(__file__).with_name("fsdp_worker.py")
 CHECKS = re.findall(r"^@check\ndef (\w+)", WORKER.read_text(), re.MULTILINE)
@@ -18,21 +15,7 @@ CHECKS = re.findall(r"^@check\ndef (\w+)", WORKER.read_text(), re.MULTILINE)
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory):
-    """What each of two processes found, by the name of the check; empty if it holds."""
-    folder = tmp_path_factory.mktemp("fsdp")
-    settings = {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command, options = [sys.executable, str(WORKER), str(folder)], {"stderr": subprocess.PIPE}
-    processes = [
-        subprocess.Popen(command, env=os.environ | settings | {"RANK": str(rank)}, **options)
-        for rank in (0, 1)
-    ]
-    try:
-        errors = [process.communicate(timeout=150)[1].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], errors
-    return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
+    return both_say(WORKER, tmp_path_factory.mktemp("fsdp"))
 
 
 @pytest.mark.parametrize("name", CHECKS)

@@ -145,6 +145,17 @@ def test_two_processes_resume_what_one_began(said, folder, alone):
     assert_same_curve(Run.open(folder / "resumed-by-two"), alone)
 
 
+def test_weights_that_are_computed_once_over_processes_train_alike(said, folder, alone):
+    assert_same_curve(Run.open(folder / "shared"), alone)
+
+
+def test_a_loss_of_two_samples_sees_the_whole_batch(said, folder):
+    """The parts of a batch have other sizes, and other shares of the classes."""
+    run = Run.open(folder / "two-sample")
+    alone = train(run.recipe, folder / "two-sample-alone", data_dir=folder / "data.npz")
+    assert_same_curve(run, alone)
+
+
 def test_one_process_resumes_what_two_began(said, folder, alone):
     # The run that two processes left at step 3, in the middle of an epoch.
     assert len(Run.open(folder / "stopped").history()) == 1
