@@ -3,24 +3,28 @@
 All of them are present in torch 2.6 to 2.14.
 """
 
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_function_stack
+from torch._C import _current_graph_task_id, _len_torch_function_stack
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import (
-    # Tells the tensors of a `torch.func` transform, which are gone when the transform ends: such
-    # a tensor is never cached.
-    is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
-)
-from torch._C._functorch import (
+    TransformType,
     # Tells the batched gradients of `torch.autograd.grad(is_grads_batched=True)`: writing to a
     # part of one, or reading its bytes, is not possible.
     is_legacy_batchedtensor,
     # The innermost active transform of `torch.func`, or None.
     peek_interpreter_stack,
 )
+from torch._C._functorch import (
+    # Tells the tensors of a `torch.func` transform, which are gone when the transform ends: such
+    # a tensor is never cached.
+    is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
+)
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -43,6 +47,32 @@ def constant_when_compiled(function: _Function) -> _Function:
 def inside_transform() -> bool:
     """Whether a transform of `torch.func` is active; not asked while compiling."""
     return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
+
+
+def recomputes_on_its_own() -> bool:
+    """Whether a backward pass recomputes activations in a graph of their own.
+
+    So does `torch.utils.checkpoint` with `use_reentrant=True`; otherwise it hooks what is saved.
+    """
+    if torch.compiler.is_compiling() or _current_graph_task_id() == -1:
+        return False
+    return _top_saved_tensors_default_hooks(False) is None
+
+
+def forward_modes() -> int:
+    """How many transforms of `torch.func` in forward mode are active."""
+    return sum(t.key() == TransformType.Jvp for t in retrieve_all_functorch_interpreters())
+
+
+def is_traced() -> bool:
+    """Whether `torch.fx` records operations now, as `torch.func.linearize` has it do.
+
+    Not asked while compiling.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")  # else none is active
+    return tracer is not None and tracer.get_proxy_mode() is not None
 
 
 def inside_function_mode() -> bool:

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taut._torch_private import constant_when_compiled, inside_transform, onednn_product
+from taut.linalg.derivatives import applied, keep
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
@@ -41,7 +42,7 @@ def matmul(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tens
     Large float32 products on a CPU are summed in parts, so that fewer roundings meet in an entry.
     """
     special = uses_onednn(a, b.shape[-1]) or rounds_to_tf32(a)
-    return _Matmul.apply(a, b) if special else a @ b  # pyright: ignore[reportReturnType]
+    return applied(_Matmul, a, b) if special else a @ b
 
 
 class _Matmul(torch.autograd.Function):
@@ -55,13 +56,20 @@ class _Matmul(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        keep(ctx, *inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         a, b = ctx.saved_tensors
         times = matmul if torch.is_grad_enabled() else product
         return times(grad, b.mT), times(a.mT, grad)
+
+    @staticmethod
+    def tangent(ctx, *tangents: Tensor | None) -> Tensor:
+        (a, b), (of_a, of_b) = ctx.saved_tensors, tangents
+        parts = [] if of_a is None else [matmul(of_a, b)]
+        parts += [] if of_b is None else [matmul(a, of_b)]
+        return sum(parts[1:], parts[0])
 
 
 def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:

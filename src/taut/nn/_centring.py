@@ -109,6 +109,10 @@ class _AllReduce(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _AllReduce.forward(ctx, grad.contiguous())
 
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _AllReduce.forward(ctx, tangent.contiguous())
+
 
 def _is_shared() -> bool:
     return distributed.is_available() and distributed.is_initialized()

@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
-from taut._torch_private import inside_function_mode, inside_transform
+from taut._torch_private import inside_function_mode, inside_transform, is_traced
+from taut.linalg.derivatives import applied
 from taut.program import AbstractOp, Site, op
 
 Size = tuple[int, ...]  # one number per spatial axis
@@ -55,11 +56,20 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
+        return applied(_Wrap, x, left, right)
     watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
     if not watched and _channels_last(x, len(left)):  # torch's own pad puts channels first
         return _Wrap.forward(x, left, right)
+    if is_traced():  # the traces of torch.func.linearize lose what torch's own pad writes
+        return _joined(x, left, right)
     return F.pad(x, torch_pads(left, right), "circular")
+
+
+def _joined(x: Tensor, left: Size, right: Size) -> Tensor:
+    """Circular padding by one concatenation for each axis."""
+    for axis, (a, b) in enumerate(zip(left, right, strict=True), x.ndim - len(left)):
+        x = torch.cat((x.narrow(axis, x.shape[axis] - a, a), x, x.narrow(axis, 0, b)), axis)
+    return x
 
 
 def torch_pads(left: Size, right: Size) -> list[int]:
@@ -212,8 +222,6 @@ def _clone(x: Tensor, *, channels_last: bool) -> Tensor:
 class _Wrap(torch.autograd.Function):
     """Circular padding with one copy forward and one backward; torch's takes several."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, left: Size, right: Size) -> Tensor:
         axes, first = len(left), x.ndim - len(left)
@@ -235,13 +243,19 @@ class _Wrap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Unwrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
+        return applied(_Unwrap, grad, *ctx.sides), None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(_Wrap, tangent, *ctx.sides)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return _vmapped(_Wrap, in_dims[0], *args), 0
 
 
 class _Unwrap(torch.autograd.Function):
     """The adjoint of `_Wrap`: adds each copy to its original."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(y: Tensor, left: Size, right: Size) -> Tensor:
@@ -262,4 +276,18 @@ class _Unwrap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Wrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
+        return applied(_Wrap, grad, *ctx.sides), None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(_Unwrap, tangent, *ctx.sides)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return _vmapped(_Unwrap, in_dims[0], *args), 0
+
+
+def _vmapped(function: type[torch.autograd.Function], axis: int, x: Tensor, *sides: Size) -> Tensor:
+    """With the axis of `torch.func.vmap` joined to the first one."""
+    x = x.movedim(axis, 0)
+    return applied(function, x.flatten(0, 1), *sides).unflatten(0, x.shape[:2])

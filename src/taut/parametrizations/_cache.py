@@ -11,7 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from taut._sharding import stored, whole_tensors
-from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
+from taut._torch_private import (
+    inside_transform,
+    is_functorch_wrapped_tensor,
+    is_traced,
+    recomputes_on_its_own,
+    version_of,
+)
 from taut.linalg.bases import orthonormal_basis
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._spectral import AbstractSpectral
@@ -92,8 +98,17 @@ def kept_basis(raw: Tensor) -> Tensor | None:
     raw_state, basis_state, basis = _local.bases.get(stored(raw), (None, None, None))
     if basis is None or raw_state != _state(raw) or basis_state != _state(basis):
         return None
-    lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
-    return None if lacks_gradient else basis
+    return basis if _may_be_used(basis, raw.requires_grad) else None
+
+
+def _may_be_used(kept: Tensor, learned: bool) -> bool:
+    """Whether a read with or without a gradient may have this one, whose graph others share."""
+    if not torch.is_grad_enabled():
+        return True
+    if learned and not kept.requires_grad:
+        return False
+    # A backward pass of its own would use up the graph.
+    return not (kept.requires_grad and recomputes_on_its_own())
 
 
 @contextmanager
@@ -139,8 +154,8 @@ def _kept_weight(owner: AbstractParametrization) -> tuple[Tensor, Tensor | None]
     raw_state, weight_state, weight, scale = _local.shared.get(owner, (None,) * 4)
     if weight is None or (raw_state, weight_state) != (_states(owner), _state(weight)):
         return None
-    learned = torch.is_grad_enabled() and any(p.requires_grad for p in owner.parameters())
-    return None if learned and not weight.requires_grad else (weight, scale)
+    learned = any(p.requires_grad for p in owner.parameters())
+    return (weight, scale) if _may_be_used(weight, learned) else None
 
 
 def _states(owner: AbstractParametrization) -> tuple:
@@ -271,7 +286,7 @@ def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
         return False
     if keeps_weight(parametrization) or _kept_weight(parametrization) is not None:
         return False
-    return not inside_transform()
+    return not (inside_transform() or is_traced())
 
 
 def keeps_weight(parametrization: AbstractParametrization) -> bool:
