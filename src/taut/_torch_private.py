@@ -3,9 +3,10 @@
 All of them are present in torch 2.6 to 2.14.
 """
 
+import functools
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ from torch._C._functorch import (
     is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
 )
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -38,8 +39,20 @@ class UncompiledMode(TorchDispatchMode):
         return False
 
 
+def on_its_own(function: _Function) -> _Function:
+    """Let a function of plain numbers compute with real tensors while others are traced or fake."""
+
+    @functools.wraps(function)
+    def computed(*args: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args)
+
+    return cast(_Function, computed)
+
+
 def constant_when_compiled(function: _Function) -> _Function:
     """As `torch.compiler.assume_constant_result`, which imports the compiler: seconds."""
+    function = on_its_own(function)
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
