@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import pytest
 from torch import nn
 
 import taut
@@ -56,6 +57,13 @@ for axes in (1, 2, 3):
 PARTS = {"AbstractParametrizedLayer", "ConvexConcat", "ConvexSum", "FrozenPotentialResidual",
          "FrozenSandwich", "FullSizeConv", "SharedTensors", "SizedConvTranspose", "SkewExponential",
          "SpectralConv", "SpectralGeometry"}  # fmt: skip
+
+
+# Layers of one and three axes are cases of two; they run with the slow tests.
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if name.endswith(("1d", "3d")) else name
+    for name in sorted(LAYERS)
+]
 
 
 def every_name() -> set[str]:
