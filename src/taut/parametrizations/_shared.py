@@ -27,12 +27,13 @@ def shared_weights(model: nn.Module, group: Any = None) -> Iterator[None]:
     Guarantee: as that of the layers; all processes use the same numbers.
     Cost: the weights once over all processes, and two exchanges: all weights forward, all their
         gradients backward. It pays where that is less than computing them: for many channels, and
-        fast links. Layers whose factors would be applied without a weight get the weight.
+        fast links. Convolutions whose factors would be applied without a kernel get the kernel.
 
     Use one context per forward pass, around the call of the wrapped model, in every process. A raw
     tensor that changes inside the context is computed again, by each process. Kernels as large as
-    their input (:class:`taut.Cayley` and others) are not shared. It changes nothing in a single
-    process; compiled models ignore it.
+    their input (:class:`taut.Cayley` and others) are not shared, nor are matrices that layers apply
+    by their factors (:class:`taut.Orthogonal`), of which the exchange would cost more. It changes
+    nothing in a single process; compiled models ignore it.
 
     Args:
         model: its :mod:`taut.nn` layers are found at any depth.
@@ -73,11 +74,9 @@ def _gathered_weights(
 ) -> dict[AbstractParametrization, tuple[Tensor, Tensor | None]]:
     kinds: dict[tuple, list[AbstractParametrization]] = {}
     for owner in model.modules():
-        fills_input = isinstance(owner, AbstractSpectral) and bool(owner.kernel_size)
-        if isinstance(owner, AbstractParametrization) and not fills_input:
-            raw = next(owner.parameters(), None)
-            if raw is not None and not raw.is_meta:
-                kinds.setdefault((raw.dtype, raw.device), []).append(owner)
+        if isinstance(owner, AbstractParametrization) and _is_shared(owner):
+            raw = next(owner.parameters())
+            kinds.setdefault((raw.dtype, raw.device), []).append(owner)
     weights = {}
     for owners in kinds.values():
         shares = _dealt(owners, distributed.get_world_size(group))
@@ -86,6 +85,15 @@ def _gathered_weights(
             weight, *scale = (next(parts) for _ in share.shapes)
             weights[share.owner] = weight, next(iter(scale), None)
     return weights
+
+
+def _is_shared(owner: AbstractParametrization) -> bool:
+    """Whether there is one weight to exchange, which is not cheaper to do without."""
+    if all(raw.is_meta for raw in owner.parameters()):
+        return False
+    if owner.kernel_size:
+        return not isinstance(owner, AbstractSpectral)
+    return type(owner).transform is AbstractParametrization.transform
 
 
 def _dealt(owners: list[AbstractParametrization], world: int) -> list[_Share]:

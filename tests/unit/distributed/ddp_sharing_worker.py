@@ -103,10 +103,10 @@ def gradients_add_up():
 
 @check
 def each_weight_is_computed_in_one_process():
-    model = network()
-    seen, weights = [], (taut.BCOP.weight, taut.Orthogonal.weight)
+    model = network(dense=taut.AOL)
+    seen, weights = [], (taut.BCOP.weight, taut.AOL.weight)
     taut.BCOP.weight = lambda self: seen.append(self) or weights[0](self)
-    taut.Orthogonal.weight = lambda self: seen.append(self) or weights[1](self)
+    taut.AOL.weight = lambda self: seen.append(self) or weights[1](self)
     try:
         with taut.shared_weights(model):
             model(part(IMAGES))
@@ -116,17 +116,25 @@ def each_weight_is_computed_in_one_process():
             assert counts == 5
             assert len(seen) in (1, 2, 3, 4)
             with torch.no_grad():
-                model[5].parametrization.raw_matrix.mul_(-1.0)
+                model[5].parametrization.raw_kernel.mul_(-1.0)
             before = len(seen)
             assert torch.allclose(model[5].weight, weights[1](model[5].parametrization))
             assert len(seen) == before + 1
     finally:
-        taut.BCOP.weight, taut.Orthogonal.weight = weights
+        taut.BCOP.weight, taut.AOL.weight = weights
     with torch.no_grad():
-        model[5].parametrization.raw_matrix.mul_(-1.0)
         expected = model(IMAGES)
         with taut.shared_weights(model):
             assert torch.equal(model(IMAGES), expected)
+
+
+@check
+def matrices_with_factors_stay_where_they_are():
+    model = network()
+    x = torch.rand(2, 5, dtype=torch.float64)
+    with taut.shared_weights(model):
+        assert model[5].parametrization.transform(x, None, None) is not None
+        assert torch.allclose(model[5](x), nn.functional.linear(x, model[5].weight, model[5].bias))
 
 
 @check
@@ -140,7 +148,7 @@ def autocast_and_float32():
 
 @check
 def more_processes_than_layers():
-    model = network()[-1:]
+    model = network(dense=taut.AOL)[-1:]
     other = copy.deepcopy(model)
     x = torch.rand(9, 5, generator=GENERATOR, dtype=torch.float64)
     assert_alike(
