@@ -150,7 +150,7 @@ def _unwrapped(module: nn.Module) -> Iterator[None]:
     """Inside, the module is of its own class again, without what `fully_shard` added to it."""
     package, wrapped = sys.modules["torch.distributed.fsdp"], type(module)
     if isinstance(module, package.FSDPModule):
-        module.reshard()
+        cast(Any, module).reshard()
         own = (cls for cls in wrapped.__mro__[1:] if not issubclass(cls, package.FSDPModule))
         module.__class__ = next(own)
     before = {name: value for name, value in vars(module).items() if name.startswith(_MARKS)}

@@ -79,7 +79,8 @@ class _OrthonormalBasis(torch.autograd.Function):
 
     @staticmethod
     def tangent(ctx, tangent: Tensor) -> tuple[Tensor, None]:
-        return _basis_tangent(*ctx.saved_tensors, tangent), None
+        a, q, inverse = ctx.saved_tensors
+        return _basis_tangent(a, q, inverse, tangent), None
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:

@@ -99,7 +99,8 @@ class _Pad(torch.autograd.Function):
         return applied(_Pad, tangent, *ctx.saved_tensors, *ctx.options)
 
     @staticmethod
-    def vmap(info, in_dims: tuple, x: Tensor, *options: Any) -> tuple[Tensor, int]:
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        x, *options = args
         x = x.movedim(in_dims[0], 0)
         return applied(_Pad, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
 
@@ -123,7 +124,8 @@ class _Fold(torch.autograd.Function):
         return applied(_Fold, tangent, *ctx.saved_tensors, *ctx.options)
 
     @staticmethod
-    def vmap(info, in_dims: tuple, x: Tensor, *options: Any) -> tuple[Tensor, int]:
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        x, *options = args
         x = x.movedim(in_dims[0], 0)
         return applied(_Fold, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
 
