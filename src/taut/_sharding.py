@@ -36,6 +36,9 @@ def whole_tensor(tensor: Tensor) -> Tensor:
 @contextmanager
 def whole_tensors(module: nn.Module) -> Iterator[None]:
     """Inside, the parameters of one module are :func:`whole_tensor`; for reading only."""
+    if torch.compiler.is_compiling():
+        yield
+        return
     held = {name: p for name, p in module._parameters.items() if is_sharded(p)}
     module._parameters.update({name: whole_tensor(p) for name, p in held.items()})  # pyright: ignore
     try:

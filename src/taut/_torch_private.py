@@ -1,6 +1,6 @@
 """The private names of torch that this package relies on; no other module here uses any.
 
-All of them are present in torch 2.6 to 2.14.
+All of them are present in torch 2.11 to 2.14.
 """
 
 import functools
@@ -26,6 +26,7 @@ from torch._C._functorch import (
     is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
 )
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -72,6 +73,11 @@ def recomputes_on_its_own() -> bool:
     return _top_saved_tensors_default_hooks(False) is None
 
 
+def has_dual_numbers() -> bool:
+    """Whether `torch.autograd.forward_ad` differentiates in forward mode; not while compiling."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
 def forward_modes() -> int:
     """How many transforms of `torch.func` in forward mode are active."""
     return sum(t.key() == TransformType.Jvp for t in retrieve_all_functorch_interpreters())
@@ -98,9 +104,28 @@ def has_batched_gradients(x: Tensor) -> bool:
     return not torch.compiler.is_compiling() and is_legacy_batchedtensor(x)
 
 
+def is_watched(x: Tensor) -> bool:
+    """Whether anything but autograd follows what is done to `x`: then nothing may write to parts.
+
+    A compiler, a tracer, a transform of `torch.func`, batched gradients, dual numbers, a mode, or a
+    subclass.
+    """
+    if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
+        return True
+    followed = inside_transform() or inside_function_mode() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return followed or is_traced() or has_dual_numbers() or has_batched_gradients(x)
+
+
 def has_no_numbers(x: Tensor) -> bool:
     """Whether `x` is a meta tensor, or a fake one, which names another device."""
     return x.is_meta or hasattr(x, "fake_mode")
+
+
+def end_workers(loader: Any) -> None:
+    """End the worker processes of a loader that keeps them, even while it is iterated."""
+    iterator = loader._iterator
+    if iterator is not None and loader.num_workers:
+        iterator._shutdown_workers()
 
 
 def version_of(x: Tensor) -> int:

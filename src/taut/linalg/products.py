@@ -9,12 +9,16 @@ from taut.linalg.derivatives import applied, keep
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
-# Sums over more rows than this, and than a quarter of all, are added up in float64.
+# Sums over more rows than this, and than a quarter of all, are split.
 _PART = 256
 # Products that pass on their rounding are summed in parts of this inner size.
 _INNER = 64
 # Only the blocks on and below the diagonal of a Gram matrix are computed.
-_BLOCK = 256
+_BLOCK = 128
+# Triangular factors of at least this size are multiplied in two blocks.
+_TRIANGULAR = 512
+# Rows of tall results that are computed together.
+_ROWS = 1024
 
 
 def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tensor, "*b m n"]:
@@ -27,10 +31,11 @@ def product(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Ten
     if rounds_to_tf32(a):
         return (a.double() @ b.double()).to(a.dtype)
     if not uses_onednn(a, b.shape[-1]):
-        return a @ b
+        return _plain(a, b)
     if a.ndim == 2:
         # Other strides fall into a slow reference loop.
-        return onednn_product(a.contiguous(), b.mT.contiguous())
+        rows = a.stride(1) == 1 and a.stride(0) >= a.shape[1]
+        return onednn_product(a if rows else a.contiguous(), b.mT.contiguous())
     if len(a) == 1:
         return product(a[0], b[0])[None]
     return torch.stack([product(left, right) for left, right in zip(a, b, strict=True)])
@@ -41,8 +46,15 @@ def matmul(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tens
 
     Large float32 products on a CPU are summed in parts, so that fewer roundings meet in an entry.
     """
+    if a.ndim == b.ndim == 3 and len(a) == len(b) == 1:
+        return matmul(a[0], b[0])[None]
     special = uses_onednn(a, b.shape[-1]) or rounds_to_tf32(a)
-    return applied(_Matmul, a, b) if special else a @ b
+    return applied(_Matmul, a, b) if special else _plain(a, b)
+
+
+def _plain(a: Tensor, b: Tensor) -> Tensor:
+    """The product `a @ b` by torch; of stacks in one call, where `@` takes six."""
+    return torch.bmm(a, b) if a.ndim == b.ndim == 3 and len(a) == len(b) else a @ b
 
 
 class _Matmul(torch.autograd.Function):
@@ -72,15 +84,50 @@ class _Matmul(torch.autograd.Function):
         return sum(parts[1:], parts[0])
 
 
-def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
-    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU, in float64.
+def difference_of_products(
+    a: Float[Tensor, "m k"],
+    b: Float[Tensor, "k n"],
+    c: Float[Tensor, "m l"],
+    d: Float[Tensor, "l n"],
+) -> Float[Tensor, "m n"]:
+    """The difference `a @ b - c @ d` without a gradient, in parts that stay in the cache."""
+    b, d = b.mT.contiguous().mT, d.mT.contiguous().mT
+    if len(a) <= _ROWS:
+        return product(a, b).sub_(product(c, d))
+    result = a.new_empty(len(a), b.shape[-1])
+    for rows, left, right in zip(*(t.split(_ROWS) for t in (result, a, c)), strict=True):
+        torch.sub(product(left, b), product(right, d), out=rows)
+    return result
 
-    It is within a few float32 roundings of the largest entry, however many rows there are; the
-    diagonal, which has no cancellation to keep its partial sums small, within less than one.
-    Half of the multiplications of a product.
+
+def congruence(upper: Float[Tensor, "n n"], lower: Float[Tensor, "n n"]) -> Float[Tensor, "n n"]:
+    r""":math:`U (L + L^\top) U^\top` of triangular matrices, without a gradient.
+
+    Large ones are multiplied in two blocks, without those that are zero: 10 of 16 multiplications.
+    """
+    size, cut = upper.shape[-1], upper.shape[-1] // 2
+    if size < _TRIANGULAR:
+        half = product(upper, product(upper, lower.mT).mT)
+        return half + half.mT
+    both = torch.zeros_like(lower)  # U L^T, an upper triangle
+    both[:cut, :cut] = product(upper[:cut, :cut], lower[:cut, :cut].mT)
+    both[:cut, cut:] = product(upper[:cut], lower[cut:].mT)
+    both[cut:, cut:] = product(upper[cut:, cut:], lower[cut:, cut:].mT)
+    half = torch.empty_like(lower)
+    half[:cut] = product(upper[:cut], both.mT)
+    half[cut:] = product(upper[cut:, cut:], both[:, cut:].mT)
+    return half + half.mT
+
+
+def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
+    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU.
+
+    It is within a few roundings of the largest entry, however many rows there are; the diagonal,
+    which has no cancellation to keep its partial sums small, within one. Little more than half of
+    the multiplications of a product.
     """
     columns = a.shape[-1]
-    total = a.new_zeros(columns, columns, dtype=torch.float64)
+    total = a.new_zeros(columns, columns)
     squares = a.new_zeros(columns, dtype=torch.float64)
     # The rounding depends on the share of the rows that a part has.
     for part in a.split(max(_PART, a.shape[0] // 4)):

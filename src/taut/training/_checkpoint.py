@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from taut.files import load_tensors, save_tensors, tensors_under
 from taut.training._run import MODEL, STATE, Run, refuse_foreign
 
-_MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
+_MODEL, _AVERAGE, _OPTIMISER, _RANDOM = "model.", "average.", "optimiser.", "random."
+_LOSS = "loss_sum"
 
 
 @final
@@ -29,6 +30,7 @@ def save_checkpoint(
     position: Position,
     *,
     finished: nn.Module,
+    average: nn.Module | None = None,
 ) -> None:
     """Write the finished model, :func:`taut.projected`, then the state to resume from.
 
@@ -44,6 +46,8 @@ def save_checkpoint(
     if position.loss_sum.is_cuda:
         random[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(position.loss_sum.device)
     tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
+    averages = {} if average is None else average.state_dict()
+    tensors |= {f"{_AVERAGE}{name}": value for name, value in averages.items()}
     tensors |= moments | random | {_LOSS: position.loss_sum}
     metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
     save_tensors(run.path / MODEL, finished.state_dict(), metadata)
@@ -51,9 +55,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+    run: Run,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    device: torch.device,
+    *,
+    average: nn.Module | None = None,
 ) -> Position:
-    """Restore model, optimiser and random state from the last checkpoint, if there is one.
+    """Restore model, average, optimiser and random state from the last checkpoint, if any.
 
     Raises:
         ValueError: if the checkpoint is damaged, of another recipe or model, or holds NaN or
@@ -69,6 +78,8 @@ def load_checkpoint(
             raise ValueError(f"{path} holds numbers that are not finite, in {name}.")
     try:
         model.load_state_dict(tensors_under(tensors, _MODEL))
+        if average is not None:
+            average.load_state_dict(tensors_under(tensors, _AVERAGE))
         optimiser.load_state_dict(_nested(tensors_under(tensors, _OPTIMISER), optimiser))
         position = Position(
             int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import taut
+from taut.data import Augment
 from taut.losses import HingeKRMulticlass
 from taut.parametrizations import _svcm, methods
 from taut.training import Launch, OtherProcessFailed, Recipe, TrainingInterrupted, read_recipe
@@ -18,6 +19,17 @@ from taut.training import _loop as loop
 RANK = int(os.environ.get("RANK", 0))
 # ECO takes images of which its kernel size divides the size.
 METHODS = [n for n, cls in methods().items() if not cls.matrices_only and n != "ECO"]
+
+SETTINGS = {
+    "parametrization": taut.AOL,
+    "accumulate": 3,
+    "warmup": 1.5,
+    "weight_decay": 0.3,
+    "clip_norm": 0.05,
+    "ema": 0.9,
+    "channels_last": True,
+    "augment": Augment(crop_padding=1, resized_crop=0.3, randaugment=2),
+}
 
 
 def trainer(folder):
@@ -132,6 +144,7 @@ def main(folder):
     train("two-sample", loss=HingeKRMulticlass(alpha=5.0), batch_size=13)
     said = faults(train)
     train("bf16", precision="bf16-mixed")
+    train("settings", **SETTINGS)
     said["weights"] = weights(train)
     (folder / f"said-{RANK}.json").write_text(json.dumps(said))
 

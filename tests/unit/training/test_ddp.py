@@ -180,6 +180,12 @@ def test_what_fails_in_the_first_process_ends_all(said):
     assert said[1]["full disk"][0] == said[1]["other recipe"][0] == "OtherProcessFailed"
 
 
+def test_averages_clipping_and_accumulation_are_those_of_one_process(said, folder):
+    run = Run.open(folder / "settings")
+    assert (run.recipe.accumulate, run.recipe.ema) == (3, 0.9)
+    assert_same_curve(run, train(run.recipe, folder / "settings-alone", data_dir=run.data_dir))
+
+
 def test_bfloat16_in_two_processes_keeps_the_guarantee(said, folder):
     assert all(1 - 1e-5 < row["bound"] < 1 + 1e-5 for row in Run.open(folder / "bf16").history())
 
@@ -317,3 +323,14 @@ def test_numbers_that_contradict_slurm_are_refused(launch, slurm):
 def test_a_shell_within_a_slurm_job_is_a_process_of_its_own(slurm, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert Launch(2).resolve() == Launch(2)
+
+
+def test_weights_are_not_shared_where_gradients_accumulate(folder):
+    recipe = replace(TINY, accumulate=2)
+    with pytest.raises(ValueError, match="`share_weights` must be False where a batch has several"):
+        train(
+            recipe,
+            folder / "never",
+            data_dir=folder / "data.npz",
+            launch=Launch(share_weights=True),
+        )

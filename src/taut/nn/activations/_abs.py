@@ -74,6 +74,13 @@ def _by_slopes(x: Tensor, count: int) -> Tensor:
     return F.prelu(x, 1 - 2 * (places < count).to(x.dtype))
 
 
+def abs_into(y: Tensor, x: Tensor, beta: float) -> None:
+    """Write Abs of `x`, with its channels along axis 1, to `y`."""
+    count = round(beta * x.shape[1])
+    torch.abs(x[:, :count], out=y[:, :count])
+    y[:, count:].copy_(x[:, count:])
+
+
 class _Abs(torch.autograd.Function):
     """With a backward that changes signs; that of PReLU computes gradients of slopes, too."""
 
