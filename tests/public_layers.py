@@ -37,6 +37,8 @@ for axes in (1, 2, 3):
         f"{name}{axes}d": (partial(getattr(taut.nn, f"{name}{axes}d"), *arguments), shape)
         for name, arguments, shape in (
             ("AdaptiveL2NormPool", (2,), even),
+            ("CircularConv", (2, 3, 3, 1, 1, 1, 1, True, "circular"), image),
+            ("CircularPad", (1, taut.nn.MaxMin()), image),
             ("Conv", (2, 3, 3), image),
             ("ConvTranspose", (2, 3, 2, 2), even),
             ("InvertibleDownsample", (2,), even),
