@@ -124,7 +124,7 @@ def predict_batches(
         6
     """
     values = () if eps is None else as_eps_sequence(eps)
-    factors = _factors(mask, weights, input_shape, like_of(model, torch.zeros(())))
+    factors = _factors(mask, weights, input_shape, like_of(model, torch.zeros((), device="cpu")))
     certificate = prove(model, input_shape, arithmetic=arithmetic)
     changes = None if factors is None else bound_changes(certificate, factors.cpu())
     bound = certificate.bound if changes is None else changes.bound
@@ -179,7 +179,7 @@ def _factors(
     """Weights in the precision of the model, not below those asked for, and positive."""
     if mask is None and weights is None:
         return None
-    factors = torch.ones(shape, dtype=torch.float64)
+    factors = torch.ones(shape, dtype=torch.float64, device="cpu")
     for name, value in (("mask", mask), ("weights", weights)):
         if value is not None:
             factors = factors * _checked_factors(name, value, shape)

@@ -203,9 +203,11 @@ def _directions(output: Tensor, count: int, seed: int) -> list[Tensor]:
     """All directions of the output, or random orthonormal ones for each image."""
     images, outputs = output.shape
     if count >= outputs:
-        return list(torch.eye(outputs).to(output)[:, None].expand(-1, images, -1))
+        return list(torch.eye(outputs, device="cpu").to(output)[:, None].expand(-1, images, -1))
     generator = torch.Generator().manual_seed(seed)
-    gaussian = torch.randn(images, outputs, count, generator=generator, dtype=torch.float64)
+    gaussian = torch.randn(
+        images, outputs, count, generator=generator, dtype=torch.float64, device="cpu"
+    )
     return list(torch.linalg.qr(gaussian).Q.to(output).unbind(2))
 
 

@@ -43,8 +43,10 @@ def spectra(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Float64
         {'1': torch.Size([4])}
     """
     tensors = (*model.parameters(), *model.buffers())
-    like = next((x for x in tensors if x.is_floating_point()), torch.zeros(()))
-    noise = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0)).to(like)
+    like = next((x for x in tensors if x.is_floating_point()), torch.zeros((), device="cpu"))
+    noise = torch.rand(
+        1, *input_shape, generator=torch.Generator().manual_seed(0), device="cpu"
+    ).to(like)
     try:
         with recorded(model, noise) as record:
             layers = {call.label: spectrum_of(call) for call in record.calls}

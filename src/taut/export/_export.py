@@ -113,9 +113,9 @@ def _check_sizes(model: nn.Module, program: Program) -> None:
     What cannot run at another size is refused by the writers.
     """
     channels, *size = program.input_shape
-    like = next(iter(program.tensors.values()), torch.zeros(()))
+    like = next(iter(program.tensors.values()), torch.zeros((), device="cpu"))
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(2, channels, *(2 * n for n in size), generator=generator)
+    x = torch.rand(2, channels, *(2 * n for n in size), generator=generator, device="cpu")
     x = x.to(like.device, like.dtype if like.is_floating_point() else torch.float32)
     try:
         with torch.no_grad():

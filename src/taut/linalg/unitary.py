@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taut.linalg.derivatives import applied, final, keep
 from taut.linalg.lu import divided
+from taut.linalg.rates import wide
 
 
 def unitary_basis(a: Tensor) -> Tensor:
@@ -65,27 +66,17 @@ def cayley(a: Tensor) -> Tensor:
     return q + (_polished(q.detach()) - q.detach())
 
 
-def in_double(a: Tensor) -> Tensor:
-    """A real or complex matrix in double precision.
-
-    Example:
-        >>> in_double(torch.ones(1, 1, dtype=torch.complex64)).dtype
-        torch.complex128
-    """
-    return a.to(torch.complex128 if a.is_complex() else torch.float64)
-
-
 def _polished(q: Tensor) -> Tensor:
     """A step of Newton and Schulz, which squares the distance from a unitary matrix.
 
-    In double precision: bases of rank-deficient matrices have many equal entries, so that the
-    rounding of single products adds up, to 3e-6 for 256 columns.
+    In double precision, where the device has it: bases of rank-deficient matrices have many equal
+    entries, so that the rounding of single products adds up, to 3e-6 for 256 columns.
     """
     if q.shape[-2] < q.shape[-1]:
         return _polished(q.mH).mH.resolve_conj()
-    wide = in_double(q)
-    eye = torch.eye(q.shape[-1], dtype=wide.dtype, device=q.device)
-    return (wide + 0.5 * wide @ (eye - wide.mH @ wide)).to(q.dtype)
+    exact = wide(q)
+    eye = torch.eye(q.shape[-1], dtype=exact.dtype, device=q.device)
+    return (exact + 0.5 * exact @ (eye - exact.mH @ exact)).to(q.dtype)
 
 
 def _scaled(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -35,7 +35,7 @@ class HingeKR(AbstractImageLoss):
 
     Raises:
         ValueError: if `alpha` or `margin` is not positive; on calling, if a shape is another one,
-            or labels are others or all the same.
+            or (on a CPU) labels are others or all the same.
 
     Reference:
         Serrurier et al. (2021), *Achieving robustness in classification using optimal transport

@@ -35,7 +35,7 @@ class HingeKRMulticlass(AbstractImageLoss):
 
     Raises:
         ValueError: if `alpha` or `margin` is not positive; on calling, if logits are not
-            `(n, classes)` or labels are not class indices, at least two different ones.
+            `(n, classes)` or labels are not class indices, (on a CPU) at least two different ones.
 
     Reference:
         Serrurier et al. (2021), arXiv:2006.06520, the loss for several classes. Here the hinge is
@@ -63,7 +63,7 @@ class HingeKRMulticlass(AbstractImageLoss):
         inside = first.sum(0) if inputs.counts is None else inputs.counts
         images = inside.sum()
         present = (inside > 0) & (inside < images)
-        if not bool(present.any()):
+        if labels.is_cpu and not bool(present.any()):
             raise ValueError(
                 "`labels` must hold at least two classes in each batch; got one alone."
             )

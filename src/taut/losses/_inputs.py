@@ -153,13 +153,7 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{allowed}; got {labels.dtype}: use labels.long().")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"{allowed}; got shape {tuple(labels.shape)}.")
-    if (
-        len(labels)
-        and labels.is_cpu
-        and not torch.compiler.is_compiling()
-        and not inside_transform()
-    ):
-        # On a GPU the check would wait for all work; there torch's own losses stop the program.
+    if len(labels) and can_be_read(labels):
         low, high = map(int, labels.aminmax())
         if low < 0 or high >= logits.shape[1]:
             wrong = low if low < 0 else high
@@ -167,7 +161,12 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
     return logits, labels.long()
 
 
-def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, int, int]:
+def can_be_read(labels: Tensor) -> bool:
+    """Whether values may be checked: on a GPU that would wait for all work."""
+    return labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform()
+
+
+def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores `(n,)`, whether each is of the first sample, and the sizes of that and of the batch.
 
     Labels are 0 and 1, or -1 and 1.
@@ -183,20 +182,18 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, int, int]:
         raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")
     scores, labels = scores.flatten(), labels.flatten()
     first = labels == 1
-    found = torch.stack([mask.sum() for mask in (first, labels == 0, labels == -1)])
-    totals = found[:2] if inputs.counts is None else inputs.counts.flip(0)
-    ones, zeros, negatives, *counts = torch.cat(
-        [found, totals]
-    ).tolist()  # a GPU is waited for once
-    if len(scores) not in (ones + zeros, ones + negatives):
+    sizes = torch.stack([(~first).sum(), first.sum()]) if inputs.counts is None else inputs.counts
+    outside, inside = sizes.to(torch.promote_types(scores.dtype, torch.float32))
+    if not can_be_read(labels):
+        return scores, first, inside, inside + outside
+    if not bool((first | (labels == 0)).all() | (first | (labels == -1)).all()):
         raise ValueError(f"`labels` must be 0 and 1, or -1 and 1; got {labels.unique().tolist()}.")
-    inside, outside = (ones, zeros + negatives) if inputs.counts is None else counts
-    if not (inside and outside):
+    if not bool(inside) or not bool(outside):
         raise ValueError("`labels` must hold both classes in each batch; got one alone.")
     return scores, first, inside, inside + outside
 
 
-def dual_terms(scores: Tensor, first: Tensor, inside: Tensor | int, images: Tensor | int) -> Tensor:
+def dual_terms(scores: Tensor, first: Tensor, inside: Tensor, images: Tensor) -> Tensor:
     """Terms of which the mean over all images is the mean score where `first` less that elsewhere.
 
     Column by column; of `images` there are `inside` where `first`, and both samples have some.

@@ -20,7 +20,8 @@ class KR(AbstractImageLoss):
         (in l2) between the two samples; the best f attains it.
 
     Raises:
-        ValueError: on calling, if a shape is another one, or labels are others or all the same.
+        ValueError: on calling, if a shape is another one; on a CPU also if labels are others or all
+            the same, which a GPU would have to be waited for to know.
 
     Reference:
         Villani (2009), *Optimal Transport: Old and New*, theorem 5.10 and remark 6.5.

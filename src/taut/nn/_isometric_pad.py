@@ -271,7 +271,9 @@ def isometric_pad(x, padding, mode):
         if e.any_size:
             mask = _emitted_mask(e, x[0], padding, mode)
         else:
-            mask = e.tensor("mask", isometric_mask(torch.empty(site.shapes[0]), padding, mode))
+            mask = e.tensor(
+                "mask", isometric_mask(torch.empty(site.shapes[0], device="cpu"), padding, mode)
+            )
         scaled = e.node("Mul", [*x, mask], "scaled")
         pads = e.integers("pads", [0, 0, *padding[::2][::-1], 0, 0, *padding[1::2][::-1]])
         e.node("Pad", [scaled, pads], mode={"replicate": "edge"}.get(mode, mode))

@@ -10,8 +10,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
-from taut._torch_private import is_traced, is_watched
+from taut._torch_private import inside_function_mode, is_traced, is_watched
 from taut.linalg.derivatives import applied
+from taut.linalg.rates import counts_launches
+from taut.nn._gathered import Gathered
 from taut.nn._wrap import Size, Wrap
 from taut.program import AbstractOp, Site, op
 
@@ -54,7 +56,10 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     size = x.shape[-len(left) :]
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
-    if torch.is_grad_enabled() and x.requires_grad:
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return Gathered.apply(x, left, right)  # pyright: ignore[reportReturnType]
+    gathered = counts_launches(x.device) and not inside_function_mode()
+    if gathered or (torch.is_grad_enabled() and x.requires_grad):
         return applied(Wrap, x, left, right)
     if not is_watched(x):  # torch's own pad puts channels first
         return Wrap.forward(x, left, right)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from taut.linalg.derivatives import applied
+from taut.linalg.rates import counts_launches
+from taut.nn._gathered_pad import gathered
 
 Size = tuple[int, ...]  # one number per spatial axis
 
@@ -73,6 +75,8 @@ class Wrap(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, left: Size, right: Size) -> Tensor:
         last = is_channels_last(x, len(left))
+        if counts_launches(x.device):
+            return gathered(x, left, right, channels_last=last)
         y = new_padded(x, left, right, channels_last=last)
         interior(y, left, right).copy_(x)
         write_borders(y, left, right)

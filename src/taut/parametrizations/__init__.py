@@ -33,7 +33,14 @@ from taut.parametrizations._finite_reflector import FiniteReflector
 from taut.parametrizations._householder import Householder
 from taut.parametrizations._lires import LiRes
 from taut.parametrizations._lot import LOT
-from taut.parametrizations._model import after_step, batched, projected, retract_, update_
+from taut.parametrizations._model import (
+    after_step,
+    batched,
+    batched_if_quicker,
+    projected,
+    retract_,
+    update_,
+)
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
@@ -77,6 +84,7 @@ __all__ = [
     "SpectralQR",
     "after_step",
     "batched",
+    "batched_if_quicker",
     "cached",
     "dilated_symbol",
     "effective_stride",

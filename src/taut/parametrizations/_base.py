@@ -153,6 +153,18 @@ class AbstractParametrization(nn.Module, ABC):
         """
         return None
 
+    def may_apply_factors(self) -> bool:
+        """Whether :meth:`transform` may apply the layer without its weight, for some input."""
+        return type(self).transform is not AbstractParametrization.transform
+
+    def embedding_side(self) -> bool | None:
+        r"""Equal for layers of which the one with more channels may hold the other as a block.
+
+        Raw matrices A become :math:`\mathrm{diag}(A, I)`, and the weight of the smaller layer is
+        the first block of the larger one's. None, the default, if that is not so.
+        """
+        return None
+
     def transform_adjoint(self, x: Tensor, bias: Tensor | None, windows: Windows) -> Tensor | None:
         """Likewise for the adjoint of the circular convolution: a transposed layer."""
         return None

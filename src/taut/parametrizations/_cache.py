@@ -19,10 +19,11 @@ from taut._torch_private import (
     version_of,
 )
 from taut.linalg.bases import orthonormal_basis
+from taut.linalg.precision import exact_products
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._spectral import AbstractSpectral
 
-_local = threading.local()  # `weights` and `bases`: what the contexts of a thread keep
+_local = threading.local()  # `weights`, `bases` and `layers`: what the contexts of a thread keep
 _lock = threading.Lock()
 _contexts = 0  # how many contexts are open, in all threads
 
@@ -147,7 +148,7 @@ def keeping_weights(
         _local.shared = outer
 
 
-def _kept_weight(owner: AbstractParametrization) -> tuple[Tensor, Tensor | None] | None:
+def kept_weight(owner: AbstractParametrization) -> tuple[Tensor, Tensor | None] | None:
     """What :func:`keeping_weights` holds for a parametrization that has not changed since."""
     if torch.compiler.is_compiling() or not getattr(_local, "shared", None):
         return None
@@ -188,7 +189,7 @@ def read_weight(
         >>> read_weight(taut.Orthogonal(2, 3)).shape
         torch.Size([3, 2])
     """
-    if size is None and (kept := _kept_weight(parametrization)) is not None:
+    if size is None and (kept := kept_weight(parametrization)) is not None:
         return kept[0]
     sizes = () if size is None else (size,)
     return _read(parametrization, size, lambda: parametrization.weight(*sizes))
@@ -204,7 +205,7 @@ def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor
     """
     if type(parametrization).scaled_weight is AbstractParametrization.scaled_weight:
         return read_weight(parametrization), None
-    if (kept := _kept_weight(parametrization)) is not None:
+    if (kept := kept_weight(parametrization)) is not None:
         return kept
     if keeps_weight(parametrization):
         scale = _read(parametrization, "scale", lambda: parametrization.scaled_weight()[1])
@@ -247,10 +248,19 @@ def _read(parametrization: AbstractParametrization, name: Any, compute: Callable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, autocast rounds nothing; tensors without numbers have no autocast."""
-    if device.type == "meta":
+    """Inside, neither autocast nor a setting for products rounds more than the dtype does."""
+    if device.type == "meta":  # has no numbers, and no autocast
         return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    plain, exact = torch.autocast(device.type, enabled=False), exact_products(device)
+    return plain if isinstance(exact, nullcontext) else _both(plain, exact)
+
+
+@contextmanager
+def _both(
+    first: AbstractContextManager[object], second: AbstractContextManager[object]
+) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def _contiguous(weight: Tensor) -> Tensor:
@@ -284,7 +294,7 @@ def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
         return False
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return False
-    if keeps_weight(parametrization) or _kept_weight(parametrization) is not None:
+    if keeps_weight(parametrization) or kept_weight(parametrization) is not None:
         return False
     return not (inside_transform() or is_traced())
 

@@ -175,7 +175,7 @@ def _check_operator(site: Site) -> None:
     if operator is None:
         return
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(2, *site.shapes[0], generator=generator, dtype=torch.float64)
+    x = torch.rand(2, *site.shapes[0], generator=generator, dtype=torch.float64, device="cpu")
     moved = kind.run(site, x) - kind.run(site, torch.zeros_like(x))
     slices = x.reshape(-1, *operator.in_shape)
     expected = operator.apply(slices).reshape(moved.shape)

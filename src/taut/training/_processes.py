@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from taut.data import Share
+from taut.training._devices import fabric_options
 
 
 @final
@@ -120,9 +121,10 @@ class Processes:
                 f"{launch.devices}."
             )
         several = launch.devices * launch.nodes > 1
+        accelerator, strategy = fabric_options(device)
         self.fabric = Fabric(
-            accelerator=device.type,
-            strategy="ddp" if several else "auto",
+            accelerator=accelerator,
+            strategy="ddp" if several else strategy,
             devices=launch.devices,
             num_nodes=launch.nodes,
             precision=precision,
@@ -172,8 +174,8 @@ class Processes:
                 flat = value.detach().cpu().contiguous().reshape(-1)
                 value = flat.view(torch.uint8).numpy().tobytes()
             digest.update(value)
-        mine = torch.tensor([*digest.digest()], dtype=torch.float64, device=self.fabric.device)
+        mine = torch.tensor([*digest.digest()], dtype=torch.float32, device=self.fabric.device)
         # Equal to the mean of all everywhere, and so equal to each other.
-        differs = (self.total(mine) != self.share.world * mine).any().double()
+        differs = (self.total(mine) != self.share.world * mine).any().float()
         if self.total(differs):
             raise RuntimeError(f"{what} differ from process to process; the run stops here.")

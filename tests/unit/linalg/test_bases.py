@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from taut.linalg import factors, products
+from taut.linalg import factors
 from taut.linalg.bases import basis_product, orthonormal_basis
+from taut.linalg.precision import rounds_products
 from taut.linalg.products import product
 
 SHAPES = [(1, 1), (5, 5), (7, 3), (3, 8, 4), (2, 2, 6, 1)]
@@ -343,15 +344,15 @@ def test_default_dtype_does_not_matter():
 def test_precision_of_gpus_is_read_whichever_way_it_was_set():
     matmul = torch.backends.cuda.matmul
     if not hasattr(matmul, "fp32_precision"):
-        assert not products.tf32_is_allowed()
+        assert not rounds_products(torch.device("cuda"))
         return
     before = matmul.fp32_precision
     try:
         for name, rounds in (("tf32", True), ("ieee", False)):
             matmul.fp32_precision = name
-            assert products.tf32_is_allowed() == rounds
+            assert rounds_products(torch.device("cuda")) == rounds
         for name, rounds in (("high", True), ("highest", False)):
             torch.set_float32_matmul_precision(name)
-            assert products.tf32_is_allowed() == rounds
+            assert rounds_products(torch.device("cuda")) == rounds
     finally:
         matmul.fp32_precision = before

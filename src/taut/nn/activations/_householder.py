@@ -12,6 +12,7 @@ from taut._arguments import axis, whole
 from taut._sharding import draws
 from taut.linalg.derivatives import applied, keep
 from taut.linalg.operator import NormBound
+from taut.linalg.rates import wide
 from taut.linalg.rounding import U64, gamma, up, up_product, up_sum
 from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, UnprovenError, like, op, single_call
@@ -113,13 +114,13 @@ class HouseHolder(nn.Module):
 
 def _units(raw: Tensor, channels: int) -> Tensor:
     """Unit vectors for raw ones, at most 1 long; and zeros for channels of no group."""
-    size, wide = raw.shape[2], raw.double()
-    largest = wide.detach().abs().amax(2, keepdim=True)
+    size, exact = raw.shape[2], wide(raw)
+    largest = exact.detach().abs().amax(2, keepdim=True)
     zero = largest == 0  # NaN and Inf pass on as NaN
-    wide = torch.where(zero, _alternating(wide), wide / torch.where(zero, 1.0, largest))
-    # In float64 the norm is off by (size + 2) u; rounding to the precision of raw adds eps / 2.
-    below = 1 - torch.finfo(raw.dtype).eps - (size + 4) * 2.0**-52
-    units = wide * (below / wide.norm(dim=2, keepdim=True))
+    exact = torch.where(zero, _alternating(exact), exact / torch.where(zero, 1.0, largest))
+    # The norm is off by (size + 2) u; rounding to the precision of raw adds eps / 2.
+    below = 1 - torch.finfo(raw.dtype).eps - (size + 4) * torch.finfo(exact.dtype).eps
+    units = exact * (below / exact.norm(dim=2, keepdim=True))
     return F.pad(units, (0, 0, 0, 1 if channels % size else 0)).to(raw.dtype)
 
 

@@ -270,7 +270,7 @@ def linear_spline(x, slopes, step):
         ends = [e.number("start", -half * step), e.number("stop", half * step)]
         inside = e.node("Clip", [*x, *ends], "inside")
         beyond = e.node("Sub", [*x, inside], "beyond")
-        sample = torch.empty(1, *site.shape)
+        sample = torch.empty(1, *site.shape, device="cpu")
         anchor, low, high = (
             e.tensor(name, beside(t, sample))
             for name, t in zip(("anchor", "low", "high"), _pieces(half, step, sample), strict=True)

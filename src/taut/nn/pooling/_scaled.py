@@ -32,7 +32,7 @@ ADAPTIVE: dict[int, Any] = {
 def _inverse_norm(size: int, *options: Any) -> float:
     """The inverse root of the largest sum of a column, of a pool along one axis of this size."""
     with torch.no_grad():
-        units = torch.eye(size, dtype=torch.float64)[:, None]
+        units = torch.eye(size, dtype=torch.float64, device="cpu")[:, None]
         function = F.adaptive_avg_pool1d if len(options) == 1 else F.avg_pool1d
         columns = function(units, *options)[:, 0].sum(1)
     return 1.0 / math.sqrt(columns.max().item())
