@@ -45,7 +45,8 @@ def main() -> None:
     for pair in chosen.pairs:
         if not re.fullmatch(r"3\.\d+:\d+\.\d+(\.\d+)?", pair):
             parser.error(f"a pair must be like 3.11:2.13.0; got {pair!r}")
-        outcomes.append(checked(*pair.split(":"), chosen.index_url, chosen.tests))
+        python, torch = pair.split(":")
+        outcomes.append(checked(python, torch, chosen.index_url, chosen.tests))
         print(line(outcomes[-1]), *outcomes[-1].failed, sep="\n  ", flush=True)
     print(f"\n| Python | torch | tests | minutes |\n|{'---|' * 4}")
     print(*map(line, outcomes), sep="\n")

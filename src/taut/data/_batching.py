@@ -130,9 +130,9 @@ class Batches:
         draws, augment = generator("batches", self.seed, epoch), self.augment
         count, device = len(self.split), self.split.device
         spread = 1 if augment is None else 2 * augment.crop_padding + 1
-        order = torch.randperm(count, generator=draws)
-        offsets = torch.randint(spread, (count, 2), generator=draws).to(device)
-        flips = torch.randint(2, (count,), generator=draws).bool().to(device)
+        order = torch.randperm(count, generator=draws, device="cpu")
+        offsets = torch.randint(spread, (count, 2), generator=draws, device="cpu").to(device)
+        flips = torch.randint(2, (count,), generator=draws, device="cpu").bool().to(device)
         begins = range(start * self.batch_size, count, self.batch_size)
         parts = [self.share.of(begin, min(begin + self.batch_size, count)) for begin in begins]
         fetched = self.split.fetch(order, parts)

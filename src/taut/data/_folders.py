@@ -127,7 +127,9 @@ def _in_turns(
         ordered = sorted(of_class[name], key=lambda at: names[at][-1])
         turns += [(turn, label, at) for turn, at in enumerate(ordered)]
     turns.sort()
-    return torch.tensor([at for *_, at in turns]), torch.tensor([label for _, label, _ in turns])
+    return torch.tensor([at for *_, at in turns], device="cpu"), torch.tensor(
+        [label for _, label, _ in turns], device="cpu"
+    )
 
 
 def load_folder(

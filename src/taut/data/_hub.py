@@ -64,9 +64,9 @@ def open_hub(
     classes = tuple(splits["train"].features[label].names)
     parts, first = {}, 0
     for part, rows in tables.items():
-        labels = torch.tensor(list(rows[label]), dtype=torch.int64)
+        labels = torch.tensor(list(rows[label]), dtype=torch.int64, device="cpu")
         check_labels(labels.numpy(), len(classes), f"{source}: {part}")
-        parts[part] = torch.arange(first, first + len(labels)), labels
+        parts[part] = torch.arange(first, first + len(labels), device="cpu"), labels
         first += len(labels)
     title = name if tested_on in (None, "test") else f"{name} (tested on {tested_on})"
     rows = tuple(tables.values())

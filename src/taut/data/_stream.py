@@ -98,7 +98,7 @@ class Stream(AbstractSplit):
             batch_size=None,  # the sampler draws batches
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            pin_memory=self.target.type == "cuda",
+            pin_memory=self.target.type in ("cuda", "xpu"),
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else it draws from the caller's
         )

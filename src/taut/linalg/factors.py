@@ -5,7 +5,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from taut.linalg.precision import exact_products
 from taut.linalg.products import gram, product, uses_onednn
+from taut.linalg.rates import double_rate
+from taut.linalg.single import single_cholesky_qr
 
 # Float32 Cholesky QR leaves singular values within about 1e-7 * limit^2 of 1. Several bases make a
 # kernel; a single one may be off by more.
@@ -42,15 +45,36 @@ def factor(a: Tensor, *, alone: bool = False) -> Factors:
     Those of a basis that is used `alone` may be off by a few roundings more. Float64 takes
     Householder QR. Large float32 matrices on a CPU take Cholesky QR in float32, with a correction
     where they are not near-orthonormal; other matrices Cholesky QR in float64; and those too
-    ill-conditioned for it Householder QR. NaN and infinity are refused.
+    ill-conditioned for it Householder QR. Devices that are slow at float64 take Cholesky QR in
+    float32, corrected. NaN and infinity are refused.
     """
+    with exact_products(a.device):
+        return _factor(a, alone=alone)
+
+
+def _factor(a: Tensor, *, alone: bool) -> Factors:
     if a.dtype == torch.float64:
         return _householder_qr(a)
+    if double_rate(a.device) != "fast":
+        return _in_single(a.float())
     if a.ndim > 2 and uses_onednn(a, a.shape[-1]):
-        return _stacked([factor(matrix) for matrix in a])
+        return _stacked([_factor(matrix, alone=False) for matrix in a])
     factors = _single_cholesky_qr(a, alone=alone) if uses_onednn(a, a.shape[-1]) else None
     factors = factors or _double_cholesky_qr(a.double())
     return factors or _householder_qr(a.double())
+
+
+def _in_single(a: Tensor) -> Factors:
+    """The factors without float64, but for matrices that are too ill-conditioned."""
+    q, inverse, good = single_cholesky_qr(a)
+    if bool(good.all()):
+        return Factors(q, None, inverse)
+    if double_rate(a.device) == "slow":
+        return _householder_qr(a.double())
+    # There is no float64: on the CPU, of which only float32 comes back.
+    q, _, inverse = _householder_qr(a.cpu().double())
+    largest = torch.finfo(a.dtype).max
+    return Factors(q.to(a), None, inverse.clamp(-largest, largest).to(a))
 
 
 def _stacked(all_factors: list[Factors]) -> Factors:

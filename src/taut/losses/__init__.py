@@ -1,19 +1,20 @@
 """Losses of 1-Lipschitz models, for certified radius and for distances: one a file.
 
-To add a loss, write a file with a frozen dataclass derived from `AbstractLoss`, and add its line
-here: recipes, the command line and the tests iterate over these exports.
+To add a loss, write a file with a frozen dataclass derived from `AbstractImageLoss`, and add its
+line here: recipes, the command line and the tests iterate over these exports.
 """
 
 from taut.kinds import exported
 from taut.losses._hinge_kr import HingeKR
 from taut.losses._hinge_kr_multiclass import HingeKRMulticlass
-from taut.losses._inputs import AbstractLoss, LossInputs
+from taut.losses._inputs import AbstractImageLoss, AbstractLoss, LossInputs, label_counts
 from taut.losses._kr import KR
 from taut.losses._multi_margin import MultiMargin
 from taut.losses._offset_cross_entropy import OffsetCrossEntropy
 
 __all__ = [
     "KR",
+    "AbstractImageLoss",
     "AbstractLoss",
     "HingeKR",
     "HingeKRMulticlass",
@@ -21,6 +22,7 @@ __all__ = [
     "MultiMargin",
     "OffsetCrossEntropy",
     "kinds",
+    "label_counts",
 ]
 
 

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from taut._arguments import wholes
 from taut._torch_private import is_watched
+from taut.linalg.rates import counts_launches
 from taut.nn._padded_conv import Steps, padded_convolution
 from taut.nn._padding import TO_MULTIPLE, Pads, Size, pad
 from taut.nn._wrap import interior, is_channels_last, new_padded, write_borders
@@ -112,11 +113,9 @@ class _CircularPad(nn.Module):
 
     def _writes(self, x: Tensor, left: Size, right: Size) -> bool:
         """Whether the activation can write its output where the padded one is."""
-        if (
-            isinstance(x, fx.Proxy)
-            or is_watched(x)
-            or (torch.is_grad_enabled() and x.requires_grad)
-        ):
+        if isinstance(x, fx.Proxy) or is_watched(x) or _is_recorded(x):
+            return False
+        if counts_launches(x.device):  # one launch gathers all
             return False
         sizes = list(zip(x.shape[-self.axes :], left, right, self.multiple, strict=True))
         return x.ndim > self.axes and all(max(a, b) <= n and n % m == 0 for n, a, b, m in sizes)

@@ -38,12 +38,20 @@ from taut.parametrizations._kept import (
 )
 from taut.parametrizations._lires import LiRes
 from taut.parametrizations._lot import LOT
-from taut.parametrizations._model import after_step, batched, projected, retract_, update_
+from taut.parametrizations._model import (
+    after_step,
+    batched,
+    batched_if_quicker,
+    projected,
+    retract_,
+    update_,
+)
 from taut.parametrizations._orthogonal import Orthogonal
 from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
 from taut.parametrizations._scfac import SCFac
+from taut.parametrizations._shared import shared_weights
 from taut.parametrizations._sll import SLL
 from taut.parametrizations._spectral import (
     AbstractSpectral,
@@ -81,6 +89,7 @@ __all__ = [
     "SpectralQR",
     "after_step",
     "batched",
+    "batched_if_quicker",
     "cached",
     "declare_orthonormal",
     "dilated_symbol",
@@ -101,6 +110,7 @@ __all__ = [
     "read_weight",
     "require_isometry",
     "retract_",
+    "shared_weights",
     "update_",
 ]
 

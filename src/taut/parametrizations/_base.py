@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import whole, wholes
+from taut._sharding import draws, gathers, remember_shard
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.windows import Windows
 
@@ -116,6 +117,16 @@ class AbstractParametrization(nn.Module, ABC):
         if self.reads_bases:
             _basis_readers.add(self)
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "reset_parameters" in vars(cls):
+            cls.reset_parameters = draws(cls.reset_parameters)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; torch's `fully_shard` exchanges raw tensors this way."""
+        remember_shard(self.__dict__.get("_parameters", {}).get(name), value)
+        super().__setattr__(name, value)
+
     @abstractmethod
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the raw tensors; with groups, the group is their first axis."""
@@ -168,6 +179,18 @@ class AbstractParametrization(nn.Module, ABC):
         """
         return None
 
+    def may_apply_factors(self) -> bool:
+        """Whether :meth:`transform` may apply the layer without its weight, for some input."""
+        return type(self).transform is not AbstractParametrization.transform
+
+    def embedding_side(self) -> bool | None:
+        r"""Equal for layers of which the one with more channels may hold the other as a block.
+
+        Raw matrices A become :math:`\mathrm{diag}(A, I)`, and the weight of the smaller layer is
+        the first block of the larger one's. None, the default, if that is not so.
+        """
+        return None
+
     def transform_adjoint(self, x: Tensor, bias: Tensor | None, windows: Windows) -> Tensor | None:
         """Likewise for the adjoint of the circular convolution: a transposed layer."""
         return None
@@ -189,6 +212,7 @@ class AbstractParametrization(nn.Module, ABC):
             f"{', '.join(self.raw_shapes()) or 'nothing'}; assign these, or load a state_dict."
         )
 
+    @gathers
     @torch.no_grad()
     def assign_(self, weight: Tensor) -> None:
         """Set the raw tensors so that :meth:`weight` is this one, to rounding.
@@ -226,6 +250,7 @@ class AbstractParametrization(nn.Module, ABC):
         For a subclass whose weight meets its constraint only from time to time.
         """
 
+    @draws
     def reset_parameters(self) -> None:
         """Draw the raw tensors anew: orthonormal columns, uniformly distributed."""
         with torch.no_grad():

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from taut.files import load_tensors, save_tensors, tensors_under
+from taut.linalg.rates import wide_dtype
+from taut.training._devices import random_state, set_random_state
 from taut.training._run import MODEL, STATE, Run, refuse_foreign
 
 _MODEL, _AVERAGE, _OPTIMISER, _RANDOM = "model.", "average.", "optimiser.", "random."
@@ -19,7 +21,7 @@ class Position:
     """How far a run has come."""
 
     step: int  # optimiser steps taken
-    loss_sum: Tensor  # of the current epoch, over its images so far, in float64
+    loss_sum: Tensor  # of the current epoch, over its images so far, in float64 where there is such
     seconds: float  # wall time, over all sittings
 
 
@@ -43,8 +45,10 @@ def save_checkpoint(
         for name, value in values.items()
     }
     random = {f"{_RANDOM}cpu": torch.get_rng_state()}
-    if position.loss_sum.is_cuda:
-        random[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(position.loss_sum.device)
+    device = position.loss_sum.device
+    state = random_state(device)
+    if state is not None:
+        random[f"{_RANDOM}{device.type}"] = state
     tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
     averages = {} if average is None else average.state_dict()
     tensors |= {f"{_AVERAGE}{name}": value for name, value in averages.items()}
@@ -70,7 +74,7 @@ def load_checkpoint(
     """
     path = run.path / STATE
     if not path.is_file():
-        return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)
+        return Position(0, torch.zeros((), dtype=wide_dtype(device), device=device), 0.0)
     tensors, metadata = load_tensors(path)
     refuse_foreign(metadata, run.recipe, path)
     for name, tensor in tensors.items():
@@ -82,7 +86,9 @@ def load_checkpoint(
             average.load_state_dict(tensors_under(tensors, _AVERAGE))
         optimiser.load_state_dict(_nested(tensors_under(tensors, _OPTIMISER), optimiser))
         position = Position(
-            int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])
+            int(metadata["step"]),
+            tensors[_LOSS].to(wide_dtype(device)).to(device),
+            float(metadata["seconds"]),
         )
         random = tensors_under(tensors, _RANDOM)
         if position.step < 0 or position.loss_sum.shape:
@@ -91,8 +97,8 @@ def load_checkpoint(
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the model of this run ({reason}).") from None
-    if device.type == "cuda" and "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"], device)
+    if device.type != "cpu" and device.type in random:
+        set_random_state(device, random[device.type])
     return position
 
 

@@ -151,6 +151,17 @@ def test_two_processes_resume_what_one_began(said, folder, alone):
     assert_same_curve(Run.open(folder / "resumed-by-two"), alone)
 
 
+def test_weights_that_are_computed_once_over_processes_train_alike(said, folder, alone):
+    assert_same_curve(Run.open(folder / "shared"), alone)
+
+
+def test_a_loss_of_two_samples_sees_the_whole_batch(said, folder):
+    """The parts of a batch have other sizes, and other shares of the classes."""
+    run = Run.open(folder / "two-sample")
+    alone = train(run.recipe, folder / "two-sample-alone", data_dir=folder / "data.npz")
+    assert_same_curve(run, alone)
+
+
 def test_one_process_resumes_what_two_began(said, folder, alone):
     # The run that two processes left at step 3, in the middle of an epoch.
     assert len(Run.open(folder / "stopped").history()) == 1
@@ -319,3 +330,14 @@ def test_numbers_that_contradict_slurm_are_refused(launch, slurm):
 def test_a_shell_within_a_slurm_job_is_a_process_of_its_own(slurm, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert Launch(2).resolve() == Launch(2)
+
+
+def test_weights_are_not_shared_where_gradients_accumulate(folder):
+    recipe = replace(TINY, accumulate=2)
+    with pytest.raises(ValueError, match="`share_weights` must be False where a batch has several"):
+        train(
+            recipe,
+            folder / "never",
+            data_dir=folder / "data.npz",
+            launch=Launch(share_weights=True),
+        )
