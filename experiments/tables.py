@@ -69,7 +69,11 @@ def papers_table() -> str:
 
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"results": classify.results, "methods": method_list},
+    ROOT / "README.md": {
+        "results": classify.results,
+        "methods": method_list,
+        "speed": speed.sentence,
+    },
     ROOT / "docs/any-net.md": any_net.TABLES,
     ROOT / "docs/attacks.md": {
         "attacks": attacks.attacks_table,

@@ -1,36 +1,73 @@
-"""Who is measured: named functions that build a layer, each with its library's defaults."""
+"""Who is measured: named functions that build a layer, each with its library's defaults.
+
+"plain" is what a user would otherwise take: torch's layers with zero or circular padding, whichever
+is faster, with MaxMin between them in a net.
+"""
 
 import importlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
+import torch
 from torch import nn
 
+import taut
 from experiments.speed._cases import Case, NetCase
-from taut.nn import Conv2d, Linear
+from taut.nn import Conv2d, Linear, MaxMin
 from taut.parametrizations import methods
 
 PLAIN = "plain"
+CIRCULAR = "plain-circular"
+RELU = "plain-relu"
 TAUT = "taut"
+
+Optimiser = Callable[[nn.Module], torch.optim.Optimizer]
+# By torch.compile, as a CUDA graph, inside `taut.batched`; as it comes without a word.
+Mode = Literal["", "compiled", "captured", "batched"]
+
+
+def adam(module: nn.Module, *, capturable: bool = False) -> torch.optim.Optimizer:
+    return torch.optim.Adam(module.parameters(), fused=True, capturable=capturable)
 
 
 @final
 @dataclass(frozen=True)
 class Contender:
-    """A way to build layers."""
+    """A way to build layers, and to train what they make."""
 
     name: str  # as tables show it
-    # `(in_channels, out_channels, kernel_size, stride)` to a layer that pads circularly and
-    # answers `size / stride` rows and columns.
+    # `(in_channels, out_channels, kernel_size, stride)` to a layer that answers `size / stride`
+    # rows and columns.
     conv: Callable[..., nn.Module]
     linear: Callable[..., nn.Module]  # `(in_features, out_features)` to a layer
     # Builds a net as the contender would; None maps taut's net to its twin layer by layer.
     net: Callable[[NetCase], nn.Sequential] | None = None
+    padding: str = ""  # its name, where contenders of one row differ in it
+    rivals: tuple[str, ...] = ()  # other contenders: the fastest of all makes the row
+    activation: Callable[[], nn.Module] | None = None  # of a twin, in place of MaxMin
+    optimiser: Optimiser = adam  # of a net
+    nets_only: bool = False
+    # How it runs, with channels last alone, since compilers take minutes.
+    mode: Mode = ""
+
+    def takes(self, case: Case, device: torch.device) -> bool:
+        """Whether it takes part in a case."""
+        if self.mode == "captured" and device.type != "cuda":
+            return False
+        if isinstance(case, NetCase):
+            return True
+        # Padding is nothing to a dense layer: there "plain" says it all.
+        return not self.nets_only and (case.kernel > 0 or self.name != CIRCULAR)
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether its layers alone make the difference to others."""
+        return self.optimiser is adam and not self.mode
 
     def build(self, case: Case) -> nn.Module:
         """The layer or net of a case; raises what the library raises where it has none."""
@@ -52,6 +89,8 @@ def twin(net: nn.Sequential, contender: Contender) -> nn.Sequential:
             return contender.conv(*sizes)
         if isinstance(layer, Linear):
             return contender.linear(layer.in_features, layer.out_features)
+        if isinstance(layer, MaxMin) and contender.activation is not None:
+            return contender.activation()
         return layer
 
     return nn.Sequential(*map(replaced, net))
@@ -60,12 +99,20 @@ def twin(net: nn.Sequential, contender: Contender) -> nn.Sequential:
 def contenders(files: Sequence[Path] = ()) -> dict[str, Contender]:
     """All by name: plain torch, taut as it comes, its methods one by one, peers, those of files.
 
-    >>> list(contenders())[:3]
-    ['plain', 'taut', 'AOL']
+    >>> list(contenders())[:4]
+    ['plain', 'plain-relu', 'plain-circular', 'taut']
     """
+    zeros, circular = _plain_conv("zeros"), _plain_conv("circular")
+    plain = Contender(PLAIN, zeros, nn.Linear, padding="zeros", rivals=(CIRCULAR,))
+    ours = Contender(TAUT, Conv2d, Linear, NetCase.build)
     every = [
-        Contender(PLAIN, _plain_conv, nn.Linear),
-        Contender(TAUT, Conv2d, Linear, NetCase.build),
+        plain,
+        replace(plain, name=RELU, rivals=(), activation=nn.ReLU, nets_only=True),
+        Contender(CIRCULAR, circular, nn.Linear, padding="circular"),
+        ours,
+        *_optimisers(ours),
+        _otherwise(ours, "batched"),
+        *(_otherwise(base, mode) for mode in ("compiled", "captured") for base in (plain, ours)),
         *map(_method, methods()),
         # Boissin et al. (2025), arXiv:2501.07930; https://github.com/deel-ai/orthogonium
         _peer("orthogonium", "orthogonium.layers", "AdaptiveOrthoConv2d", "OrthoLinear"),
@@ -84,7 +131,7 @@ def contenders(files: Sequence[Path] = ()) -> dict[str, Contender]:
 
 
 def select(names: Sequence[str], files: Sequence[Path] = ()) -> list[Contender]:
-    """Contenders by name; all of them if none is named.
+    """Contenders by name; if none is named all but those of another mode.
 
     Those of files take part in any case, and so does "plain", by which ratios are taken.
     """
@@ -92,7 +139,8 @@ def select(names: Sequence[str], files: Sequence[Path] = ()) -> list[Contender]:
     for name in names:
         if name not in known:
             raise ValueError(f"There is no method {name!r}; there are {', '.join(known)}.")
-    wanted = {PLAIN, *(names or known), *(load_contender(file).name for file in files)}
+    usual = [name for name, contender in known.items() if not contender.mode]
+    wanted = {PLAIN, *(names or usual), *(load_contender(file).name for file in files)}
     return [contender for name, contender in known.items() if name in wanted]
 
 
@@ -133,9 +181,32 @@ def symmetric_padding(kernel: int, stride: int) -> int | str:
     raise ValueError(f"no symmetric padding fits kernel size {kernel} with stride {stride}")
 
 
-def _plain_conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
-    padding = symmetric_padding(kernel, stride)
-    return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode="circular")
+def _plain_conv(mode: Literal["zeros", "circular"]) -> Callable[..., nn.Module]:
+    def conv(inputs: int, outputs: int, kernel: int, stride: int) -> nn.Module:
+        padding = symmetric_padding(kernel, stride)
+        return nn.Conv2d(inputs, outputs, kernel, stride, padding, padding_mode=mode)
+
+    return conv
+
+
+def _otherwise(base: Contender, mode: Mode) -> Contender:
+    """A contender in another mode."""
+    optimiser = partial(adam, capturable=True) if mode == "captured" else adam
+    return replace(
+        base, name=f"{base.name}-{mode}", mode=mode, rivals=(), optimiser=optimiser, nets_only=True
+    )
+
+
+def _optimisers(ours: Contender) -> list[Contender]:
+    """Nets of taut trained by its own optimiser, where this version has one."""
+    optim = vars(taut).get("optim")
+    if optim is None:
+        return []
+
+    def make(net: nn.Module) -> torch.optim.Optimizer:
+        return optim.Adam(net.parameters(), fused=True)
+
+    return [replace(ours, name="taut-optim", optimiser=make, nets_only=True)]
 
 
 def _method(name: str) -> Contender:

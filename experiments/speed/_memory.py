@@ -1,14 +1,15 @@
-"""Peak memory of a training step, in a process of its own.
+"""Peak memory of a training step; on a CPU in a process of its own.
 
 `python -m experiments.speed._memory REQUEST` (JSON, see `peak_memory`) prints the bytes.
 """
 
 import ctypes
+import gc
 import json
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,22 +20,23 @@ from experiments._record import ROOT
 from experiments.speed._cases import Case, LayerCase, parse_case
 from experiments.speed._contenders import contenders
 from experiments.speed._timing import TimingSettings, Work, training_run
+from experiments.speed._ways import Way
 
 _STEPS = 3
 _STATUS = Path("/proc/self/status")
 
 
-def peak_memory(
-    case: Case, contender: str, settings: TimingSettings, files: Sequence[Path] = ()
-) -> int:
+def peak_memory(case: Case, way: Way, settings: TimingSettings, files: Sequence[Path] = ()) -> int:
     """Bytes that training takes at its peak: parameters, gradients, optimiser, activations.
 
-    Measured in a fresh process. On a GPU it is what torch allocated. On a CPU it is the growth of
-    the peak resident set over the state before the first step, and the bytes of the parameters.
+    On a GPU it is what torch allocates. On a CPU it is measured in a fresh process, as the growth
+    of the peak resident set over the state before the first step, and the bytes of the parameters.
     """
+    if settings.place.type == "cuda":
+        return _on_gpu(case, way, settings, files)
     request = {
         "case": case.name,
-        "contender": contender,
+        "way": way,
         "settings": asdict(settings),
         "files": [str(file.absolute()) for file in files],
     }
@@ -51,24 +53,30 @@ def main() -> None:
     request = json.loads(sys.argv[1])
     settings, case = TimingSettings(**request["settings"]), parse_case(request["case"])
     torch.set_num_threads(settings.threads)
-    chosen = contenders([Path(file) for file in request["files"]])[request["contender"]]
-    torch.manual_seed(0)
-    module = chosen.build(case).to(settings.place)
-    measure = _on_gpu if settings.place.type == "cuda" else _on_cpu
-    sys.stdout.write(f"{measure(module, case, settings)}\n")
+    module, run = _made(case, Way(*request["way"]), settings, map(Path, request["files"]))
+    _load_libraries(settings)
+    sys.stdout.write(f"{peak_growth(module, run)}\n")
 
 
-def _on_gpu(module: nn.Module, case: Case, settings: TimingSettings) -> int:
+def _made(
+    case: Case, way: Way, settings: TimingSettings, files: Iterable[Path]
+) -> tuple[nn.Module, Work]:
+    """What is trained, and a step of its training."""
+    chosen = contenders(tuple(files))[way.contender]
+    module = way.build(chosen, case, settings)
+    optimiser = chosen.optimiser(module)
+    return module, training_run(module, case, settings, way.images(case, settings), optimiser)
+
+
+def _on_gpu(case: Case, way: Way, settings: TimingSettings, files: Sequence[Path]) -> int:
+    """The growth of what torch has allocated, with what others hold left out."""
+    gc.collect()
+    before = torch.cuda.memory_allocated(settings.place)
     torch.cuda.reset_peak_memory_stats(settings.place)
-    run = training_run(module, case, settings)
+    _, run = _made(case, way, settings, files)
     for _ in range(_STEPS):
         run()
-    return torch.cuda.max_memory_allocated(settings.place)
-
-
-def _on_cpu(module: nn.Module, case: Case, settings: TimingSettings) -> int:
-    _load_libraries(settings)
-    return peak_growth(module, training_run(module, case, settings))
+    return torch.cuda.max_memory_allocated(settings.place) - before
 
 
 def peak_growth(module: nn.Module, run: Work) -> int:

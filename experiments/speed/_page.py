@@ -1,140 +1,81 @@
-"""What docs/speed.md shows: groups of cases, what taut wants to cost at most, and the tables."""
+"""What docs/speed.md shows: what taut wants to cost at most, what it costs, and the tables."""
 
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-from experiments._record import RECORDS, ROOT, read
+from experiments._record import RECORDS, read
 from experiments._show import markdown, number, table
+from experiments.speed._groups import CASES, EQUAL, STACK
 from experiments.speed._rows import SpeedRow
 from experiments.speed._spectra import Accuracy
 
 RECORD = RECORDS / "speed.json"
-CASES = {"MNIST Large": "large-mnistb128", "CIFAR-10 Large": "large-cifar10b128"}
-PAPER = ROOT / "experiments" / "speed" / "paper_bcop.py"
-_OTHERS = ("taut", "orthogonium")
+GPU_RECORDS = "speed-cuda*.json"  # in the same folder
+LARGE = CASES["CIFAR-10 Large"]
+_NAMES = {name: title for title, name in CASES.items()}
+
+Target = dict[str, str | float]
 
 
-class Group(NamedTuple):
-    """Cases, and who takes part beside plain layers and, if `paper`, the paper's algorithm.
-
-    Without names every contender takes part.
-    """
-
-    cases: tuple[str, ...]
-    contenders: tuple[str, ...] = ()
-    paper: bool = False
-
-
-GROUPS = {
-    "steps": Group(tuple(CASES.values()), (*_OTHERS, "deel-torchlip"), paper=True),
-    "equal": Group(
-        (
-            *("128x128x3@16b32", "256x256x3@16b16", "512x512x3@8b64", "1024x1024x3@8b64"),
-            *("128x128x3@32b32", "256x256x3@16b64"),
-        ),
-        _OTHERS,
-    ),
-    "stack": Group(("stack-12x256@16b16",), _OTHERS),
-    "other": Group(
-        (
-            *("128x256x3@16b16", "256x128x3@16b16", "256x512x3@8b16", "128x256x4s2@16b16"),
-            *("256x512x4s2@16b4", "128x128x3@4b4", "256x256x3@4b4", "512x512x3@4b4"),
-            *("512x512b128", "4096x512b128"),
-        ),
-        _OTHERS,
-        paper=True,
-    ),
-}
-GPU_GROUPS = {"deep": Group(("stack-30x256@16b64",), _OTHERS)}
-# How times grow over channels, kernel size, batch and depth.
-GROWTH = Group(
-    (
-        *(f"{c}x{c}x3@16b16" for c in (32, 64, 128, 256, 512)),
-        *(f"64x64x{k}@16b16" for k in (1, 2, 4, 5, 7)),
-        *(f"128x128x3@16b{b}" for b in (1, 4, 64)),
-        *("128x256x3@16b16", "256x128x3@16b16", "128x256x4s2@16b16", "256x256x3@4b4", "4096x512"),
-        *(f"stack-{n}x64@16b16" for n in (1, 2, 4, 8, 16)),
-        *("small-mnist", "large-mnist", "large-cifar10", "stack-12x256@16b16"),
-    )
-)
-QUICK_GROUPS = {
-    "steps": Group(("small-mnistb8", "small-cifar10b8"), _OTHERS, paper=True),
-    "equal": Group(("8x8x3@8b2", "16x16x3@8b2"), ("taut",)),
-    "stack": Group(("stack-2x8@8b2",), ("taut",)),
-    "other": Group(("8x16x3@8b2", "32x16b8"), _OTHERS, paper=True),
-}
-QUICK_GROWTH = Group(
-    ("32x32x3@16b8", "64x64x3@16b8", "128x128x3@16b8", "64x128x4s2@16b8", "1024x256", "small-mnist")
-)
-
-
-def steps(rows: Sequence[SpeedRow]) -> dict[str, dict[str, float | None]]:
-    """A training step of the paper's Large: seconds, the ratio of taut to plain, its error."""
-    titles = {name: title for title, name in CASES.items()}
-    nets = {}
-    for case in dict.fromkeys(row.case for row in rows):
-        mine = {row.contender: row for row in rows if row.case == case}
-        times = {name: row.train for name, row in mine.items() if row.train is not None}
-        ours = {"ratio": mine["taut"].train_ratio, "error": mine["taut"].error}
-        nets[titles.get(case, case)] = times | ours
-    return nets
-
-
-def aims(
+def targets(
     rows: Mapping[str, Sequence[SpeedRow]],
     accuracies: Sequence[Accuracy],
     imports: Mapping[str, float],
     *,
-    gpu: bool = False,
-) -> list[dict[str, str | float]]:
-    """Each aim with the worst that was reached; what was not measured is left out."""
-    large = [row for row in rows["steps"] if row.case == rows["steps"][-1].case]
-    deep = rows.get("deep", ())
-    nets = [*large, *rows["stack"], *deep]
-    every = [row for group in rows.values() for row in group]
-    spectra = [*every, *accuracies]
-    other = rows["other"]
+    exact: bool = True,
+) -> list[Target]:
+    """Each target with the worst that was reached; what was not measured is left out.
+
+    Singular values count where arithmetic is `exact`, which is float32.
+    """
+    ours = {row.case: row for group in rows.values() for row in group if row.contender == "taut"}
+    on_gpu = any(row.launches is not None for row in ours.values())
+    nets = [ours[case] for case in (LARGE, STACK) if case in ours]
+    spectra = [*ours.values(), *(x for x in accuracies if x.contender == "taut")] if exact else []
+    timed = () if on_gpu else _timed(ours)
     listed = (
-        ("training step of CIFAR-10 Large, over plain", 1.3, _ours(large, "train_ratio")),
-        (
-            "3x3 layers of equal channels, over plain",
-            1.15 if gpu else 1.0,
-            _ours(rows["equal"], "train_ratio"),
-        ),
-        ("12 layers of 256 channels, a step over plain", 1.0, _ours(rows["stack"], "train_ratio")),
-        ("other layers, time added, over orthogonium's", 1 / 6, added(other, "orthogonium")),
-        ("other layers, time added, over the paper's", 1 / 15, added(other, "paper")),
-        ("peak training memory, over plain", 1.25, _ours(nets, "memory_ratio")),
-        ("evaluation with cached weights, over plain", 1.02, _ours(every, "eval_ratio")),
-        ("evaluation of a frozen model, over plain", 1.02, _ours(every, "frozen_ratio")),
-        ("singular value farthest from 1", 1e-5, _ours(spectra, "error")),
-        ("largest singular value less 1", 3e-6, _ours(spectra, "above")),
-        (
-            "30 layers of 256 channels on a GPU, share added",
-            0.1,
-            [1 - 1 / ratio for ratio in _ours(deep, "train_ratio")],
-        ),
+        *timed,
+        *_counted(ours),
+        ("peak memory of training these nets", 1.0, [row.memory_ratio for row in nets]),
+        ("singular value farthest from 1", 1e-5, [x.error for x in spectra]),
+        ("largest singular value less 1", 3e-6, [x.above for x in spectra]),
         ("import taut after torch, seconds", 0.3, [imports["added"]]),
     )
+    reached = ((what, most, [x for x in values if x is not None]) for what, most, values in listed)
     return [
-        {"what": what, "aim": aim, "reached": max(values)} for what, aim, values in listed if values
+        {"what": what, "target": most, "reached": max(values)}
+        for what, most, values in reached
+        if values
     ]
 
 
-def added(rows: Sequence[SpeedRow], peer: str) -> list[float]:
-    """By case: what taut adds to the time of the plain layer, over what a peer adds."""
-    ratios = []
-    for case in dict.fromkeys(row.case for row in rows):
-        times = {row.contender: row.train for row in rows if row.case == case}
-        plain, ours, theirs = (times.get(name) for name in ("plain", "taut", peer))
-        if plain and ours and theirs and theirs > plain:
-            ratios.append((ours - plain) / (theirs - plain))
-    return ratios
+def _timed(ours: Mapping[str, SpeedRow]) -> list[tuple[str, float, list[float | None]]]:
+    """Times over the fastest plain ones, on two threads."""
+
+    def of(case: str, name: str) -> list[float | None]:
+        return [vars(ours[case])[name]] if case in ours else []
+
+    return [
+        ("training step, CIFAR-10 Large, batch 128", 1.25, of(LARGE, "train_ratio")),
+        ("evaluation, CIFAR-10 Large, frozen", 1.10, of(LARGE, "frozen_ratio")),
+        ("evaluation, CIFAR-10 Large, weights cached", 1.10, of(LARGE, "eval_ratio")),
+        *(
+            (f"3x3 layer, {case.split('x')[0]} channels", most, of(case, "train_ratio"))
+            for case, most in EQUAL.items()
+        ),
+        ("training step, 12 layers of 256 channels", 1.0, of(STACK, "train_ratio")),
+    ]
+
+
+def _counted(ours: Mapping[str, SpeedRow]) -> list[tuple[str, float, list[float | None]]]:
+    """What a training step asks of a GPU."""
+    nets = [row for case, row in ours.items() if case in (LARGE, STACK)]
+    return [("waits for the GPU in a training step", 0, [row.syncs for row in nets])]
 
 
 def import_seconds(repeats: int) -> dict[str, float]:
@@ -149,40 +90,102 @@ def import_seconds(repeats: int) -> dict[str, float]:
     return {"torch": torch, "taut": taut, "added": taut - torch}
 
 
-def _ours(rows: Sequence[SpeedRow | Accuracy], name: str) -> list[float]:
-    """The numbers of taut's rows, those that were measured."""
-    values = [vars(row)[name] for row in rows if row.contender == "taut"]
-    return [value for value in values if value is not None]
+def targets_table() -> str:
+    columns = {"what": "{what}", "target, at most": "{target:.3g}", "reached": "{reached:.3g}"}
+    return table(read(RECORD).get("targets", ()), columns)
 
 
-def aims_table() -> str:
-    columns = {"what": "{what}", "aim, at most": "{aim:.3g}", "reached": "{reached:.3g}"}
-    return table(read(RECORD).get("aims", ()), columns)
-
-
-def steps_table() -> str:
-    rows = []
-    for net, times in read(RECORD)["steps"].items():
-        ratio, error = times.pop("ratio"), times.pop("error")
-        for name, seconds in times.items():
-            own = (ratio, f"{error:.1e}") if name == "taut" else (seconds / times["plain"], "-")
-            rows.append((net, name, f"{1e3 * seconds:.1f}", f"{own[0]:.2f}", own[1]))
-    return markdown(("net", "contender", "step, ms", "over plain", "farthest from 1"), rows)
-
-
-def group_table(name: str) -> str:
+def nets_table(*groups: str) -> str:
+    """A line for each contender of each net."""
     header = (
-        *("case", "contender", "train, ms", "floor, ms", "over plain", "eval over plain"),
-        *("frozen over plain", "memory over plain", "farthest from 1", "above 1"),
+        *("net", "contender", "fastest with", "step, ms", "over plain", "evaluation over plain"),
+        *("frozen over plain", "memory over plain", "farthest from 1"),
     )
-    rows = []
-    for row in read(RECORD).get("rows", {}).get(name, ()):
-        if row["train"] is not None:
-            times = (number(row[x], 1e3, ".1f") for x in ("train", "floor"))
+    return markdown(header, (_net_cells(row) for row in _rows(read(RECORD), groups)))
+
+
+def _net_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    ratios = (number(row[f"{x}_ratio"]) for x in ("train", "eval", "frozen", "memory"))
+    return (
+        *(_NAMES.get(str(row["case"]), str(row["case"])), row["contender"], row["train_setting"]),
+        *(number(row["train"], 1e3, ".1f"), *ratios, number(row["error"], form=".1e")),
+    )
+
+
+def layers_table(group: str) -> str:
+    """A line for each layer: taut, and the peers that took part, over the fastest plain layer."""
+    rows = list(_rows(read(RECORD), [group]))
+    peers = [x for x in _unique(row["contender"] for row in rows) if x not in ("plain", "taut")]
+    header = (
+        *("layer", "plain, ms", "fastest with", "taut, ms", "fastest with", "taut over plain"),
+        *("evaluation over plain", "frozen over plain", *(f"{x} over plain" for x in peers)),
+        "farthest from 1",
+    )
+    lines = []
+    for case in _unique(row["case"] for row in rows):
+        mine = {row["contender"]: row for row in rows if row["case"] == case}
+        if not {"plain", "taut"} <= set(mine):
+            continue
+        times: list[str] = []
+        for name in ("plain", "taut"):
+            times += number(mine[name]["train"], 1e3, ".1f"), mine[name]["train_setting"] or "-"
+        ours = mine["taut"]
+        ratios = [number(ours[f"{x}_ratio"]) for x in ("train", "eval", "frozen")]
+        others = [number(mine[x]["train_ratio"]) if x in mine else "-" for x in peers]
+        lines.append((case, *times, *ratios, *others, number(ours["error"], form=".1e")))
+    return markdown(header, lines)
+
+
+def gpu_table() -> str:
+    """Nets and layers on GPUs, of every record that there is."""
+    header = (
+        *("arithmetic", "case", "contender", "fastest with", "step, ms", "over plain"),
+        *("evaluation over plain", "frozen over plain", "memory over plain", "launches", "waits"),
+    )
+    lines = []
+    for path in sorted(RECORD.parent.glob(GPU_RECORDS)):
+        record = read(path)
+        for row in _rows(record, record.get("rows", ())):
             ratios = (number(row[f"{x}_ratio"]) for x in ("train", "eval", "frozen", "memory"))
-            spectrum = number(row["error"], form=".1e"), number(row["above"], form="+.1e")
-            rows.append((row["case"], row["contender"], *times, *ratios, *spectrum))
-    return markdown(header, rows)
+            counts = (number(row[x], form="d") for x in ("launches", "syncs"))
+            names = (record["settings"]["dtype"], row["case"], row["contender"])
+            step = (row["train_setting"] or "-", number(row["train"], 1e3, ".2f"))
+            lines.append((*names, *step, *ratios, *counts))
+    return markdown(header, lines)
+
+
+def _rows(record: Mapping[str, Any], groups: Iterable[str]) -> Iterable[dict[str, Any]]:
+    """Those that were timed, of a record that names the settings that were the fastest."""
+    for group in groups:
+        for row in record.get("rows", {}).get(group, ()):
+            if row["train"] is not None and "train_setting" in row:
+                yield row
+
+
+def _unique(names: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(names))
+
+
+def sentence() -> str:
+    """What README.md says of it."""
+    record = read(RECORD)
+    reached = {row["what"]: row["reached"] for row in record.get("targets", ())}
+    parts = [
+        f"{words} {reached[what]:.2f} times"
+        for what, words in (
+            ("training step, CIFAR-10 Large, batch 128", "a training step of CIFAR-10 Large takes"),
+            ("evaluation, CIFAR-10 Large, frozen", "its frozen evaluation"),
+            ("training step, 12 layers of 256 channels", "a step of 12 layers of 256 channels"),
+        )
+        if what in reached
+    ]
+    if not parts:
+        return "[Speed](docs/speed.md) is measured beside the fastest plain net of torch.\n"
+    threads = record["environment"]["threads"]
+    return (
+        f"[Speed](docs/speed.md): on {threads} CPU threads, over the fastest plain net of torch\n"
+        "(zero or circular padding, channels first or last, MaxMin),\n" + ", ".join(parts) + ".\n"
+    )
 
 
 def accuracy_table() -> str:
@@ -204,10 +207,11 @@ def machine_table() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "aims": aims_table,
-    "steps": steps_table,
-    "nets": partial(group_table, "steps"),
-    **{name: partial(group_table, name) for name in ("equal", "stack", "other")},
+    "targets": targets_table,
+    "nets": partial(nets_table, "steps", "stack"),
+    **{name: partial(layers_table, name) for name in ("equal", "other")},
+    "compiled": partial(nets_table, "compiled"),
+    "gpu": gpu_table,
     "accuracy": accuracy_table,
     "machine": machine_table,
 }

@@ -50,12 +50,12 @@ class Results:
         self, group: str, case: Case, contenders: Sequence[Contender], files: Sequence[Path] = ()
     ) -> list[SpeedRow]:
         """The rows of a case; measured now unless there is one of each: they stand side by side."""
+        contenders = [x for x in contenders if x.takes(case, self.settings.place)]
         others = self.rows.setdefault(group, [])
         known = {row.contender: row for row in others if row.case == case.name}
         names = [contender.name for contender in contenders]
         if all(name in known for name in names):
             return [known[name] for name in names]
-        torch.manual_seed(0)
         rows = measure(case, contenders, self.settings, files)
         for row in rows:
             if row.train is not None:
@@ -78,6 +78,10 @@ class Results:
         every = list(chain.from_iterable(self.rows.values()))
         self.record.keep(
             rates=self.rates._asdict(),
+            precision={
+                "products": torch.get_float32_matmul_precision(),
+                "TF32 in cuDNN": torch.backends.cudnn.allow_tf32,
+            },
             rows={group: [asdict(row) for row in rows] for group, rows in self.rows.items()},
             accuracy=[asdict(row) for row in self.accuracies],
             growth=growth(every),

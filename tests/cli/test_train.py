@@ -148,7 +148,10 @@ def test_another_recipe_in_the_folder_is_refused(folder):
         (["train", "demo", "--classes", "7"], ["`--classes` must be", "and 10; got", "and 7"]),
         (["train", "--resume", "gone"], ["There is no run folder gone"]),
         (["train", "demo", "--device", "cuda"], ["`--device`", "no GPU"]),
-        (["train", "demo", "--device", "gpu"], ["`--device` must be one of auto, cpu, cuda"]),
+        (
+            ["train", "demo", "--device", "gpu"],
+            ["`--device` must be one of auto, cpu, cuda, mps, xpu"],
+        ),
         (
             ["train", "demo", "--loss.temperature", "-1"],
             ["`--loss.temperature` must be a positive"],

@@ -230,7 +230,7 @@ def test_own_operations_are_frozen_and_exported(suffix, mine, tmp_path):
     torch.manual_seed(0)
     model = mine.Net().build((1, 6, 6), 3, parametrization=mine.Rescaled).eval()
     frozen = taut.freeze(model)
-    assert type(frozen[0]) is torch.nn.Conv2d
+    assert type(frozen[0]) is taut.nn.CircularConv2d
     x = torch.rand(4, 1, 6, 6)
     exported = export(frozen, tmp_path / f"model{suffix}", (1, 6, 6))
     assert torch.allclose(exported.model(x), model(x), atol=1e-6)

@@ -184,3 +184,9 @@ def test_settings_out_of_range_are_refused():
         LogitAnnealing(beta=-1.0)
     with pytest.raises(ValueError, match=r"`head` must be of shape \(2, features\)"):
         EMMA()(torch.zeros(1, 2), torch.tensor([0]), head=torch.eye(3))
+
+
+def test_recipes_store_a_loss_inside_another():
+    loss = CertificateRegularised(MultiMargin(0.3), weight=0.2)
+    recipe = taut.training.Recipe(name="x", dataset="mnist", loss=loss)
+    assert taut.training.Recipe.from_json(recipe.to_json()) == recipe

@@ -9,6 +9,7 @@ import torch
 from taut.attacks._base import AbstractSmallestAttack, count, option
 from taut.attacks._geometry import clip, directions, distances, norms, per_image
 from taut.attacks._objective import Batch, Labels, Objective, Radii
+from taut.linalg.rates import wide
 
 
 @final
@@ -46,15 +47,16 @@ class DDN(AbstractSmallestAttack):
     def perturb(self, objective: Objective, images: Batch, labels: Labels, radius: Radii) -> Batch:
         """Return the nearest misclassified point met within `radius`, else the image itself."""
         margin, gradient = objective.slope(images, labels)
-        linear = -margin.double() / norms(gradient).clamp_min(torch.finfo(torch.float64).tiny)
+        steepness = norms(gradient)
+        linear = -wide(margin) / steepness.clamp_min(torch.finfo(steepness.dtype).tiny)
         sphere = torch.minimum(linear, radius)
         point, nearest = images, images
         best = torch.full_like(radius, torch.inf)
         for step in range(self.steps):
             length = sphere * (0.01 + 0.99 * (1 + cos(pi * step / self.steps)) / 2)
-            moved = point.double() + per_image(length, images) * directions(gradient.double())
-            outward = directions(moved - images.double())
-            point = images.double() + per_image(sphere, images) * outward
+            moved = wide(point) + per_image(length, images) * directions(wide(gradient))
+            outward = directions(moved - wide(images))
+            point = wide(images) + per_image(sphere, images) * outward
             point = clip(point.to(images.dtype), images, radius)
             margin, gradient = objective.slope(point, labels)
             broken, reached = margin > 0, distances(point, images)

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor, whole
+from taut._sharding import gathers
 from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
 from taut.attacks._result import AttackResult, as_float
 from taut.certification import Eps, as_eps_sequence
+from taut.linalg.rates import wide_dtype
 from taut.parametrizations import cached
 
 
+@gathers
 def attack(
     model: nn.Module,
     images: Tensor,
@@ -60,6 +63,7 @@ def attack(
     return _attack(make_attack(method, options), model, images, labels, radii, batch_size)
 
 
+@gathers
 def smallest_attack(
     model: nn.Module,
     images: Tensor,
@@ -162,14 +166,24 @@ def _attack(
             for eps_now in radii:
                 right = ~broken
                 if right.any():
-                    radius = clean.new_full((int(right.sum()),), eps_now, dtype=torch.float64)
-                    given = objective, clean[right], truth[right], radius.clone()
-                    moved[right] = clip(method.perturb(*given).detach(), clean[right], radius)
+                    given, count = clean[right], int(right.sum())
+                    radius = clean.new_full((count,), eps_now, dtype=wide_dtype(clean.device))
+                    found = method.perturb(objective, given, truth[right], radius).detach()
+                    moved[right] = _clipped(found, clean[right], eps_now)
                     broken = objective.broken(moved, truth)
             adversarial[part], success[part] = moved, broken
-    distance = distances(adversarial, images.detach())
+    # In float64, whatever the device has.
+    place = "cpu" if wide_dtype(images.device) != torch.float64 else images.device
+    distance = distances(adversarial.to(place), images.detach().to(place))
     name = method.kind or type(method).__name__
     return AttackResult(adversarial, success, distance, eps, name)
+
+
+def _clipped(candidates: Tensor, images: Tensor, eps: float) -> Tensor:
+    """Clip in float64, on the CPU where the device has none."""
+    if wide_dtype(images.device) != torch.float64:
+        return _clipped(candidates.cpu(), images.cpu(), eps).to(images)
+    return clip(candidates, images, images.new_full((len(images),), eps, dtype=torch.float64))
 
 
 def _check(images: Tensor, labels: Tensor, batch_size: int) -> None:

@@ -120,7 +120,7 @@ def _from_plain(entry: dict[str, Any]) -> Attacked:
         options=dict(entry["options"]),
         eps=None if entry["eps"] is None else str(entry["eps"]),
         **{name: str(entry[name]) for name in ("method", "weights_sha256", "images_sha256")},
-        success=torch.tensor(success, dtype=torch.bool),
-        distance=torch.tensor([float(x) for x in distance], dtype=torch.float64),
-        float32_only=torch.tensor(only, dtype=torch.bool),
+        success=torch.tensor(success, dtype=torch.bool, device="cpu"),
+        distance=torch.tensor([float(x) for x in distance], dtype=torch.float64, device="cpu"),
+        float32_only=torch.tensor(only, dtype=torch.bool, device="cpu"),
     )

@@ -89,7 +89,7 @@ def starting_points(objective: Objective, images: Batch, labels: Labels, seed: i
     model does not classify as the label: noise alone often looks like one class to a model.
     """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.rand(_DRAWS, *images.shape[1:], generator=generator).to(images)
+    noise = torch.rand(_DRAWS, *images.shape[1:], generator=generator, device="cpu").to(images)
     pool = torch.cat([images, noise])
     with torch.no_grad():
         answers = objective.logits(pool).argmax(1)

@@ -4,15 +4,16 @@ import copy
 from typing import final
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from taut.attacks._geometry import per_image
 from taut.certification import class_logits, numbers_of
+from taut.linalg.rates import wide, wide_dtype
 
 Batch = Float[Tensor, "b *shape"]
 Labels = Int[Tensor, " b"]
-Radii = Float64[Tensor, " b"]
+Radii = Float[Tensor, " b"]
 
 
 @final
@@ -112,13 +113,13 @@ class Objective:
 
         Returns points of positive margin, or `moved` itself if none is met.
         """
-        low = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        low = torch.zeros(len(images), dtype=wide_dtype(images.device), device=images.device)
         high = torch.ones_like(low)
-        delta = moved.double() - images.double()
+        delta = wide(moved) - wide(images)
         nearest = moved
         for _ in range(20):
             middle = (low + high) / 2
-            point = (images.double() + per_image(middle, images) * delta).to(images.dtype)
+            point = (wide(images) + per_image(middle, images) * delta).to(images.dtype)
             beyond = self.misclassified(point, labels)
             nearest = torch.where(per_image(beyond, images), point, nearest)
             low, high = torch.where(beyond, low, middle), torch.where(beyond, middle, high)

@@ -9,6 +9,11 @@ from torch import Tensor
 from taut.attacks._base import AbstractAttack, count, positive
 from taut.attacks._geometry import clip, directions, per_image
 from taut.attacks._objective import Batch, Labels, Objective, Radii
+from taut.linalg.rates import wide_dtype
+
+# Off the CPU a step does not wait to hear which images it may leave alone: these are asked for once
+# in so many steps.
+_STEPS_BETWEEN_WAITS = 10
 
 
 @final
@@ -47,7 +52,7 @@ class PGD(AbstractAttack):
 
     def perturb(self, objective: Objective, images: Batch, labels: Labels, radius: Radii) -> Batch:
         """Return, for each image, the first misclassified point met, else the last point."""
-        generator = self.generator or torch.Generator().manual_seed(0)
+        generator = self.generator or torch.Generator("cpu").manual_seed(0)
         moved = images.clone()
         active = torch.arange(len(images), device=images.device)
         for _ in range(self.restarts):
@@ -69,22 +74,27 @@ class PGD(AbstractAttack):
         length = 10 * radius / self.steps
         if self.step_size is not None:
             length = torch.full_like(radius, self.step_size)
+        waits = 1 if images.is_cpu else _STEPS_BETWEEN_WAITS
         for step in range(self.steps + 1):
-            if not len(active):
-                break
             margin, gradient = objective.slope(moved[active], labels[active])
             right = margin <= 0
-            active, gradient = active[right], gradient[right]
-            if step < self.steps:
-                size = per_image(length[active], gradient).to(gradient.dtype)
-                ahead = moved[active] + size * directions(gradient)
-                moved[active] = clip(ahead, images[active], radius[active])
+            if step % waits == 0 or step == self.steps:
+                kept = right.nonzero()[:, 0]
+                active, gradient, right = active[kept], gradient[kept], right[kept]
+            if step == self.steps or not len(active):
+                break
+            before = moved[active]
+            size = per_image(length[active], gradient).to(gradient.dtype)
+            ahead = clip(before + size * directions(gradient), images[active], radius[active])
+            moved[active] = torch.where(per_image(right, ahead), ahead, before)
         return active
 
 
 def _uniform_in_ball(images: Tensor, radius: Tensor, generator: torch.Generator) -> Tensor:
     """Draw uniformly from the l2 ball: a Gaussian's direction, a radius with the law u^(1/d)."""
     like = {"generator": generator, "device": generator.device, "dtype": torch.float64}
-    gaussian = torch.randn(images.shape, **like).to(images.device)
-    share = torch.rand(len(images), **like).to(images.device) ** (1 / max(images[0:1].numel(), 1))
+    gaussian, share = torch.randn(images.shape, **like), torch.rand(len(images), **like)
+    share = share ** (1 / max(images[0:1].numel(), 1))
+    dtype = wide_dtype(images.device)
+    gaussian, share = (x.to(dtype).to(images.device) for x in (gaussian, share))
     return (directions(gaussian) * per_image(radius * share, images)).to(images.dtype)

@@ -200,7 +200,7 @@ def run_trial(
     options = {option.name: getattr(method, option.name) for option in fields(method)}
     if options.pop("generator", None) is not None:
         raise ValueError("`generator` cannot be kept in a file; leave it out.")
-    none = torch.zeros(0, dtype=torch.bool)
+    none = torch.zeros(0, dtype=torch.bool, device="cpu")
     kept = Attacked(
         method=trial.method,
         options=options,

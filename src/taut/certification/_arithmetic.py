@@ -1,17 +1,17 @@
 """What the certified program computes in, and what must not be in its way."""
 
-import functools
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from taut._arguments import check_tensor
+from taut.linalg.precision import reduced_settings
 from taut.program import UnprovenError
 
 __all__ = [
@@ -47,7 +47,7 @@ def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: tor
                 f"`{name}` must be float32 for arithmetic='float32', as all that is computed from "
                 f"it would be in its own precision; got {tensor.dtype}."
             )
-    for setting, value in _reduced(device):
+    for setting, value in reduced_settings(device):
         mend = _MEND.get(setting, "set it to 'ieee'")
         raise UnprovenError(
             "A float32 certificate needs products and convolutions in float32; "
@@ -59,37 +59,6 @@ _MEND = {
     "torch.get_float32_matmul_precision()": "call torch.set_float32_matmul_precision('highest')",
     "torch.backends.cudnn.allow_tf32": "set torch.backends.cudnn.allow_tf32 = False",
 }
-
-
-def _reduced(device: torch.device) -> Iterator[tuple[str, Any]]:
-    """The settings under which products of float32 are rounded more, in both of torch's ways."""
-    backends = ["mkldnn.matmul", "mkldnn.conv"]
-    if device.type == "cuda":
-        backends = ["cuda.matmul", "cudnn.conv"]
-    legacy: list[tuple[str, Callable[[], Any], Any]] = [
-        ("torch.get_float32_matmul_precision()", torch.get_float32_matmul_precision, "highest")
-    ]
-    if device.type == "cuda":
-        allowed = (
-            "torch.backends.cudnn.allow_tf32",
-            lambda: torch.backends.cudnn.allow_tf32,
-            False,
-        )
-        legacy.append(allowed)
-    for name, read, wanted in legacy:
-        try:
-            value = read()
-        except RuntimeError:  # torch refuses to answer where the new settings were used
-            continue
-        if value != wanted:
-            yield name, value
-    for name in backends:
-        backend = functools.reduce(
-            lambda part, n: getattr(part, n, None), name.split("."), torch.backends
-        )
-        value = getattr(backend, "fp32_precision", "none")
-        if value not in ("none", "ieee"):
-            yield f"torch.backends.{name}.fp32_precision", value
 
 
 @contextmanager

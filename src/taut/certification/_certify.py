@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from taut._display import html_table
+from taut._sharding import gathers
 from taut.certification._arithmetic import Arithmetic, l2_distance_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove, save
 from taut.certification._eps import Eps, as_eps_sequence
@@ -123,7 +124,11 @@ class Certification:
         Raises:
             ValueError: if there are not as many images as changed ones, or as places.
         """
-        chosen = torch.arange(len(self.radius)) if places is None else torch.as_tensor(places)
+        chosen = (
+            torch.arange(len(self.radius), device="cpu")
+            if places is None
+            else torch.as_tensor(places, device="cpu")
+        )
         if len(chosen) != len(images) or images.shape != changed.shape:
             raise ValueError(
                 f"`images` and `changed` must be alike, and {len(chosen)} certified ones; got "
@@ -165,7 +170,7 @@ class Certification:
         hits = found.nonzero().flatten()
         if len(hits):
             labels = self.labels.cpu()
-            labels = labels if places is None else labels[torch.as_tensor(places)]
+            labels = labels if places is None else labels[torch.as_tensor(places, device="cpu")]
             moved = changed[hits.to(changed.device)]
             answers = self.certificate.logits(moved).argmax(1).cpu()
             found[hits] = answers != labels[hits]
@@ -204,8 +209,8 @@ class Certification:
 
         radii = self.radius[self.radius > 0].sort().values.cpu()
         total = len(self.radius)
-        shares = torch.arange(len(radii), -1, -1) / total  # share with radius > eps
-        edges = torch.cat([torch.zeros(1, dtype=radii.dtype), radii])
+        shares = torch.arange(len(radii), -1, -1, device="cpu") / total  # share with radius > eps
+        edges = torch.cat([torch.zeros(1, dtype=radii.dtype, device="cpu"), radii])
         figure = Figure(figsize=(5, 3.2), layout="constrained")
         axes = figure.subplots()
         axes.step(edges, shares, where="post", label=f"certified ({self.arithmetic})")
@@ -216,6 +221,7 @@ class Certification:
         return figure
 
 
+@gathers
 def certify(
     model: nn.Module,
     images: Tensor,
@@ -270,6 +276,7 @@ def certify(
     return certify_batches(model, batches, shape, eps, arithmetic=arithmetic)
 
 
+@gathers
 def certify_batches(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor
+from taut._sharding import gathers
 from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove
 from taut.certification._changes import bound_changes
@@ -35,6 +36,7 @@ _LEAST = 2.0**-40
 """Share of the largest weight that stands for a weight of 0, see `taut.certification._changes`."""
 
 
+@gathers
 def predict(
     model: nn.Module,
     images: Tensor,
@@ -89,6 +91,7 @@ def predict(
     return predict_batches(model, [images], shape, eps, on_progress=on_progress, **options)
 
 
+@gathers
 def predict_batches(
     model: nn.Module,
     batches: Iterable[Tensor],
@@ -121,7 +124,7 @@ def predict_batches(
         6
     """
     values = () if eps is None else as_eps_sequence(eps)
-    factors = _factors(mask, weights, input_shape, like_of(model, torch.zeros(())))
+    factors = _factors(mask, weights, input_shape, like_of(model, torch.zeros((), device="cpu")))
     certificate = prove(model, input_shape, arithmetic=arithmetic)
     changes = None if factors is None else bound_changes(certificate, factors.cpu())
     bound = certificate.bound if changes is None else changes.bound
@@ -176,7 +179,7 @@ def _factors(
     """Weights in the precision of the model, not below those asked for, and positive."""
     if mask is None and weights is None:
         return None
-    factors = torch.ones(shape, dtype=torch.float64)
+    factors = torch.ones(shape, dtype=torch.float64, device="cpu")
     for name, value in (("mask", mask), ("weights", weights)):
         if value is not None:
             factors = factors * _checked_factors(name, value, shape)

@@ -170,7 +170,9 @@ def class_bound(bound: LipschitzBound, outputs: tuple[int, ...]) -> LipschitzBou
     """The bound of `class_logits`: one output f, and so f - 0, moves by L and not sqrt(2) L."""
     if outputs[:1] not in ((), (1,)):
         return bound
-    pairs = torch.tensor([[0.0, bound.value], [bound.value, 0.0]], dtype=torch.float64)
+    pairs = torch.tensor(
+        [[0.0, bound.value], [bound.value, 0.0]], dtype=torch.float64, device="cpu"
+    )
     return replace(bound, pairwise=pairs)
 
 

@@ -329,5 +329,5 @@ def _check_pairs(pairs: list[Any], head: Tensor | None, features: float) -> None
     rows = [floats(values, "constants of pairs") for values in pairs]
     if {len(values) for values in rows} | {len(rows)} != {len(proven)}:
         raise ValueError("The constants of pairs are not one for each pair of classes.")
-    if not bool((torch.tensor(rows, dtype=torch.float64) >= proven).all()):
+    if not bool((torch.tensor(rows, dtype=torch.float64, device="cpu") >= proven).all()):
         raise UnprovenError("A constant of two classes is below what can be proven.")

@@ -31,7 +31,9 @@ def numbers(values: Any, what: str, *, kind: type = float, own: float | None = N
             raise ValueError(f"The {what} must be numbers in lists.")
         return value
 
-    return torch.tensor(plain(values), dtype=torch.float64 if kind is float else torch.int64)
+    return torch.tensor(
+        plain(values), dtype=torch.float64 if kind is float else torch.int64, device="cpu"
+    )
 
 
 def check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
@@ -49,7 +51,7 @@ def check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
     right = [a == b for a, b in zip(predictions, labels, strict=True)]
     for values in zip(radii, file["margin"], labels, right, strict=True):
         _check_image(file, *values, single=single)
-    radius = torch.tensor(radii, dtype=torch.float64)
+    radius = torch.tensor(radii, dtype=torch.float64, device="cpu")
     shares = {"clean accuracy": (file["clean_accuracy"], sum(right))}
     for eps, said in file["certified_accuracy"].items():
         shares[f"certified accuracy at {eps}"] = said, int(above(radius, eps).sum())

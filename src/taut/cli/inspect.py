@@ -117,7 +117,9 @@ def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: tor
 
 def _inputs(data: Path | None, shape: tuple[int, ...], limit: int) -> tuple[Tensor, Tensor | None]:
     if data is None:
-        return torch.rand(limit, *shape, generator=torch.Generator().manual_seed(0)), None
+        return torch.rand(
+            limit, *shape, generator=torch.Generator().manual_seed(0), device="cpu"
+        ), None
     images, labels = (tensor[:limit] for tensor in load_test("npz", data, shape=shape))
     if images.shape[1:] != shape:
         got = ",".join(map(str, images.shape[1:]))

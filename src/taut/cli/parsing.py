@@ -163,6 +163,7 @@ def _deferred(function: Callable[..., Any]) -> Callable[..., Any]:
 
     del defer.__wrapped__  # tyro would read the docstring of that
     defer.__dict__["__signature__"] = inspect.signature(function)
-    head, args, described = (function.__doc__ or "").partition("\n    Args:\n")
-    defer.__doc__ = head + args + re.sub(r"\n {12}", " ", described)
+    # Without the indentation of the source, which Python 3.13 leaves out by itself.
+    head, args, described = inspect.cleandoc(function.__doc__ or "").partition("\nArgs:\n")
+    defer.__doc__ = head + args + re.sub(r"\n {8}", " ", described)
     return defer

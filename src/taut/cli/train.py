@@ -1,6 +1,6 @@
 """`taut train`."""
 
-import re
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,6 +84,9 @@ class _Machine:
 
     workers: OptionalNumber = None
     """stream images from disk, decoded by this many processes; by default all are in memory."""
+
+    share_weights: bool = False
+    """compute each weight in one process, and send it to the others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +261,7 @@ def _registry() -> ConstructorRegistry:
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar="{none|crop=N,flip}",
+            metavar="{none|crop=N,flip,...}",
             instance_from_str=lambda words: _augment(words[0]),
             is_instance=lambda value: value is None or isinstance(value, Augment),
             str_from_instance=lambda value: [_augment_text(value)],
@@ -276,22 +279,44 @@ def _image_shape(text: str) -> tuple[int, ...]:
     return shape
 
 
+_AUGMENT: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "crop": ("crop_padding", int),
+    "flip": ("flip", bool),
+    "resized-crop": ("resized_crop", float),
+    "randaugment": ("randaugment", int),
+    "magnitude": ("magnitude", float),
+}
+
+
 def _augment(text: str) -> Augment | None:
-    """Read "none", "flip", "crop=4" or "crop=4,flip"."""
+    """Read "none", or what `_augment_text` writes."""
     if text == "none":
         return None
-    match = re.fullmatch(r"(?:crop=(\d+))?,?(flip)?", text)
-    if not text or match is None:
-        raise ValueError(
-            f"`augment` must be none, flip, crop=4, or both with a comma between; got {text!r}."
-        )
-    return Augment(crop_padding=int(match[1] or 0), flip=match[2] is not None)
+    settings = {"crop_padding": 0, "flip": False}
+    for part in text.split(","):
+        word, equals, value = part.partition("=")
+        try:
+            if word not in _AUGMENT or (word == "flip") == bool(equals):
+                raise ValueError
+            name, kind = _AUGMENT[word]
+            settings[name] = kind(value or True)
+        except ValueError:
+            raise ValueError(
+                "`augment` must be none, or some of flip, crop=4, resized-crop=0.08, "
+                f"randaugment=2 and magnitude=9 with commas between; got {text!r}."
+            ) from None
+    return Augment(**settings)
 
 
 def _augment_text(value: Augment | None) -> str:
     """What `_augment` reads."""
-    parts = [] if value is None else [f"crop={value.crop_padding}", *["flip"] * value.flip]
-    return ",".join(parts) or "none"
+    if value is None:
+        return "none"
+    parts = [f"crop={value.crop_padding}", *["flip"] * value.flip]
+    parts += [f"resized-crop={value.resized_crop:g}"] if value.resized_crop else []
+    if value.randaugment:
+        parts += [f"randaugment={value.randaugment}", f"magnitude={value.magnitude:g}"]
+    return ",".join(parts)
 
 
 def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:
@@ -303,7 +328,9 @@ def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:
                 folder,
                 data_dir=options.data_dir,
                 device=options.device,
-                launch=Launch(options.devices, options.nodes, options.workers),
+                launch=Launch(
+                    options.devices, options.nodes, options.workers, options.share_weights
+                ),
                 on_progress=on_progress,
             )
     except (TrainingInterrupted, TrainingDiverged, OtherProcessFailed):

@@ -1,6 +1,7 @@
 r"""Named data sets as tensors on the device, and their batches."""
 
-from taut.data._batching import Augment, Batches, Share, batches
+from taut.data._augment import Augment, Variation
+from taut.data._batching import Batches, Share, batches
 from taut.data._holdout import Holdout
 from taut.data._inputs import Inputs, class_names, read_inputs
 from taut.data._load import load, load_test, names
@@ -20,6 +21,7 @@ __all__ = [
     "Split",
     "Stream",
     "StreamedDataset",
+    "Variation",
     "batches",
     "class_names",
     "generator",

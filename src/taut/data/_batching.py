@@ -9,34 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from taut.data._augment import Augment, Variation
 from taut.data._sets import AbstractSplit, generator, to_unit_range
 
 _Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
-
-
-@final
-@dataclass(frozen=True)
-class Augment:
-    r"""Random crop after zero padding, and a random horizontal flip.
-
-    Args:
-        crop_padding: zeros added to each side before a crop of the original size; 0 for no crop.
-        flip: mirror every image left to right with probability one half.
-
-    Raises:
-        ValueError: if `crop_padding` is negative.
-
-    Example:
-        >>> Augment(crop_padding=4, flip=True)
-        Augment(crop_padding=4, flip=True)
-    """
-
-    crop_padding: int = 4
-    flip: bool = True
-
-    def __post_init__(self) -> None:
-        if self.crop_padding < 0:
-            raise ValueError(f"`crop_padding` must be 0 or more; got {self.crop_padding}.")
 
 
 def batches(
@@ -100,7 +76,7 @@ class Share:
 class Batches:
     r"""The batches of a training run, shuffled, or one process's share of each of them.
 
-    Order and augmentation depend on `seed`, the epoch and the position in it alone: a run that
+    Order and augmentation depend on `seed`, the epoch and the image alone: a run that
     resumes at any step sees the same batches bitwise, on every device, and any number of processes
     together see the same images. Each comes once an epoch; the last batch holds what is left.
 
@@ -146,19 +122,24 @@ class Batches:
             raise ValueError(
                 f"`start` must be from 0 to {self.steps}, the steps an epoch; got {start}."
             )
-        return self._draw(generator("batches", self.seed, epoch), start)
+        return self._draw(epoch, start)
 
-    def _draw(self, generator: torch.Generator, start: int) -> Iterator[_Batch]:
+    def _draw(self, epoch: int, start: int) -> Iterator[_Batch]:
         # All draws of the epoch are made at once on the CPU and moved once: the same on every
         # device and in every process, and no transfer waits inside the loop.
-        count, device, augment = len(self.split), self.split.device, self.augment
+        draws, augment = generator("batches", self.seed, epoch), self.augment
+        count, device = len(self.split), self.split.device
         spread = 1 if augment is None else 2 * augment.crop_padding + 1
-        order = torch.randperm(count, generator=generator)
-        offsets = torch.randint(spread, (count, 2), generator=generator).to(device)
-        flips = torch.randint(2, (count,), generator=generator).bool().to(device)
+        order = torch.randperm(count, generator=draws, device="cpu")
+        offsets = torch.randint(spread, (count, 2), generator=draws, device="cpu").to(device)
+        flips = torch.randint(2, (count,), generator=draws, device="cpu").bool().to(device)
         begins = range(start * self.batch_size, count, self.batch_size)
         parts = [self.share.of(begin, min(begin + self.batch_size, count)) for begin in begins]
-        for part, batch in zip(parts, self.split.fetch(order, parts), strict=True):
+        fetched = self.split.fetch(order, parts)
+        if augment is not None and augment.changes_pictures:
+            varied = Variation(augment, self.seed, epoch)
+            fetched = self.split.fetch(order, parts, variation=varied)
+        for part, batch in zip(parts, fetched, strict=True):
             pixels = batch.images
             if augment is not None and augment.flip:
                 pixels = flip(pixels, flips[part])

@@ -99,8 +99,12 @@ def missing(what: str, where: Path, how: str) -> FileNotFoundError:
     return FileNotFoundError(f"{what} not found in {where}. {how}")
 
 
-def checked_shape(shape: tuple[int, int, int] | None) -> tuple[int, int, int] | None:
+def checked_shape(
+    shape: tuple[int, int, int] | None, *, draft: bool = False
+) -> tuple[int, int, int] | None:
     """The shape that images are to be brought to: 1 or 3 channels, positive height and width."""
+    if draft and shape is None:
+        raise ValueError("`draft` needs `shape`, which says how large pictures must be.")
     if shape is None or (len(shape) == 3 and shape[0] in (1, 3) and min(shape) > 0):
         return shape
     raise ValueError(f"`shape` must be 1 or 3 channels, a height and a width; got {shape}.")

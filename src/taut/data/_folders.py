@@ -4,6 +4,7 @@ import hashlib
 import io
 import os
 import zipfile
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from taut.data._archive import Parts, Place, below, members
 from taut.data._checks import TEST_PARTS, TRAIN_PARTS, checked_split, missing, only_file
 from taut.data._holdout import Holdout, check_holdout
 from taut.data._named import JPEG75, NAMED
-from taut.data._pixels import Shape, Tally, check_format, decode, is_picture, stack
+from taut.data._pixels import Change, Shape, Tally, check_format, decode, is_picture, stack
 from taut.data._sets import Dataset
 from taut.files import write_atomically
 
@@ -28,6 +29,19 @@ _CACHE_FORMAT = 3  # part of every key: raise it when what is stored changes its
 _T = TypeVar("_T")
 Tell = Callable[[int], None] | None
 Picture = tuple[np.ndarray, str]  # uint8 pixels (c, h, w), and where they are from
+
+
+class AbstractPictures(ABC):
+    """Pictures by number, decoded when they are asked for."""
+
+    @abstractmethod
+    def __call__(self, at: int, change: Change | None = None) -> Picture:
+        """The pixels and the name of a picture, changed before it is brought to its shape."""
+
+    @property
+    @abstractmethod
+    def packed(self) -> int:
+        """Bytes on disk, as far as is known."""
 
 
 class Arrangement(NamedTuple):
@@ -113,13 +127,17 @@ def _in_turns(
         ordered = sorted(of_class[name], key=lambda at: names[at][-1])
         turns += [(turn, label, at) for turn, at in enumerate(ordered)]
     turns.sort()
-    return torch.tensor([at for *_, at in turns]), torch.tensor([label for _, label, _ in turns])
+    return torch.tensor([at for *_, at in turns], device="cpu"), torch.tensor(
+        [label for _, label, _ in turns], device="cpu"
+    )
 
 
-def load_folder(path: Path, holdout: Holdout | None, shape: Shape | None, tell: Tell) -> Dataset:
+def load_folder(
+    path: Path, holdout: Holdout | None, shape: Shape | None, tell: Tell, *, draft: bool = False
+) -> Dataset:
     """Images by class; what was decoded is kept in the cache folder."""
     source = _locate(path)
-    return dataset_of("folder", _read(source, shape, tell), holdout, source)
+    return dataset_of("folder", _read(source, shape, tell, draft=draft), holdout, source)
 
 
 def load_jpeg75(path: Path, tell: Tell) -> Dataset:
@@ -143,9 +161,11 @@ def _locate(path: Path, how: str = _HOW) -> Path:
     return only_file(path, ["*.tar", "*.tar.*", "*.tgz"], "archive", absent)
 
 
-def _read(source: Path, shape: Shape | None, tell: Tell) -> dict[str, np.ndarray]:
+def _read(
+    source: Path, shape: Shape | None, tell: Tell, *, draft: bool = False
+) -> dict[str, np.ndarray]:
     """The arrays of all images, from the user's cache folder if they are there, or decoded."""
-    kept = _cache_file(source, shape)
+    kept = _cache_file(source, shape, draft=draft)
     with (
         suppress(OSError, EOFError, ValueError, zipfile.BadZipFile),  # absent or damaged
         kept.open("rb") as file,
@@ -157,7 +177,8 @@ def _read(source: Path, shape: Shape | None, tell: Tell) -> dict[str, np.ndarray
     def decoded(place: Place) -> Picture:
         nonlocal done
         data = place.read()
-        done, pixels = done + 1, tally.counted(decode(data, place, shape), len(data))
+        pixels = decode(data, place, shape, draft=draft)
+        done, pixels = done + 1, tally.counted(pixels, len(data))
         if tell is not None:
             tell(done)
         return pixels, str(place)
@@ -171,14 +192,15 @@ def _read(source: Path, shape: Shape | None, tell: Tell) -> dict[str, np.ndarray
     return arrays
 
 
-def _cache_file(source: Path, shape: Shape | None) -> Path:
+def _cache_file(source: Path, shape: Shape | None, *, draft: bool) -> Path:
     """Its name changes with the path, the size or the time of change of any of the files."""
     digest = hashlib.sha256(f"taut data {_CACHE_FORMAT}\n".encode())
     for path in [source] if source.is_file() else below(source):
         if path == source or is_picture(path.name):
             stat = path.stat()
             digest.update(f"{path.resolve()}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
-    name = "-".join([digest.hexdigest(), *(["x".join(map(str, shape))] if shape else [])])
+    brought = [] if shape is None else ["x".join(map(str, shape))]
+    name = "-".join([digest.hexdigest(), *brought, *(["draft"] if draft else [])])
     folder = os.environ.get("TAUT_CACHE") or Path.home() / ".cache" / "taut"
     return Path(folder).expanduser() / f"{name}.npz"
 
@@ -207,3 +229,21 @@ def dataset_of(
     ]
     train, test = splits if holdout is None else holdout.split(splits[0])
     return Dataset(name, label, tuple(classes), train, test)
+
+
+def load_pictures(
+    name: str,
+    arranged: Arrangement,
+    pictures: AbstractPictures,
+    holdout: Holdout | None,
+    tell: Tell,
+) -> Dataset:
+    """The data set of all pictures, decoded."""
+    decoded: list[Picture] = []
+    tally = Tally(f"{name}: its images", packed=pictures.packed)
+    for at in range(sum(len(labels) for _, labels in arranged.parts.values())):
+        pixels, title = pictures(at)
+        decoded.append((tally.counted(pixels, 0), title))
+        if tell is not None:
+            tell(len(decoded))
+    return dataset_of(name, arrays_of(arranged, decoded), holdout, name)

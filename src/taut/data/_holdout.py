@@ -51,7 +51,7 @@ class Holdout:
             raise ValueError(
                 f"`fraction` must leave images on both sides of {total}; got {self.fraction}."
             )
-        order = torch.randperm(total, generator=generator("holdout", self.seed))
+        order = torch.randperm(total, generator=generator("holdout", self.seed), device="cpu")
         return order[count:].sort().values, order[:count].sort().values
 
 

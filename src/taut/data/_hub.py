@@ -8,40 +8,42 @@ from typing import Any, final
 import torch
 
 from taut.data._checks import TEST_PARTS, check_labels
-from taut.data._folders import Arrangement, Picture, Tell, arrays_of, dataset_of
-from taut.data._holdout import Holdout
-from taut.data._pixels import Shape, Tally, broken_pictures, to_array
-from taut.data._sets import Dataset
+from taut.data._folders import AbstractPictures, Arrangement, Picture
+from taut.data._pixels import Change, Shape, broken_pictures, decode, to_array
 
 PREFIX = "hub:"
 
 
 @final
 @dataclass(frozen=True)
-class HubPictures:
+class HubPictures(AbstractPictures):
     """Pictures by number: those to train on, then those to test on."""
 
     tables: tuple[Any, ...]
     column: str
     source: str
     shape: Shape | None
+    draft: bool = False
 
     @property
     def packed(self) -> int:
         """Bytes on disk, as far as the library tells."""
         return sum(getattr(table, "dataset_size", None) or 0 for table in self.tables)
 
-    def __call__(self, at: int) -> Picture:
+    def __call__(self, at: int, change: Change | None = None) -> Picture:
         first = len(self.tables[0])
         part, table, number = ("train", 0, at) if at < first else ("test", 1, at - first)
         name = f"{self.source}: {part}: image {number}"
         with broken_pictures(name):
             picture = self.tables[table][number][self.column]
-        return to_array(picture, name, self.shape), name
+        if isinstance(picture, dict):  # not decoded yet
+            data = picture["bytes"] or Path(picture["path"]).read_bytes()
+            return decode(data, name, self.shape, draft=self.draft, change=change), name
+        return to_array(picture, name, self.shape, change), name
 
 
 def open_hub(
-    name: str, cache_dir: Path | None, shape: Shape | None
+    name: str, cache_dir: Path | None, shape: Shape | None, *, draft: bool = False
 ) -> tuple[Arrangement, HubPictures]:
     """A data set of the hub, with one column of images and one of class labels."""
     source = f"{PREFIX}{name}"
@@ -62,12 +64,15 @@ def open_hub(
     classes = tuple(splits["train"].features[label].names)
     parts, first = {}, 0
     for part, rows in tables.items():
-        labels = torch.tensor(list(rows[label]), dtype=torch.int64)
+        labels = torch.tensor(list(rows[label]), dtype=torch.int64, device="cpu")
         check_labels(labels.numpy(), len(classes), f"{source}: {part}")
-        parts[part] = torch.arange(first, first + len(labels)), labels
+        parts[part] = torch.arange(first, first + len(labels), device="cpu"), labels
         first += len(labels)
     title = name if tested_on in (None, "test") else f"{name} (tested on {tested_on})"
-    pictures = HubPictures(tuple(tables.values()), image, source, shape)
+    rows = tuple(tables.values())
+    if draft:  # the library would decode them whole
+        rows = tuple(table.cast_column(image, library.Image(decode=False)) for table in rows)
+    pictures = HubPictures(rows, image, source, shape, draft)
     return Arrangement(title, classes, parts), pictures
 
 
@@ -83,19 +88,3 @@ def _columns(features: dict[str, Any], source: str) -> tuple[str, str]:
             f"got {images or 'none'} and {labels or 'none'}."
         )
     return images[0], labels[0]
-
-
-def load_hub(
-    name: str, cache_dir: Path | None, holdout: Holdout | None, shape: Shape | None, tell: Tell
-) -> Dataset:
-    """All images of a data set of the hub, decoded."""
-    arranged, picture = open_hub(name, cache_dir, shape)
-    pictures: list[Picture] = []
-    tally = Tally(f"{PREFIX}{name}: its images", packed=picture.packed)
-    for at in range(sum(len(labels) for _, labels in arranged.parts.values())):
-        pixels, title = picture(at)
-        pictures.append((tally.counted(pixels, 0), title))
-        if tell is not None:
-            tell(len(pictures))
-    source = f"{PREFIX}{name}"
-    return dataset_of(source, arrays_of(arranged, pictures), holdout, source)

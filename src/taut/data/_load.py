@@ -8,15 +8,21 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from taut.data._checks import checked_shape
-from taut.data._folders import load_folder, load_jpeg75
+from taut.data._folders import load_folder, load_jpeg75, load_pictures
 from taut.data._holdout import Holdout
-from taut.data._hub import PREFIX, load_hub
+from taut.data._hub import PREFIX, open_hub
 from taut.data._named import EMBEDDED, JPEG75, NAMED, read_embedded, read_named
 from taut.data._npz import read_npz, read_npz_test
 from taut.data._sets import Dataset
+from taut.data._shards import SHARDS, open_shards
 from taut.kinds import did_you_mean
 
 _FOLDER, _NPZ = "folder", "npz"
+_PLACES = {
+    _FOLDER: "a folder or tar archive of images by class",
+    _NPZ: "an npz file",
+    SHARDS: "a folder of tar shards",
+}
 
 
 def names() -> tuple[str, ...]:
@@ -26,7 +32,7 @@ def names() -> tuple[str, ...]:
         >>> names()[:3]
         ('fashion-mnist-subset', 'mnist', 'fashion-mnist')
     """
-    return (*NAMED, _NPZ, _FOLDER, f"{PREFIX}NAME")
+    return (*NAMED, _NPZ, _FOLDER, SHARDS, f"{PREFIX}NAME")
 
 
 def load(
@@ -35,6 +41,7 @@ def load(
     *,
     holdout: Holdout | None = None,
     shape: tuple[int, int, int] | None = None,
+    draft: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Dataset:
     r"""The data set called `name`, on the CPU.
@@ -55,6 +62,8 @@ def load(
             test split.
         shape: channels, height and width to bring images by class or from the hub to: scaled until
             they cover it and cropped around the middle; without it, all must be of one size.
+        draft: whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that covers
+            `shape`, which it needs.
         on_progress: called with the number of images decoded so far, where there are single
             images to decode; all else is read at once.
 
@@ -71,12 +80,16 @@ def load(
         (2000, 1000, (1, 28, 28))
     """
     path = None if data_dir is None else Path(data_dir).expanduser()
-    shape = checked_shape(shape)
+    shape = checked_shape(shape, draft=draft)
     if name.startswith(PREFIX) and len(name) > len(PREFIX):
-        return load_hub(name.removeprefix(PREFIX), path, holdout, shape, on_progress)
+        arranged, pictures = open_hub(name.removeprefix(PREFIX), path, shape, draft=draft)
+        return load_pictures(name, arranged, pictures, holdout, on_progress)
     path = _checked_path(name, path)
+    if name == SHARDS:
+        arranged, pictures = open_shards(path, shape, draft=draft)
+        return load_pictures(name, arranged, pictures, holdout, on_progress)
     if name == _FOLDER:
-        return load_folder(path, holdout, shape, on_progress)
+        return load_folder(path, holdout, shape, on_progress, draft=draft)
     if shape is not None:
         raise ValueError(f"`shape` must be None for {name}, its images have one; got {shape}.")
     if holdout is not None:
@@ -134,7 +147,6 @@ def _checked_path(name: str, path: Path | None) -> Path:
     if path is None:
         raise ValueError(f"`data_dir` must be the folder with the files of {name}; got None.")
     path = path.expanduser()
-    if not path.exists() and name in (_FOLDER, _NPZ):
-        what = "a folder or tar archive of images by class" if name == _FOLDER else "an npz file"
-        raise FileNotFoundError(f"{path} not found; give {what}.")
+    if not path.exists() and name in _PLACES:
+        raise FileNotFoundError(f"{path} not found; give {_PLACES[name]}.")
     return path

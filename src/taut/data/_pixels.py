@@ -1,9 +1,10 @@
 r"""Pictures as arrays of pixels."""
 
 import io
+import math
 import struct
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from taut.data._archive import Place, below
+from taut.data._augment import Box, Size, Variation, as_pixels, brought
 from taut.data._checks import check_size
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ _DEEP = ("I;16", "I;16L", "I;16B", "I;16N")  # grey, 16 bits
 _BROKEN_EXIF = (SyntaxError, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError,
                 struct.error)  # fmt: skip
 _ORIENTATION = 0x0112  # of EXIF
+_TURNED = (5, 6, 7, 8)  # orientations by a quarter
 _COLOUR = ("RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr")
 _PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif", ".tif",
              ".tiff", ".pbm", ".pgm", ".pnm", ".ppm")  # fmt: skip
@@ -111,9 +114,58 @@ class Tally:
         return pixels
 
 
-def decode(data: bytes, source: object, shape: Shape | None = None) -> np.ndarray:
-    """The pixels of a picture file, as `to_array` gives them."""
-    return to_array(_opened(data, source), source, shape)
+@final
+@dataclass(frozen=True)
+class Change:
+    """How the picture of an index changes while it is brought to a shape."""
+
+    variation: Variation
+    index: int
+
+    def box(self, size: Size, target: Size) -> Box | None:
+        """The part that is cut out."""
+        return self.variation.box(self.index, size, target)
+
+
+def decode(
+    data: bytes,
+    source: object,
+    shape: Shape | None = None,
+    *,
+    draft: bool = False,
+    change: Change | None = None,
+) -> np.ndarray:
+    """The pixels of a picture file, as `to_array` gives them.
+
+    Args:
+        data: the file.
+        source: its name.
+        shape: to bring the picture to.
+        draft: whether a JPEG is decoded at 1/2, 1/4 or 1/8 of its size where that covers the shape.
+        change: how to vary it.
+    """
+    box: Box | None = None
+
+    def before(image: "Image") -> None:
+        nonlocal box
+        if change is None and not draft:
+            return
+        # Chosen of the full size, whose proportions a draft changes a little: it rounds.
+        size = _upright_size(image)
+        target = size if shape is None else (shape[2], shape[1])
+        box = None if change is None else change.box(size, target)
+        if draft:
+            _draft(image, size, target, box)
+
+    image = _opened(data, source, before)
+    return to_array(image, source, shape, change, box)
+
+
+def _draft(image: "Image", size: Size, target: Size, box: Box | None) -> None:
+    """Ask for the smallest size at which a part, or all, of a JPEG covers the target."""
+    left, upper, right, lower = box or (0.0, 0.0, 1.0, 1.0)
+    width, height = math.ceil(target[0] / (right - left)), math.ceil(target[1] / (lower - upper))
+    image.draft(None, (width, height) if image.size == size else (height, width))  # pyright: ignore[reportArgumentType]
 
 
 def read_picture(file: Path, shape: Shape, *, resize: bool = False) -> np.ndarray:
@@ -127,13 +179,17 @@ def read_picture(file: Path, shape: Shape, *, resize: bool = False) -> np.ndarra
     return to_array(image, file, shape)
 
 
-def _opened(data: bytes, source: object) -> "Image":
+def _opened(
+    data: bytes, source: object, before: Callable[["Image"], None] = lambda image: None
+) -> "Image":
+    """A picture; `before` is called when its size is known, and its pixels are not."""
     with broken_pictures(source) as library, warnings.catch_warnings():
         # Large pictures are read up to the size at which Pillow raises.
         warnings.simplefilter("ignore", library.DecompressionBombWarning)
         image = library.open(io.BytesIO(data), formats=_FORMATS)
         # A JPEG may have a preview or a second view behind it: the first picture is the picture.
         frames = 1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)
+        before(image)
         image.load()
     if frames > 1:
         raise ValueError(f"{source}: must be one picture; it holds {frames}.")
@@ -159,8 +215,17 @@ def broken_pictures(source: object) -> Iterator[Any]:
         raise ValueError(f"{kind}: {error}.") from error
 
 
-def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.ndarray:
-    """The uint8 pixels of a picture, (c, h, w), upright, brought to a shape if given."""
+def to_array(
+    image: "Image",
+    source: object,
+    shape: Shape | None = None,
+    change: Change | None = None,
+    box: Box | None = None,
+) -> np.ndarray:
+    """The uint8 pixels of a picture, (c, h, w), upright, brought to a shape if given.
+
+    A `change` cuts out a part, `box` if it has been chosen before, and draws colours.
+    """
     deep = image.mode == "I" and image.format in ("PNG", "PPM")
     if image.mode in _DEEP or deep:  # the upper 8 bits, as Pillow reads colours of 16 bits
         from PIL import Image
@@ -175,11 +240,19 @@ def to_array(image: "Image", source: object, shape: Shape | None = None) -> np.n
     if "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours; Pillow warns where this step is left out
     image = image.convert("L" if grey else "RGB")
-    if shape is not None and image.size != (shape[2], shape[1]):
-        from PIL import ImageOps
+    target = image.size if shape is None else (shape[2], shape[1])
+    if change is not None:
+        box = box or change.box(image.size, target)
+        image = change.variation.changed(change.index, brought(image, target, box))
+    return as_pixels(brought(image, target, None))
 
-        image = ImageOps.fit(image, (shape[2], shape[1]))
-    return np.asarray(image)[None] if grey else np.asarray(image).transpose(2, 0, 1)
+
+def _upright_size(image: "Image") -> Size:
+    """The size that `_upright` gives."""
+    with suppress(*_BROKEN_EXIF):
+        if image.getexif().get(_ORIENTATION, 1) in _TURNED:
+            return image.size[1], image.size[0]
+    return image.size
 
 
 def _upright(image: "Image") -> "Image":

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
+from taut.data._augment import Variation, varied
+
 
 class AbstractSplit(ABC):
     r"""One part of a data set: uint8 images of one shape, and a label each."""
@@ -32,10 +34,17 @@ class AbstractSplit(ABC):
         r"""The same split, its images to be fetched to `device`."""
 
     @abstractmethod
-    def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator["Split"]:
+    def fetch(
+        self,
+        order: Int64[Tensor, " n"],
+        parts: Sequence[slice],
+        *,
+        variation: Variation | None = None,
+    ) -> Iterator["Split"]:
         r"""The images at `order[part]`, indices on the CPU, for one part after the other.
 
-        Parts are slices without steps; empty ones give splits without images.
+        Parts are slices without steps; empty ones give splits without images. A `variation` changes
+        each image by its index.
         """
 
 
@@ -90,10 +99,19 @@ class Split(AbstractSplit):
     def device(self) -> torch.device:
         return self.images.device
 
-    def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator["Split"]:
-        order = order.to(self.device)
+    def fetch(
+        self,
+        order: Int64[Tensor, " n"],
+        parts: Sequence[slice],
+        *,
+        variation: Variation | None = None,
+    ) -> Iterator["Split"]:
+        places = order.to(self.device)
         for part in parts:
-            yield Split(self.images[order[part]], self.labels[order[part]])
+            images = self.images[places[part]]
+            if variation is not None:
+                images = varied(images, order[part], variation)
+            yield Split(images, self.labels[places[part]])
 
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))

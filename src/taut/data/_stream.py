@@ -1,24 +1,29 @@
 r"""Data sets larger than memory: images are decoded by worker processes as batches need them."""
 
+import atexit
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
-from taut.data._archive import Place
+from taut._torch_private import end_workers
+from taut.data._augment import Variation, varied_array
 from taut.data._checks import checked_shape
-from taut.data._folders import Arrangement, Picture, arrange
+from taut.data._folders import AbstractPictures, Arrangement, Picture, arrange
 from taut.data._holdout import Holdout
 from taut.data._hub import PREFIX, open_hub
-from taut.data._pixels import Shape, decode
+from taut.data._pixels import Change, Shape
 from taut.data._sets import AbstractSplit, Split
+from taut.data._shards import SHARDS, FilePictures, open_shards
 
 _CPU = torch.device("cpu")
 
@@ -33,7 +38,7 @@ class Stream(AbstractSplit):
         which: index of each image of this part.
         labels: class indices from 0.
         shape: channels, height and width that every image must have; grey ones take any channels.
-        workers: processes that decode; 0 decodes in this one.
+        workers: processes that decode, started once; 0 decodes in this one.
         target: the device that images are put on, over pinned memory if it is a GPU.
 
     Raises:
@@ -53,6 +58,7 @@ class Stream(AbstractSplit):
     shape: tuple[int, int, int]
     workers: int
     target: torch.device = _CPU
+    loaders: "_Loaders" = field(init=False, repr=False, default_factory=lambda: _Loaders())
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -68,28 +74,40 @@ class Stream(AbstractSplit):
     def to(self, device: torch.device | str) -> "Stream":
         return replace(self, target=torch.device(device))
 
-    def fetch(self, order: Int64[Tensor, " n"], parts: Sequence[slice]) -> Iterator[Split]:
+    def fetch(
+        self,
+        order: Int64[Tensor, " n"],
+        parts: Sequence[slice],
+        *,
+        variation: Variation | None = None,
+    ) -> Iterator[Split]:
         wanted = [order[part] for part in parts]
-        loader = DataLoader(
+        batches = [_Batch(self.which[at].tolist(), at.tolist(), variation) for at in wanted]
+        with self.loaders.lent(self._loader) as loader:
+            loader.sampler.batches = batches
+            for indices, pixels in zip(wanted, loader, strict=True):
+                if isinstance(pixels, str):
+                    raise ValueError(pixels)
+                labels = self.labels[indices].to(self.target, non_blocking=True)
+                yield Split(pixels.to(self.target, non_blocking=True), labels)
+
+    def _loader(self) -> Any:
+        return DataLoader(
             _Decoded(self.pictures, self.shape),
-            sampler=[self.which[indices].tolist() for indices in wanted],
+            sampler=_Given(),
             batch_size=None,  # the sampler draws batches
             num_workers=self.workers,
-            pin_memory=self.target.type == "cuda",
+            persistent_workers=self.workers > 0,
+            pin_memory=self.target.type in ("cuda", "xpu"),
             worker_init_fn=_leave_signals_to_the_parent,
             generator=torch.Generator(),  # else it draws from the caller's
         )
-        for indices, pixels in zip(wanted, loader, strict=True):
-            if isinstance(pixels, str):
-                raise ValueError(pixels)
-            labels = self.labels[indices].to(self.target, non_blocking=True)
-            yield Split(pixels.to(self.target, non_blocking=True), labels)
 
 
 @final
 @dataclass(frozen=True, eq=False)
 class StreamedDataset:
-    r"""A train and a test split on disk; fields and methods are those of :class:`Dataset`."""
+    r"""A train and a test split on disk; fields and `to` are those of :class:`Dataset`."""
 
     name: str
     label: str
@@ -104,6 +122,11 @@ class StreamedDataset:
     def to(self, device: torch.device | str) -> "StreamedDataset":
         return replace(self, train=self.train.to(device), test=self.test.to(device))
 
+    def close(self) -> None:
+        r"""End the worker processes; they start again when they are needed."""
+        for split in (self.train, self.test):
+            split.loaders.close()
+
 
 def stream(
     name: str,
@@ -112,18 +135,20 @@ def stream(
     workers: int,
     holdout: Holdout | None = None,
     shape: Shape | None = None,
+    draft: bool = False,
 ) -> StreamedDataset:
     r"""The data set called `name`, its images left on disk until a batch needs them.
 
     Classes, order and held-out images are those of `load`, and so are the batches.
 
     Args:
-        name: "folder", or "hub:NAME" of a data set of the hub.
+        name: "folder", "webdataset", or "hub:NAME" of a data set of the hub.
         data_dir: the folder, which may hold plain tar archives in the place of folders, or one such
-            archive; for the hub where to keep its files, if wanted.
+            archive; the folder of the shards; for the hub where to keep its files, if wanted.
         workers: processes that decode; 0 decodes in the process that trains.
         holdout: which images to test on, for data that come without a test split.
         shape: to bring all images to; see :func:`taut.data.load`.
+        draft: whether to decode JPEG files smaller; see :func:`taut.data.load`.
 
     Raises:
         ValueError: if the data set is not kept as single images, or a setting or file is wrong.
@@ -132,12 +157,13 @@ def stream(
     Example:
         >>> stream("mnist", None, workers=2)
         Traceback (most recent call last):
-        ValueError: mnist is not kept as single images to be streamed; folder and hub:NAME are.
+        ValueError: mnist is not kept as single images; folder, webdataset and hub:NAME are.
     """
     if workers < 0:
         raise ValueError(f"`workers` must be at least 0; got {workers}.")
     path = None if data_dir is None else data_dir.expanduser()
-    arranged, pictures = _opened(name, path, checked_shape(shape))
+    shape = checked_shape(shape, draft=draft)
+    arranged, pictures = _opened(name, path, shape, draft=draft)
     parts = arranged.divided(holdout, name if path is None else path)
     first, _ = pictures(int(parts[0][0][0]))
     channels, height, width = first.shape
@@ -147,34 +173,87 @@ def stream(
 
 
 def _opened(
-    name: str, path: Path | None, shape: Shape | None
-) -> tuple[Arrangement, Callable[[int], Picture]]:
+    name: str, path: Path | None, shape: Shape | None, *, draft: bool
+) -> tuple[Arrangement, AbstractPictures]:
     """The arrangement of the images, and what decodes one of them."""
     if name.startswith(PREFIX):
-        return open_hub(name.removeprefix(PREFIX), path, shape)
-    if name != "folder":
+        return open_hub(name.removeprefix(PREFIX), path, shape, draft=draft)
+    if name not in ("folder", SHARDS):
         raise ValueError(
-            f"{name} is not kept as single images to be streamed; folder and {PREFIX}NAME are."
+            f"{name} is not kept as single images; folder, {SHARDS} and {PREFIX}NAME are."
         )
     if path is None or not path.exists():
         raise ValueError(
             f"`data_dir` must be a folder or tar archive to be streamed from; got {path}."
         )
+    if name == SHARDS:
+        return open_shards(path, shape, draft=draft)
     arranged, places = arrange(path, lambda place: place, streamed=True)
-    return arranged, _Files(places, shape)
+    return arranged, FilePictures(places, shape, draft)
 
 
 @final
 @dataclass(frozen=True)
-class _Files:
-    """Pictures in files, decoded when they are asked for."""
+class _Batch:
+    """Which pictures to decode, their indices in the split, and how they change."""
 
-    places: list[Place]
-    shape: Shape | None
+    which: list[int]
+    indices: list[int]
+    variation: Variation | None
 
-    def __call__(self, at: int) -> Picture:
-        place = self.places[at]
-        return decode(place.read(), place, self.shape), str(place)
+    def __len__(self) -> int:
+        return len(self.which)
+
+
+@final
+class _Given(Sampler):
+    """The batches of the current epoch."""
+
+    def __init__(self) -> None:
+        self.batches: list[_Batch] = []
+
+    def __iter__(self) -> Iterator[_Batch]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+@final
+class _Loaders:
+    """A loader that is kept, so that its worker processes serve one epoch after the other."""
+
+    def __init__(self) -> None:
+        self.kept: Any = None
+        self.busy = False
+
+    @contextmanager
+    def lent(self, make: Callable[[], Any]) -> Iterator[Any]:
+        """The kept one, or while that is in use one of its own."""
+        if self.busy:
+            yield make()
+            return
+        if self.kept is None:
+            self.kept = make()
+            # Before multiprocessing waits for workers that ignore its SIGTERM.
+            atexit.register(_close, weakref.ref(self))
+        self.busy = True
+        try:
+            yield self.kept
+        finally:
+            self.busy = False
+
+    def close(self) -> None:
+        """End the worker processes; they start again when they are needed."""
+        if self.kept is not None:
+            end_workers(self.kept)
+        self.kept = None
+
+
+def _close(loaders: "weakref.ref[_Loaders]") -> None:
+    kept = loaders()
+    if kept is not None:
+        kept.close()
 
 
 @final
@@ -185,11 +264,11 @@ class _Decoded(torch.utils.data.Dataset):
     pictures: Callable[[int], Picture]
     shape: tuple[int, int, int]
 
-    def __getitem__(self, batch: list[int]) -> Tensor | str:
+    def __getitem__(self, batch: _Batch) -> Tensor | str:
         images = np.empty((len(batch), *self.shape), dtype=np.uint8)
-        for image, at in zip(images, batch, strict=True):
+        for image, at, index in zip(images, batch.which, batch.indices, strict=True):
             try:
-                pixels, name = self.pictures(at)
+                pixels, name = self._picture(at, index, batch.variation)
             except ValueError as error:
                 return str(error)
             if pixels.shape[1:] != self.shape[1:] or len(pixels) not in (1, len(image)):
@@ -199,6 +278,14 @@ class _Decoded(torch.utils.data.Dataset):
                 )
             image[:] = pixels
         return torch.from_numpy(images)
+
+    def _picture(self, at: int, index: int, variation: Variation | None) -> Picture:
+        if variation is None:
+            return self.pictures(at)
+        if isinstance(self.pictures, AbstractPictures):
+            return self.pictures(at, Change(variation, index))
+        pixels, name = self.pictures(at)
+        return varied_array(pixels, index, variation), name
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -169,7 +169,7 @@ def _as_rows(output: Any, count: int) -> Tensor:
 def _refuse_mixing(record: ForwardRecord) -> None:
     """Refuse a model whose output for one image depends on others: gradients are per batch."""
     cotangent = torch.zeros_like(record.output)
-    cotangent[0] = torch.linspace(1, 2, cotangent.shape[1])
+    cotangent[0] = torch.linspace(1, 2, cotangent.shape[1], device="cpu")
     (slope,) = record.pull([record.start], cotangent)
     if slope is not None and slope[1:].any():
         raise ValueError(

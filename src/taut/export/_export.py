@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from taut._sharding import gathers
 from taut.export._files import FileModel
 from taut.export._freeze import freeze
 from taut.export._naming import renamed
@@ -37,6 +38,7 @@ class Exported(NamedTuple):
     input_shape: tuple[int, ...]
 
 
+@gathers
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],
@@ -111,9 +113,9 @@ def _check_sizes(model: nn.Module, program: Program) -> None:
     What cannot run at another size is refused by the writers.
     """
     channels, *size = program.input_shape
-    like = next(iter(program.tensors.values()), torch.zeros(()))
+    like = next(iter(program.tensors.values()), torch.zeros((), device="cpu"))
     generator = torch.Generator().manual_seed(0)
-    x = torch.rand(2, channels, *(2 * n for n in size), generator=generator)
+    x = torch.rand(2, channels, *(2 * n for n in size), generator=generator, device="cpu")
     x = x.to(like.device, like.dtype if like.is_floating_point() else torch.float32)
     try:
         with torch.no_grad():

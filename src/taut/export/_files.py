@@ -21,7 +21,9 @@ class FileModel(nn.Module):
         self.any_size, self.dtype = False, dtype
         self._places: dict[str, tuple[nn.Module, str]] = {}
         # The first of the parameters, which says in what precision the model runs.
-        self.register_parameter("_like", nn.Parameter(torch.zeros((), dtype=dtype), False))
+        self.register_parameter(
+            "_like", nn.Parameter(torch.zeros((), dtype=dtype, device="cpu"), False)
+        )
         self.eval()
 
     def hold(self, name: str, tensor: Tensor, key: str | None = None) -> None:

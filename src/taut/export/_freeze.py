@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from taut._arguments import whole
+from taut._sharding import gathers
+from taut.export._chains import shorten
 from taut.export._sizes import input_sizes
 from taut.nn import AbstractParametrizedLayer
 from taut.parametrizations import AbstractParametrization
@@ -17,6 +19,7 @@ from taut.program import has_parametrizations, with_plain_weights
 __all__ = ["freeze"]
 
 
+@gathers
 def freeze(
     model: nn.Module,
     input_shape: tuple[int, ...] | None = None,
@@ -25,7 +28,8 @@ def freeze(
 ) -> nn.Module:
     r"""A copy of a model in which plain torch layers stand for the parametrized ones.
 
-    Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d`, each :class:`taut.nn.Linear` a
+    Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d` (of a subclass,
+    :class:`taut.nn.CircularConv2d`, where padding is circular), each :class:`taut.nn.Linear` a
     `torch.nn.Linear`, and so on, under the name it had; weights that torch parametrizes
     (`torch.nn.utils.parametrize`) become plain ones; everything else is copied, wherever in
     the model and in whatever class of yours it stands. Stateless modules of :mod:`taut.nn` stay.
@@ -40,11 +44,13 @@ def freeze(
     `layer`; so do transposed layers of which a call may ask a size of the output
     (:class:`taut.nn.SizedConvTranspose`).
 
-    Guarantee: weights bit for bit those of `layer.weight`, and the same operations in the same
-        order as the original without gradients (`torch.no_grad()`). With gradients the original may
-        take factors of a weight instead: outputs then differ by rounding.
-        :func:`taut.lipschitz_bound` proves the same. Inputs must be as large as a circular padding,
-        which torch wraps round once.
+    In such a chain MaxMin, Abs or ReLU in front of a circular convolution becomes a
+    :class:`taut.nn.CircularPad2d`, whose output is padded already, and the convolution one without
+    padding; where the chain goes on to an `nn.Flatten()`, batches of images have channels last.
+
+    Guarantee: weights bit for bit those of `layer.weight`; the function that of the original, to
+        rounding, which memory formats and factors of a weight change.
+        :func:`taut.lipschitz_bound` proves the same.
     Cost: one read of each weight, and a copy of the rest.
 
     Kernels that fill the periodic domain of their input (:class:`taut.Cayley` and others) are
@@ -69,7 +75,7 @@ def freeze(
     Example:
         >>> model = nn.Sequential(taut.nn.Conv2d(1, 4, 3), taut.nn.MaxMin())
         >>> frozen = freeze(model)
-        >>> list(frozen.state_dict()), type(frozen[0]) is nn.Conv2d
+        >>> list(frozen.state_dict()), isinstance(frozen[0], nn.Conv2d)
         (['0.weight', '0.bias'], True)
         >>> x = torch.rand(2, 1, 8, 8)
         >>> torch.allclose(frozen(x), model(x), atol=1e-6)
@@ -190,12 +196,15 @@ class _Twins:
                 )
         # Other classes may count on the positions in a sequence that they hold.
         holders = (m for m in frozen.modules() if type(m) is not nn.Sequential)
-        self._splice(frozen, {child for module in holders for child in module.children()})
+        held = {child for module in holders for child in module.children()}
+        held.update(self._padded)
+        self._splice(frozen, held)
+        shorten(frozen, held)
         return frozen
 
     def _splice(self, sequence: nn.Module, held: set[nn.Module]) -> None:
         """Make entries of their own of what stands in front of convolutions in a chain."""
-        if type(sequence) is not nn.Sequential or sequence in held or sequence in self._padded:
+        if type(sequence) is not nn.Sequential or sequence in held:
             return
         entries = list(sequence._modules.items())
         sequence._modules.clear()

@@ -117,7 +117,7 @@ def _option(attribute: Any, onnx: Any) -> Any:
     if not all(isinstance(part, int | float | str) for part in values):
         raise ValueError(f"the attribute {attribute.name} is of a kind that is not read")
     floats = attribute.type == onnx.AttributeProto.FLOATS
-    return torch.tensor(values, dtype=torch.float32) if floats else values
+    return torch.tensor(values, dtype=torch.float32, device="cpu") if floats else values
 
 
 def _by_name(entries: Iterable[Any], key: str, what: str) -> dict[str, Any]:

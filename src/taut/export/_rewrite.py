@@ -345,7 +345,7 @@ def _largest(model: nn.Module, value: Any, *, divides: bool) -> float | None:
         value = held(model, value)
     if not isinstance(value, int | float | Tensor) or isinstance(value, nn.Parameter):
         return None
-    sizes = torch.as_tensor(value, dtype=torch.float64).abs()
+    sizes = torch.as_tensor(value, dtype=torch.float64, device="cpu").abs()
     return float(1 / sizes.min()) if divides else float(sizes.max())
 
 

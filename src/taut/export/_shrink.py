@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from taut.nn import AbstractParametrizedLayer
+from taut.nn import AbstractParametrizedLayer, CircularConv1d, CircularConv2d, CircularConv3d
 from taut.program import Effort, UnprovenError, bound_of, trace
 
 __all__ = ["shrink_"]
@@ -15,6 +15,7 @@ _ROUNDS = 16
 _PLAIN = (
     nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
     nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
+    CircularConv1d, CircularConv2d, CircularConv3d,
 )  # fmt: skip
 _M = TypeVar("_M", bound=nn.Module)
 

@@ -35,7 +35,9 @@ def input_sizes(
     seen: dict[int, set[tuple[int, ...]]] = {id(layer): set() for layer in layers}
     for layer in layers:
         memo[id(layer)].register_forward_pre_hook(_note(seen[id(layer)], layer), with_kwargs=True)
-    like = next((p for p in probe.parameters() if p.is_floating_point()), torch.zeros(()))
+    like = next(
+        (p for p in probe.parameters() if p.is_floating_point()), torch.zeros((), device="cpu")
+    )
     try:
         probe(like.new_zeros(1, *input_shape))
     except (RuntimeError, ValueError, TypeError) as error:

@@ -55,7 +55,7 @@ def save_torch(program: Program, path: Path, *, any_size: bool = False) -> None:
             dims[axis + 2] = multiple * torch.export.Dim(name, min=least)
             sizes[axis + 1] = multiple * max(least + 1, math.ceil(sizes[axis + 1] / multiple))
     dtype = next((t.dtype for t in program.tensors.values()), torch.float32)
-    model, x = ProgramModule(program), torch.zeros(2, *sizes, dtype=dtype)
+    model, x = ProgramModule(program), torch.zeros(2, *sizes, dtype=dtype, device="cpu")
     try:
         exported = torch.export.export(model, (x,), dynamic_shapes=(dims,), strict=False)
     except (UserError, RuntimeError, ValueError) as error:
@@ -171,7 +171,9 @@ def _tensors(archive: zipfile.ZipFile, files: Mapping[str, str], kind: str) -> d
         dtype = _DTYPES[meta["dtype"]]
         if len(data) != math.prod(shape) * dtype.itemsize:
             raise ValueError(f"{name} has not as many numbers as its shape")
-        numbers_read = torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0)
+        numbers_read = (
+            torch.frombuffer(bytearray(data), dtype=dtype) if data else torch.empty(0, device="cpu")
+        )
         tensors[name] = numbers_read.to(dtype).reshape(shape)
     return tensors
 

@@ -40,7 +40,9 @@ class Memory:
         """A tensor as memory that holds it."""
         if isinstance(value, Memory):
             return value
-        return cls(value, torch.arange(math.prod(value.shape[1:])).reshape(value.shape[1:]))
+        return cls(
+            value, torch.arange(math.prod(value.shape[1:]), device="cpu").reshape(value.shape[1:])
+        )
 
     def value(self) -> Tensor:
         """The tensor that it holds, axis by axis where its places are chosen so."""
@@ -52,7 +54,7 @@ class Memory:
             taken = x.flatten(1).index_select(1, self.places.flatten())
             return taken.unflatten(1, tuple(self.places.shape))
         for axis, (places, size) in enumerate(zip(lists, shape, strict=True)):
-            if not torch.equal(places, torch.arange(size)):
+            if not torch.equal(places, torch.arange(size, device="cpu")):
                 x = x.index_select(axis + 1, places)
         return x
 
@@ -91,7 +93,7 @@ def run_step(function: Any, args: list[Any], kwargs: dict[str, Any], batch: int 
     if function == _aten.empty.memory_format:
         if batch is None or not args[0][1:] or args[0][0] != batch:
             raise ValueError("its memory must be that of the samples")
-        return Memory(None, torch.full(checked_sizes(args[0][1:]), -1))
+        return Memory(None, torch.full(checked_sizes(args[0][1:]), -1, device="cpu"))
     if function == _aten.reshape.default:
         return _reshaped(args[0], args[1], batch)
     if not any(isinstance(arg, Rows) for arg in args):

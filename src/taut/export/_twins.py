@@ -22,6 +22,8 @@ Twin = tuple[nn.Module | None, str]
 
 _CONVOLUTIONS = {
     nn.Conv1d: layers.Conv1d, nn.Conv2d: layers.Conv2d, nn.Conv3d: layers.Conv3d,
+    layers.CircularConv1d: layers.Conv1d, layers.CircularConv2d: layers.Conv2d,
+    layers.CircularConv3d: layers.Conv3d,
     nn.ConvTranspose1d: layers.ConvTranspose1d, nn.ConvTranspose2d: layers.ConvTranspose2d,
     nn.ConvTranspose3d: layers.ConvTranspose3d,
 }  # fmt: skip

@@ -90,7 +90,7 @@ class ComputedKernel:
     @staticmethod
     def matrix(weight: Tensor, size: Sequence[int]) -> "ComputedKernel":
         """A matrix at each place."""
-        plain = ComputedKernel.channelwise(torch.ones(1), size)
+        plain = ComputedKernel.channelwise(torch.ones(1, device="cpu"), size)
         return replace(plain, kernel=weight.double()[(...,) + (None,) * len(size)], groups=1)
 
     @property
@@ -219,7 +219,7 @@ class ComputedKernel:
     def reads(self) -> Tensor:
         """Which channels of the input count, as booleans; what cancels counts."""
         if self.is_channelwise:
-            return torch.ones(len(self.kernel), dtype=torch.bool)
+            return torch.ones(len(self.kernel), dtype=torch.bool, device="cpu")
         if self.transposed:
             return self._moduli.flatten(1).ne(0).any(1)
         kernel = self._moduli.unflatten(0, (self.groups, -1))
@@ -336,7 +336,7 @@ class ComputedKernel:
             blocks = kernel.unflatten(0, (self.groups, -1))
             outputs, inputs = blocks.shape[1:3]
             wide = kernel.new_zeros(self.groups, outputs, self.groups, inputs, *kernel.shape[2:])
-            places = torch.arange(self.groups)
+            places = torch.arange(self.groups, device="cpu")
             wide[places, :, places] = blocks
             return wide.flatten(2, 3).flatten(0, 1)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from taut._torch_private import has_batched_gradients
+from taut.linalg.derivatives import applied, keep
 
 Move = tuple[int, int]  # axis of the image and the places it moves by
 Kernel = tuple[Tensor, Tensor]  # into the coordinates of a span, and out of them
@@ -41,7 +43,7 @@ def apply_steps(
     """
     if not bases.shape[2]:  # spans of nothing
         return x
-    return _Steps.apply(x, bases, tuple(moves))[0]  # pyright: ignore[reportOptionalSubscript]
+    return applied(_Steps, x, bases, tuple(moves))[0]
 
 
 def turned(x: Tensor, axis: int, places: int) -> Tensor:
@@ -62,26 +64,30 @@ class _Steps(torch.autograd.Function):
     """The steps, and the change of coordinates that each of them made."""
 
     @staticmethod
-    def forward(x: Tensor, bases: Tensor, moves: tuple[Move, ...]) -> tuple[Tensor, Tensor]:
+    def forward(x: Tensor, bases: Tensor, moves: tuple[Move, ...]) -> tuple[Tensor, ...]:
         y, kernels = x.new_empty(x.shape), _kernels(bases)
-        changes = x.new_empty(len(moves), *x.shape[:-1], bases.shape[2])
+        # One by one: systems are slow to give memory in very large pieces.
+        changes = [x.new_empty((*x.shape[:-1], bases.shape[2])) for _ in moves]
         for at in _parts(x):
             part = x[at].contiguous()
             for change, kernel, move in zip(changes, kernels, moves, strict=True):
-                change[at] = _change(part, kernel, move)
-                part = _product(change[at], kernel[1]).add_(part)
+                own = _change_into(change[at], part, kernel, move)
+                part = _product(own, kernel[1]).add_(part)
             y[at] = part
-        return y, changes
+        return y, *changes
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx, inputs: tuple, output: tuple[Tensor, ...]) -> None:
         ctx.moves = inputs[2]
-        ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(*output, inputs[1])
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # the changes are large, their gradient would be zeros
+        keep(ctx, inputs[1], *output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        y, changes, bases = ctx.saved_tensors
+    def backward(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        if grad is None:
+            return None, None, None
+        bases, y, *changes = ctx.saved_tensors
         undo = [
             (kernel, (axis, -places))
             for kernel, (axis, places) in zip(_kernels(bases), ctx.moves, strict=True)
@@ -91,13 +97,44 @@ class _Steps(torch.autograd.Function):
             return *_undone(grad, y, None, undo), None
         grad_x, grad_bases = torch.empty_like(y), torch.zeros_like(bases)
         for at in _parts(y):
-            grad_x[at], part = _undone(grad[at], y[at], changes[:, at], undo)
+            grad_x[at], part = _undone(grad[at], y[at], [change[at] for change in changes], undo)
             grad_bases += part
         return grad_x, grad_bases, None
 
+    @staticmethod
+    def tangent(
+        ctx, tangent: Tensor | None, rotation: Tensor | None, _: Any
+    ) -> tuple[Tensor | None, ...]:
+        bases, x, *changes = ctx.saved_tensors
+        for basis, (axis, places) in zip(bases.flip(0), ctx.moves[::-1], strict=True):
+            x = _moved(x, basis, (axis, -places))
+        tangent = torch.zeros_like(x) if tangent is None else tangent
+        for i, (basis, move) in enumerate(zip(bases, ctx.moves, strict=True)):
+            tangent = _moved(tangent, basis, move)
+            if rotation is not None:
+                tangent = tangent + _turning(x, basis, rotation[i], move)
+            x = _moved(x, basis, move)
+        return tangent, *[None] * len(changes)
+
+
+def _moved(x: Tensor, basis: Tensor, move: Move) -> Tensor:
+    """One step, of functions that can be differentiated."""
+    change = _shifted(x @ basis, move)
+    return x + change @ basis.mT
+
+
+def _turning(x: Tensor, basis: Tensor, rotation: Tensor, move: Move) -> Tensor:
+    """How a step changes with its basis."""
+    return _shifted(x @ basis, move) @ rotation.mT + _shifted(x @ rotation, move) @ basis.mT
+
+
+def _shifted(x: Tensor, move: Move) -> Tensor:
+    """The moved image minus the image."""
+    return turned(x, move[0] + 1, move[1]) - x
+
 
 def _undone(
-    grad: Tensor, y: Tensor, changes: Tensor | None, undo: Sequence[tuple[Kernel, Move]]
+    grad: Tensor, y: Tensor, changes: list[Tensor] | None, undo: Sequence[tuple[Kernel, Move]]
 ) -> tuple[Tensor, Tensor]:
     """Gradients of the input and of the bases, going back step by step from the output y."""
     grads = []
@@ -108,8 +145,12 @@ def _undone(
         own = -_change(y, kernel, move) if changes is None else changes[-step]
         outgoing = conv2d_weight(_rows(own), kernel[1].shape, _rows(grad))
         change = _change(grad, kernel, move)
-        grad = grad + _product(change, kernel[1])
-        y = y - _product(own, kernel[1])
+        if changes is None:
+            grad, y = grad + _product(change, kernel[1]), y - _product(own, kernel[1])
+        else:  # the products are new: no other memory is needed
+            grad = _product(change, kernel[1]).add_(grad)
+            undone = _product(own, kernel[1])
+            y = torch.sub(y, undone, out=undone)
         incoming = conv2d_weight(_rows(change), kernel[1].shape, _rows(y))
         grads.append((outgoing + incoming)[:, :, 0, 0])
     return grad, torch.stack(grads[::-1])
@@ -137,12 +178,23 @@ def _parts(x: Tensor) -> list[slice]:
 
 def _change(x: Tensor, kernel: Kernel, move: Move) -> Tensor:
     """Coordinates in the span: those of the moved image minus those of the image."""
-    axis, n = move[0] + 1, x.shape[move[0] + 1]
-    places, inside = move[1] % n, _product(x, kernel[0])
+    inside = _product(x, kernel[0])
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or has_batched_gradients(inside):
-        return turned(inside, axis, places) - inside
-    # The same in one pass over the memory.
-    change = torch.empty_like(inside)
+        return turned(inside, move[0] + 1, move[1]) - inside
+    return _difference_into(torch.empty_like(inside), inside, move)
+
+
+def _change_into(change: Tensor, x: Tensor, kernel: Kernel, move: Move) -> Tensor:
+    """The same, written to `change`."""
+    if torch.compiler.is_compiling():
+        return change.copy_(_change(x, kernel, move))
+    return _difference_into(change, _product(x, kernel[0]), move)
+
+
+def _difference_into(change: Tensor, inside: Tensor, move: Move) -> Tensor:
+    """The moved image minus the image, in one pass over the memory."""
+    axis, n = move[0] + 1, inside.shape[move[0] + 1]
+    places = move[1] % n
     for start, source, count in ((places, 0, n - places), (0, n - places, places)):
         here, there = (inside.narrow(axis, at, count) for at in (start, source))
         torch.sub(there, here, out=change.narrow(axis, start, count))

@@ -34,7 +34,9 @@ def downsampled(
     for axis, (s, d, left, e) in enumerate(zip(*windows, patch, strict=True), 1):
         n = x.shape[axis]
         if d == 1 or e == 1:
-            x = turned(x, axis, left).unflatten(axis, (n // s, s)).narrow(axis + 1, 0, e)
+            x = turned(x, axis, left).unflatten(axis, (n // s, s))
+            if e < s:  # else a gradient would be copied into zeros for nothing
+                x = x.narrow(axis + 1, 0, e)
         else:
             x = x.index_select(axis, _read(n, s, d, left, e, x.device)).unflatten(axis, (-1, e))
         x = x.movedim(axis + 1, -1)

@@ -6,14 +6,14 @@ from typing import final
 import torch
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
 from taut.losses._offset_cross_entropy import OffsetCrossEntropy
 from taut.losses._pairs import pair_constants
 
 
 @final
 @dataclass(frozen=True)
-class CertificateRegularised(AbstractLoss):
+class CertificateRegularised(AbstractImageLoss):
     r"""A loss, minus the mean certified radius of images that are classified right.
 
     .. math:: \text{base} - \gamma \cdot \frac1n \sum_i \max\Bigl(0,
@@ -27,8 +27,8 @@ class CertificateRegularised(AbstractLoss):
         weight: :math:`\gamma`; > 0.
 
     Raises:
-        ValueError: if `weight` is not positive or `base` is not a loss; on calling, as the base
-            does.
+        ValueError: if `weight` is not positive or `base` has no loss for each image; on calling, as
+            the base does.
 
     Reference:
         Singla, Singla, Feizi (2022), *Improved deterministic l2 robustness on CIFAR-10 and
@@ -42,16 +42,16 @@ class CertificateRegularised(AbstractLoss):
 
     kind = "certificate-regularised"
 
-    base: AbstractLoss = field(default_factory=lambda: OffsetCrossEntropy(0.0, 1.0))
+    base: AbstractImageLoss = field(default_factory=lambda: OffsetCrossEntropy(0.0, 1.0))
     weight: float = 0.5
 
     def __post_init__(self) -> None:
         check_positive(weight=self.weight)
-        if not isinstance(self.base, AbstractLoss):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ValueError(f"`base` must be a loss of taut.losses; got {self.base!r}.")
+        if not isinstance(self.base, AbstractImageLoss):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"`base` must be a loss of single images; got {self.base!r}.")
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The mean over the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
         logits, labels = classification(inputs)
         lead = logits.gather(1, labels[:, None]) - logits
         constants = pair_constants(inputs, labels)
@@ -60,4 +60,4 @@ class CertificateRegularised(AbstractLoss):
         tiny = torch.finfo(constants.dtype).tiny
         radii = (lead / constants.clamp(min=tiny)).masked_fill(itself, torch.inf)
         radius = radii.amin(1).clamp(0, torch.finfo(radii.dtype).max)
-        return self.base(inputs) - self.weight * radius.mean()
+        return self.base.each(inputs) - self.weight * radius

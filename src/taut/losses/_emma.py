@@ -6,7 +6,7 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
 from taut.losses._pairs import Radius, pair_constants, radius_of
 
 _LEAST = 0.01
@@ -14,7 +14,7 @@ _LEAST = 0.01
 
 @final
 @dataclass(frozen=True)
-class EMMA(AbstractLoss):
+class EMMA(AbstractImageLoss):
     r"""Efficiently maximised margins: cross-entropy of the logits of a worst input nearby.
 
     Within :math:`\varepsilon` the logit of class j gains at most :math:`c_{yj}\varepsilon` on that
@@ -69,11 +69,11 @@ class EMMA(AbstractLoss):
             return radius_of(self.eps)
         return radius_of(self.eps) * (self.start + (1 - self.start) * progress / self.ramp)
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The mean over the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
         logits, labels = classification(inputs)
         allowed = pair_constants(inputs, labels) * self.radius(inputs.progress)
         lead = (logits.gather(1, labels[:, None]) - logits).detach()
         # The label has lead 0 and allowance 0: it stays.
         share = (lead / allowed.detach().clamp(min=1e-30)).clamp(_LEAST, 1.0)
-        return F.cross_entropy(logits + share * allowed, labels)
+        return F.cross_entropy(logits + share * allowed, labels, reduction="none")

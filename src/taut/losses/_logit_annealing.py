@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
 
 
 @final
 @dataclass(frozen=True)
-class LogitAnnealing(AbstractLoss):
+class LogitAnnealing(AbstractImageLoss):
     r"""Cross-entropy with an offset, annealed where the label wins already.
 
     .. math:: -T (1 - p_y)^\beta \log p_y, \qquad
@@ -55,12 +55,12 @@ class LogitAnnealing(AbstractLoss):
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"`{name}` must be a number >= 0; got {value}.")
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The mean over the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
         logits, labels = classification(inputs)
         true_class = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         lowered = torch.sub(logits, true_class, alpha=self.offset) / self.temperature
         surprise = F.cross_entropy(lowered, labels, reduction="none")  # -log p_y
         # 1 - p_y without cancellation; the power has no gradient at 0 for beta < 1.
         missing = -torch.expm1(-surprise).clamp(max=-torch.finfo(logits.dtype).tiny)
-        return self.temperature * (missing**self.beta * surprise).mean()
+        return self.temperature * missing**self.beta * surprise

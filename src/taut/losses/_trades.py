@@ -6,13 +6,13 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
 from taut.losses._pairs import Radius, pair_constants, radius_of
 
 
 @final
 @dataclass(frozen=True)
-class CertifiedTRADES(AbstractLoss):
+class CertifiedTRADES(AbstractImageLoss):
     r"""Cross-entropy plus the divergence between a prediction and its certified worst case.
 
     .. math:: \operatorname{CE}(z / T, y)
@@ -54,11 +54,11 @@ class CertifiedTRADES(AbstractLoss):
         radius_of(self.eps)
         check_positive(weight=self.weight, temperature=self.temperature)
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The mean over the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
         logits, labels = classification(inputs)
         gain = pair_constants(inputs, logits.argmax(1)) * radius_of(self.eps)
         here = F.log_softmax(logits / self.temperature, 1)
         worst = F.log_softmax((logits + gain) / self.temperature, 1)
-        divergence = F.kl_div(worst, here, reduction="batchmean", log_target=True)
-        return F.nll_loss(here, labels) + self.weight * divergence
+        divergence = F.kl_div(worst, here, reduction="none", log_target=True).sum(1)
+        return F.nll_loss(here, labels, reduction="none") + self.weight * divergence

@@ -88,7 +88,7 @@ def _build(
 
 def _check_fit(model: nn.Module, name: str, input_shape: tuple[int, ...], classes: int) -> None:
     """Refuse a model that takes other images, or has another number of logits."""
-    first = next(iter(model.parameters()), torch.zeros(()))
+    first = next(iter(model.parameters()), torch.zeros((), device="cpu"))
     images = torch.zeros(2, *input_shape, dtype=first.dtype, device=first.device)
     try:
         with torch.no_grad():

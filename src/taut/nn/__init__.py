@@ -1,6 +1,15 @@
 """Drop-in replacements of torch.nn layers with a Lipschitz guarantee; activations; downsampling."""
 
 from taut.nn._centring import BatchCentering, BatchLipNorm, LayerCentering
+from taut.nn._circular import (
+    CircularConv1d,
+    CircularConv2d,
+    CircularConv3d,
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+    writes_padded,
+)
 from taut.nn._conv import Conv1d, Conv2d, Conv3d
 from taut.nn._conv_transpose import (
     ConvTranspose1d,
@@ -81,6 +90,12 @@ __all__ = [
     "AdaptiveL2NormPool3d",
     "BatchCentering",
     "BatchLipNorm",
+    "CircularConv1d",
+    "CircularConv2d",
+    "CircularConv3d",
+    "CircularPad1d",
+    "CircularPad2d",
+    "CircularPad3d",
     "ConcatResidual",
     "Conv1d",
     "Conv2d",
@@ -150,4 +165,5 @@ __all__ = [
     "Times",
     "UnitRowLinear",
     "isometric_pad",
+    "writes_padded",
 ]

@@ -7,14 +7,20 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import check_image, whole, wholes
-from taut.linalg.geometry import CONVOLUTIONS
 from taut.linalg.windows import Windows
+from taut.nn._circular import (
+    CircularConv1d,
+    CircularConv2d,
+    CircularConv3d,
+    CircularPad1d,
+    CircularPad2d,
+    CircularPad3d,
+)
 from taut.nn._isometric_pad import IsometricPad1d, IsometricPad2d, IsometricPad3d, isometric_pad
+from taut.nn._padded_conv import Steps, padded_convolution
 from taut.nn._padding import (
+    TO_MULTIPLE,
     Pads,
-    PadToMultiple1d,
-    PadToMultiple2d,
-    PadToMultiple3d,
     Size,
     make_pads,
     pad,
@@ -45,8 +51,8 @@ from taut.parametrizations import (
 
 Sizes = int | tuple[int, ...]
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
-_WRAPS = {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d}
+_CIRCULAR = {1: CircularConv1d, 2: CircularConv2d, 3: CircularConv3d}
+_WRAPS = {1: CircularPad1d, 2: CircularPad2d, 3: CircularPad3d}
 _ISOMETRIC = {1: IsometricPad1d, 2: IsometricPad2d, 3: IsometricPad3d}
 _ZEROS = {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d}
 
@@ -228,7 +234,7 @@ class _Conv(_ConvNd):
         if not any(extended):
             return []
         multiple = tuple(s if e else 1 for s, e in zip(self.stride, extended, strict=True))
-        return [("multiple", _TO_MULTIPLE[self.axes](multiple))]
+        return [("multiple", TO_MULTIPLE[self.axes](multiple))]
 
     def frozen(self, tensors: SharedTensors) -> nn.Module:
         """A plain convolution, behind the padding that it does not add itself."""
@@ -244,7 +250,7 @@ class _Conv(_ConvNd):
         odd = tuple(b - a for a, b in zip(pads.left, pads.right, strict=True))
         nothing, sides = (0,) * self.axes, tuple(torch_pads(pads.left, pads.right))
         before = self._extension()
-        mode, padding = "zeros", pads.left
+        mode, padding, kinds = "zeros", pads.left, _PLAIN
         if self.padding_mode in ("reflect", "replicate") and any(sides):
             before.append(("pad", _ISOMETRIC[self.axes](sides, self.padding_mode)))
             padding = nothing
@@ -252,7 +258,7 @@ class _Conv(_ConvNd):
             before.append(("wrap", _WRAPS[self.axes](sides)))
             padding = nothing
         elif self.padding_mode == "circular" and any(sides):
-            mode = "circular"
+            mode, kinds = "circular", _CIRCULAR
         elif any(odd):
             before.append(("even", _ZEROS[self.axes](tuple(torch_pads(nothing, odd)))))
         if not isinstance(weight, nn.Parameter):
@@ -260,7 +266,7 @@ class _Conv(_ConvNd):
         sizes = (self.in_channels, self.out_channels, tuple(weight.shape[2:]), self.stride, padding)
         options: dict[str, Any] = {"bias": bias is not None, "device": "meta"}
         options |= {"padding_mode": mode, "dtype": weight.dtype}
-        plain = _PLAIN[self.axes](*sizes, dilation, self.groups, **options)
+        plain = kinds[self.axes](*sizes, dilation, self.groups, **options)
         return behind(before, filled(plain, weight, bias))
 
     def _fills_domain(self, input: Tensor) -> bool:
@@ -268,14 +274,6 @@ class _Conv(_ConvNd):
         axes = zip(input.shape[-self.axes :], self.stride, strict=True)
         batched = input.ndim == self.axes + 2 and all(n % s == 0 for n, s in axes)
         return batched and (self.padding_mode, self.padding) == ("circular", "same")
-
-    def _padded(self, input: Tensor) -> Tensor:
-        pads = self.pads(tuple(input.shape[-self.axes :]))
-        if self.padding_mode in ("circular", "zeros"):
-            return pad(input, pads, self.padding_mode)
-        nothing = (0,) * self.axes
-        x = pad(input, Pads(pads.extend, nothing, nothing), "zeros")
-        return isometric_pad(x, pads.left, pads.right, self.padding_mode)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""
@@ -289,9 +287,14 @@ class _Conv(_ConvNd):
             y = self.parametrization.transform(x, self.bias, windows)
             if y is not None:
                 return y
-        x, convolve = self._padded(input), CONVOLUTIONS[self.axes]
-        steps = {"stride": self.stride, "dilation": self.dilation, "groups": self.groups}
-        return convolve(x, self.weight, self.bias, **steps)
+        x, pads, mode = input, self.pads(size), self.padding_mode
+        if mode in ("reflect", "replicate"):
+            nothing = (0,) * self.axes
+            x = pad(x, Pads(pads.extend, nothing, nothing), "zeros")
+            x = isometric_pad(x, pads.left, pads.right, mode)
+            pads, mode = Pads(nothing, nothing, nothing), "zeros"
+        steps = Steps(self.stride, self.dilation, self.groups)
+        return padded_convolution(x, self.weight, self.bias, pads, mode, steps)
 
 
 @final

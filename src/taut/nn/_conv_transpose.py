@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from taut._arguments import check_image, wholes
 from taut.linalg.geometry import TRANSPOSED_CONVOLUTIONS
 from taut.linalg.windows import Windows
+from taut.nn._circular import CircularPad1d, CircularPad2d, CircularPad3d
 from taut.nn._conv import Sizes, _ConvNd
 from taut.nn._padding import Pads, Size, make_pads, pad, torch_pads
 from taut.nn._parametrized import Parametrization, SharedTensors, filled
@@ -24,7 +25,7 @@ _TRANSPOSED: dict[Isometry, Isometry] = {
     "neither": "neither",
 }
 _PADS = {
-    "circular": {1: nn.CircularPad1d, 2: nn.CircularPad2d, 3: nn.CircularPad3d},
+    "circular": {1: CircularPad1d, 2: CircularPad2d, 3: CircularPad3d},
     "zeros": {1: nn.ZeroPad1d, 2: nn.ZeroPad2d, 3: nn.ZeroPad3d},
 }
 

@@ -10,10 +10,12 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
-from taut._torch_private import inside_function_mode, inside_transform
+from taut._torch_private import inside_function_mode, is_traced, is_watched
+from taut.linalg.derivatives import applied
+from taut.linalg.rates import counts_launches
+from taut.nn._gathered import Gathered
+from taut.nn._wrap import Size, Wrap
 from taut.program import AbstractOp, Site, op
-
-Size = tuple[int, ...]  # one number per spatial axis
 
 
 class Pads(NamedTuple):
@@ -54,12 +56,23 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
     size = x.shape[-len(left) :]
     if max(left + right) > min(size) and any(map(gt, left + right, size + size)):
         return _wrap_repeatedly(x, left, right)
-    if torch.is_grad_enabled() and x.requires_grad:
-        return _Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
-    watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
-    if not watched and _channels_last(x, len(left)):  # torch's own pad puts channels first
-        return _Wrap.forward(x, left, right)
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return Gathered.apply(x, left, right)  # pyright: ignore[reportReturnType]
+    gathered = counts_launches(x.device) and not inside_function_mode()
+    if gathered or (torch.is_grad_enabled() and x.requires_grad):
+        return applied(Wrap, x, left, right)
+    if not is_watched(x):  # torch's own pad puts channels first
+        return Wrap.forward(x, left, right)
+    if is_traced():  # the traces of torch.func.linearize lose what torch's own pad writes
+        return _joined(x, left, right)
     return F.pad(x, torch_pads(left, right), "circular")
+
+
+def _joined(x: Tensor, left: Size, right: Size) -> Tensor:
+    """Circular padding by one concatenation for each axis."""
+    for axis, (a, b) in enumerate(zip(left, right, strict=True), x.ndim - len(left)):
+        x = torch.cat((x.narrow(axis, x.shape[axis] - a, a), x, x.narrow(axis, 0, b)), axis)
+    return x
 
 
 def torch_pads(left: Size, right: Size) -> list[int]:
@@ -163,6 +176,10 @@ class PadToMultiple3d(_PadToMultiple):
     axes = 3
 
 
+TO_MULTIPLE = {1: PadToMultiple1d, 2: PadToMultiple2d, 3: PadToMultiple3d}
+"""By the number of spatial axes."""
+
+
 @op(PadToMultiple1d, PadToMultiple2d, PadToMultiple3d)
 class _PadToMultipleOp(AbstractOp):
     proof = "adds zeros"
@@ -189,77 +206,3 @@ def pad_to_multiple(x, *multiple):
 
     def source(self, site: Site, *x: str) -> str:
         return f"pad_to_multiple({x[0]}, {', '.join(map(str, site.args['multiple']))})"
-
-
-def _channels_last(x: Tensor, axes: int) -> bool:
-    """Whether channels lie last in memory, also for tensors inside `torch.func.vmap`."""
-    return axes > 1 and x.ndim == axes + 2 and x.stride(1) == 1
-
-
-def _new_empty(x: Tensor, size: Size) -> Tensor:
-    """A tensor of another spatial size with the memory format of `x`."""
-    if _channels_last(x, len(size)):
-        return x.new_empty(x.shape[0], *size, x.shape[1]).movedim(-1, 1)
-    return x.new_empty(*x.shape[: -len(size)], *size)
-
-
-def _clone(x: Tensor, *, channels_last: bool) -> Tensor:
-    if channels_last:
-        return x.movedim(1, -1).clone(memory_format=torch.contiguous_format).movedim(-1, 1)
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-class _Wrap(torch.autograd.Function):
-    """Circular padding with one copy forward and one backward; torch's takes several."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, left: Size, right: Size) -> Tensor:
-        axes, first = len(left), x.ndim - len(left)
-        size = x.shape[first:]
-        y = _new_empty(x, tuple(map(sum, zip(left, size, right, strict=True))))
-        parts = [y]  # of each axis: what lies between the pads of all axes before it
-        for axis, (a, n) in enumerate(zip(left, size, strict=True), first):
-            parts.append(parts[-1].narrow(axis, a, n))
-        parts.pop().copy_(x)
-        for i in reversed(range(axes)):
-            part, axis, n = parts[i], first + i, size[i]
-            part.narrow(axis, 0, left[i]).copy_(part.narrow(axis, n, left[i]))
-            part.narrow(axis, left[i] + n, right[i]).copy_(part.narrow(axis, left[i], right[i]))
-        return y
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
-        ctx.sides = inputs[1:]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Unwrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
-
-
-class _Unwrap(torch.autograd.Function):
-    """The adjoint of `_Wrap`: adds each copy to its original."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(y: Tensor, left: Size, right: Size) -> Tensor:
-        last, first = _channels_last(y, len(left)), y.ndim - len(left)
-        for axis, (a, b) in enumerate(zip(left, right, strict=True), first):
-            if not (a or b):
-                continue
-            n = y.shape[axis] - a - b
-            x = _clone(y.narrow(axis, a, n), channels_last=last)
-            x.narrow(axis, n - a, a).add_(y.narrow(axis, 0, a))
-            x.narrow(axis, 0, b).add_(y.narrow(axis, a + n, b))
-            y = x
-        return y
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
-        ctx.sides = inputs[1:]
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return _Wrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]

@@ -29,7 +29,7 @@ def shift_kernel(channels: int, moved: int, axes: int) -> Tensor:
         for channel in range(part * moved, (part + 1) * moved):
             taps[channel] += step if part % 2 else -step  # what moves forwards is read from behind
     rows = [[float(t == tap) for t in range(3**axes)] for tap in taps]
-    return torch.tensor(rows).reshape(channels, 1, *[3] * axes)
+    return torch.tensor(rows, device="cpu").reshape(channels, 1, *[3] * axes)
 
 
 class _Shift(nn.Module):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import whole
-from taut.linalg.unitary import in_double, unitary_basis
+from taut.linalg.rates import wide
+from taut.linalg.unitary import unitary_basis
 from taut.parametrizations._spectral import AbstractSpectral
 
 
@@ -96,7 +97,7 @@ class BRO(AbstractSpectral):
         return self.per_frequency(self._reflection, self.raw_vectors, size)
 
     def _reflection(self, vectors: Tensor) -> Tensor:
-        basis = in_double(unitary_basis(vectors))
+        basis = wide(unitary_basis(vectors))
         eye = torch.eye(self._side, dtype=basis.dtype, device=basis.device)
         reflection = (eye - 2 * basis @ basis.mH).to(vectors.dtype)
         return reflection[..., : self.out_channels // self.groups, : self.folded_channels]

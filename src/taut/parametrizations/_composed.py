@@ -10,9 +10,10 @@ from torch import Tensor
 
 from taut._arguments import wholes
 from taut._torch_private import inside_transform
-from taut.linalg.block import grow, last_step, shrink
+from taut.linalg.block import grow, grow_by, last_step, projectors, shrink
 from taut.linalg.embedding import interleaved, polyphase
 from taut.linalg.factored import AbstractFactor, Downsampling, Matrix, Steps
+from taut.linalg.rates import counts_launches, steps_are_quick
 from taut.linalg.windows import Windows
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import read_basis
@@ -161,16 +162,19 @@ class AbstractComposed(AbstractParametrization):
         if name != "raw_projectors" or len(set(self.ranks)) == 1:
             return basis
         columns = torch.arange(basis.shape[-1], device=basis.device)
-        return basis * (columns < columns.new_tensor(self.ranks)[:, None, None])
+        inside = [columns < rank for rank in self.ranks]  # no copy from the CPU, which would wait
+        return basis * torch.stack(inside)[:, None]
 
     def after(self, kernel: Tensor, name: str, size: tuple[int, ...]) -> Tensor:
         """Kernels `(g, o, i, *taps)` after the steps that make a kernel of this size."""
         steps = self.order(size)
         if not steps:
             return kernel
-        taps = kernel.movedim((1, 2), (-2, -1))
-        for basis, (turn, axis) in zip(self.basis(name).unbind(1), steps, strict=True):
-            taps = grow(taps, basis, axis, flipped=turn % 2 == 1)
+        taps, bases, step = kernel.movedim((1, 2), (-2, -1)), self.basis(name), grow
+        if counts_launches(kernel.device):
+            bases, step = projectors(bases), grow_by
+        for basis, (turn, axis) in zip(bases.unbind(1), steps, strict=True):
+            taps = step(taps, basis, axis, flipped=turn % 2 == 1)
         return taps.movedim((-2, -1), (1, 2))
 
     @classmethod
@@ -190,6 +194,11 @@ class AbstractComposed(AbstractParametrization):
         if not self._steps_are_cheaper(positions, windows):
             return None
         return self._applied(x, bias, windows, adjoint=True)
+
+    def may_apply_factors(self) -> bool:
+        """Whether there are enough channels for the device."""
+        raw, wide = next(self.parameters()), max(self.channels)
+        return wide >= _LEAST_CHANNELS and steps_are_quick(raw.device, raw.dtype, wide)
 
     def _applied(
         self, x: Tensor, bias: Tensor | None, windows: Windows, *, adjoint: bool
@@ -237,12 +246,12 @@ class AbstractComposed(AbstractParametrization):
         moves = tuple((axis, -places[axis] if turn % 2 else places[axis]) for turn, axis in steps)
         return [Steps(self.basis(name)[group], moves)]
 
-    def _steps_are_cheaper(self, positions: int, windows: Windows) -> bool:
+    def _steps_are_cheaper(self, positions: Any, windows: Windows) -> bool:
         """Compare the multiplications of a training step, with those that build the kernel."""
         folded, outputs = self.channels
         narrow, wide = sorted((folded, outputs))
-        few = wide < _LEAST_CHANNELS or torch.compiler.is_exporting() or not positions
-        if few or inside_transform():
+        watched = torch.compiler.is_exporting() or inside_transform()
+        if watched or not positions or not self.may_apply_factors():
             return False
         before, behind = self.order(self._input_size), self.order(self._step_size)
         inputs, count = self.in_channels // self.groups, positions // math.prod(windows.stride)
@@ -288,10 +297,18 @@ class AbstractStepped(AbstractComposed):
         super().reset_parameters()
         if self.init == "identity":
             with torch.no_grad():
-                self.raw_matrix.copy_(torch.eye(*self.raw_matrix.shape[-2:]))
+                eye = torch.eye(*self.raw_matrix.shape[-2:], device=self.raw_matrix.device)
+                self.raw_matrix.copy_(eye)
                 for name, raw in self.named_parameters():
                     if name != "raw_matrix":
                         raw.copy_(raw[..., :1, :, :].expand_as(raw).clone())
+
+    def embedding_side(self) -> bool | None:
+        """Whether the steps act on the outputs."""
+        if self.groups > 1 or self.step_rank is not None:
+            return None
+        folded, outputs = self.channels
+        return outputs > folded
 
     def core_shapes(self) -> dict[str, tuple[int, ...]]:
         """The matrix H, the wider side first."""

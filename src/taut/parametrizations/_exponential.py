@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from taut.linalg.rates import wide
 from taut.parametrizations._base import AbstractParametrization
 
 
@@ -56,7 +57,7 @@ class Exponential(AbstractParametrization):
 
     def weight(self) -> Tensor:
         """The matrix, `(out_channels, in_channels)`."""
-        raw = self.raw_matrix.double()
+        raw = wide(self.raw_matrix)
         skew = raw - raw.T
         most = math.pi * math.sqrt(len(raw))
         scale = skew.abs().sum(1).amax().clamp(min=most) / most

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from taut._arguments import whole
+from taut.linalg.rates import wide
 from taut.parametrizations._base import AbstractParametrization
 
 
@@ -85,7 +86,7 @@ class Householder(AbstractParametrization):
 
     def weight(self) -> Tensor:
         """The matrix, `(out_channels, in_channels)`."""
-        raw = self.raw_vectors.double()
+        raw = wide(self.raw_vectors)
         # A reflection does not see the length of its vector: near 1, squares stay in range.
         lengths = raw.detach().abs().amax(0)
         vectors = raw / torch.where(lengths > 0, lengths, 1.0)
@@ -94,7 +95,7 @@ class Householder(AbstractParametrization):
         halves = torch.where(lengths > 0, halves, 1.0)  # T is then 1, of a column that is 0
         inverse = gram.triu(1) + halves.diag()
         rows = torch.linalg.solve_triangular(inverse, vectors[: self.in_channels].T, upper=True)
-        identity = torch.eye(self.out_channels, self.in_channels).to(rows)
+        identity = torch.eye(self.out_channels, self.in_channels, device="cpu").to(rows)
         return (identity - vectors[: self.out_channels] @ rows).to(self.raw_vectors.dtype)
 
     def extra_repr(self) -> str:

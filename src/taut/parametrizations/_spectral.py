@@ -201,12 +201,14 @@ def kernel_symbol(
     """
     grid, counts = _half_plane(size)
     places = list(product(*(range(-((k - 1) // 2), k // 2 + 1) for k in kernel.shape[2:])))
-    places = torch.tensor(places, dtype=torch.long).reshape(len(places), len(size))
-    frequencies = torch.tensor(grid, dtype=torch.long).reshape(len(grid), 1, len(size))
-    domain = torch.tensor(size, dtype=torch.long)
+    places = torch.tensor(places, dtype=torch.long, device="cpu").reshape(len(places), len(size))
+    frequencies = torch.tensor(grid, dtype=torch.long, device="cpu").reshape(
+        len(grid), 1, len(size)
+    )
+    domain = torch.tensor(size, dtype=torch.long, device="cpu")
     turns = (frequencies * places % domain).double() / domain  # (f, t, axes), reduced exactly
     angle = 2 * math.pi * turns.sum(2)
-    sine = angle.sin() * (torch.tensor(counts) == 2)[:, None]
+    sine = angle.sin() * (torch.tensor(counts, device="cpu") == 2)[:, None]
     taps = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1).T
     symbol = torch.complex(angle.cos().to(kernel) @ taps, sine.to(kernel) @ taps)
     return symbol.unflatten(1, kernel.shape[:2])

@@ -87,15 +87,15 @@ def check_model(model: nn.Module) -> None:
 
 def _like(model: nn.Module) -> Tensor:
     tensors = [*model.parameters(), *model.buffers()]
-    return next((t for t in tensors if t.is_floating_point()), torch.zeros(()))
+    return next((t for t in tensors if t.is_floating_point()), torch.zeros((), device="cpu"))
 
 
 def _samples(
     scales: tuple[float, ...], shape: tuple[int, ...], like: Tensor, *, seed: int
 ) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(len(scales), *shape, generator=generator, dtype=torch.float64)
-    factors = torch.tensor(scales, dtype=torch.float64).reshape(-1, *[1] * len(shape))
+    x = torch.rand(len(scales), *shape, generator=generator, dtype=torch.float64, device="cpu")
+    factors = torch.tensor(scales, dtype=torch.float64, device="cpu").reshape(-1, *[1] * len(shape))
     return (x * factors).to(like.device, like.dtype)
 
 

@@ -53,7 +53,7 @@ def wraps_too_often(error: Exception, image: Tensor | None = None, pads: Any = (
     size = "image" if image is None else f"image of {tuple(image.shape[2:])}"
     return (
         f"its circular {padding} is larger than the {size}, which layers of torch wrap round "
-        "once; take larger images, or the model as it was before taut.freeze"
+        "once; take larger images"
     )
 
 

@@ -32,7 +32,7 @@ _MOST_LABELS = 16  # layers named below a chart
 def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, accuracy under attack, and the gap between them."""
     reach = _reach(robustness, eps)
-    grid = torch.linspace(0, reach, 300, dtype=torch.float64)
+    grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
     certified = _share_beyond(robustness.radius, grid)
     attacked = _share_beyond(robustness.nearest, grid)
     with chart("eps: l2 norm of the perturbation", "accuracy in %") as (figure, axes):

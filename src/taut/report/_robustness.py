@@ -135,7 +135,7 @@ def _measure_batch(
         closer = result.success & (result.distance < nearest)
         nearest = torch.where(closer, result.distance, nearest)
         adversarial = torch.where(closer[:, None, None, None], result.adversarial, adversarial)
-    radii = torch.tensor([float(Fraction(text)) for text in eps], dtype=torch.float64)
+    radii = torch.tensor([float(Fraction(text)) for text in eps], dtype=torch.float64, device="cpu")
     survived = nearest[:, None] > radii.to(nearest.device)
     for i, result in enumerate(results[1:]):
         survived[:, i] &= ~result.success

@@ -107,7 +107,7 @@ def _bars(spectrum: Tensor | None) -> list[float]:
 def _cards(robustness: Robustness, classes: Sequence[str]) -> list[dict[str, object]]:
     """Images at even steps from the largest certified radius to the smallest."""
     order = torch.argsort(robustness.radius, stable=True, descending=True)
-    steps = torch.linspace(0, len(order) - 1, min(_CARDS, len(order))).round().long()
+    steps = torch.linspace(0, len(order) - 1, min(_CARDS, len(order)), device="cpu").round().long()
     chosen = order[steps].tolist()
     ends = torch.cat([robustness.nearest[chosen], robustness.radius[chosen]])
     reach = max(ends[ends.isfinite()].tolist(), default=0.0) or 1.0

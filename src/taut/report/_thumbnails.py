@@ -24,6 +24,6 @@ def perturbation_uri(delta: Float[Tensor, "c h w"]) -> str:
     """The mean over channels of a perturbation: white is 0, blue darker, orange lighter."""
     change = delta.detach().cpu().float().mean(0)
     share = change / change.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    lighter = torch.tensor([0.80, 0.33, 0.06])[:, None, None]
-    darker = torch.tensor([0.11, 0.36, 0.72])[:, None, None]
+    lighter = torch.tensor([0.80, 0.33, 0.06], device="cpu")[:, None, None]
+    darker = torch.tensor([0.11, 0.36, 0.72], device="cpu")[:, None, None]
     return data_uri(1 - share.abs() * (1 - torch.where(share > 0, lighter, darker)))

@@ -126,7 +126,10 @@ def determinant_curve(
     if points < 1:
         raise ValueError(f"`points` must be positive; got {points}.")
     taps = taps.movedim(axis + 2, 2).flatten(3).sum(3) if taps.ndim > 3 else taps
-    turns = torch.outer(torch.arange(points), torch.arange(taps.shape[2])) % points
+    turns = (
+        torch.outer(torch.arange(points, device="cpu"), torch.arange(taps.shape[2], device="cpu"))
+        % points
+    )
     angles = turns.to(taps) * (2 * math.pi / points)
     powers = torch.complex(angles.cos(), angles.sin())
     return determinants(torch.einsum("pk,oik->poi", powers, taps.to(powers.dtype)))
@@ -206,7 +209,7 @@ def representative(
             f"`member` must have a sign of 1 or -1 and winding numbers of 0 to {highest}; "
             f"got {member}."
         )
-    kernel = torch.zeros(channels, channels, *kernel_size, dtype=torch.float64)
+    kernel = torch.zeros(channels, channels, *kernel_size, dtype=torch.float64, device="cpu")
     for i in range(channels):
         shifts = (m // channels + (i < m % channels) for m in member.windings)
         kernel[(i, i, *shifts)] = member.sign if i == 0 else 1

@@ -53,7 +53,7 @@ class Factorisation:
         if any(not 0 <= rank <= channels for rank in self.ranks):
             raise ValueError(f"`ranks` must be in 0, ..., {channels}; got {self.ranks}.")
         for name, stack in (("matrix", self.matrix[None]), ("frames", self.frames)):
-            defect = stack @ stack.mT - torch.eye(channels).to(stack)
+            defect = stack @ stack.mT - torch.eye(channels, device="cpu").to(stack)
             largest = defect.abs().max().item() if defect.numel() else 0.0
             if not largest <= _LOOSE:
                 raise ValueError(f"`{name}` must be orthogonal; got a defect of {largest:.3g}.")

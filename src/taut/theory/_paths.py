@@ -51,7 +51,7 @@ class _Half:
     @classmethod
     def of(cls, factors: Factorisation, sign: int) -> "_Half":
         channels = len(factors.matrix)
-        goal = torch.eye(channels).to(factors.matrix)
+        goal = torch.eye(channels, device="cpu").to(factors.matrix)
         goal[0, 0] = sign
         frames, turns, moved = factors.frames.clone(), [], [0] * len(factors.kernel_size)
         steps = step_order(factors.kernel_size)
@@ -60,7 +60,7 @@ class _Half:
             outside = [(moved[axis] + i) % channels for i in range(channels - rank)]
             moved[axis] += channels - rank
             inside = [i for i in range(channels) if i not in outside]
-            target = torch.eye(channels).to(frame)[:, inside + outside]
+            target = torch.eye(channels, device="cpu").to(frame)[:, inside + outside]
             if torch.linalg.det(frame.mT @ target) < 0:
                 frame[:, 0].neg_()
             turns.append(_turn(frame.mT @ target))

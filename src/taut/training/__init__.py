@@ -1,8 +1,9 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
+from taut.training._devices import Device, choose_device
 from taut.training._evaluation import Evaluation
 from taut.training._interruption import TrainingInterrupted
-from taut.training._loop import Device, Progress, TrainingDiverged, choose_device, train
+from taut.training._loop import Progress, TrainingDiverged, train
 from taut.training._opened import OpenedRun, check_limit
 from taut.training._processes import Launch, OtherProcessFailed, is_first_process
 from taut.training._recipe import CHOICES, Precision, Recipe

@@ -7,9 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from taut.files import load_tensors, save_tensors, tensors_under
+from taut.linalg.rates import wide_dtype
+from taut.training._devices import random_state, set_random_state
 from taut.training._run import MODEL, STATE, Run, refuse_foreign
 
-_MODEL, _OPTIMISER, _RANDOM, _LOSS = "model.", "optimiser.", "random.", "loss_sum"
+_MODEL, _AVERAGE, _OPTIMISER, _RANDOM = "model.", "average.", "optimiser.", "random."
+_LOSS = "loss_sum"
 
 
 @final
@@ -18,7 +21,7 @@ class Position:
     """How far a run has come."""
 
     step: int  # optimiser steps taken
-    loss_sum: Tensor  # of the current epoch, over its images so far, in float64
+    loss_sum: Tensor  # of the current epoch, over its images so far, in float64 where there is such
     seconds: float  # wall time, over all sittings
 
 
@@ -29,6 +32,7 @@ def save_checkpoint(
     position: Position,
     *,
     finished: nn.Module,
+    average: nn.Module | None = None,
 ) -> None:
     """Write the finished model, :func:`taut.projected`, then the state to resume from.
 
@@ -41,9 +45,13 @@ def save_checkpoint(
         for name, value in values.items()
     }
     random = {f"{_RANDOM}cpu": torch.get_rng_state()}
-    if position.loss_sum.is_cuda:
-        random[f"{_RANDOM}cuda"] = torch.cuda.get_rng_state(position.loss_sum.device)
+    device = position.loss_sum.device
+    state = random_state(device)
+    if state is not None:
+        random[f"{_RANDOM}{device.type}"] = state
     tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
+    averages = {} if average is None else average.state_dict()
+    tensors |= {f"{_AVERAGE}{name}": value for name, value in averages.items()}
     tensors |= moments | random | {_LOSS: position.loss_sum}
     metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
     save_tensors(run.path / MODEL, finished.state_dict(), metadata)
@@ -51,9 +59,14 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, device: torch.device
+    run: Run,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    device: torch.device,
+    *,
+    average: nn.Module | None = None,
 ) -> Position:
-    """Restore model, optimiser and random state from the last checkpoint, if there is one.
+    """Restore model, average, optimiser and random state from the last checkpoint, if any.
 
     Raises:
         ValueError: if the checkpoint is damaged, of another recipe or model, or holds NaN or
@@ -61,7 +74,7 @@ def load_checkpoint(
     """
     path = run.path / STATE
     if not path.is_file():
-        return Position(0, torch.zeros((), dtype=torch.float64, device=device), 0.0)
+        return Position(0, torch.zeros((), dtype=wide_dtype(device), device=device), 0.0)
     tensors, metadata = load_tensors(path)
     refuse_foreign(metadata, run.recipe, path)
     for name, tensor in tensors.items():
@@ -69,9 +82,13 @@ def load_checkpoint(
             raise ValueError(f"{path} holds numbers that are not finite, in {name}.")
     try:
         model.load_state_dict(tensors_under(tensors, _MODEL))
+        if average is not None:
+            average.load_state_dict(tensors_under(tensors, _AVERAGE))
         optimiser.load_state_dict(_nested(tensors_under(tensors, _OPTIMISER), optimiser))
         position = Position(
-            int(metadata["step"]), tensors[_LOSS].to(device), float(metadata["seconds"])
+            int(metadata["step"]),
+            tensors[_LOSS].to(wide_dtype(device)).to(device),
+            float(metadata["seconds"]),
         )
         random = tensors_under(tensors, _RANDOM)
         if position.step < 0 or position.loss_sum.shape:
@@ -80,8 +97,8 @@ def load_checkpoint(
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{path} does not fit the model of this run ({reason}).") from None
-    if device.type == "cuda" and "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"], device)
+    if device.type != "cpu" and device.type in random:
+        set_random_state(device, random[device.type])
     return position
 
 

@@ -42,11 +42,11 @@ def evaluate(
     """
     share = processes.share
     certificate = prove(model, test.input_shape, arithmetic="real")
-    hits = torch.zeros(1 + len(eps), dtype=torch.int64)
+    hits = torch.zeros(1 + len(eps), dtype=torch.int64, device="cpu")
     begins = range(share.rank * _BATCH, len(test), share.world * _BATCH)
     parts = [slice(begin, begin + _BATCH) for begin in begins]
     with torch.no_grad(), cached():
-        for part in test.fetch(torch.arange(len(test)), parts):
+        for part in test.fetch(torch.arange(len(test), device="cpu"), parts):
             images, labels = part.float_images(), part.labels.cpu()
             logits = certificate.logits(images).cpu()
             radius = certificate.radius(logits, labels, images)

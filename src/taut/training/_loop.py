@@ -1,4 +1,4 @@
-"""The training loop: Adam on any device, resumed where it stopped."""
+"""The training loop: AdamW on any device, resumed where it stopped."""
 
 import math
 import os
@@ -6,31 +6,37 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from taut.data import Batches, Dataset, StreamedDataset
+from taut import optim
+from taut.data import Batches, Dataset, Share, StreamedDataset
 from taut.kinds import in_file_of
-from taut.losses import LossInputs
-from taut.parametrizations import after_step, projected
+from taut.losses import LossInputs, label_counts
+from taut.parametrizations import after_step, batched_if_quicker, projected, shared_weights
+from taut.training._average import Average, parameter_groups
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
+from taut.training._devices import (
+    Device,
+    choose_device,
+    forked_random,
+    steps_between_readings,
+)
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
-
-Device = Literal["auto", "cpu", "cuda"]
+from taut.training._schedules import warm_up
 
 _ALONE = Launch()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-# Reading the loss makes the CPU wait for the GPU.
-_STEPS_BETWEEN_READINGS = {"cpu": 1, "cuda": 16}
+OPTIMIZERS = {"adam": torch.optim.AdamW, "stiefel-adam": optim.Adam}
 
 
 @final
@@ -56,24 +62,6 @@ class Progress:
 @final
 class TrainingDiverged(RuntimeError):
     """The loss or a weight is not finite; the last checkpoint is unchanged."""
-
-
-def choose_device(device: Device) -> torch.device:
-    """The torch device of a name; "auto" is a GPU if there is one.
-
-    Raises:
-        ValueError: if torch finds no GPU for "cuda".
-
-    Example:
-        >>> choose_device("cpu")
-        device(type='cpu')
-    """
-    has_gpu = torch.cuda.is_available()
-    if device == "cuda" and not has_gpu:
-        raise ValueError("`device` must be auto or cpu where torch finds no GPU; got cuda.")
-    if device == "auto":
-        return torch.device("cuda" if has_gpu else "cpu")
-    return torch.device(device)
 
 
 def train(
@@ -102,7 +90,8 @@ def train(
 
     Raises:
         ValueError: if the folder holds a run of another recipe, another process trains in it, the
-            data are not those of the recipe, or there is no such device.
+            data are not those of the recipe, there is no such device, or weights shall be shared
+            where gradients accumulate.
         TrainingInterrupted: after Ctrl-C or SIGTERM.
         OtherProcessFailed: in all other processes, if the first one fails at what they wait for.
         TrainingDiverged: if the loss or a weight is not finite.
@@ -114,6 +103,11 @@ def train(
         ...     [row["step"] for row in train(recipe, folder).history()]
         [2]
     """
+    if launch.share_weights and recipe.accumulate > 1:
+        raise ValueError(
+            "`share_weights` must be False where a batch has several parts, of which processes may "
+            f"have different numbers; got accumulate={recipe.accumulate}."
+        )
     folder, processes = Path(run_dir), Processes(launch, choose_device(device), recipe.precision)
     if data_dir is None and (folder / RECIPE).is_file():
         data_dir = Run.open(folder).data_dir
@@ -122,13 +116,15 @@ def train(
     _check_fit(recipe, data)
     if not (folder / RECIPE).is_file():
         _try_model(recipe)  # a refused one leaves no folder that the next run would meet
-    chosen = processes.fabric.device
-    random = torch.random.fork_rng(devices=[chosen] if chosen.type == "cuda" else [])
+    random = forked_random(processes.fabric.device)
     with ExitStack() as lock, random, interrupt_flag() as interrupted:
         processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
         processes.by_first(lambda: lock.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
-        _Trainer(run, data, processes).train(interrupted, on_progress or (lambda _: None))
+        trainer = _Trainer(run, data, processes, launch.share_weights)
+        if isinstance(trainer.data, StreamedDataset):
+            lock.callback(trainer.data.close)
+        trainer.train(interrupted, on_progress or (lambda _: None))
     return run
 
 
@@ -136,17 +132,30 @@ def train(
 class _Trainer:
     """One sitting of a training, from the last checkpoint on."""
 
-    def __init__(self, run: Run, data: Dataset | StreamedDataset, processes: Processes) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset | StreamedDataset,
+        processes: Processes,
+        share_weights: bool,
+    ) -> None:
+        self.share_weights = share_weights
         self.run, self.recipe, self.processes = run, run.recipe, processes
         self.fabric, self.device = processes.fabric, processes.fabric.device
         self.data = data.to(self.device)
         self.plain_model = self.recipe.build_model().to(self.device)
-        self.plain_optimiser = torch.optim.Adam(self.plain_model.parameters(), fused=True)
-        self.position = load_checkpoint(run, self.plain_model, self.plain_optimiser, self.device)
+        groups = parameter_groups(self.plain_model, self.recipe.weight_decay)
+        self.plain_optimiser = OPTIMIZERS[self.recipe.optimizer](groups, fused=True)
+        self.average = Average(self.plain_model, self.recipe.ema) if self.recipe.ema else None
+        averaged = None if self.average is None else self.average.model
+        state = self.plain_model, self.plain_optimiser, self.device
+        self.position = load_checkpoint(run, *state, average=averaged)
         what = f"The checkpoints in {run.path} (is it one folder for all machines?)"
         step, weights = str(self.position.step).encode(), self.plain_model.state_dict().values()
         processes.require_equal(what, step, *weights)
-        wrapped: Any = self.fabric.setup(self.plain_model, self.plain_optimiser)
+        model: Any = self.plain_model
+        model = torch.compile(model) if self.recipe.compile else model
+        wrapped: Any = self.fabric.setup(model, self.plain_optimiser)
         self.model, self.optimiser = wrapped
         self.batches = Batches(
             split=self.data.train,
@@ -176,7 +185,7 @@ class _Trainer:
     def _epoch(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> bool:
         """Train to the end of the epoch, or until a process is told to stop; whether one was."""
         epoch, start = divmod(self.position.step, self.steps_per_epoch)
-        readings = _STEPS_BETWEEN_READINGS[self.device.type]
+        readings = steps_between_readings(self.device)
         if start == 0:
             self.position.loss_sum.zero_()
         for images, labels in self.batches.epoch(epoch, start=start):
@@ -219,28 +228,62 @@ class _Trainer:
             group["lr"], group["betas"] = lr, (beta1, group["betas"][1])
         self.optimiser.zero_grad()
         self._backward(images, labels)
-        self.optimiser.step()
+        if self.recipe.clip_norm:
+            nn.utils.clip_grad_norm_(self.plain_model.parameters(), self.recipe.clip_norm)
+        with self._finite_raw_tensors():
+            self.optimiser.step()
         self.position.step += 1
+        # The parameters that `taut.optim` keeps orthonormal need no bases.
+        retracts = self.recipe.optimizer == "adam"
         with self._finite_raw_tensors():
             after_step(
-                self.plain_model, self.position.step, retract_every=self.recipe.retract_every
+                self.plain_model,
+                self.position.step,
+                retract_every=self.recipe.retract_every if retracts else 0,
             )
+        if self.average is not None:
+            self.average.update(self.plain_model, self.position.step)
 
     def _backward(self, images: Tensor, labels: Tensor) -> None:
-        world, count = self.processes.share.world, len(labels)
+        """Add up the gradients of the parts of a batch; processes exchange them with the last."""
+        count, parts = len(labels), self.recipe.accumulate
+        compares = self.recipe.loss.compares_classes
+        counts = label_counts(labels, self.recipe.classes) if compares else None
+        slices = [Share(part, parts).of(0, count) for part in range(parts)]
+        filled = [part for part in slices if part.stop > part.start]
         if count == 0:  # fewer images than processes: take part with one of weight 0
-            (spare,) = self.data.train.fetch(torch.zeros(1, dtype=torch.int64), [slice(1)])
-            images, labels = spare.float_images(), spare.labels
-        with self._finite_raw_tensors():
+            (spare,) = self.data.train.fetch(
+                torch.zeros(1, dtype=torch.int64, device="cpu"), [slice(1)]
+            )
+            images, labels, filled = spare.float_images(), spare.labels, [slice(0, 1)]
+        if self.recipe.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        for part in filled:
+            waits = part is not filled[-1]
+            with self.fabric.no_backward_sync(self.model, enabled=waits):
+                self._backward_part(
+                    images[part], labels[part], counts, min(count, part.stop - part.start)
+                )
+
+    def _backward_part(
+        self, images: Tensor, labels: Tensor, counts: Tensor | None, count: int
+    ) -> None:
+        world = self.processes.share.world
+        with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
+        inputs = LossInputs(logits, labels, counts=counts, progress=self.position.step / self.total)
         with in_file_of(type(self.recipe.loss)):
-            loss = self.recipe.loss(LossInputs(logits, labels))
-        self.losses += loss.detach().double() * count
-        if world > 1:
+            loss = self.recipe.loss(inputs)
+        self.losses += loss.detach().to(self.losses) * count
+        if world > 1 or self.recipe.accumulate > 1:
             # Gradients are averaged over processes; weighted so, that is the mean over all images.
             total = self.batches.size(self.position.step % self.batches.steps)
             loss = loss * (count * world / total)
         self.fabric.backward(loss)
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """Inside, weights are computed once over all processes, if asked for, or few at a time."""
+        return (shared_weights if self.share_weights else batched_if_quicker)(self.plain_model)
 
     @contextmanager
     def _finite_raw_tensors(self) -> Iterator[None]:
@@ -252,13 +295,15 @@ class _Trainer:
             raise
 
     def _learning_rate(self, step: int) -> float:
-        factor, epochs = self.recipe.schedule.factor, self.recipe.epochs
-        return self.recipe.lr * factor(step, steps_per_epoch=self.steps_per_epoch, epochs=epochs)
+        steps, epochs = self.steps_per_epoch, self.recipe.epochs
+        factor = self.recipe.schedule.factor(step, steps_per_epoch=steps, epochs=epochs)
+        return self.recipe.lr * factor * warm_up(step, self.recipe.warmup * steps)
 
     def _finish_epoch(self) -> None:
         mean_loss = self._progress().loss
         finished = self._finished()
-        self.processes.require_equal("Weights", *self.plain_model.state_dict().values())
+        averages = [] if self.average is None else self.average.model.state_dict().values()
+        self.processes.require_equal("Weights", *self.plain_model.state_dict().values(), *averages)
         self.evaluation = evaluate(finished, self.data.test, self.recipe.eps, self.processes)
         self._tick()
         certified = self.evaluation.certified_accuracy
@@ -280,7 +325,7 @@ class _Trainer:
     def _finished(self) -> nn.Module:
         """The model to save for others, to evaluate and to certify."""
         self._require_finite_weights()
-        return projected(self.plain_model).eval()
+        return projected(self.plain_model if self.average is None else self.average.model).eval()
 
     def _progress(self) -> Progress:
         epoch, done = divmod(self.position.step - 1, self.steps_per_epoch)
@@ -305,7 +350,8 @@ class _Trainer:
         self._progress()  # raises if the loss is not finite
         self._tick()
         state = self.run, self.plain_model, self.plain_optimiser, self.position
-        self.processes.by_first(lambda: save_checkpoint(*state, finished=finished))
+        average = None if self.average is None else self.average.model
+        self.processes.by_first(lambda: save_checkpoint(*state, finished=finished, average=average))
         self.saved = time.monotonic()
 
     def _tick(self) -> None:
@@ -325,4 +371,6 @@ def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
 def _try_model(recipe: Recipe) -> None:
     """Build the model and run one input, so that what its layers refuse is refused."""
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        recipe.build_model().eval()(torch.zeros(1, *recipe.input_shape))
+        model = recipe.build_model()
+        model.eval()(torch.zeros(1, *recipe.input_shape, device="cpu"))
+    parameter_groups(model, recipe.weight_decay)  # refuses a decay that would do nothing

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from taut.certification import Arithmetic, Certification, as_rational, certify_batches
 from taut.data import AbstractSplit, Dataset, StreamedDataset
-from taut.training._loop import Device, choose_device
+from taut.training._devices import Device, choose_device
 from taut.training._run import Run
 
 _BATCH = 256
@@ -71,7 +71,7 @@ class OpenedRun:
     def head(self, limit: int) -> tuple[Tensor, Tensor]:
         """The first `limit` test images and their labels."""
         check_limit(limit)
-        (part,) = self.test.fetch(torch.arange(len(self.test)), [slice(0, limit)])
+        (part,) = self.test.fetch(torch.arange(len(self.test), device="cpu"), [slice(0, limit)])
         return part.float_images(), part.labels
 
     def certify(
@@ -81,7 +81,7 @@ class OpenedRun:
         model: nn.Module | None = None,
     ) -> Certification:
         """Certify the run's model, or another one, on the whole test set, batch by batch."""
-        order = torch.arange(len(self.test))
+        order = torch.arange(len(self.test), device="cpu")
         parts = [slice(start, start + _BATCH) for start in range(0, len(order), _BATCH)]
         batches = ((p.float_images(), p.labels) for p in self.test.fetch(order, parts))
         model, shape = model or self.model, self.data.input_shape

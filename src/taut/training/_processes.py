@@ -5,13 +5,14 @@ import gc
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
 from taut.data import Share
+from taut.training._devices import fabric_options
 
 
 @final
@@ -26,18 +27,21 @@ class Launch:
         nodes: machines; the command is started on each of them.
         workers: processes beside each of them that decode images as they are needed; None reads
             the data set into memory.
+        share_weights: whether each process computes the weights of some layers, and gets those of
+            the others from the other processes; see :func:`taut.shared_weights`.
 
     Raises:
         ValueError: if a number is below 1, or `workers` below 0.
 
     Example:
         >>> Launch(devices=2).resolve()
-        Launch(devices=2, nodes=1, workers=None)
+        Launch(devices=2, nodes=1, workers=None, share_weights=False)
     """
 
     devices: int = 1
     nodes: int = 1
     workers: int | None = None
+    share_weights: bool = False
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes"):
@@ -55,7 +59,7 @@ class Launch:
         starter, here, everywhere = _started()
         if not starter:
             return self
-        started = Launch(here, everywhere // here, self.workers)
+        started = replace(self, devices=here, nodes=everywhere // here)
         if (self.devices, self.nodes) not in ((1, 1), (started.devices, started.nodes)):
             raise ValueError(
                 f"`devices` and `nodes` must be those of {starter}, {here} and {started.nodes}, or "
@@ -117,9 +121,10 @@ class Processes:
                 f"{launch.devices}."
             )
         several = launch.devices * launch.nodes > 1
+        accelerator, strategy = fabric_options(device)
         self.fabric = Fabric(
-            accelerator=device.type,
-            strategy="ddp" if several else "auto",
+            accelerator=accelerator,
+            strategy="ddp" if several else strategy,
             devices=launch.devices,
             num_nodes=launch.nodes,
             precision=precision,
@@ -169,8 +174,8 @@ class Processes:
                 flat = value.detach().cpu().contiguous().reshape(-1)
                 value = flat.view(torch.uint8).numpy().tobytes()
             digest.update(value)
-        mine = torch.tensor([*digest.digest()], dtype=torch.float64, device=self.fabric.device)
+        mine = torch.tensor([*digest.digest()], dtype=torch.float32, device=self.fabric.device)
         # Equal to the mean of all everywhere, and so equal to each other.
-        differs = (self.total(mine) != self.share.world * mine).any().double()
+        differs = (self.total(mine) != self.share.world * mine).any().float()
         if self.total(differs):
             raise RuntimeError(f"{what} differ from process to process; the run stops here.")

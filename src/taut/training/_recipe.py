@@ -30,6 +30,7 @@ from taut.training import _schedules
 from taut.training._schedules import AbstractSchedule, OneCycle
 
 Precision = Literal["32-true", "bf16-mixed"]
+OptimizerName = Literal["adam", "stiefel-adam"]
 
 CHOICES: dict[str, Choice] = {
     "model": Choice("model", AbstractModel, models(), adapt=model_of),
@@ -42,13 +43,13 @@ CHOICES: dict[str, Choice] = {
 """The settings of a recipe whose class is found by kind or as FILE.py:CLASS."""
 
 # What JSON groups as the data, with the name of the data set as its kind.
-_DATA = ("input_shape", "classes", "holdout", "resize")
+_DATA = ("input_shape", "classes", "holdout", "resize", "draft")
 
 
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of one training run, with Adam.
+    """All settings of one training run, with AdamW.
 
     Args:
         name: what reports and run folders call it.
@@ -58,18 +59,32 @@ class Recipe:
         holdout: what to test on, for images by class that come without a test split.
         resize: whether to bring images by class to `input_shape`, scaled until they cover it and
             cropped around the middle; if not, all must have it.
+        draft: whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that covers
+            what is needed: several times as fast for large pictures, and other pixels.
         model: the architecture.
         parametrization: the method of its layers, a class; dense layers use its `dense_as`.
         loss: the training loss.
+        optimizer: "adam" is torch's AdamW; "stiefel-adam", :class:`taut.optim.Adam`, keeps the
+            parameters of orthogonal layers orthonormal, so that `retract_every` does not matter.
         lr: peak learning rate.
         schedule: how the learning rate and Adam's beta1 move over the run.
         epochs: passes over the training set.
         batch_size: images per step.
+        accumulate: parts in which each process computes its share of a batch, one after the other;
+            gradients add up to those of the batch if the loss is a mean over images.
+        warmup: epochs, also a fraction, in which the learning rate rises from 0 to the schedule's.
+        weight_decay: decoupled, as in AdamW, of parameters with two or more dimensions, but not of
+            raw tensors whose size changes no weight; refused if there are no others.
+        clip_norm: largest l2 norm of all gradients of a step together; 0 for no limit.
+        ema: decay of the moving average of the parameters, which is then the model that is
+            evaluated, certified and saved; 0 for none.
         retract_every: steps from one `taut.retract_` to the next, which keeps parameters
             near-orthonormal; 0 for never.
         precision: "bf16-mixed" runs layers in bfloat16 where torch's autocast does; their weights
             are computed in float32 all the same, and what is certified is the net without autocast.
-        augment: random crops and flips, or None.
+        channels_last: whether images, and so activations, are laid out with channels last.
+        compile: whether `torch.compile` compiles the model for training.
+        augment: random crops, flips and colours, or None.
         seed: decides initial weights, order and augmentation.
         eps: l2 radii, each a number or a fraction as text, at which test images are certified.
 
@@ -88,15 +103,24 @@ class Recipe:
     classes: int = 10
     holdout: Holdout | None = None
     resize: bool = False
+    draft: bool = False
     model: AbstractModel = field(default_factory=Small)
     parametrization: type[AbstractParametrization] = BCOP
     loss: AbstractLoss = field(default_factory=MultiMargin)
+    optimizer: OptimizerName = "adam"
     lr: float = 5e-3
     schedule: AbstractSchedule = field(default_factory=OneCycle)
     epochs: int = 10
     batch_size: int = 128
+    accumulate: int = 1
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    clip_norm: float = 0.0
+    ema: float = 0.0
     retract_every: int = 16
     precision: Precision = "32-true"
+    channels_last: bool = False
+    compile: bool = False
     augment: Augment | None = None
     seed: int = 0
     eps: tuple[str, ...] = ("0.3", "1.58")
@@ -112,19 +136,50 @@ class Recipe:
                 "`input_shape` must be channels, height and width, each >= 1; "
                 f"got {self.input_shape}."
             )
-        least = {"classes": 2, "epochs": 1, "batch_size": 1, "seed": 0, "retract_every": 0}
-        for name, bound in least.items():
-            if vars(self)[name] < bound:
-                raise ValueError(f"`{name}` must be at least {bound}; got {vars(self)[name]}.")
         for name, choice in CHOICES.items():
             choice.check(vars(self)[name])
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        self._check_numbers()
+        self._check_pictures()
         if self.precision not in get_args(Precision):
             allowed = ", ".join(get_args(Precision))
             raise ValueError(f"`precision` must be one of {allowed}; got {self.precision!r}.")
+        if self.optimizer not in get_args(OptimizerName):
+            allowed = ", ".join(get_args(OptimizerName))
+            raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
         for eps in self.eps:
             _check_eps(eps)
+
+    def _check_numbers(self) -> None:
+        least = {"classes": 2, "epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0}
+        for name, bound in (least | {"retract_every": 0}).items():
+            if vars(self)[name] < bound:
+                raise ValueError(f"`{name}` must be at least {bound}; got {vars(self)[name]}.")
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        for name in ("weight_decay", "clip_norm"):
+            if not (vars(self)[name] >= 0 and math.isfinite(vars(self)[name])):
+                raise ValueError(f"`{name}` must be a number >= 0; got {vars(self)[name]}.")
+        if not 0 <= self.warmup <= self.epochs:
+            raise ValueError(
+                f"`warmup` must be from 0 to {self.epochs}, the epochs; got {self.warmup}."
+            )
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"`ema` must be from 0 to below 1; got {self.ema}.")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"`accumulate` must be at most {self.batch_size}, the batch size; "
+                f"got {self.accumulate}."
+            )
+
+    def _check_pictures(self) -> None:
+        if self.draft and not self.resize:
+            raise ValueError("`draft` needs `resize`, which says how large pictures must be.")
+        changed = self.augment is not None and self.augment.changes_pictures
+        if changed and self.input_shape[0] not in (1, 3):
+            raise ValueError(
+                "`augment` with a resized crop or RandAugment needs images of 1 or 3 channels; "
+                f"got {self.input_shape[0]}."
+            )
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:
@@ -234,7 +289,18 @@ def _encoded(choice: Choice, value: Any) -> dict[str, Any]:
     cls = type(value) if choice.instance else value
     file = source_file(cls)
     values = {"kind": choice.kind_of(cls)} | ({} if file is None else {"sha256": file.sha256})
-    return values | (dataclasses.asdict(value) if choice.instance else {})
+    return values | (_encoded_settings(value) if choice.instance else {})
+
+
+def _encoded_settings(value: Any) -> dict[str, Any]:
+    """The settings of an instance; a loss among them as it is encoded itself."""
+    settings = {one.name: vars(value)[one.name] for one in fields(value)}
+    losses = {n: _encoded(CHOICES["loss"], v) for n, v in settings.items() if _is_loss(v)}
+    return dataclasses.asdict(value) | losses
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, AbstractLoss)
 
 
 def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
@@ -245,7 +311,9 @@ def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
     if digest is not None and (file is None or file.sha256 != digest):
         raise ValueError(f"{kind} is in another file than when the recipe was written.")
     if choice.instance:
-        return construct(cls, values, _names(cls))
+        inner = {one.name for one in fields(cls) if _is_loss(_default(one))}
+        losses = {n: _decoded(choice, values[n], folder) for n in inner & values.keys()}
+        return construct(cls, values | losses, _names(cls))
     if values:
         raise ValueError(f"`{choice.name}` has a kind and no settings; got {', '.join(values)}.")
     return cls
@@ -263,6 +331,11 @@ def _object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"`{name}` must be a JSON object; got {value!r}.")
     return value
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    made = one.default_factory
+    return one.default if made is dataclasses.MISSING else made()
 
 
 def _names(cls: Any) -> list[str]:

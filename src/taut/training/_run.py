@@ -108,14 +108,16 @@ class Run:
     def dataset(self) -> Dataset:
         """The data set it was trained on, in memory."""
         recipe = self.recipe
-        return load(recipe.dataset, self.data_dir, holdout=recipe.holdout, shape=recipe.image_shape)
+        options = {"holdout": recipe.holdout, "shape": recipe.image_shape, "draft": recipe.draft}
+        return load(recipe.dataset, self.data_dir, **options)
 
     def data(self) -> Dataset | StreamedDataset:
         """The same, streamed from disk if the run streams it."""
         if self.workers is None:
             return self.dataset()
-        options = {"holdout": self.recipe.holdout, "shape": self.recipe.image_shape}
-        return stream(self.recipe.dataset, self.data_dir, workers=self.workers, **options)
+        recipe, workers = self.recipe, self.workers
+        options = {"holdout": recipe.holdout, "shape": recipe.image_shape, "draft": recipe.draft}
+        return stream(recipe.dataset, self.data_dir, workers=workers, **options)
 
     def history(self) -> list[EpochRow]:
         """One row per epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""

@@ -117,3 +117,14 @@ class Cosine(AbstractSchedule):
 
     def beta1(self, step: int, total: int) -> float:
         return 0.9
+
+
+def warm_up(step: int, steps: float) -> float:
+    """The factor of the learning rate that rises by equal amounts to 1 over `steps` steps.
+
+    Example:
+        >>> from taut.training._schedules import warm_up
+        >>> [warm_up(step, 4) for step in range(6)]
+        [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+    """
+    return 1.0 if step + 1 >= steps else (step + 1) / steps

@@ -187,7 +187,7 @@ class _Estimation:
         masses = self.pair.masses
         if self.settings.held_out:
             x, y = x[:_POTENTIAL], y[:_POTENTIAL]
-            masses = Masses.of(*(torch.ones(len(side)).double() for side in (x, y)))
+            masses = Masses.of(*(torch.ones(len(side), device="cpu").double() for side in (x, y)))
         if self._fits(len(x), len(y)):
             solved = optimal(x.flatten(1).double(), y.flatten(1).double(), masses)
             if solved is not None:

@@ -59,7 +59,7 @@ def _quantised(weights: Tensor) -> tuple[Tensor, Fraction]:
     for i in by_loss[: _UNITS - sum(units)]:
         units[i] += 1
     moved = sum((abs(u - share) for u, share in zip(units, shares, strict=True)), Fraction(0))
-    return torch.tensor(units), moved / 2 / _UNITS
+    return torch.tensor(units, device="cpu"), moved / 2 / _UNITS
 
 
 @final
@@ -174,7 +174,9 @@ def improved(
     >>> improved(worst, p, p, block=2, generator=torch.Generator()).cost(p, p)
     0.0
     """
-    direction = torch.randn(p.shape[1], generator=generator, dtype=p.dtype).to(p.device)
+    direction = torch.randn(p.shape[1], generator=generator, dtype=p.dtype, device="cpu").to(
+        p.device
+    )
     heights = (p @ direction).cpu()[plan.rows] + (q @ direction).cpu()[plan.columns]
     units, ratios = plan.lengths(p, q)
     parts = [
@@ -200,8 +202,8 @@ def _improved_block(
     old = plan.rows[places], plan.columns[places], plan.mass[places]
     rows, row_of = old[0].unique(return_inverse=True)
     columns, column_of = old[1].unique(return_inverse=True)
-    a = torch.zeros(len(rows), dtype=torch.int64).index_add_(0, row_of, old[2])
-    b = torch.zeros(len(columns), dtype=torch.int64).index_add_(0, column_of, old[2])
+    a = torch.zeros(len(rows), dtype=torch.int64, device="cpu").index_add_(0, row_of, old[2])
+    b = torch.zeros(len(columns), dtype=torch.int64, device="cpu").index_add_(0, column_of, old[2])
     costs = distances(p[rows.to(p.device)], q[columns.to(q.device)])
     solved = _simplex(costs, a, b)
     if solved is None:

@@ -71,10 +71,10 @@ class Points:
             shares = self.weights / self.weights.max()
             places = torch.multinomial(shares, size, replacement=True, generator=generator)
             yield self.training[places.to(self.training.device)]
-        order = torch.empty(0, dtype=torch.int64)
+        order = torch.empty(0, dtype=torch.int64, device="cpu")
         while True:
             while len(order) < size:
-                epoch = torch.randperm(len(self.training), generator=generator)
+                epoch = torch.randperm(len(self.training), generator=generator, device="cpu")
                 order = torch.cat([order, epoch])
             yield self.training[order[:size].to(self.training.device)]
             order = order[size:]
@@ -158,7 +158,7 @@ def _read(
         shares = _checked_weights(name, weights, len(points))
         return Points(points, points, points, points, False, weights=shares)
     # In the same order for both sides, so that points given in pairs stay in pairs.
-    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(points), generator=torch.Generator().manual_seed(seed), device="cpu")
     shuffled = points[order.to(points.device)]
     if not held_out:  # the whole is what counts, and there is nothing to generalise to
         return Points(shuffled, shuffled, shuffled, points, False)
@@ -195,7 +195,9 @@ def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
     if isinstance(samples, Dataset | Split):
         return (samples.train if isinstance(samples, Dataset) else samples).float_images()
     if isinstance(samples, Indexed) and not isinstance(samples, list | tuple):
-        order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
+        order = torch.randperm(
+            len(samples), generator=torch.Generator().manual_seed(seed), device="cpu"
+        )
         # In the order they lie in: with room for all, these are the points of a tensor of them.
         places = order[:count].sort().values.tolist()
         return _joined(name, (_point(name, samples[i])[None] for i in places), count)
@@ -217,7 +219,7 @@ def _joined(name: str, batches: Iterable[Tensor], count: int) -> Tensor:
             raise ValueError(f"`{name}` must have points of one shape; got {shapes}.")
         if sum(map(len, taken)) >= count:
             break
-    return torch.cat(taken)[:count] if taken else torch.empty(0, 1)
+    return torch.cat(taken)[:count] if taken else torch.empty(0, 1, device="cpu")
 
 
 def _point(name: str, item: Any) -> Tensor:

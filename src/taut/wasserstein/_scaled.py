@@ -87,5 +87,5 @@ class ScaledPair:
 
 
 def _weights(side: Points) -> Tensor:
-    ones = torch.ones(len(side.everything), dtype=torch.float64)
+    ones = torch.ones(len(side.everything), dtype=torch.float64, device="cpu")
     return ones if side.weights is None else side.weights

@@ -81,7 +81,7 @@ def read_source(
 
 
 def _choice(total: int, count: int, seed: int) -> Tensor:
-    return torch.randperm(total, generator=generator("points", seed))[:count]
+    return torch.randperm(total, generator=generator("points", seed), device="cpu")[:count]
 
 
 def _folder(path: Path, count: int, seed: int) -> Tensor:

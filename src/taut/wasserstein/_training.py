@@ -96,7 +96,7 @@ def measure_critic(critic: nn.Module, shape: tuple[int, ...], exponent: int = 0)
     """
     model = projected(critic).double().eval()
     bound = lipschitz_bound(model, shape)
-    tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0))
+    tensor = next(chain(model.parameters(), model.buffers()), torch.empty(0, device="cpu"))
     zeros = torch.zeros(2, *shape, dtype=torch.float64, device=tensor.device)
     with torch.no_grad():
         shape_out = tuple(model(zeros).shape)

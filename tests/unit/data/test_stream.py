@@ -215,7 +215,8 @@ def test_pinned_memory_is_asked_for_on_the_way_to_a_gpu(monkeypatch):
     asked = []
 
     class Loader:
-        def __init__(self, dataset, *, pin_memory, **options):
+        def __init__(self, dataset, *, sampler, pin_memory, **options):
+            self.sampler = sampler
             asked.append(pin_memory)
 
         def __iter__(self):
@@ -226,7 +227,7 @@ def test_pinned_memory_is_asked_for_on_the_way_to_a_gpu(monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "to", lambda x, place, **options: moved.append((place, options)) or x
     )
-    held = stream_module._Files([], None)
+    held = stream_module.FilePictures([], None)
     split = Stream(held, torch.arange(2), torch.arange(2), (1, 2, 2), workers=0)
     for place, pinned in (("cpu", False), ("cuda:1", True)):
         list(replace(split, target=torch.device(place)).fetch(torch.arange(2), [slice(0, 2)]))

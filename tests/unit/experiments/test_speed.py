@@ -4,6 +4,8 @@ import contextlib
 import copy
 import sys
 import time
+import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,16 +13,17 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import taut
-from experiments.speed import _spectra, _timing
+from experiments.speed import _launches, _modes, _rows, _spectra, _timing
 from experiments.speed._cases import LayerCase, parse_case, parse_layer, parse_net
 from experiments.speed._contenders import Contender, contenders, load_contender, select, twin
 from experiments.speed._floors import floor, plain_flops
+from experiments.speed._groups import GPU_GROUPS, GROUPS, NAMED, PAPER, QUICK_GROUPS, QUICK_NAMED
 from experiments.speed._growth import growth, save_plots
 from experiments.speed._memory import peak_memory
-from experiments.speed._page import PAPER
 from experiments.speed._rows import SpeedRow, measure
 from experiments.speed._spectra import orthogonality
-from experiments.speed._timing import TimingSettings, alternate, inputs, training_run
+from experiments.speed._timing import TimingSettings, alternate, in_turns, inputs, training_run
+from experiments.speed._ways import Way, fastest, ways
 from experiments.speed.paper_bcop import PaperConv
 from taut.linalg.block import grow
 
@@ -54,12 +57,15 @@ def test_what_is_no_net_is_refused(text):
         parse_net(text)
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("name", ["4x6x3@6b2", "4x6x4s2@8b2", "6x4x2@6b2", "2x6x2s2@4b1", "6x4b2"])
 def test_every_contender_maps_the_same_shapes(name):
     case = parse_layer(name)
     x = inputs(case, QUICK)
     expected = contenders()["plain"].build(case)(x).shape
     for contender in contenders().values():
+        if contender.nets_only:
+            continue
         with contextlib.suppress(ImportError, ValueError):  # has no such layer
             assert contender.build(case)(x).shape == expected, contender.name
 
@@ -107,7 +113,7 @@ def test_spectrum_of_any_convolution_is_exact(stride, channels):
 
 def test_spectrum_of_a_net_is_that_of_its_worst_layer():
     case = parse_net("small-mnistb1")
-    net = twin(case.build(), contenders()["plain"])
+    net = twin(case.build(), contenders()["plain-circular"])
     shapes = [(1, 28, 28), (16, 14, 14), (32 * 7 * 7,), (100,)]
     layers = [layer for layer in net if any(True for _ in layer.parameters())]
     values = [taut.singular_values(*pair) for pair in zip(layers, shapes, strict=True)]
@@ -152,7 +158,7 @@ def test_rounds_alternate_and_ratios_are_of_a_round(monkeypatch):
     runs = {"a": lambda: "a", "b": lambda: "b"}
     times, failed = alternate(runs, torch.device("cpu"), repeats=4)
     assert not failed
-    assert order[2:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
+    assert order[-8:] == ["a", "b", "b", "a", "a", "b", "b", "a"]
     assert {len(x) for x in times.values()} == {4}
     assert _timing.median_ratio([4.0, 9.0, 1.0], [1.0, 3.0, 1.0]) == 3.0
 
@@ -161,6 +167,143 @@ def test_no_round_begins_after_the_time_but_three():
     runs = {"slow": lambda: time.sleep(0.01)}
     times, _ = alternate(runs, torch.device("cpu"), repeats=50, seconds=0.0)
     assert len(times["slow"]) == 3
+
+
+def test_who_has_used_its_time_rests(monkeypatch):
+    """Ratios are taken in the rounds that both took part in: the first ones."""
+    monkeypatch.setattr(_timing, "seconds_of", lambda run, *rest: run())
+    runs = {"fast": lambda: 0.1, "slow": lambda: 1.0}
+    took = {"fast": 0.1, "slow": 1.0}
+    times = in_turns(runs, took, torch.device("cpu"), repeats=10, each=0.85)
+    assert {name: len(taken) for name, taken in times.items()} == {"fast": 9, "slow": 3}
+    assert _timing.median_ratio([8.0, 9.0, 6.0], [1.0, 3.0, 1.0, 99.0, 99.0]) == 6.0
+
+
+def test_the_fastest_way_makes_the_row(monkeypatch):
+    monkeypatch.setattr(_timing, "seconds_of", lambda run, *rest: run())
+    seconds = {"zeros": 2.0, "circular": 1.9, "far slower": 9.0, "other": 1.0}
+    made = {name: (lambda x=x: lambda: x) for name, x in seconds.items()}
+    made["broken"] = lambda: 1 / 0
+    rows = {"plain": ["zeros", "circular", "far slower"], "taut": ["other"], "none": ["broken"]}
+    rows |= {"plain-circular": ["circular"]}
+    best, notes = fastest(made, rows, TimingSettings(repeats=4), seconds=100.0)
+    assert {row: (x.way, x.times) for row, x in best.items()} == {
+        "plain": ("circular", [1.9] * 4),
+        "taut": ("other", [1.0] * 4),
+        "plain-circular": ("circular", [1.9] * 4),
+    }
+    assert notes == {"none": "ZeroDivisionError: division by zero"}
+
+
+def test_plain_is_the_fastest_of_both_paddings_and_both_formats(monkeypatch):
+    """Whichever is made the fastest is what ratios are over, and the row says so."""
+    case = parse_net("stack-1x4@6b2")
+    known = contenders()
+    zeros, circular = (known[name].build(case)[0] for name in ("plain", "plain-circular"))
+    assert (zeros.padding_mode, circular.padding_mode) == ("zeros", "circular")
+    four = {"zeros, channels first": 4.0, "zeros, channels last": 5.0}
+    four |= {"circular, channels first": 3.0, "circular, channels last": 6.0}
+    seen = set()
+
+    def run(self, *rest):
+        seen.add((self.contender.name, self.way.setting))
+        seconds = four.get(self.way.setting, {"channels first": 9.0}.get(self.way.setting, 12.0))
+        return lambda: seconds
+
+    monkeypatch.setattr(_timing, "seconds_of", lambda run, *rest: run())
+    for part in ("training", "evaluation", "frozen_evaluation"):
+        monkeypatch.setattr(_rows.Candidate, part, run)
+    monkeypatch.setattr(_rows, "_remember", lambda *rest: None)
+    monkeypatch.setattr(_rows, "_look", lambda *rest: None)
+    rows = {row.contender: row for row in measure(case, select(["taut"]), QUICK)}
+    assert seen >= {("plain-circular" if "circ" in x else "plain", x) for x in four}
+    assert rows["plain"].train_setting == rows["plain"].eval_setting == "circular, channels first"
+    assert (rows["plain"].train, rows["plain"].train_ratio) == (3.0, 1.0)
+    assert rows["taut"].train_setting == "channels first"
+    assert rows["taut"].train_ratio == rows["taut"].eval_ratio == 3.0
+    assert rows["taut"].frozen_ratio == 3.0
+
+
+def test_formats_are_those_of_images_and_weights():
+    case = parse_net("stack-1x4@6b2")
+    plain, weights = contenders()["plain"], []
+    for way in ways(plain, case):
+        assert way.images(case, QUICK).is_contiguous(memory_format=way.memory_format)
+        weights.append(way.build(plain, case, QUICK)[0].weight)
+        assert weights[-1].is_contiguous(memory_format=way.memory_format)
+    assert torch.equal(*weights)
+    dense = ways(contenders()["taut"], parse_layer("6x4b2"))
+    assert dense == [Way("taut", "")]
+    assert [way.format for way in ways(contenders()["taut-compiled"], case)] == ["channels last"]
+
+
+def test_sizes_that_no_plain_layer_has_are_rows_in_words():
+    rows = {x.contender: x for x in measure(parse_layer("4x6x2s4@8b2"), select(["taut"]), QUICK)}
+    assert rows["plain"].note == "no symmetric padding fits kernel size 2 with stride 4"
+    assert (rows["plain"].train, rows["taut"].train_ratio) == (None, None)
+
+
+def test_relu_replaces_maxmin_alone():
+    case = parse_net("stack-2x4@6b2")
+    plain, relu = (contenders()[name].build(case) for name in ("plain", "plain-relu"))
+    assert [type(x) for x in relu] == [nn.Conv2d, nn.ReLU, nn.Conv2d]
+    assert [type(x) for x in plain] == [nn.Conv2d, taut.nn.MaxMin, nn.Conv2d]
+
+
+def test_who_takes_part_fits_the_case():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    dense, net = parse_layer("6x4b2"), parse_net("stack-1x4@6b2")
+    known = contenders()
+    assert not known["plain-circular"].takes(dense, cpu)
+    assert not known["plain-relu"].takes(dense, cpu)
+    assert not known["taut-captured"].takes(net, cpu)
+    assert known["taut-captured"].takes(net, cuda)
+    assert known["taut-compiled"].takes(net, cpu)
+    assert not [x.name for x in select([]) if x.mode]
+
+
+def test_batched_runs_the_same_net():
+    case = parse_net("stack-2x4@6b2")
+    net, x = contenders()["taut"].build(case), inputs(case, QUICK)
+    wrapped = _modes.Batched(net)
+    assert list(wrapped.parameters()) == list(net.parameters())
+    torch.testing.assert_close(wrapped(x), net(x))
+
+
+def test_waits_and_launches_are_counted(monkeypatch):
+    """Without a GPU: torch's warnings and events are made up; other ones do not count."""
+    kernel, call = (SimpleNamespace(device_type=f"DeviceType.{x}") for x in ("CUDA", "CPU"))
+    profiled = SimpleNamespace(events=lambda: [kernel, call, kernel, kernel])
+    modes = []
+
+    def run():
+        if modes[-1] == "warn":
+            for words in ("called a synchronizing CUDA operation", "something else") * 2:
+                warnings.warn(words, stacklevel=1)
+
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", modes.append)
+    monkeypatch.setattr(_launches, "profile", lambda **_: contextlib.nullcontext(profiled))
+    assert _launches.launches(run) == (3, 2)
+    assert modes == ["warn", "default"]
+
+
+def test_without_a_compiler_the_row_says_so(monkeypatch):
+    monkeypatch.setattr(_modes, "_compiler_works", lambda device: False)
+    rows = measure(parse_net("stack-1x4@4b2"), select(["plain-compiled"]), QUICK)
+    assert [row.note for row in rows] == [
+        "",
+        "RuntimeError: torch.compile needs a working compiler",
+    ]
+    assert rows[1].train is None
+
+
+def test_groups_are_made_of_cases():
+    for groups in (GROUPS, GPU_GROUPS, NAMED, QUICK_GROUPS, QUICK_NAMED):
+        for group in groups.values():
+            assert [parse_case(name) for name in group.cases]
+            missing = set(group.contenders) - set(contenders())
+            assert missing <= {"taut-optim"}
 
 
 def test_a_layer_run_yields_all_gradients():
@@ -288,8 +431,8 @@ def test_memory_counts_what_a_layer_keeps(tmp_path):
         "        return super().forward(x)\n"
     )
     case = parse_net("stack-1x8@8b2")
-    plain = peak_memory(case, "plain", QUICK)
-    hoard = peak_memory(case, "hoard", QUICK, [file])
+    plain = peak_memory(case, Way("plain", "channels first", "zeros"), QUICK)
+    hoard = peak_memory(case, Way("hoard", "channels first"), QUICK, [file])
     assert 0 < plain < 40e6
     # The next step makes its tensor before the last one goes.
     assert 90e6 < hoard - plain < 2.2 * 100e6
@@ -297,7 +440,7 @@ def test_memory_counts_what_a_layer_keeps(tmp_path):
 
 def test_memory_of_a_failed_process_says_why():
     with pytest.raises(RuntimeError, match=r"not measured.*KeyError"):
-        peak_memory(parse_net("stack-1x8@8b2"), "nobody", QUICK)
+        peak_memory(parse_net("stack-1x8@8b2"), Way("nobody", "channels first"), QUICK)
 
 
 def test_exponents_are_recovered(tmp_path):

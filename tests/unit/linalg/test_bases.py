@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from taut.linalg import factors, products
+from taut.linalg import factors
 from taut.linalg.bases import basis_product, orthonormal_basis
+from taut.linalg.precision import rounds_products
 from taut.linalg.products import product
 
 SHAPES = [(1, 1), (5, 5), (7, 3), (3, 8, 4), (2, 2, 6, 1)]
@@ -82,7 +83,7 @@ def test_large_bases_are_exact_for_every_condition(shape, condition):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (4, 1), (300, 200)])
+@pytest.mark.parametrize("shape", [(5, 5), (7, 3), (4, 1), (300, 200), (2100, 130), (520, 512)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-4)])
 def test_basis_product_is_the_product_with_the_basis(transposed, shape, dtype, tolerance):
     a = torch.randn(shape, dtype=torch.float64)
@@ -105,6 +106,66 @@ def test_basis_product_is_the_product_with_the_basis(transposed, shape, dtype, t
         assert (found - wanted).abs().max() < tolerance * wanted.abs().max()
 
 
+def with_spectrum(rows: int, values: Tensor) -> Tensor:
+    """A float32 matrix with these singular values on random directions."""
+    left, right = (
+        torch.linalg.qr(torch.randn(n, len(values), dtype=torch.float64)).Q
+        for n in (rows, len(values))
+    )
+    return (left * values.double() @ right.mT).float()
+
+
+SPECTRA = {
+    "one large": lambda n: torch.ones(n).index_fill(0, torch.tensor(0), 4.9),
+    "some large": lambda n: torch.where(torch.arange(n) < 10, 4.9, 1.0),
+    "half large": lambda n: torch.where(torch.arange(n) < n // 2, 2.9, 1.0),
+    "half far larger": lambda n: torch.where(torch.arange(n) < n // 2, 4.0, 1.0),
+    "one small": lambda n: torch.ones(n).index_fill(0, torch.tensor(0), 0.21),
+    "even": lambda n: torch.logspace(0, math.log10(4.9), n),
+    "steep": lambda n: torch.logspace(0, 1.5, n),
+    "one far larger": lambda n: torch.ones(n).index_fill(0, torch.tensor(0), 30.0),
+}
+
+
+@pytest.mark.parametrize("spectrum", SPECTRA)
+@pytest.mark.parametrize("shape", [(300, 200), (512, 512), (2100, 130)])
+@pytest.mark.parametrize("size", [1e-6, 1, 1e6])
+def test_products_with_a_basis_preserve_norms_for_every_condition(spectrum, shape, size):
+    a = with_spectrum(shape[0], SPECTRA[spectrum](shape[1])) * size
+    matrix = basis_product(torch.eye(shape[1]), a, transposed=True)
+    s = torch.linalg.svdvals(matrix.double())
+    assert s.max() < 1 + 3e-6
+    assert s.min() > 1 - 1e-5
+    q = orthonormal_basis(a.double())
+    assert (matrix.mT - q).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_several_gradients_at_once(transposed):
+    raw, x = torch.linalg.qr(torch.randn(1100, 40)).Q, torch.randn(30, 40 if transposed else 1100)
+    a = raw.requires_grad_()
+    y = basis_product(x, a, transposed=transposed)
+    grads = torch.randn(2, *y.shape)
+    found = torch.autograd.grad(y, a, grads, is_grads_batched=True, retain_graph=True)[0]
+    for one, grad in zip(found, grads, strict=True):
+        expected = torch.autograd.grad(y, a, grad, retain_graph=True)[0]
+        assert (one - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("wanted", [(True, False), (False, True)])
+def test_only_the_gradients_that_are_needed_are_computed(transposed, wanted):
+    a = torch.linalg.qr(torch.randn(300, 200)).Q.requires_grad_(wanted[1])
+    x = torch.randn(40, 200 if transposed else 300).requires_grad_(wanted[0])
+    found = torch.autograd.grad(basis_product(x, a, transposed=transposed).pow(3).sum(), [
+        t for t in (x, a) if t.requires_grad
+    ])  # fmt: skip
+    both = [t.detach().double().requires_grad_() for t in (x, a)]
+    expected = torch.autograd.grad(basis_product(*both, transposed=transposed).pow(3).sum(), both)
+    wanted_grad = expected[0] if wanted[0] else expected[1]
+    assert (found[0] - wanted_grad).abs().max() < 1e-4 * wanted_grad.abs().max()
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_basis_product_is_twice_differentiable_in_its_vectors(transposed):
     a = torch.randn(5, 3, dtype=torch.float64)
@@ -118,13 +179,20 @@ def test_basis_product_is_twice_differentiable_in_its_vectors(transposed):
     assert jacobian.shape == (2, 5 if transposed else 3, x.shape[1])
 
 
-def test_second_derivatives_by_raw_tensors_are_refused_not_wrong():
-    a = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+def test_second_derivatives_by_raw_tensors_are_those_of_torch():
+    a = torch.randn(5, 3, dtype=torch.float64)
     x = torch.randn(2, 5, dtype=torch.float64)
-    for y in (basis_product(x, a), orthonormal_basis(a)):
-        (grad,) = torch.autograd.grad(y.pow(2).mul(torch.arange(3)).sum(), a, create_graph=True)
-        with pytest.raises(NotImplementedError, match="cannot be differentiated again"):
-            grad.sum().backward()
+
+    def plain(a):
+        q, r = torch.linalg.qr(a)
+        return x @ (q * r.diagonal().sign())
+
+    hessians = [
+        torch.autograd.functional.hessian(lambda a, f=f: f(a).pow(3).sum(), a)
+        for f in (plain, lambda a: basis_product(x, a), lambda a: x @ orthonormal_basis(a))
+    ]
+    for found in hessians[1:]:
+        assert torch.allclose(found, hessians[0], atol=1e-9)
 
 
 def test_mixed_second_derivatives_are_whole():
@@ -276,15 +344,15 @@ def test_default_dtype_does_not_matter():
 def test_precision_of_gpus_is_read_whichever_way_it_was_set():
     matmul = torch.backends.cuda.matmul
     if not hasattr(matmul, "fp32_precision"):
-        assert not products.tf32_is_allowed()
+        assert not rounds_products(torch.device("cuda"))
         return
     before = matmul.fp32_precision
     try:
         for name, rounds in (("tf32", True), ("ieee", False)):
             matmul.fp32_precision = name
-            assert products.tf32_is_allowed() == rounds
+            assert rounds_products(torch.device("cuda")) == rounds
         for name, rounds in (("high", True), ("highest", False)):
             torch.set_float32_matmul_precision(name)
-            assert products.tf32_is_allowed() == rounds
+            assert rounds_products(torch.device("cuda")) == rounds
     finally:
         matmul.fp32_precision = before

@@ -70,7 +70,7 @@ def test_a_weight_used_twice_is_scaled_once_a_round():
 
 def test_parametrized_layers_are_not_shrunk():
     model = nn.Sequential(taut.nn.Conv2d(3, 8, 3))
-    with pytest.raises(ValueError, match=r"`0_1` \(Conv2d\) computes its weight; call taut.freeze"):
+    with pytest.raises(ValueError, match=r"`0` \(Conv2d\) computes its weight; call taut.freeze"):
         shrink_(model, (3, 6, 6))
 
 

@@ -249,7 +249,7 @@ def test_eco_freezes_to_a_plain_dilated_convolution(options):
     layer, shape = taut.nn.Conv2d(4, 6, **options, dtype=torch.float64), (4, 12, 6)
     frozen = taut.freeze(layer, shape)
     plain = frozen if isinstance(frozen, nn.Conv2d) else frozen[-1]
-    assert type(plain) is nn.Conv2d
+    assert isinstance(plain, nn.Conv2d)
     assert plain.kernel_size == (options["kernel_size"],) * 2
     x = torch.rand(2, *shape, dtype=torch.float64)
     assert torch.allclose(frozen(x), layer(x), atol=1e-12)

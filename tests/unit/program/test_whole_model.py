@@ -10,7 +10,8 @@ from torch.optim import Adam
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import taut
-from taut.parametrizations import _model, methods
+from taut.linalg import packing
+from taut.parametrizations import methods
 
 
 def net(dtype: torch.dtype = torch.float64) -> nn.Sequential:
@@ -48,8 +49,8 @@ def test_batched_makes_one_call_per_shape_however_often_the_model_is_called(monk
         calls.append(raw.shape)
         return basis(raw)
 
-    basis = _model.orthonormal_basis
-    monkeypatch.setattr(_model, "orthonormal_basis", counted)
+    basis = packing.orthonormal_basis
+    monkeypatch.setattr(packing, "orthonormal_basis", counted)
     monkeypatch.setattr("taut.parametrizations._cache.orthonormal_basis", counted)
     with taut.batched(model):
         assert sorted(calls) == [(2, 16, 16), (3, 4, 4), (12, 4, 2)]

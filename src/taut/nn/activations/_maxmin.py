@@ -5,7 +5,8 @@ from typing import Any, final
 import torch
 from torch import Tensor, fx, nn
 
-from taut._torch_private import has_batched_gradients, inside_transform
+from taut._torch_private import is_watched
+from taut.linalg.derivatives import applied, keep
 from taut.program import AbstractOp, Site, op
 
 # The integer type for each size of a number in bytes.
@@ -69,10 +70,8 @@ def _eager(x: Tensor) -> Tensor:
     if isinstance(x, fx.Proxy):
         return _maxmin(x)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _MaxMin.apply(x)[0]  # pyright: ignore[reportOptionalSubscript]
-    half = x.shape[1] // 2
-    a, b = x[:, :half], x[:, half : 2 * half]
-    return _joined(torch.maximum(a, b), torch.minimum(a, b), x)
+        return applied(_MaxMin, x)[0]
+    return _sorted(x)
 
 
 def _maxmin(x: Tensor) -> Tensor:
@@ -82,50 +81,83 @@ def _maxmin(x: Tensor) -> Tensor:
     return torch.cat((torch.maximum(a, b), torch.minimum(a, b), x[:, 2 * half :]), 1)
 
 
+def _sorted(x: Tensor) -> Tensor:
+    if is_watched(x):
+        half = x.shape[1] // 2
+        a, b = x[:, :half], x[:, half : 2 * half]
+        return _joined(torch.maximum(a, b), torch.minimum(a, b), x)
+    y = torch.empty_like(x)
+    maxmin_into(y, x)
+    return y
+
+
+def maxmin_into(y: Tensor, x: Tensor) -> None:
+    """Write MaxMin of `x`, with its channels along axis 1, to `y`."""
+    half = x.shape[1] // 2
+    a, b = x[:, :half], x[:, half : 2 * half]
+    torch.maximum(a, b, out=y[:, :half])
+    torch.minimum(a, b, out=y[:, half : 2 * half])
+    if x.shape[1] % 2:
+        y[:, -1:].copy_(x[:, -1:])
+
+
 class _MaxMin(torch.autograd.Function):
     """MaxMin with a gradient that is one swap; the mask is an output so that it can be saved."""
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
         half = x.shape[1] // 2
-        a, b = x[:, :half], x[:, half : 2 * half]
-        return _joined(torch.maximum(a, b), torch.minimum(a, b), x), a >= b
+        return _sorted(x), x[:, :half] < x[:, half : 2 * half]
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
+        keep(ctx, output[1])
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (kept,) = ctx.saved_tensors
-        return _swapped(grad, kept)
+        (swapped,) = ctx.saved_tensors
+        return _swapped(grad, swapped)
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor) -> tuple[Tensor, None]:
+        return _swapped(tangent, *ctx.saved_tensors), None
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
         x = args[0].movedim(in_dims[0], 0)
-        outputs = _MaxMin.apply(x.flatten(0, 1))
+        outputs = applied(_MaxMin, x.flatten(0, 1))
         return tuple(y.unflatten(0, x.shape[:2]) for y in outputs), (0, 0)  # pyright: ignore[reportOptionalIterable]
 
 
-def _swapped(x: Tensor, kept: Tensor) -> Tensor:
-    """Swap pairs of channels that are not `kept`."""
-    half = kept.shape[1]
+def _swapped(x: Tensor, swapped: Tensor) -> Tensor:
+    """Swap the pairs of channels that are `swapped`."""
+    half = swapped.shape[1]
     if _plain(x):  # flip the bits that differ: exact, and faster than `where` on a CPU
-        bits = x.view(_INTEGERS[x.element_size()])
-        a, b = bits[:, :half], bits[:, half : 2 * half]
-        differing = (a ^ b) * ~kept
-        return _joined(a ^ differing, b ^ differing, bits).view(x.dtype)
+        return _with_flipped_bits(x, swapped)
     a, b = x[:, :half], x[:, half : 2 * half]
-    return _joined(torch.where(kept, a, b), torch.where(kept, b, a), x)
+    return _joined(torch.where(swapped, b, a), torch.where(swapped, a, b), x)
+
+
+def _with_flipped_bits(x: Tensor, swapped: Tensor) -> Tensor:
+    half, y = swapped.shape[1], torch.empty_like(x)
+    numbers = _INTEGERS[x.element_size()]
+    bits, flipped = x.view(numbers), y.view(numbers)
+    a, b = bits[:, :half], bits[:, half : 2 * half]
+    first, second = flipped[:, :half], flipped[:, half : 2 * half]
+    torch.bitwise_xor(a, b, out=second).mul_(swapped)  # the bits to be flipped
+    torch.bitwise_xor(a, second, out=first)
+    second.bitwise_xor_(b)
+    if x.shape[1] % 2:
+        y[:, -1:].copy_(x[:, -1:])
+    return y
 
 
 def _plain(x: Tensor) -> bool:
     """Whether x is plain numbers on a CPU: not recorded, traced, or batched."""
-    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+    if is_watched(x) or torch.is_grad_enabled():
         return False
-    batched = has_batched_gradients(x) or inside_transform()
-    return x.is_cpu and not x.is_neg() and not batched
+    return x.is_cpu and not x.is_neg()
 
 
 def _joined(first: Tensor, second: Tensor, x: Tensor) -> Tensor:

@@ -95,7 +95,9 @@ class Neg(AbstractActivation):
         if not site.shape:
             return None
         size = () if last else site.shape[1:]
-        return ComputedKernel.channelwise(-torch.ones(site.shape[-1 if last else 0]), size)
+        return ComputedKernel.channelwise(
+            -torch.ones(site.shape[-1 if last else 0], device="cpu"), size
+        )
 
 
 @op("leaky_relu")

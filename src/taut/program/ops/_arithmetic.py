@@ -47,7 +47,7 @@ class Add(AbstractOp):
         """The factor of one value that a constant is added to."""
         if site.shapes != (site.shape,):
             return None
-        return _by_channel(torch.tensor(site.args["factors"][0]), site, last=last)
+        return _by_channel(torch.tensor(site.args["factors"][0], device="cpu"), site, last=last)
 
     def rounding(self, site: Site) -> Rounding:
         """A number is rounded first; then the product, then the sum."""
@@ -178,7 +178,7 @@ class Scale(AbstractScale):
     def gains(self, site: Site) -> tuple[float, ...]:
         """The largest entry."""
         constant = site.tensors.get("factor", site.args.get("factor"))
-        values = torch.as_tensor(constant, dtype=torch.float64).abs()
+        values = torch.as_tensor(constant, dtype=torch.float64, device="cpu").abs()
         largest = values.max().item() if values.numel() else 0.0
         return (up_product(largest, spread(site.shapes[0], site.shape)),)
 
@@ -221,7 +221,7 @@ class Divide(AbstractScale):
 
 def _smallest(site: Site) -> float:
     divisor = site.tensors.get("divisor", site.args.get("divisor"))
-    return torch.as_tensor(divisor, dtype=torch.float64).abs().min().item()
+    return torch.as_tensor(divisor, dtype=torch.float64, device="cpu").abs().min().item()
 
 
 # What calls of torch are.
@@ -326,7 +326,7 @@ def div(c: Call, input: Any, other: Any = None, *, rounding_mode: str | None = N
     if c.function in ("__rdiv__", "__rtruediv__", "reciprocal") or not c.is_signal(input):
         raise UnprovenError("it may only divide the signal by constants")
     divisor = c.constant(other) if isinstance(other, Tensor) else _number(other, what="its divisor")
-    smallest = torch.as_tensor(divisor).abs().min().item()
+    smallest = torch.as_tensor(divisor, device="cpu").abs().min().item()
     if not smallest > 0:
         raise UnprovenError("it divides by 0 or NaN")
     args, tensors = _held(c, other, "divisor")

@@ -60,10 +60,13 @@ class L2Pool(AbstractOp):
         """The largest weight of a square, and the entries of the largest window."""
         args, factor = site.args, self._factor(site)
         if args["pool"] == "average":
-            lines = [torch.tensor([len(window) for window in line]) for line in _lines(site)]
+            lines = [
+                torch.tensor([len(window) for window in line], device="cpu")
+                for line in _lines(site)
+            ]
             counts = functools.reduce(lambda a, b: a[..., None] * b, lines)
             wide = torch.as_tensor(factor, dtype=torch.float64, device="cpu")
-            largest = (wide / counts).max().nextafter(torch.tensor(math.inf)).item()
+            largest = (wide / counts).max().nextafter(torch.tensor(math.inf, device="cpu")).item()
             return Fraction(largest), int(counts.max())
         largest = factor.max().item() if isinstance(factor, Tensor) else factor
         if args["pool"] == "sum":
@@ -78,7 +81,7 @@ class L2Pool(AbstractOp):
         the constant is so large that its share covers it, as :math:`\sqrt\eta \le 2^{-63}`.
         """
         (gain,), (_, count), outputs = self.gains(site), self._weight(site), math.prod(site.shape)
-        most = float(torch.as_tensor(self._factor(site)).max())
+        most = float(torch.as_tensor(self._factor(site), device="cpu").max())
         lost = up_product(up_root(float(outputs * (count + 1))), up_root(most + 1), 2.0**-38)
         held = up_product(up_root(float(outputs)), up_root(site.args["constant"]))
         constant = up_product(lost + held, 1 + 2.0**-40)

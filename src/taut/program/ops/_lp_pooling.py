@@ -33,7 +33,7 @@ class NormPool(AbstractOp):
         args, shares = site.args, 1
         axes = zip(site.shapes[0][1:], args["kernel_size"], args["stride"], strict=True)
         for n, k, s in axes:
-            windows = torch.arange(n).unfold(0, k, s)
+            windows = torch.arange(n, device="cpu").unfold(0, k, s)
             shares *= int(windows.flatten().bincount().max())
         if shares == 1:
             return (NormBound(1.0, "norms of windows that do not overlap"),)

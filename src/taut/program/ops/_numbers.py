@@ -47,7 +47,9 @@ def as_tensor(value: Any) -> Tensor:
     """A number or a list of whole numbers as a tensor of its own kind."""
     if isinstance(value, Tensor):
         return value
-    return torch.tensor(value, dtype=torch.float32 if isinstance(value, float) else None)
+    return torch.tensor(
+        value, dtype=torch.float32 if isinstance(value, float) else None, device="cpu"
+    )
 
 
 def axis_of(axis: int, dims: int) -> int:
@@ -141,7 +143,7 @@ def _cast(x: Any, *, to: int, saturate: int = 1) -> Any:
     if isinstance(x, Tensor):
         return x.to(kind)
     if kind.is_floating_point:
-        return torch.tensor(x, dtype=kind)
+        return torch.tensor(x, dtype=kind, device="cpu")
     convert = bool if kind == torch.bool else lambda n: n if isinstance(n, BatchSize) else int(n)
     return elementwise(convert)(x)
 
@@ -157,7 +159,7 @@ def _constant_of_shape(shape: Any, *, value: Any = None) -> Tensor:
     number = 0.0 if value is None else value
     if isinstance(number, Tensor | list):
         (number,) = as_tensor(number).flatten().tolist()
-    return torch.full(checked_sizes(integers(shape)), number)
+    return torch.full(checked_sizes(integers(shape)), number, device="cpu")
 
 
 def checked_sizes(sizes: Sequence[Any]) -> list[Any]:

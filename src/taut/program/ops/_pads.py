@@ -77,7 +77,7 @@ class Upsample(AbstractSelection):
         return (copied_norm(most),)
 
     def _most(self, site: Site, size: Shape, axis: int) -> int:
-        places = torch.arange(size[axis]).reshape(-1, *[1] * (len(size) - axis - 1))
+        places = torch.arange(size[axis], device="cpu").reshape(-1, *[1] * (len(size) - axis - 1))
         places = places.expand(1, 1, *size)
         lines = []
         for dtype in (torch.float32, torch.float64):
@@ -199,7 +199,7 @@ def _resize(x: Tensor, roi: Any = None, scales: Any = None, sizes: Any = None, *
 
 def _listed(scales: Any) -> list[float] | None:
     """Factors as numbers; none where the list is empty."""
-    values = [] if scales is None else torch.as_tensor(scales).flatten().tolist()
+    values = [] if scales is None else torch.as_tensor(scales, device="cpu").flatten().tolist()
     return values or None
 
 
@@ -235,7 +235,7 @@ def _nearest(x: Tensor, options: dict[str, Any], places: str, rounding: str) -> 
                for axis, n in enumerate(x.shape[2:])):  # fmt: skip
             return F.interpolate(x, **options, mode=mode)
     for axis, line in enumerate(chosen, start=2):
-        x = x.index_select(axis, torch.tensor(line))
+        x = x.index_select(axis, torch.tensor(line, device="cpu"))
     return x
 
 
@@ -244,7 +244,7 @@ def _torch_places(n: int, options: dict[str, Any], axis: int, mode: str) -> list
     own: dict[str, Any] = {}
     for key, value in options.items():
         own[key] = None if value is None else value[axis]
-    line = torch.arange(n, dtype=torch.float32)[None, None]
+    line = torch.arange(n, dtype=torch.float32, device="cpu")[None, None]
     return F.interpolate(line, **own, mode=mode).flatten().long().tolist()
 
 

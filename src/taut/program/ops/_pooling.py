@@ -50,7 +50,9 @@ class AveragePool(AbstractOp):
         """
         args, channels = site.args, site.shapes[0][0]
         entry = math.copysign(up(Fraction(1, abs(args["divisor"]))), args["divisor"])
-        kernel = torch.full((channels, 1, *args["kernel_size"]), entry, dtype=torch.float64)
+        kernel = torch.full(
+            (channels, 1, *args["kernel_size"]), entry, dtype=torch.float64, device="cpu"
+        )
         pads = tuple(args["padding"])
         padding = Padding("zeros", pads, pads)
         return ConvOperator(
@@ -160,7 +162,9 @@ class AdaptiveMaxPool(AbstractOp):
         """As of other maxima; windows of an axis overlap as those of its averages do."""
         shares = 1
         for n, outputs in zip(site.shapes[0][1:], site.shape[1:], strict=True):
-            windows = F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64), outputs) > 0
+            windows = (
+                F.adaptive_avg_pool1d(torch.eye(n, dtype=torch.float64, device="cpu"), outputs) > 0
+            )
             shares *= int(windows.sum(1).max())
         return (
             NormBound(up_root(float(shares)), f"maxima; up to {shares} windows share an entry"),

@@ -28,7 +28,9 @@ def copies(function: Callable[[Tensor], Tensor], shape: Shape) -> int:
     Its norm is the root. Values below the first number are constants that were put in.
     """
     first, entries = 1 << 40, math.prod(shape)
-    numbers = torch.arange(first, first + entries, dtype=torch.float64).reshape(1, *shape)
+    numbers = torch.arange(first, first + entries, dtype=torch.float64, device="cpu").reshape(
+        1, *shape
+    )
     result = function(numbers).flatten()
     places = result[result >= first].long() - first
     return int(places.bincount().max()) if len(places) else 0
@@ -54,10 +56,10 @@ class AbstractSelection(AbstractOp):
         axis, shape = len(site.shape) - 1 if last else 0, site.shapes[0]
         if self.kind not in ("slice", "take") or site.args["axis"] != axis:
             return None
-        numbers = torch.arange(shape[axis]).reshape([-1 if i == axis + 1 else 1
+        numbers = torch.arange(shape[axis], device="cpu").reshape([-1 if i == axis + 1 else 1
                                                      for i in range(len(shape) + 1)])  # fmt: skip
         places = self.run(site, numbers).flatten()
-        matrix = torch.eye(shape[axis], dtype=torch.float64)[places]
+        matrix = torch.eye(shape[axis], dtype=torch.float64, device="cpu")[places]
         return ComputedKernel.matrix(matrix, () if last else shape[1:])
 
 

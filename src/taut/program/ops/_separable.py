@@ -64,7 +64,10 @@ class Average(AbstractSeparable):
 
     def _axis_matrix(self, site: Site, axis: int) -> Tensor:
         """(outputs, inputs) of one axis in float64, entries rounded."""
-        args, units = site.args, torch.eye(site.shapes[0][axis + 1], dtype=torch.float64)
+        args, units = (
+            site.args,
+            torch.eye(site.shapes[0][axis + 1], dtype=torch.float64, device="cpu"),
+        )
         if args["adaptive"]:
             return F.adaptive_avg_pool1d(units, site.shape[axis + 1]).T
         kernel, stride, padding = (args[k][axis] for k in ("kernel_size", "stride", "padding"))
@@ -149,7 +152,7 @@ class Interpolate(AbstractSeparable):
 
     def _axis_matrix(self, site: Site, axis: int, dtype: torch.dtype) -> Tensor:
         """(outputs, inputs); cubic interpolation needs two axes, the other of which stays."""
-        units = torch.eye(site.shapes[0][axis + 1], dtype=dtype)
+        units = torch.eye(site.shapes[0][axis + 1], dtype=dtype, device="cpu")
         mode, corners = _LINE_MODES[site.args["mode"]], site.args["align_corners"]
         (size, factor) = (None, None)
         if site.args["scale_factor"] is not None:

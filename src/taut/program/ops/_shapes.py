@@ -125,7 +125,11 @@ class PixelUnshuffle(AbstractPermutation):
         """Blocks, then channels in torch's order."""
         factor, channels = site.args["factor"], site.shapes[0][0]
         blocks = e.node("SpaceToDepth", x, "blocks", blocksize=factor)
-        order = torch.arange(channels * factor**2).reshape(factor**2, channels).T.flatten()
+        order = (
+            torch.arange(channels * factor**2, device="cpu")
+            .reshape(factor**2, channels)
+            .T.flatten()
+        )
         e.node("Gather", [blocks, e.integers("order", order.tolist())], axis=1)
 
     def source(self, site: Site, *x: str) -> str:
@@ -384,13 +388,13 @@ def _unsqueezed(x: Any, axes: Any) -> Any:
 @reads("SpaceToDepth")
 def _space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
     """Torch puts the blocks of a channel side by side, ONNX the channels of a block."""
-    order = torch.arange(x.shape[1] * blocksize**2).reshape(x.shape[1], -1).T.flatten()
+    order = torch.arange(x.shape[1] * blocksize**2, device="cpu").view(x.shape[1], -1).T.flatten()
     return F.pixel_unshuffle(x, blocksize).index_select(1, order)
 
 
 @reads("DepthToSpace")
 def _depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     if mode == "DCR":
-        order = torch.arange(x.shape[1]).reshape(blocksize**2, -1).T.flatten()
+        order = torch.arange(x.shape[1], device="cpu").reshape(blocksize**2, -1).T.flatten()
         x = x.index_select(1, order)
     return F.pixel_shuffle(x, blocksize)

@@ -129,7 +129,7 @@ def _linear_spline(found: _Found, shape: Shape) -> Known:
     if not exact or slopes.shape != (shape[0], 2 * half, *places) or not 0 < half < 1024:
         return None
     slopes = slopes.flatten(1)
-    outwards = torch.arange(half, dtype=slopes.dtype) * step
+    outwards = torch.arange(half, dtype=slopes.dtype, device="cpu") * step
     none, whole = torch.zeros_like(outwards), torch.full_like(outwards, step)
     expected = {
         "anchor": torch.cat((-outwards.flip(0), outwards)),

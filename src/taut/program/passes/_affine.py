@@ -117,7 +117,7 @@ def _scaled(
     if factor == 1.0 and known[name]:
         return known[name]
     channels = shape[-1] if last else shape[0]
-    factors = torch.full((channels,), float(factor), dtype=torch.float64)
+    factors = torch.full((channels,), float(factor), dtype=torch.float64, device="cpu")
     step = Term(ComputedKernel.channelwise(factors, () if last else shape[1:]), last, (node,), node)
     return (_after(step, known[name]) if known[name] else {}) or {name: step}
 

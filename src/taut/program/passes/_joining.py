@@ -28,7 +28,7 @@ def join_parts(program: Program) -> Program:
             axis, key = node.args["axis"], f"{node.name}.index"
             if places == list(range(shapes[base][axis])):
                 names[node.name] = names.get(base, base)
-            tensors[key] = torch.tensor(places)
+            tensors[key] = torch.tensor(places, device="cpu")
             inputs, args = (names.get(base, base),), {"axis": axis}
             node = replace(node, op="take", inputs=inputs, args=args, tensors={"index": key})
         nodes.append(node)

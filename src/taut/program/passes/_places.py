@@ -31,7 +31,7 @@ def merge_places(program: Program) -> Program:
             tensors[key] = places
             node = replace(node, inputs=before.inputs, tensors={"index": key})
             size = program.shapes[before.inputs[0]][node.args["axis"]]
-            if torch.equal(places.cpu(), torch.arange(size)):
+            if torch.equal(places.cpu(), torch.arange(size, device="cpu")):
                 names[node.name] = before.inputs[0]
         made[node.name] = node
         nodes.append(node)

@@ -81,8 +81,8 @@ def _transposed(k: int, n: int, before: int, after: int, args: dict[str, int]) -
     Tap t adds position j of the padded input to output s j + d t - p; others are cut off.
     """
     index = padded_index(n, before, after, "circular")
-    rows = args["stride"] * torch.arange(len(index)) - args["padding"]
-    rows = rows + args["dilation"] * torch.arange(k)[:, None]  # (taps, padded inputs)
+    rows = args["stride"] * torch.arange(len(index), device="cpu") - args["padding"]
+    rows = rows + args["dilation"] * torch.arange(k, device="cpu")[:, None]  # (taps, padded inputs)
     return _entries(rows, index, n * args["stride"], n)
 
 
@@ -93,8 +93,10 @@ def _padding(k: int, args: dict[str, int]) -> int:
 
 def _adjoint(k: int, n: int, args: dict[str, int], left: int) -> Tensor:
     """(taps, entries): the same of the circular convolution: tap t of j reads s j + d t - left."""
-    size, outputs = n * args["stride"], torch.arange(n)
-    rows = args["stride"] * outputs - left + args["dilation"] * torch.arange(k)[:, None]
+    size, outputs = n * args["stride"], torch.arange(n, device="cpu")
+    rows = (
+        args["stride"] * outputs - left + args["dilation"] * torch.arange(k, device="cpu")[:, None]
+    )
     return _entries(rows % size, outputs, size, n)
 
 

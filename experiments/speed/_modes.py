@@ -1,0 +1,57 @@
+"""Runs of a module by torch.compile, as a CUDA graph replays them, and inside `taut.batched`."""
+
+import functools
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from experiments.speed._timing import Work
+from taut.parametrizations import batched
+
+_WARM_UP = 3
+
+
+@final
+class Batched(nn.Module):
+    """A net whose bases of one shape come from one call."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        with batched(self.net):
+            return self.net(x)
+
+
+def compiled(module: nn.Module) -> nn.Module:
+    """The module by torch.compile in its default mode; it is compiled when first called."""
+    if not _compiler_works(next(module.parameters()).device):
+        raise RuntimeError("torch.compile needs a working compiler")
+    compiled = torch.compile(module)
+    assert isinstance(compiled, nn.Module)
+    return compiled
+
+
+def captured(run: Work) -> Work:
+    """The replay of a CUDA graph of a run."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(_WARM_UP):
+            run()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+@functools.cache
+def _compiler_works(device: torch.device) -> bool:
+    try:
+        torch.compile(lambda x: 2 * x + 1)(torch.ones(3, device=device))
+    except Exception:  # of many kinds, by torch's version and what is missing
+        return False
+    return True

@@ -1,0 +1,135 @@
+"""Torch's settings that round float32 products more: whichever is used, all is right."""
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+import taut
+from taut.linalg import precision, products
+from taut.linalg.bases import orthonormal_basis
+from taut.program import UnprovenError
+
+CPU = torch.device("cpu")
+backends = torch.backends
+
+
+def _settings() -> dict[str, Callable[[], None]]:
+    found: dict[str, Callable[[], None]] = {
+        "set high": lambda: torch.set_float32_matmul_precision("high"),
+        "set medium": lambda: torch.set_float32_matmul_precision("medium"),
+        "allow tf32": lambda: setattr(backends.cuda.matmul, "allow_tf32", True),
+        "cudnn allow tf32": lambda: setattr(backends.cudnn, "allow_tf32", True),
+        "cudnn no tf32": lambda: setattr(backends.cudnn, "allow_tf32", False),
+    }
+    owners = {
+        "all": backends,
+        "cuda.matmul": backends.cuda.matmul,
+        "cudnn": backends.cudnn,
+        "cudnn.conv": getattr(backends.cudnn, "conv", None),
+        "mkldnn": backends.mkldnn,
+        "mkldnn.matmul": getattr(backends.mkldnn, "matmul", None),
+        "mkldnn.conv": getattr(backends.mkldnn, "conv", None),
+    }
+    for name, owner in owners.items():
+        for value in ("tf32", "bf16", "ieee"):
+            on_gpu = name.startswith(("cuda", "cudnn")) and value == "bf16"
+            if hasattr(owner, "fp32_precision") and not on_gpu:
+                found[f"{name} {value}"] = lambda o=owner, v=value: setattr(o, "fp32_precision", v)
+    return found
+
+
+SETTINGS = _settings()
+# Those that round products or convolutions of a CPU.
+ROUNDING = {"set high", "set medium"} | {
+    f"{name} {value}"
+    for name in ("all", "mkldnn", "mkldnn.matmul", "mkldnn.conv")
+    for value in ("tf32", "bf16")
+}
+
+
+@pytest.fixture(name="setting", params=list(SETTINGS))
+def _setting(request):
+    """Each setting, and all as they were afterwards."""
+    SETTINGS[request.param]()
+    yield request.param
+    _reset()
+
+
+def _reset() -> None:
+    torch.set_float32_matmul_precision("highest")
+    backends.cudnn.allow_tf32 = True
+    for owner in (backends, backends.cuda.matmul, backends.cudnn, backends.mkldnn):
+        parts = [getattr(owner, n, None) for n in ("conv", "rnn", "matmul")]
+        for part in (owner, *parts):
+            if hasattr(part, "fp32_precision"):
+                part.fp32_precision = "none"  # after the old ones, which set the new
+
+
+def state() -> list[str]:
+    """All that can be read of the settings."""
+    questions = [
+        torch.get_float32_matmul_precision,
+        lambda: backends.cuda.matmul.allow_tf32,
+        lambda: backends.cudnn.allow_tf32,
+    ]
+    for owner in (backends, backends.cuda.matmul, backends.cudnn, backends.mkldnn):
+        for part in (owner, getattr(owner, "matmul", None), getattr(owner, "conv", None)):
+            questions.append(lambda p=part: getattr(p, "fp32_precision", None))
+    answers = []
+    for question in questions:
+        answers.append("refused")
+        with contextlib.suppress(RuntimeError):
+            answers[-1] = str(question())
+    return answers
+
+
+def test_forward_and_certificates(setting):
+    before = state()
+    model = nn.Sequential(taut.nn.Conv2d(2, 4, 3), taut.nn.MaxMin(), nn.Flatten())
+    model.append(taut.nn.Linear(64, 3))
+    images, labels = torch.rand(2, 2, 4, 4), torch.tensor([0, 1])
+    model(images).sum().backward()
+    for arithmetic in ("float64", "real"):
+        taut.certify(model, images, labels, arithmetic=arithmetic)
+    if setting in ROUNDING:
+        with pytest.raises(UnprovenError, match=r"needs products and convolutions in float32; "):
+            taut.certify(model, images, labels, arithmetic="float32")
+    else:
+        taut.certify(model, images, labels, arithmetic="float32")
+    assert state() == before
+
+
+def test_own_products_are_exact(setting):
+    before = state()
+    a, b = torch.randn(384, 384), torch.randn(384, 384)
+    exact = a.double() @ b.double()
+    for times in (products.product, products.matmul):
+        assert (times(a, b).double() - exact).abs().max() < 1e-4
+    q = orthonormal_basis(a)
+    values = torch.linalg.svdvals(q.double())
+    assert abs(values - 1).max() < 3e-6
+    assert state() == before
+
+
+def test_settings_are_switched_off_until_the_last_has_left(setting):
+    rounds, before = precision.rounds_products(CPU), state()
+    assert rounds == (setting in ROUNDING and "conv" not in setting)
+    with precision.exact_products(CPU):
+        with precision.exact_products(CPU):
+            assert not precision.rounds_products(CPU)
+        assert not precision.rounds_products(CPU)
+    assert precision.rounds_products(CPU) == rounds
+    assert state() == before
+    if setting == "all tf32":  # what was inherited goes on being so
+        backends.fp32_precision = "ieee"
+        assert not precision.rounds_products(CPU)
+
+
+def test_settings_come_back_after_an_error(setting):
+    before = state()
+    with pytest.raises(KeyError), precision.exact_products(CPU):
+        raise KeyError
+    assert state() == before
