@@ -90,7 +90,7 @@ def kept_basis(raw: Tensor) -> Tensor | None:
     if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
         return None
     raw_state, basis_state, basis = _local.bases.get(raw, (None, None, None))
-    if basis is None or raw_state != _state(raw) or basis_state != _state(basis):
+    if basis is None or raw_state != _raw_state(raw) or basis_state != _state(basis):
         return None
     lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
     return None if lacks_gradient else basis
@@ -104,7 +104,7 @@ def kept_weight(parametrization: AbstractParametrization) -> Tensor | None:
     if weight is None or weight_state != _state(weight):
         return None
     raws = list(parametrization.parameters())
-    if raw_state != [_state(raw) for raw in raws]:
+    if any(map(is_functorch_wrapped_tensor, raws)) or raw_state != list(map(_raw_state, raws)):
         return None
     watched = torch.is_grad_enabled() and any(raw.requires_grad for raw in raws)
     return None if watched and not weight.requires_grad else weight
@@ -117,7 +117,7 @@ def keeping_weights(pairs: list[tuple[AbstractParametrization, Tensor]]) -> Iter
     for owner, weight in pairs:
         raws = list(owner.parameters())
         if not any(tensor.is_inference() for tensor in (weight, *raws)):
-            kept[owner] = ([_state(raw) for raw in raws], _state(weight), weight)
+            kept[owner] = (list(map(_raw_state, raws)), _state(weight), weight)
     _local.layers = {**(outer or {}), **kept}
     try:
         yield
@@ -130,7 +130,7 @@ def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Inside this context :func:`read_basis` answers with these bases of these raw tensors."""
     outer = getattr(_local, "bases", None)
     kept = {
-        raw: (_state(raw), _state(basis), basis)
+        raw: (_raw_state(raw), _state(basis), basis)
         for raw, basis in pairs
         if not (raw.is_inference() or basis.is_inference())
     }
@@ -256,6 +256,11 @@ def _state(tensor: Tensor) -> tuple:
     """Changes if the tensor is replaced, or written to (unless inference mode made it)."""
     version = None if tensor.is_inference() else version_of(tensor)
     return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _raw_state(raw: Tensor) -> tuple:
+    """The same, and whether the raw tensor is learned: what is kept has its graph."""
+    return *_state(raw), raw.requires_grad
 
 
 def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
