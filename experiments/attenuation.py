@@ -135,11 +135,37 @@ def draw() -> None:
         columns: dict[str, dict[str, GradientProfile]] = {}
         for net, seeds in nets().items():
             if net.steps == steps:
-                gradient = map(typical, zip(*(row["gradient"] for row in seeds), strict=True))
+                gradient = map(typical, zip(*map(main_path, seeds), strict=True))
                 named = columns.setdefault(f"{net.depth} convolutions", {})
                 named[net.method] = GradientProfile([*gradient, 1.0], jacobian(seeds))
         name = f"attenuation-{steps}-steps.png" if steps else "attenuation.png"
-        save(plot_profiles(columns), FIGURES / name)
+        save(plot_profiles(with_common_curves(columns)), FIGURES / name)
+
+
+def main_path(row: dict) -> list[float]:
+    """The gradient norms where the whole signal passes; residual layers have one inside, too."""
+    gradient, depth = row["gradient"], row["depth"]
+    return [*gradient[: -1 : (len(gradient) - 1) // depth], gradient[-1]]
+
+
+def with_common_curves(
+    columns: dict[str, dict[str, GradientProfile]],
+) -> dict[str, dict[str, GradientProfile]]:
+    """Methods whose curves agree to a few percent in every column, as the first and a number."""
+    alike: dict[tuple, list[str]] = {}
+    for method in next(iter(columns.values())):
+        profiles = [named[method].gradient for named in columns.values()]
+        curve = [round(10 * math.log10(max(x, 1e-20))) for line in profiles for x in line]
+        alike.setdefault(tuple(curve), []).append(method)
+    named = {methods[0]: methods for methods in alike.values()}
+    texts = {
+        first: first + (f" and {len(methods) - 1} more" if methods[1:] else "")
+        for first, methods in named.items()
+    }
+    return {
+        title: {texts[first]: profiles[first] for first in named}
+        for title, profiles in columns.items()
+    }
 
 
 def typical(values: Iterable[float]) -> float:

@@ -1,7 +1,8 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, theory, wasserstein
+from taut import data, diagnostics, export, losses, models, nn, optim, theory, wasserstein
 from taut._load import load
+from taut._sharding import gathered
 from taut.attacks import attack
 from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
 from taut.export import convert, freeze
@@ -31,6 +32,7 @@ from taut.parametrizations import (
     cached,
     projected,
     retract_,
+    shared_weights,
     update_,
 )
 from taut.program import lipschitz_bound, singular_values
@@ -69,15 +71,18 @@ __all__ = [
     "diagnostics",
     "export",
     "freeze",
+    "gathered",
     "l2_distance_upper",
     "lipschitz_bound",
     "load",
     "losses",
     "models",
     "nn",
+    "optim",
     "predict",
     "projected",
     "retract_",
+    "shared_weights",
     "singular_values",
     "theory",
     "update_",

@@ -3,25 +3,31 @@
 All of them are present in torch 2.11 to 2.14.
 """
 
+import functools
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch._C import _len_torch_function_stack
+from torch._C import _current_graph_task_id, _len_torch_function_stack
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch._C._functorch import (
-    # Tells the tensors of a `torch.func` transform, which are gone when the transform ends: such
-    # a tensor is never cached.
-    is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
-)
-from torch._C._functorch import (
+    TransformType,
     # Tells the batched gradients of `torch.autograd.grad(is_grads_batched=True)`: writing to a
     # part of one, or reading its bytes, is not possible.
     is_legacy_batchedtensor,
     # The innermost active transform of `torch.func`, or None.
     peek_interpreter_stack,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch._C._functorch import (
+    # Tells the tensors of a `torch.func` transform, which are gone when the transform ends: such
+    # a tensor is never cached.
+    is_functorch_wrapped_tensor as is_functorch_wrapped_tensor,
+)
+from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -34,8 +40,20 @@ class UncompiledMode(TorchDispatchMode):
         return False
 
 
+def on_its_own(function: _Function) -> _Function:
+    """Let a function of plain numbers compute with real tensors while others are traced or fake."""
+
+    @functools.wraps(function)
+    def computed(*args: Any) -> Any:
+        with _disable_current_modes():
+            return function(*args)
+
+    return cast(_Function, computed)
+
+
 def constant_when_compiled(function: _Function) -> _Function:
     """As `torch.compiler.assume_constant_result`, which imports the compiler: seconds."""
+    function = on_its_own(function)
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
 
@@ -43,6 +61,37 @@ def constant_when_compiled(function: _Function) -> _Function:
 def inside_transform() -> bool:
     """Whether a transform of `torch.func` is active; not asked while compiling."""
     return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None
+
+
+def recomputes_on_its_own() -> bool:
+    """Whether a backward pass recomputes activations in a graph of their own.
+
+    So does `torch.utils.checkpoint` with `use_reentrant=True`; otherwise it hooks what is saved.
+    """
+    if torch.compiler.is_compiling() or _current_graph_task_id() == -1:
+        return False
+    return _top_saved_tensors_default_hooks(False) is None
+
+
+def has_dual_numbers() -> bool:
+    """Whether `torch.autograd.forward_ad` differentiates in forward mode; not while compiling."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
+
+
+def forward_modes() -> int:
+    """How many transforms of `torch.func` in forward mode are active."""
+    return sum(t.key() == TransformType.Jvp for t in retrieve_all_functorch_interpreters())
+
+
+def is_traced() -> bool:
+    """Whether `torch.fx` records operations now, as `torch.func.linearize` has it do.
+
+    Not asked while compiling.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    tracer = sys.modules.get("torch.fx.experimental.proxy_tensor")  # else none is active
+    return tracer is not None and tracer.get_proxy_mode() is not None
 
 
 def inside_function_mode() -> bool:
@@ -58,12 +107,13 @@ def has_batched_gradients(x: Tensor) -> bool:
 def is_watched(x: Tensor) -> bool:
     """Whether anything but autograd follows what is done to `x`: then nothing may write to parts.
 
-    A compiler, a tracer, a transform of `torch.func`, batched gradients, a mode, or a subclass.
+    A compiler, a tracer, a transform of `torch.func`, batched gradients, dual numbers, a mode, or a
+    subclass.
     """
     if torch.compiler.is_compiling() or type(x) not in (Tensor, torch.nn.Parameter):
         return True
     followed = inside_transform() or inside_function_mode() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    return followed or has_batched_gradients(x)
+    return followed or is_traced() or has_dual_numbers() or has_batched_gradients(x)
 
 
 def shared_hooks(x: Tensor) -> Mapping[int, Any]:

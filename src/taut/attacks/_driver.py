@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor, whole
+from taut._sharding import gathers
 from taut.attacks._base import AbstractAttack, AbstractSmallestAttack
 from taut.attacks._geometry import clip, distances
 from taut.attacks._objective import Objective
@@ -17,6 +18,7 @@ from taut.linalg.rates import wide_dtype
 from taut.parametrizations import cached
 
 
+@gathers
 def attack(
     model: nn.Module,
     images: Tensor,
@@ -61,6 +63,7 @@ def attack(
     return _attack(make_attack(method, options), model, images, labels, radii, batch_size)
 
 
+@gathers
 def smallest_attack(
     model: nn.Module,
     images: Tensor,

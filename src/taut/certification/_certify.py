@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from taut._display import html_table
+from taut._sharding import gathers
 from taut.certification._arithmetic import Arithmetic, l2_distance_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove, save
 from taut.certification._eps import Eps, as_eps_sequence
@@ -220,6 +221,7 @@ class Certification:
         return figure
 
 
+@gathers
 def certify(
     model: nn.Module,
     images: Tensor,
@@ -274,6 +276,7 @@ def certify(
     return certify_batches(model, batches, shape, eps, arithmetic=arithmetic)
 
 
+@gathers
 def certify_batches(
     model: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor
+from taut._sharding import gathers
 from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove
 from taut.certification._changes import bound_changes
@@ -35,6 +36,7 @@ _LEAST = 2.0**-40
 """Share of the largest weight that stands for a weight of 0, see `taut.certification._changes`."""
 
 
+@gathers
 def predict(
     model: nn.Module,
     images: Tensor,
@@ -89,6 +91,7 @@ def predict(
     return predict_batches(model, [images], shape, eps, on_progress=on_progress, **options)
 
 
+@gathers
 def predict_batches(
     model: nn.Module,
     batches: Iterable[Tensor],

@@ -85,6 +85,9 @@ class _Machine:
     workers: OptionalNumber = None
     """stream images from disk, decoded by this many processes; by default all are in memory."""
 
+    share_weights: bool = False
+    """compute each weight in one process, and send it to the others."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Chosen:
@@ -325,7 +328,9 @@ def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:
                 folder,
                 data_dir=options.data_dir,
                 device=options.device,
-                launch=Launch(options.devices, options.nodes, options.workers),
+                launch=Launch(
+                    options.devices, options.nodes, options.workers, options.share_weights
+                ),
                 on_progress=on_progress,
             )
     except (TrainingInterrupted, TrainingDiverged, OtherProcessFailed):

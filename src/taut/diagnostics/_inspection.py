@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 
+from taut._sharding import gathers
 from taut.diagnostics._jacobian import MAX_JACOBIAN_OUTPUTS, jacobian_of
 from taut.diagnostics._record import ForwardRecord, call_label, recorded
 from taut.diagnostics._spectra import spectrum_of
@@ -74,6 +75,7 @@ class Inspection:
         return f"Inspection({len(self.layers)} layers, {images})"
 
 
+@gathers
 def inspect(
     model: nn.Module,
     images: Float[Tensor, "b *shape"],
@@ -104,6 +106,7 @@ def inspect(
         return Inspection(layers, jacobian_of(record) if jacobian and few else None)
 
 
+@gathers
 def gradient_norms(
     model: nn.Module,
     images: Float[Tensor, "b *shape"],

@@ -4,12 +4,14 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor, nn
 
+from taut._sharding import gathers
 from taut.diagnostics._record import ForwardRecord, recorded
 
 MAX_JACOBIAN_OUTPUTS = 1024
 """Outputs of the largest model whose Jacobian is computed."""
 
 
+@gathers
 def jacobian_singular_values(
     model: nn.Module, images: Float[Tensor, "b *shape"]
 ) -> Float64[Tensor, "b s"]:

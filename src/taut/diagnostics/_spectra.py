@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from taut._sharding import gathers
 from taut.diagnostics._record import ModuleCall, recorded
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.spectral import SpectralOperator
@@ -18,6 +19,7 @@ MAX_WORK = 1 << 32
 seconds, where the exact spectrum of any layer may take minutes."""
 
 
+@gathers
 def spectra(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Float64[Tensor, " s"]]:
     """Exact singular values of each linear layer with parameters, on the shape of its input.
 
@@ -55,6 +57,7 @@ def spectra(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Float64
     return {name: values for name, values in layers.items() if values is not None}
 
 
+@gathers
 def orthogonality_defects(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, float]:
     r"""Largest :math:`|\sigma - 1|` over the singular values of each linear layer.
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from taut._sharding import gathers
 from taut.export._change import Change, Converted
 from taut.export._nearest import start_near
 from taut.export._rewrite import norms_behind, rewritten
@@ -19,6 +20,7 @@ __all__ = ["convert"]
 _HOLDERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
+@gathers
 def convert(
     model: nn.Module,
     input_shape: tuple[int, ...] | None = None,

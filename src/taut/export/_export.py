@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from taut._sharding import gathers
 from taut.export._files import FileModel
 from taut.export._freeze import freeze
 from taut.export._naming import renamed
@@ -37,6 +38,7 @@ class Exported(NamedTuple):
     input_shape: tuple[int, ...]
 
 
+@gathers
 def export(
     model: nn.Module,
     path: str | os.PathLike[str],

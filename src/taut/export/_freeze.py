@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from taut._arguments import whole
+from taut._sharding import gathers
 from taut.export._chains import shorten
 from taut.export._sizes import input_sizes
 from taut.nn import AbstractParametrizedLayer
@@ -18,6 +19,7 @@ from taut.program import has_parametrizations, with_plain_weights
 __all__ = ["freeze"]
 
 
+@gathers
 def freeze(
     model: nn.Module,
     input_shape: tuple[int, ...] | None = None,

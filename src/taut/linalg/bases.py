@@ -2,12 +2,14 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from taut._torch_private import has_batched_gradients, has_no_numbers
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.factors import factor
 from taut.linalg.one_route import one_route_basis, takes_one_route
 from taut.linalg.products import congruence, difference_of_products, matmul, product
@@ -40,7 +42,7 @@ def orthonormal_basis(a: Float[Tensor, "*b m n"]) -> Float[Tensor, "*b m n"]:
         )
     if not a.numel():
         return a
-    return _OrthonormalBasis.apply(a, takes_one_route(a))[0]  # pyright: ignore[reportOptionalSubscript]
+    return applied(_OrthonormalBasis, a, takes_one_route(a))[0]
 
 
 def basis_product(
@@ -54,7 +56,7 @@ def basis_product(
         gradient where the condition of `a` is moderate, twice that where it is not.
     """
     flat = x.reshape(-1, x.shape[-1])
-    product_ = _BasisProduct.apply(flat, a, transposed)[0]  # pyright: ignore[reportOptionalSubscript]
+    product_ = applied(_BasisProduct, flat, a, transposed)[0]
     return product_.reshape(*x.shape[:-1], product_.shape[-1])
 
 
@@ -69,23 +71,32 @@ class _OrthonormalBasis(torch.autograd.Function):
     def setup_context(ctx, inputs: tuple[Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # or zeros are made for the second
-        ctx.save_for_backward(*output)
+        keep(ctx, inputs[0], *output)
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, _: None) -> tuple[Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if grad is None:
             return None, None
-        q, inverse = ctx.saved_tensors
+        a, q, inverse = ctx.saved_tensors
+        times = matmul if torch.is_grad_enabled() else product
+        if torch.is_grad_enabled():  # to be differentiated again
+            inverse = _smooth_inverse(a, q, inverse)
         grad_a = _raw_gradient(
-            lambda symmetric, inverse: product(grad - product(q, symmetric), inverse),
-            product(grad.mT, q),
+            lambda symmetric, inverse: times(grad - times(q, symmetric), inverse),
+            times(grad.mT, q),
             inverse,
         )
         return grad_a, None
 
     @staticmethod
+    def tangent(ctx, tangent: Tensor, _: Any) -> tuple[Tensor, None]:
+        a, q, inverse = ctx.saved_tensors
+        return _basis_tangent(a, q, inverse, tangent), None
+
+    @staticmethod
     def vmap(info, in_dims: tuple, *args) -> tuple:
-        return _OrthonormalBasis.apply(args[0].movedim(in_dims[0], 0), args[1]), (0, 0)
+        moved = args[0].movedim(in_dims[0], 0)
+        return applied(_OrthonormalBasis, moved, args[1]), (0, 0)
 
 
 class _BasisProduct(torch.autograd.Function):
@@ -107,7 +118,7 @@ class _BasisProduct(torch.autograd.Function):
         ctx.transposed = inputs[2]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*inputs[:2], *output)
+        keep(ctx, *inputs[:2], *output)
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -120,10 +131,9 @@ class _BasisProduct(torch.autograd.Function):
         times = matmul if torch.is_grad_enabled() else product
         base, inverse = (base, inverse) if base.numel() else (a, right.mT)
         if torch.is_grad_enabled():  # to be differentiated again: Q as a function of a
-            base, right = (
-                orthonormal_basis(a),
-                torch.eye(*right.shape, dtype=right.dtype, device=right.device),
-            )
+            base, inverse = applied(_OrthonormalBasis, a, takes_one_route(a))
+            right = torch.eye(*right.shape, dtype=right.dtype, device=right.device)
+            inverse = _smooth_inverse(a, base, inverse)
         if ctx.transposed:
             grad_x = times(times(grad, base), right)
             overlap = times(grad_x.mT, x).mT
@@ -143,14 +153,24 @@ class _BasisProduct(torch.autograd.Function):
         return grad_x, _raw_gradient(raw, overlap, inverse), None
 
     @staticmethod
+    def tangent(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None, None]:
+        (x, a, *_), (of_x, of_a, _) = ctx.saved_tensors, tangents
+        q, inverse = applied(_OrthonormalBasis, a, takes_one_route(a))
+        parts = [] if of_x is None else [matmul(of_x, q.mT if ctx.transposed else q)]
+        if of_a is not None:
+            moved = _basis_tangent(a, q, inverse, of_a)
+            parts.append(matmul(x, moved.mT if ctx.transposed else moved))
+        return sum(parts[1:], parts[0]), None, None, None
+
+    @staticmethod
     def vmap(info, in_dims: tuple, *args) -> tuple:
         (x, a, transposed), count = args, info.batch_size
         x = x.expand(count, *x.shape) if in_dims[0] is None else x.movedim(in_dims[0], 0)
         if in_dims[1] is None:
-            y, *rest = _BasisProduct.apply(x.flatten(0, 1), a, transposed)  # pyright: ignore[reportGeneralTypeIssues]
+            y, *rest = applied(_BasisProduct, x.flatten(0, 1), a, transposed)
             return (y.unflatten(0, x.shape[:2]), *rest), (0, None, None, None)
         a = a.movedim(in_dims[1], 0)
-        each = [_BasisProduct.apply(*pair, transposed) for pair in zip(x, a, strict=True)]
+        each = [applied(_BasisProduct, *pair, transposed) for pair in zip(x, a, strict=True)]
         return tuple(torch.stack(parts) for parts in zip(*each, strict=True)), (0, 0, 0, 0)  # pyright: ignore[reportArgumentType]
 
 
@@ -188,13 +208,13 @@ def _raw_gradient(
     G^T Q, mirrored.
     """
     # Rescaled, so that a tiny `a` (a huge inverse) stays in the range of a narrow dtype.
-    scale = torch.linalg.vector_norm(inverse, torch.inf, (-2, -1), keepdim=True)
+    scale = torch.linalg.vector_norm(inverse.detach(), torch.inf, (-2, -1), keepdim=True)
     symmetric = _mirrored(overlap)
     largest = torch.finfo(overlap.dtype).max
     grad_a = apply(symmetric, (inverse / scale).to(overlap.dtype))
     if torch.is_grad_enabled():
         scale = scale.clamp(max=largest).to(grad_a.dtype)
-        return _Final.apply((grad_a * scale).clamp(-largest, largest))  # pyright: ignore[reportReturnType]
+        return (grad_a * scale).clamp(-largest, largest)
     return grad_a.mul_(scale).clamp_(-largest, largest)
 
 
@@ -213,22 +233,46 @@ def _lower(size: int, device: torch.device) -> Tensor:
         return torch.ones(size, size, dtype=torch.bool, device=device).tril()
 
 
-class _Final(torch.autograd.Function):
-    """The identity, with an error instead of a derivative that would not be whole."""
+class _TransposedInverse(torch.autograd.Function):
+    """The transposed inverse Y of a matrix S, known already, as a function of S."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad_a: Tensor) -> Tensor:
-        return grad_a.clone()
+    def forward(s: Tensor, inverse: Tensor) -> Tensor:
+        return inverse.clone()
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-        pass
+    def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        keep(ctx, output)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        raise NotImplementedError("The gradient by a parameter cannot be differentiated again.")
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        (y,) = ctx.saved_tensors
+        return -(y @ grad.mT @ y), None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, _: Any) -> Tensor:
+        (y,) = ctx.saved_tensors
+        return -(y @ tangent.mT @ y)
+
+
+def _smooth_inverse(a: Tensor, q: Tensor, inverse: Tensor) -> Tensor:
+    """The transposed inverse of S = Q^T A, as a function of A."""
+    return applied(_TransposedInverse, matmul(q.mT, a).to(inverse), inverse)
+
+
+def _basis_tangent(a: Tensor, q: Tensor, inverse: Tensor, tangent: Tensor) -> Tensor:
+    r"""How Q moves with A.
+
+    With :math:`X = dA\,S^{-1}`, :math:`B = Q^\top X` and L strictly below the diagonal of B it is
+    :math:`X - Q (B - L + L^\top)`: then :math:`Q^\top dQ` is skew, and :math:`dS\,S^{-1}` upper
+    triangular.
+    """
+    x = matmul(tangent, _smooth_inverse(a, q, inverse).mT.to(tangent.dtype))
+    overlap = matmul(q.mT, x)
+    lower = torch.tril(overlap, -1)
+    return x - matmul(q, overlap - lower + lower.mT)
 
 
 # Operations of torch, so that torch.compile does not look into the choice of a route, which depends

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from taut._torch_private import inside_transform
+from taut._torch_private import has_dual_numbers, inside_transform
 from taut.linalg.products import matmul, product
 
 
@@ -41,7 +41,7 @@ def grow(
         Li et al. (2019), section 4.1 and appendix B; arXiv:1911.00937. Multiplied out one axis
         at a time here, not as 2x2 blocks: 13 instead of over 60 products for a 3x3 kernel.
     """
-    plain = torch.compiler.is_compiling() or inside_transform()
+    plain = torch.compiler.is_compiling() or inside_transform() or has_dual_numbers()
     result = (_grown if plain else _Grow.apply)(taps, basis, axis + 1, flipped)
     return result  # pyright: ignore[reportReturnType]
 

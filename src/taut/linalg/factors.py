@@ -14,6 +14,7 @@ from taut.linalg.single import single_cholesky_qr
 # kernel; a single one may be off by more.
 _SINGLE_CONDITION_LIMIT = 2.5
 _ALONE_CONDITION_LIMIT = 5.0
+_STEEP_LIMIT = 1.6
 # A matrix whose Gram matrix is this close to the identity, in the Frobenius norm, has a condition
 # of at most 2.
 _NEAR = 0.6
@@ -147,7 +148,7 @@ def _is_accurate(square: Tensor, inverse: Tensor, *, alone: bool) -> bool:
     condition = (largest * smallest) ** 0.5  # NaN fails
     if alone:
         # Roundings of the Gram matrix are relative to its largest entry, not to its norm.
-        steep = (scale * smallest) ** 0.5 > _SINGLE_CONDITION_LIMIT
+        steep = (scale * smallest) ** 0.5 > _STEEP_LIMIT
         return condition < _ALONE_CONDITION_LIMIT and not steep
     return condition < _SINGLE_CONDITION_LIMIT
 

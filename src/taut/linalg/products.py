@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taut._torch_private import inside_transform, onednn_product
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.precision import exact_products, rounds_products
 
 # Below this many multiplications the call costs more than the product.
@@ -54,7 +55,7 @@ def matmul(a: Float[Tensor, "*b m k"], b: Float[Tensor, "*b k n"]) -> Float[Tens
     if a.ndim == b.ndim == 3 and len(a) == len(b) == 1:
         return matmul(a[0], b[0])[None]
     special = uses_onednn(a, b.shape[-1]) or _rounded(a)
-    return _Matmul.apply(a, b) if special else _plain(a, b)  # pyright: ignore[reportReturnType]
+    return applied(_Matmul, a, b) if special else _plain(a, b)
 
 
 def _plain(a: Tensor, b: Tensor) -> Tensor:
@@ -75,13 +76,20 @@ class _Matmul(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        keep(ctx, *inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
         a, b = ctx.saved_tensors
         times = matmul if torch.is_grad_enabled() else product
         return times(grad, b.mT), times(a.mT, grad)
+
+    @staticmethod
+    def tangent(ctx, *tangents: Tensor | None) -> Tensor:
+        (a, b), (of_a, of_b) = ctx.saved_tensors, tangents
+        parts = [] if of_a is None else [matmul(of_a, b)]
+        parts += [] if of_b is None else [matmul(a, of_b)]
+        return sum(parts[1:], parts[0])
 
 
 def difference_of_products(

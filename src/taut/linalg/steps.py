@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
 
 from taut._torch_private import has_batched_gradients
+from taut.linalg.derivatives import applied, keep
 
 Move = tuple[int, int]  # axis of the image and the places it moves by
 Kernel = tuple[Tensor, Tensor]  # into the coordinates of a span, and out of them
@@ -41,7 +43,7 @@ def apply_steps(
     """
     if not bases.shape[2]:  # spans of nothing
         return x
-    return _Steps.apply(x, bases, tuple(moves))[0]  # pyright: ignore[reportOptionalSubscript]
+    return applied(_Steps, x, bases, tuple(moves))[0]
 
 
 def turned(x: Tensor, axis: int, places: int) -> Tensor:
@@ -79,7 +81,7 @@ class _Steps(torch.autograd.Function):
         ctx.moves = inputs[2]
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)  # the changes are large, their gradient would be zeros
-        ctx.save_for_backward(inputs[1], *output)
+        keep(ctx, inputs[1], *output)
 
     @staticmethod
     def backward(ctx, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -98,6 +100,37 @@ class _Steps(torch.autograd.Function):
             grad_x[at], part = _undone(grad[at], y[at], [change[at] for change in changes], undo)
             grad_bases += part
         return grad_x, grad_bases, None
+
+    @staticmethod
+    def tangent(
+        ctx, tangent: Tensor | None, rotation: Tensor | None, _: Any
+    ) -> tuple[Tensor | None, ...]:
+        bases, x, *changes = ctx.saved_tensors
+        for basis, (axis, places) in zip(bases.flip(0), ctx.moves[::-1], strict=True):
+            x = _moved(x, basis, (axis, -places))
+        tangent = torch.zeros_like(x) if tangent is None else tangent
+        for i, (basis, move) in enumerate(zip(bases, ctx.moves, strict=True)):
+            tangent = _moved(tangent, basis, move)
+            if rotation is not None:
+                tangent = tangent + _turning(x, basis, rotation[i], move)
+            x = _moved(x, basis, move)
+        return tangent, *[None] * len(changes)
+
+
+def _moved(x: Tensor, basis: Tensor, move: Move) -> Tensor:
+    """One step, of functions that can be differentiated."""
+    change = _shifted(x @ basis, move)
+    return x + change @ basis.mT
+
+
+def _turning(x: Tensor, basis: Tensor, rotation: Tensor, move: Move) -> Tensor:
+    """How a step changes with its basis."""
+    return _shifted(x @ basis, move) @ rotation.mT + _shifted(x @ rotation, move) @ basis.mT
+
+
+def _shifted(x: Tensor, move: Move) -> Tensor:
+    """The moved image minus the image."""
+    return turned(x, move[0] + 1, move[1]) - x
 
 
 def _undone(

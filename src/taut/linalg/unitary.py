@@ -8,6 +8,7 @@ one, or the rows of a wide one, are orthonormal.
 import torch
 from torch import Tensor
 
+from taut.linalg.derivatives import applied, final, keep
 from taut.linalg.lu import divided
 from taut.linalg.rates import wide
 
@@ -27,7 +28,7 @@ def unitary_basis(a: Tensor) -> Tensor:
     """
     if a.shape[-2] < a.shape[-1]:
         return unitary_basis(a.mH).mH
-    return _Basis.apply(a)[0]  # pyright: ignore[reportOptionalSubscript]
+    return applied(_Basis, a)[0]
 
 
 def polar_factor(a: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ def polar_factor(a: Tensor) -> Tensor:
         tensor([[0., 1.],
                 [1., 0.]])
     """
-    return _Polar.apply(a)[0]  # pyright: ignore[reportOptionalSubscript]
+    return applied(_Polar, a)[0]
 
 
 def cayley(a: Tensor) -> Tensor:
@@ -72,7 +73,7 @@ def _polished(q: Tensor) -> Tensor:
     entries, so that the rounding of single products adds up, to 3e-6 for 256 columns.
     """
     if q.shape[-2] < q.shape[-1]:
-        return _polished(q.mH).mH
+        return _polished(q.mH).mH.resolve_conj()
     exact = wide(q)
     eye = torch.eye(q.shape[-1], dtype=exact.dtype, device=q.device)
     return (exact + 0.5 * exact @ (eye - exact.mH @ exact)).to(q.dtype)
@@ -121,22 +122,38 @@ class _Basis(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output)
+        keep(ctx, *inputs, *output)
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         # With X = Q* dA R^-1, Q* dQ is skew with the lower triangle of X and the imaginary part of
         # its diagonal; the rest of dQ is (1 - Q Q*) dA R^-1.
-        q, r, scale = ctx.saved_tensors
+        a, q, r, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again
+            r = torch.triu(q.mH @ (a / scale))
         overlap = q.mH @ grad
         skew = overlap - overlap.mH
         lower = skew.tril(-1) + 0.5 * torch.diag_embed(skew.diagonal(dim1=-2, dim2=-1))
         outside = grad - q @ (overlap - lower)
-        gram = r.mH @ r
-        size = gram.diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
-        damping = torch.finfo(size.dtype).eps * torch.where(size > 0, size, torch.ones_like(size))
-        gram = gram + damping * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        return _rescaled(divided(outside @ r, gram), scale)
+        return _rescaled(divided(outside @ r, _damped_gram(r)), scale)
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor) -> tuple[Tensor, None, None]:
+        a, q, _, scale = ctx.saved_tensors
+        r = torch.triu(q.mH @ (a / scale))
+        x = divided(tangent / scale, _damped_gram(r)) @ r.mH
+        overlap = q.mH @ x
+        skew = overlap - overlap.mH
+        lower = overlap.tril(-1)
+        diagonal = 0.5 * torch.diag_embed(skew.diagonal(dim1=-2, dim2=-1))
+        return x - q @ (overlap - lower + lower.mH - diagonal), None, None
+
+
+def _damped_gram(r: Tensor) -> Tensor:
+    gram = r.mH @ r
+    size = gram.detach().diagonal(dim1=-2, dim2=-1).real.sum(-1)[..., None, None]
+    damping = torch.finfo(size.dtype).eps * torch.where(size > 0, size, torch.ones_like(size))
+    return gram + damping * torch.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
 
 
 class _Polar(torch.autograd.Function):
@@ -153,21 +170,34 @@ class _Polar(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        keep(ctx, *output)
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        # U* dP V = (K - K*) / (s_i + s_j) with K = U* dA V; beyond the range of U (or V) it is dA
-        # times the inverse of the singular values.
-        u, s, vh, scale = ctx.saved_tensors
-        tiny = torch.finfo(s.dtype).eps * s[..., :1]
-        s = s + torch.where(tiny > 0, tiny, torch.ones_like(tiny))
-        inside = u.mH @ grad @ vh.mH
-        total = u @ ((inside - inside.mH) / (s[..., :, None] + s[..., None, :])) @ vh
-        if grad.shape[-2] > grad.shape[-1]:
-            rest = grad @ vh.mH - u @ inside
-            total = total + (rest / s[..., None, :]) @ vh
-        elif grad.shape[-2] < grad.shape[-1]:
-            rest = u.mH @ grad - inside @ vh
-            total = total + u @ (rest / s[..., :, None])
-        return _rescaled(total, scale)
+        polar, *factors = ctx.saved_tensors
+        derivative = _polar_derivative(grad, *factors)
+        return final(derivative, polar) if torch.is_grad_enabled() else derivative
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor) -> tuple[Tensor, None, None, None, None]:
+        polar, *factors = ctx.saved_tensors
+        return final(_polar_derivative(tangent, *factors), polar), None, None, None, None
+
+
+def _polar_derivative(x: Tensor, u: Tensor, s: Tensor, vh: Tensor, scale: Tensor) -> Tensor:
+    """The derivative in direction `x`; the map is its own adjoint.
+
+    U* dP V = (K - K*) / (s_i + s_j) with K = U* dA V; beyond the range of U (or V) it is dA times
+    the inverse of the singular values.
+    """
+    tiny = torch.finfo(s.dtype).eps * s[..., :1]
+    s = s + torch.where(tiny > 0, tiny, torch.ones_like(tiny))
+    inside = u.mH @ x @ vh.mH
+    total = u @ ((inside - inside.mH) / (s[..., :, None] + s[..., None, :])) @ vh
+    if x.shape[-2] > x.shape[-1]:
+        rest = x @ vh.mH - u @ inside
+        total = total + (rest / s[..., None, :]) @ vh
+    elif x.shape[-2] < x.shape[-1]:
+        rest = u.mH @ x - inside @ vh
+        total = total + u @ (rest / s[..., :, None])
+    return _rescaled(total, scale)

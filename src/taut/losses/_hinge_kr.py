@@ -6,10 +6,10 @@ from typing import final
 from torch import Tensor
 
 from taut.losses._inputs import (
-    AbstractLoss,
+    AbstractImageLoss,
     LossInputs,
     check_positive,
-    dual_value,
+    dual_terms,
     hinge,
     two_samples,
 )
@@ -17,7 +17,7 @@ from taut.losses._inputs import (
 
 @final
 @dataclass(frozen=True)
-class HingeKR(AbstractLoss):
+class HingeKR(AbstractImageLoss):
     r"""HKR for two classes: the Kantorovich-Rubinstein loss, plus `alpha` times a hinge.
 
     :math:`-\bigl(\operatorname{mean}_{s_i=1} f(x_i) - \operatorname{mean}_{s_i=-1} f(x_i)\bigr)
@@ -48,6 +48,7 @@ class HingeKR(AbstractLoss):
     """
 
     kind = "hinge-kr"
+    compares_classes = True
 
     alpha: float = 10.0
     margin: float = 1.0
@@ -55,7 +56,8 @@ class HingeKR(AbstractLoss):
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, margin=self.margin)
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The loss of the batch."""
-        scores, first = two_samples(inputs)
-        return self.alpha * hinge(scores, first, self.margin) - dual_value(scores, first)
+    def each(self, inputs: LossInputs) -> Tensor:
+        """Both terms of each image."""
+        scores, first, *counts = two_samples(inputs)
+        lacking = hinge(scores, first, self.margin)
+        return self.alpha * lacking - dual_terms(scores, first, *counts)

@@ -3,22 +3,23 @@
 from dataclasses import dataclass
 from typing import final
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from taut.losses._inputs import (
-    AbstractLoss,
+    AbstractImageLoss,
     LossInputs,
     check_positive,
     classification,
-    dual_value,
+    dual_terms,
     hinge,
 )
 
 
 @final
 @dataclass(frozen=True)
-class HingeKRMulticlass(AbstractLoss):
+class HingeKRMulticlass(AbstractImageLoss):
     r"""HKR for several classes: the mean over classes of one against the rest.
 
     With each logit as a critic between its class and all others,
@@ -47,6 +48,7 @@ class HingeKRMulticlass(AbstractLoss):
     """
 
     kind = "hinge-kr-multiclass"
+    compares_classes = True
 
     alpha: float = 10.0
     margin: float = 1.0
@@ -54,14 +56,19 @@ class HingeKRMulticlass(AbstractLoss):
     def __post_init__(self) -> None:
         check_positive(alpha=self.alpha, margin=self.margin)
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The loss of the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """Both terms of each image, the mean over the classes."""
         logits, labels = classification(inputs)
         first = F.one_hot(labels, logits.shape[1]).bool()
-        present = first.any(0) & ~first.all(0)
+        inside = first.sum(0) if inputs.counts is None else inputs.counts
+        images = inside.sum()
+        present = (inside > 0) & (inside < images)
         if labels.is_cpu and not bool(present.any()):
             raise ValueError(
                 "`labels` must hold at least two classes in each batch; got one alone."
             )
-        values = dual_value(logits, first) * present
-        return self.alpha * hinge(logits, first, self.margin) - values.sum() / logits.shape[1]
+        inside = torch.where(present, inside, 1)  # to divide by; absent classes get terms of 0
+        exact = torch.promote_types(logits.dtype, torch.float32)
+        terms = dual_terms(logits, first, inside.to(exact), images.to(exact)).to(logits.dtype)
+        lacking = hinge(logits, first, self.margin)
+        return (self.alpha * lacking - terms * present).mean(1)

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from taut._torch_private import inside_transform
+
+_REDUCTIONS = ("none", "sum", "mean")
 
 
 @final
@@ -19,28 +21,78 @@ class LossInputs:
     Args:
         logits: outputs of the model, one row per image; for a critic one score per image.
         labels: one per image.
-        bound: Lipschitz constant of the model, for losses that use it.
+        bound: Lipschitz constant of the model, or of its features where `head` is given, for
+            losses that use it; left out, 1.
         head: weight of the last layer, `(classes, features)`, for losses that use it.
+        counts: how many images of each class the whole batch has, of :func:`label_counts`, where
+            this is a part of it; for losses that compare classes.
+        progress: share of the training that is done, from 0 to 1, for losses that change.
     """
 
     logits: Tensor
     labels: Tensor
     bound: float | Tensor | None = None
     head: Tensor | None = None
+    counts: Tensor | None = None
+    progress: float | None = None
+
+
+def label_counts(labels: Tensor, classes: int = 2) -> Tensor:
+    """How many images of each class all processes of `torch.distributed` have together.
+
+    Losses that compare classes (:class:`KR`, :class:`HingeKR`, :class:`HingeKRMulticlass`) take
+    them as `counts`. The loss of a part of a batch is such then that the mean over the parts,
+    weighted by their sizes, is the loss of the whole batch; so is its gradient. That holds for
+    parts on several processes, of which DDP and FSDP average the gradients, and for parts of which
+    one process adds the gradients up. All processes must call it.
+
+    Args:
+        labels: those of this process, all parts together: class indices, or -1 and 1.
+        classes: number of classes.
+
+    Raises:
+        ValueError: if there is another class; asked on a CPU only.
+
+    Example:
+        >>> label_counts(torch.tensor([1, -1, 1]))
+        tensor([1, 2])
+    """
+    classes_of = labels.flatten().long().clamp(min=0)
+    if labels.is_cpu and labels.numel() and int(classes_of.max()) >= classes:
+        raise ValueError(
+            f"`labels` must be below `classes`, which is {classes}; got {int(classes_of.max())}."
+        )
+    counts = classes_of.new_zeros(classes)  # bincount would make a GPU wait
+    counts.scatter_add_(0, classes_of, torch.ones_like(classes_of))
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.all_reduce(counts)
+    return counts
 
 
 class AbstractLoss(ABC):
     """A loss of a 1-Lipschitz model: a frozen dataclass whose fields are its settings.
 
     Call it with logits and labels, or with :class:`LossInputs`. A subclass states its `kind`, the
-    name that recipes and the command line use, and defines :meth:`value`.
+    name that recipes and the command line use, and defines :meth:`value`; one that has a value for
+    each image derives from :class:`AbstractImageLoss` instead. `compares_classes` says that it uses
+    `counts`.
     """
 
     kind: ClassVar[str]
+    compares_classes: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, inputs: LossInputs) -> Tensor:
-        """The loss of a batch, a scalar."""
+        """The loss of a batch, a scalar: a mean over its images."""
+
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image, `(n,)`, if there is such a thing.
+
+        Raises:
+            ValueError: by default.
+        """
+        kind = type(self).__name__
+        raise ValueError(f"`reduction` must be 'mean' or 'sum' for {kind}; got 'none'.")
 
     @final
     def __call__(
@@ -50,13 +102,46 @@ class AbstractLoss(ABC):
         *,
         bound: float | Tensor | None = None,
         head: Tensor | None = None,
+        reduction: str = "mean",
+        counts: Tensor | None = None,
+        progress: float | None = None,
     ) -> Tensor:
-        """The loss of a batch; logits may be all inputs in one object."""
+        """The loss of a batch; logits may be all inputs in one object.
+
+        Args:
+            logits: outputs of the model.
+            labels: one per image.
+            bound: as in :class:`LossInputs`.
+            head: as in :class:`LossInputs`.
+            reduction: "mean" over the images, their "sum", or "none": one loss for each image.
+            counts: as in :class:`LossInputs`.
+            progress: as in :class:`LossInputs`.
+        """
+        if reduction not in _REDUCTIONS:
+            raise ValueError(f"`reduction` must be 'none', 'sum' or 'mean'; got {reduction!r}.")
         if isinstance(logits, LossInputs):
-            return self.value(logits)
-        if labels is None:
+            inputs = logits
+        elif labels is None:
             raise ValueError("`labels` must be one label per image; got None.")
-        return self.value(LossInputs(logits, labels, bound, head))
+        else:
+            inputs = LossInputs(logits, labels, bound, head, counts, progress)
+        if reduction == "none":
+            return self.each(inputs)
+        value = self.value(inputs)
+        return value if reduction == "mean" else value * len(inputs.logits)
+
+
+class AbstractImageLoss(AbstractLoss):
+    """A loss that is a mean over the images; a subclass defines :meth:`each`."""
+
+    @abstractmethod
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image, `(n,)`."""
+
+    @final
+    def value(self, inputs: LossInputs) -> Tensor:
+        """The mean over the images."""
+        return self.each(inputs).mean()
 
 
 def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -73,7 +158,7 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"{allowed}; got {labels.dtype}: use labels.long().")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"{allowed}; got shape {tuple(labels.shape)}.")
-    if _can_be_read(labels):
+    if len(labels) and can_be_read(labels):
         low, high = map(int, labels.aminmax())
         if low < 0 or high >= logits.shape[1]:
             wrong = low if low < 0 else high
@@ -81,13 +166,16 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
     return logits, labels.long()
 
 
-def _can_be_read(labels: Tensor) -> bool:
+def can_be_read(labels: Tensor) -> bool:
     """Whether values may be checked: on a GPU that would wait for all work."""
     return labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform()
 
 
-def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor]:
-    """Scores `(n,)` and whether each is of the first sample, from labels 0 and 1 or -1 and 1."""
+def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Scores `(n,)`, whether each is of the first sample, and the sizes of that and of the batch.
+
+    Labels are 0 and 1, or -1 and 1.
+    """
     scores, labels = inputs.logits, inputs.labels
     for name, values in (("logits", scores), ("labels", labels)):
         if values.ndim not in (1, 2) or values.shape[1:].numel() != 1 or len(values) != len(scores):
@@ -99,25 +187,28 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")
     scores, labels = scores.flatten(), labels.flatten()
     first = labels == 1
-    if not _can_be_read(labels):
-        return scores, first
+    sizes = torch.stack([(~first).sum(), first.sum()]) if inputs.counts is None else inputs.counts
+    outside, inside = sizes.to(torch.promote_types(scores.dtype, torch.float32))
+    if not can_be_read(labels):
+        return scores, first, inside, inside + outside
     if not bool((first | (labels == 0)).all() | (first | (labels == -1)).all()):
         raise ValueError(f"`labels` must be 0 and 1, or -1 and 1; got {labels.unique().tolist()}.")
-    if bool(first.all()) or not bool(first.any()):
+    if not bool(inside) or not bool(outside):
         raise ValueError("`labels` must hold both classes in each batch; got one alone.")
-    return scores, first
+    return scores, first, inside, inside + outside
 
 
-def dual_value(scores: Tensor, first: Tensor) -> Tensor:
-    """Mean score where `first`, minus the mean elsewhere, column by column; 0 for none."""
-    inside, outside = first.to(scores.dtype), (~first).to(scores.dtype)
-    means = [(scores * own).sum(0) / own.sum(0).clamp(min=1) for own in (inside, outside)]
-    return means[0] - means[1]
+def dual_terms(scores: Tensor, first: Tensor, inside: Tensor, images: Tensor) -> Tensor:
+    """Terms of which the mean over all images is the mean score where `first` less that elsewhere.
+
+    Column by column; of `images` there are `inside` where `first`, and both samples have some.
+    """
+    return torch.where(first, scores * (images / inside), -scores * (images / (images - inside)))
 
 
 def hinge(scores: Tensor, first: Tensor, margin: float) -> Tensor:
-    """Mean of what scores lack to the margin, positive where `first` and negative elsewhere."""
-    return (margin - torch.where(first, scores, -scores)).clamp(min=0).mean()
+    """What scores lack to the margin, positive where `first` and negative elsewhere."""
+    return (margin - torch.where(first, scores, -scores)).clamp(min=0)
 
 
 def check_positive(**settings: float) -> None:

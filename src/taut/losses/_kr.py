@@ -5,12 +5,12 @@ from typing import final
 
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, dual_value, two_samples
+from taut.losses._inputs import AbstractImageLoss, LossInputs, dual_terms, two_samples
 
 
 @final
 @dataclass(frozen=True)
-class KR(AbstractLoss):
+class KR(AbstractImageLoss):
     r"""Minus the Kantorovich-Rubinstein value of a critic on two samples.
 
     :math:`-\bigl(\operatorname{mean}_{y_i=1} f(x_i) - \operatorname{mean}_{y_i \ne 1} f(x_i)\bigr)`
@@ -32,7 +32,8 @@ class KR(AbstractLoss):
     """
 
     kind = "kr"
+    compares_classes = True
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The loss; the lower, the farther apart are the samples."""
-        return -dual_value(*two_samples(inputs))
+    def each(self, inputs: LossInputs) -> Tensor:
+        """Minus the score of each image, times its sign and its weight in the mean."""
+        return -dual_terms(*two_samples(inputs))

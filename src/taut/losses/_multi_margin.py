@@ -7,12 +7,12 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
 
 
 @final
 @dataclass(frozen=True)
-class MultiMargin(AbstractLoss):
+class MultiMargin(AbstractImageLoss):
     r"""Multi-class hinge loss, zero once every image is certified at radius `eps_train`.
 
     :math:`\frac1{bc} \sum_i \sum_{j \ne y_i} \max(0, \sqrt2\,\varepsilon - z_{y_i} + z_j)`.
@@ -44,7 +44,8 @@ class MultiMargin(AbstractLoss):
     def __post_init__(self) -> None:
         check_positive(eps_train=self.eps_train)
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The mean over the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
         logits, labels = classification(inputs)
-        return F.multi_margin_loss(logits, labels, margin=math.sqrt(2) * self.eps_train)
+        margin = math.sqrt(2) * self.eps_train
+        return F.multi_margin_loss(logits, labels, margin=margin, reduction="none")

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
 
 
 @final
 @dataclass(frozen=True)
-class OffsetCrossEntropy(AbstractLoss):
+class OffsetCrossEntropy(AbstractImageLoss):
     r"""Cross-entropy that asks the true class to win by an offset.
 
     Cross-entropy of :math:`(z - \text{offset} \cdot e_y) / \text{temperature}`. With
@@ -50,9 +50,9 @@ class OffsetCrossEntropy(AbstractLoss):
             raise ValueError(f"`offset` must be a number >= 0; got {self.offset}.")
         check_positive(temperature=self.temperature)
 
-    def value(self, inputs: LossInputs) -> Tensor:
-        """The mean over the batch."""
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
         logits, labels = classification(inputs)
         true_class = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
         lowered = torch.sub(logits, true_class, alpha=self.offset)
-        return F.cross_entropy(lowered / self.temperature, labels)
+        return F.cross_entropy(lowered / self.temperature, labels, reduction="none")

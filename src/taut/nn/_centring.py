@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, distributed, nn
 
 from taut._arguments import axis, is_number, whole, wholes
+from taut._sharding import draws
 from taut.program import AbstractOp, UnprovenError, op
 
 
@@ -65,6 +66,7 @@ class LayerCentering(nn.Module):
         self.bias = None if parameter is None else nn.Parameter(parameter)
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """The bias is 0."""
         if self.bias is not None:
@@ -107,6 +109,10 @@ class _AllReduce(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _AllReduce.forward(ctx, grad.contiguous())
 
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return _AllReduce.forward(ctx, tangent.contiguous())
+
 
 def _is_shared() -> bool:
     return distributed.is_available() and distributed.is_initialized()
@@ -145,6 +151,7 @@ class _BatchStatistics(nn.Module):
         nn.init.zeros_(self.running_mean)
         self.num_batches_tracked.zero_()
 
+    @draws
     def reset_parameters(self) -> None:
         """The bias is 0, and the statistics are those before the first batch."""
         self.reset_running_stats()

@@ -271,9 +271,14 @@ class _Conv(_ConvNd):
 
     def _fills_domain(self, input: Tensor) -> bool:
         """Whether the layer is a circular convolution of a batch of such images."""
-        axes = zip(input.shape[-self.axes :], self.stride, strict=True)
+        size = tuple(input.shape[-self.axes :])
+        axes = zip(size, self.stride, strict=True)
         batched = input.ndim == self.axes + 2 and all(n % s == 0 for n, s in axes)
-        return batched and (self.padding_mode, self.padding) == ("circular", "same")
+        if not batched or self.padding_mode != "circular":
+            return False
+        pads = self.pads(size)
+        axes = zip(pads.left, pads.right, self.span, self.stride, strict=True)
+        return all(left + right == max(0, k - s) for left, right, k, s in axes)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Pad the input and convolve it with the kernel, or apply the kernel's factors."""

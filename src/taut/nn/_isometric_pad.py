@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.padding import isometric_mask
 from taut.nn._padding import Size, torch_pads
 from taut.program import AbstractOp, Rounding, Site, op
@@ -56,7 +57,7 @@ def _pad(x: Tensor, padding: list[int], mode: str) -> Tensor:
         _check_size(x, padding, mode)
         if torch.is_grad_enabled() and x.requires_grad:
             mask = isometric_mask(x, padding, mode)
-            return _Pad.apply(x, mask, padding, mode)  # pyright: ignore[reportReturnType]
+            return applied(_Pad, x, mask, padding, mode)
     return _plain(x, padding, mode)
 
 
@@ -79,27 +80,33 @@ def _check_size(x: Tensor, padding: list[int], mode: str) -> None:
 class _Pad(torch.autograd.Function):
     """The padding with a backward in one pass; those of torch take longer."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, mask: Tensor, padding: list[int], mode: str) -> Tensor:
         return F.pad(x * mask, padding, mode)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor, list[int], str], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
+        keep(ctx, inputs[1])
         ctx.options = inputs[2:]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (mask,) = ctx.saved_tensors
-        return _Fold.apply(grad, mask, *ctx.options), None, None, None  # pyright: ignore[reportReturnType]
+        return applied(_Fold, grad, mask, *ctx.options), None, None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(_Pad, tangent, *ctx.saved_tensors, *ctx.options)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        x, *options = args
+        x = x.movedim(in_dims[0], 0)
+        return applied(_Pad, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
 
 
 class _Fold(torch.autograd.Function):
     """The adjoint of `_Pad`: the image, plus what is copied from it, times the mask."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(y: Tensor, mask: Tensor, padding: list[int], mode: str) -> Tensor:
@@ -110,7 +117,17 @@ class _Fold(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         (mask,) = ctx.saved_tensors
-        return _Pad.apply(grad, mask, *ctx.options), None, None, None  # pyright: ignore[reportReturnType]
+        return applied(_Pad, grad, mask, *ctx.options), None, None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(_Fold, tangent, *ctx.saved_tensors, *ctx.options)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        x, *options = args
+        x = x.movedim(in_dims[0], 0)
+        return applied(_Fold, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
 
 
 def _folded(y: Tensor, mask: Tensor, axes: int, padding: list[int], mode: str) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from taut._torch_private import is_watched, shared_hooks
+from taut.linalg.derivatives import applied
 from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._padding import Pads, Size, pad
 from taut.nn._wrap import Unwrap, Wrap, dense_clone, folded, is_channels_last
@@ -116,7 +117,7 @@ def _by_input(ctx: Any, by_padded: Tensor | None) -> Tensor | None:
     if by_padded is None:
         return None
     if torch.is_grad_enabled() or is_watched(by_padded):
-        return Unwrap.apply(by_padded, left, right)  # pyright: ignore[reportReturnType]
+        return applied(Unwrap, by_padded, left, right)
     found = folded(by_padded, left, right)
     if ctx.seen is not None and not ctx.seen():
         return found

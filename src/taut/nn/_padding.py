@@ -10,7 +10,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
-from taut._torch_private import inside_function_mode, is_watched
+from taut._torch_private import inside_function_mode, is_traced, is_watched
+from taut.linalg.derivatives import applied
 from taut.linalg.rates import counts_launches
 from taut.nn._gathered import Gathered
 from taut.nn._wrap import Size, Wrap
@@ -59,10 +60,19 @@ def pad(x: Shaped[Tensor, "..."], pads: Pads, mode: str) -> Shaped[Tensor, "..."
         return Gathered.apply(x, left, right)  # pyright: ignore[reportReturnType]
     gathered = counts_launches(x.device) and not inside_function_mode()
     if gathered or (torch.is_grad_enabled() and x.requires_grad):
-        return Wrap.apply(x, left, right)  # pyright: ignore[reportReturnType]
+        return applied(Wrap, x, left, right)
     if not is_watched(x):  # torch's own pad puts channels first
         return Wrap.forward(x, left, right)
+    if is_traced():  # the traces of torch.func.linearize lose what torch's own pad writes
+        return _joined(x, left, right)
     return F.pad(x, torch_pads(left, right), "circular")
+
+
+def _joined(x: Tensor, left: Size, right: Size) -> Tensor:
+    """Circular padding by one concatenation for each axis."""
+    for axis, (a, b) in enumerate(zip(left, right, strict=True), x.ndim - len(left)):
+        x = torch.cat((x.narrow(axis, x.shape[axis] - a, a), x, x.narrow(axis, 0, b)), axis)
+    return x
 
 
 def torch_pads(left: Size, right: Size) -> list[int]:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from taut._sharding import draws
 from taut.parametrizations import AbstractParametrization, AbstractSpectral, read_weight
 
 Parametrization = Callable[..., AbstractParametrization]
@@ -87,6 +88,7 @@ class AbstractParametrizedLayer(nn.Module, ABC):
         self.bias = nn.Parameter(torch.empty(outputs, **factory)) if bias else None
         self._reset_bias()
 
+    @draws
     def reset_parameters(self) -> None:
         """Draw the raw tensors and the bias anew."""
         self.parametrization.reset_parameters()

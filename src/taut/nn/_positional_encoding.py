@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from taut._arguments import whole, wholes
+from taut._sharding import draws
 
 
 @final
@@ -53,6 +54,7 @@ class PositionalEncoding(nn.Module):
         self.encoding = nn.Parameter(torch.empty(self.channels, *self.size, **factory))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """Set the map to zeros."""
         nn.init.zeros_(self.encoding)

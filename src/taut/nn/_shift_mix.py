@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import check_image, whole
+from taut._sharding import draws
 from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._parametrized import (
     AbstractParametrizedLayer,
@@ -66,6 +67,7 @@ class _ShiftMix(AbstractParametrizedLayer):
             )
         return max(1, int(float(fraction) * self.in_channels + 1e-9))  # 0.29 * 100 is 28.99...
 
+    @draws
     def reset_parameters(self) -> None:
         """Draw the raw tensors and the bias anew."""
         self.rotation.reset_parameters()

@@ -1,8 +1,11 @@
 """Circular padding with one copy, and its adjoint."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from taut.linalg.derivatives import applied
 from taut.linalg.rates import counts_launches
 from taut.nn._gathered_pad import gathered
 
@@ -69,8 +72,6 @@ def dense_clone(x: Tensor, *, channels_last: bool) -> Tensor:
 class Wrap(torch.autograd.Function):
     """Circular padding with one copy forward and one backward; torch's takes several."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(x: Tensor, left: Size, right: Size) -> Tensor:
         last = is_channels_last(x, len(left))
@@ -87,13 +88,19 @@ class Wrap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Unwrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
+        return applied(Unwrap, grad, *ctx.sides), None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(Wrap, tangent, *ctx.sides)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return _vmapped(Wrap, in_dims[0], *args), 0
 
 
 class Unwrap(torch.autograd.Function):
     """The adjoint of `Wrap`: adds each copy to its original."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(y: Tensor, left: Size, right: Size) -> Tensor:
@@ -114,4 +121,18 @@ class Unwrap(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return Wrap.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
+        return applied(Wrap, grad, *ctx.sides), None, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, *_: Any) -> Tensor:
+        return applied(Unwrap, tangent, *ctx.sides)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
+        return _vmapped(Unwrap, in_dims[0], *args), 0
+
+
+def _vmapped(function: type[torch.autograd.Function], axis: int, x: Tensor, *sides: Size) -> Tensor:
+    """With the axis of `torch.func.vmap` joined to the first one."""
+    x = x.movedim(axis, 0)
+    return applied(function, x.flatten(0, 1), *sides).unflatten(0, x.shape[:2])

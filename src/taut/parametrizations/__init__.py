@@ -7,7 +7,7 @@ here: tests, tables and the command line iterate over these exports.
 import inspect
 
 from taut.parametrizations._aol import AOL
-from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._base import AbstractParametrization, raws_among
 from taut.parametrizations._bcop import BCOP
 from taut.parametrizations._bcop_fixed import BCOPFixed
 from taut.parametrizations._bro import BRO
@@ -31,6 +31,11 @@ from taut.parametrizations._existence import (
 from taut.parametrizations._exponential import Exponential
 from taut.parametrizations._finite_reflector import FiniteReflector
 from taut.parametrizations._householder import Householder
+from taut.parametrizations._kept import (
+    declare_orthonormal,
+    is_kept_orthonormal,
+    keep_orthonormal,
+)
 from taut.parametrizations._lires import LiRes
 from taut.parametrizations._lot import LOT
 from taut.parametrizations._model import (
@@ -46,6 +51,7 @@ from taut.parametrizations._ossn import OSSN
 from taut.parametrizations._rkl2ne import RKL2NE
 from taut.parametrizations._rko import RKO
 from taut.parametrizations._scfac import SCFac
+from taut.parametrizations._shared import shared_weights
 from taut.parametrizations._sll import SLL
 from taut.parametrizations._spectral import (
     AbstractSpectral,
@@ -85,21 +91,26 @@ __all__ = [
     "batched",
     "batched_if_quicker",
     "cached",
+    "declare_orthonormal",
     "dilated_symbol",
     "effective_stride",
     "existing_isometry",
+    "is_kept_orthonormal",
+    "keep_orthonormal",
     "kernel_of_symbol",
     "kernel_symbol",
     "map_symbol",
     "may_transform",
     "methods",
     "projected",
+    "raws_among",
     "read_basis",
     "read_scaled_weight",
     "read_symbol",
     "read_weight",
     "require_isometry",
     "retract_",
+    "shared_weights",
     "update_",
 ]
 

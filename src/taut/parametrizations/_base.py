@@ -1,12 +1,15 @@
 """What a parametrization is."""
 
+import weakref
 from abc import ABC, abstractmethod
-from typing import ClassVar, Literal
+from collections.abc import Iterable
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from taut._arguments import whole, wholes
+from taut._sharding import draws, gathers, remember_shard
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.windows import Windows
 
@@ -14,6 +17,22 @@ Guarantee = Literal["orthogonal", "lipschitz", "none"]
 
 
 MISS = 1000  # units of the last place that an assigned weight may be off
+
+
+# All that there are, from which an optimiser learns what its parameters are.
+_basis_readers: "weakref.WeakSet[AbstractParametrization]" = weakref.WeakSet()
+
+
+def raws_among(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Those of the parameters that a parametrization reads through orthonormal bases.
+
+    Example:
+        >>> layer = taut.nn.Linear(2, 3)
+        >>> [tuple(raw.shape) for raw in raws_among(layer.parameters())]
+        [(3, 2)]
+    """
+    raws = {id(raw) for owner in list(_basis_readers) for raw in owner.parameters()}
+    return [parameter for parameter in parameters if id(parameter) in raws]
 
 
 class AbstractParametrization(nn.Module, ABC):
@@ -89,6 +108,24 @@ class AbstractParametrization(nn.Module, ABC):
         for name, shape in self.buffer_shapes().items():
             self.register_buffer(name, torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
+        if self.reads_bases:
+            _basis_readers.add(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a copy or a pickle."""
+        super().__setstate__(state)
+        if self.reads_bases:
+            _basis_readers.add(self)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "reset_parameters" in vars(cls):
+            cls.reset_parameters = draws(cls.reset_parameters)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; torch's `fully_shard` exchanges raw tensors this way."""
+        remember_shard(self.__dict__.get("_parameters", {}).get(name), value)
+        super().__setattr__(name, value)
 
     @abstractmethod
     def raw_shapes(self) -> dict[str, tuple[int, ...]]:
@@ -175,6 +212,7 @@ class AbstractParametrization(nn.Module, ABC):
             f"{', '.join(self.raw_shapes()) or 'nothing'}; assign these, or load a state_dict."
         )
 
+    @gathers
     @torch.no_grad()
     def assign_(self, weight: Tensor) -> None:
         """Set the raw tensors so that :meth:`weight` is this one, to rounding.
@@ -212,6 +250,7 @@ class AbstractParametrization(nn.Module, ABC):
         For a subclass whose weight meets its constraint only from time to time.
         """
 
+    @draws
     def reset_parameters(self) -> None:
         """Draw the raw tensors anew: orthonormal columns, uniformly distributed."""
         with torch.no_grad():

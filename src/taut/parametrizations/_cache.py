@@ -10,10 +10,19 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from taut._torch_private import inside_transform, is_functorch_wrapped_tensor, version_of
+from taut._sharding import stored, whole_tensors
+from taut._torch_private import (
+    inside_transform,
+    is_functorch_wrapped_tensor,
+    is_traced,
+    recomputes_on_its_own,
+    version_of,
+)
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.precision import exact_products
+from taut.linalg.stiefel import own_basis
 from taut.parametrizations._base import AbstractParametrization
+from taut.parametrizations._kept import is_own_basis
 from taut.parametrizations._spectral import AbstractSpectral
 
 _local = threading.local()  # `weights`, `bases` and `layers`: what the contexts of a thread keep
@@ -76,53 +85,37 @@ def cached() -> Iterator[None]:
 def read_basis(raw: Tensor) -> Tensor:
     """The orthonormal basis of a raw tensor, from :func:`taut.batched` if that has it.
 
+    In training it is the raw tensor itself if an optimiser of `taut.optim` keeps that orthonormal.
+
     Example:
         >>> read_basis(torch.tensor([[3.0], [4.0]]))
         tensor([[0.6000],
                 [0.8000]])
     """
     kept = kept_basis(raw)
-    return orthonormal_basis(raw) if kept is None else kept
+    if kept is not None:
+        return kept
+    return own_basis(raw) if is_own_basis(raw) else orthonormal_basis(raw)
 
 
 def kept_basis(raw: Tensor) -> Tensor | None:
     """The basis that :func:`taut.batched` keeps for a raw tensor, if it has not changed since."""
     if torch.compiler.is_compiling() or getattr(_local, "bases", None) is None:
         return None
-    raw_state, basis_state, basis = _local.bases.get(raw, (None, None, None))
-    if basis is None or raw_state != _raw_state(raw) or basis_state != _state(basis):
+    raw_state, basis_state, basis = _local.bases.get(stored(raw), (None, None, None))
+    if basis is None or raw_state != _state(raw) or basis_state != _state(basis):
         return None
-    lacks_gradient = torch.is_grad_enabled() and raw.requires_grad and not basis.requires_grad
-    return None if lacks_gradient else basis
+    return basis if _may_be_used(basis, raw.requires_grad) else None
 
 
-def kept_weight(parametrization: AbstractParametrization) -> Tensor | None:
-    """The weight that :func:`taut.batched` keeps for a layer, if nothing has changed since."""
-    if torch.compiler.is_compiling() or getattr(_local, "layers", None) is None:
-        return None
-    raw_state, weight_state, weight = _local.layers.get(parametrization, (None, None, None))
-    if weight is None or weight_state != _state(weight):
-        return None
-    raws = list(parametrization.parameters())
-    if any(map(is_functorch_wrapped_tensor, raws)) or raw_state != list(map(_raw_state, raws)):
-        return None
-    watched = torch.is_grad_enabled() and any(raw.requires_grad for raw in raws)
-    return None if watched and not weight.requires_grad else weight
-
-
-@contextmanager
-def keeping_weights(pairs: list[tuple[AbstractParametrization, Tensor]]) -> Iterator[None]:
-    """Inside this context :func:`read_weight` answers with these weights of these layers."""
-    outer, kept = getattr(_local, "layers", None), {}
-    for owner, weight in pairs:
-        raws = list(owner.parameters())
-        if not any(tensor.is_inference() for tensor in (weight, *raws)):
-            kept[owner] = (list(map(_raw_state, raws)), _state(weight), weight)
-    _local.layers = {**(outer or {}), **kept}
-    try:
-        yield
-    finally:
-        _local.layers = outer
+def _may_be_used(kept: Tensor, learned: bool) -> bool:
+    """Whether a read with or without a gradient may have this one, whose graph others share."""
+    if not torch.is_grad_enabled():
+        return True
+    if learned != kept.requires_grad:  # frozen since, or learned only now
+        return False
+    # A backward pass of its own would use up the graph.
+    return not (kept.requires_grad and recomputes_on_its_own())
 
 
 @contextmanager
@@ -130,7 +123,7 @@ def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
     """Inside this context :func:`read_basis` answers with these bases of these raw tensors."""
     outer = getattr(_local, "bases", None)
     kept = {
-        raw: (_raw_state(raw), _state(basis), basis)
+        raw: (_state(raw), _state(basis), basis)
         for raw, basis in pairs
         if not (raw.is_inference() or basis.is_inference())
     }
@@ -140,6 +133,42 @@ def keeping_bases(pairs: list[tuple[Tensor, Tensor]]) -> Iterator[None]:
             yield
     finally:
         _local.bases = outer
+
+
+@contextmanager
+def keeping_weights(
+    weights: dict[AbstractParametrization, tuple[Tensor, Tensor | None]],
+) -> Iterator[None]:
+    """Inside this context reads answer with these weights, and scales of their outputs."""
+    outer = getattr(_local, "shared", None)
+    kept = {
+        owner: (_states(owner), _state(weight), weight, scale)
+        for owner, (weight, scale) in weights.items()
+        if not weight.is_inference()
+    }
+    _local.shared = {**(outer or {}), **kept}
+    try:
+        with _noticing_steps():
+            yield
+    finally:
+        _local.shared = outer
+
+
+def kept_weight(owner: AbstractParametrization) -> tuple[Tensor, Tensor | None] | None:
+    """What :func:`keeping_weights` holds for a parametrization that has not changed since."""
+    if torch.compiler.is_compiling() or not getattr(_local, "shared", None):
+        return None
+    if any(map(is_functorch_wrapped_tensor, owner.parameters())):
+        return None
+    raw_state, weight_state, weight, scale = _local.shared.get(owner, (None,) * 4)
+    if weight is None or (raw_state, weight_state) != (_states(owner), _state(weight)):
+        return None
+    learned = any(p.requires_grad for p in owner.parameters())
+    return (weight, scale) if _may_be_used(weight, learned) else None
+
+
+def _states(owner: AbstractParametrization) -> tuple:
+    return tuple(map(_state, (*owner.parameters(), *owner.buffers())))
 
 
 class _CachedWeight(NamedTuple):
@@ -168,9 +197,10 @@ def read_weight(
         >>> read_weight(taut.Orthogonal(2, 3)).shape
         torch.Size([3, 2])
     """
+    if size is None and (kept := kept_weight(parametrization)) is not None:
+        return kept[0]
     sizes = () if size is None else (size,)
-    kept = kept_weight(parametrization) if size is None else None
-    return _read(parametrization, size, lambda: parametrization.weight(*sizes), kept)
+    return _read(parametrization, size, lambda: parametrization.weight(*sizes))
 
 
 def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor, Tensor | None]:
@@ -183,6 +213,8 @@ def read_scaled_weight(parametrization: AbstractParametrization) -> tuple[Tensor
     """
     if type(parametrization).scaled_weight is AbstractParametrization.scaled_weight:
         return read_weight(parametrization), None
+    if (kept := kept_weight(parametrization)) is not None:
+        return kept
     if keeps_weight(parametrization):
         scale = _read(parametrization, "scale", lambda: parametrization.scaled_weight()[1])
         return read_weight(parametrization), scale
@@ -205,27 +237,22 @@ def read_symbol(parametrization: AbstractSpectral, size: tuple[int, ...]) -> Ten
     return _read(parametrization, ("symbol", size), lambda: parametrization.symbol(size))
 
 
-def _read(
-    parametrization: AbstractParametrization,
-    name: Any,
-    compute: Callable[[], Any],
-    kept: Tensor | None = None,
-) -> Any:
+def _read(parametrization: AbstractParametrization, name: Any, compute: Callable[[], Any]) -> Any:
     """A tensor that a parametrization computes, from the cache under this name if it may be."""
     tensors = (*parametrization.parameters(), *parametrization.buffers())
-    with without_autocast(tensors[0].device):
+    with without_autocast(tensors[0].device), whole_tensors(parametrization):
         if not keeps_weight(parametrization):
-            weight = compute() if kept is None else kept
+            weight = compute()
             return weight if torch.is_grad_enabled() else _contiguous(weight)
         key = (parametrization, name)
         raw_state = (torch.is_inference_mode_enabled(), *map(_state, tensors))
-        old = _local.weights.get(key)
-        if old is None or (old.raw_state, old.weight_state) != (raw_state, _state(old.weight)):
+        kept = _local.weights.get(key)
+        if kept is None or (kept.raw_state, kept.weight_state) != (raw_state, _state(kept.weight)):
             weight = _contiguous(compute())
-            alive = tuple(tensor.detach() for tensor in tensors)
-            old = _CachedWeight(raw_state, _state(weight), weight, alive)
-            _local.weights[key] = old
-        return old.weight
+            alive = tuple(stored(tensor).detach() for tensor in tensors)
+            kept = _CachedWeight(raw_state, _state(weight), weight, alive)
+            _local.weights[key] = kept
+        return kept.weight
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -254,13 +281,9 @@ def _contiguous(weight: Tensor) -> Tensor:
 
 def _state(tensor: Tensor) -> tuple:
     """Changes if the tensor is replaced, or written to (unless inference mode made it)."""
+    dtype, tensor = tensor.dtype, stored(tensor)
     version = None if tensor.is_inference() else version_of(tensor)
-    return tensor.data_ptr(), version, tensor.stride(), tensor.dtype, tensor.device
-
-
-def _raw_state(raw: Tensor) -> tuple:
-    """The same, and whether the raw tensor is learned: what is kept has its graph."""
-    return *_state(raw), raw.requires_grad
+    return tensor.data_ptr(), version, tensor.stride(), dtype, tensor.device
 
 
 def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
@@ -279,7 +302,9 @@ def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
         return False
     if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
         return False
-    return not (keeps_weight(parametrization) or inside_transform())
+    if keeps_weight(parametrization) or kept_weight(parametrization) is not None:
+        return False
+    return not (inside_transform() or is_traced())
 
 
 def keeps_weight(parametrization: AbstractParametrization) -> bool:

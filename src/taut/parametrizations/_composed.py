@@ -246,7 +246,7 @@ class AbstractComposed(AbstractParametrization):
         moves = tuple((axis, -places[axis] if turn % 2 else places[axis]) for turn, axis in steps)
         return [Steps(self.basis(name)[group], moves)]
 
-    def _steps_are_cheaper(self, positions: int, windows: Windows) -> bool:
+    def _steps_are_cheaper(self, positions: Any, windows: Windows) -> bool:
         """Compare the multiplications of a training step, with those that build the kernel."""
         folded, outputs = self.channels
         narrow, wide = sorted((folded, outputs))

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import whole
+from taut._sharding import gathers, is_sharded, stored, whole_tensor
 from taut._torch_private import inside_transform
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.packing import packed_bases, packs
 from taut.linalg.rates import counts_launches
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import keeping_bases, keeping_weights, without_autocast
+from taut.parametrizations._kept import is_own_basis
 from taut.parametrizations._stack import stacks
 
 _M = TypeVar("_M", bound=nn.Module)
@@ -78,17 +80,19 @@ def _batched(model: nn.Module, wants_basis: Callable[[Tensor], bool]) -> Iterato
     owners = [owner for owner in _parametrizations(model) if owner.reads_bases]
     if inside_transform():  # its tensors are gone when it ends
         owners = []
-    found = stacks(owners)
+    found = stacks(owner for owner in owners if not _is_apart(owner))
     stacked = {raw: raws for stack in found for raw, raws in stack.join().items()}
     in_stacks = {raw for raws in stacked.values() for raw in raws}
-    others = (raw for owner in owners for raw in owner.parameters() if raw not in in_stacks)
+    every = (stored(raw) for owner in owners for raw in owner.parameters())
+    others = (raw for raw in every if raw not in in_stacks and not is_own_basis(raw))
     raws = [(raw, 1) for raw in others if wants_basis(raw)]
     raws += [(raw, len(parts)) for raw, parts in stacked.items()]
     with keeping_bases(_bases(raws)):
-        weights = []
+        weights: dict[AbstractParametrization, tuple[Tensor, Tensor | None]] = {}
         for stack in found:
             with without_autocast(next(stack.whole.parameters()).device):
-                weights += zip(stack.owners, stack.weights(), strict=True)
+                made = [(weight, None) for weight in stack.weights()]
+            weights.update(zip(stack.owners, made, strict=True))
         with keeping_weights(weights):
             yield
 
@@ -105,7 +109,7 @@ def _bases(raws: list[tuple[Tensor, int]]) -> list[tuple[Tensor, Tensor]]:
     for (shape, _, device, _), group in groups.items():
         if shape and sum(layers for _, layers in group) == 1:
             continue
-        stacked = [raw.reshape(-1, *raw.shape[-2:]) for raw, _ in group]
+        stacked = [whole_tensor(raw).reshape(-1, *raw.shape[-2:]) for raw, _ in group]
         sizes = [(len(x), x.shape[1], x.shape[2]) for x in stacked]
         for places in [range(len(group))] if shape else packs(sizes):
             with without_autocast(device):
@@ -113,6 +117,11 @@ def _bases(raws: list[tuple[Tensor, int]]) -> list[tuple[Tensor, Tensor]]:
             for i, basis in zip(places, bases, strict=True):
                 kept.append((group[i][0], basis.view(group[i][0].shape)))
     return kept
+
+
+def _is_apart(owner: AbstractParametrization) -> bool:
+    """Whether raw tensors are distributed, or bases already: then they are not joined to others."""
+    return any(is_sharded(stored(raw)) or is_own_basis(raw) for raw in owner.parameters())
 
 
 def after_step(model: nn.Module, step: int, *, retract_every: int = 16) -> None:
@@ -139,6 +148,7 @@ def after_step(model: nn.Module, step: int, *, retract_every: int = 16) -> None:
     update_(model, step)
 
 
+@gathers
 @torch.no_grad()
 def retract_(model: nn.Module) -> None:
     """Replace every raw tensor by its own orthonormal basis, in place.
@@ -161,6 +171,7 @@ def retract_(model: nn.Module) -> None:
         raw.copy_(orthonormal_basis(raw))
 
 
+@gathers
 @torch.no_grad()
 def update_(model: nn.Module, step: int) -> None:
     """Run the updates that the methods of a model need after an optimiser step, in place.
@@ -189,6 +200,7 @@ def update_(model: nn.Module, step: int) -> None:
             owner.update_(step)
 
 
+@gathers
 @torch.no_grad()
 def projected(model: _M) -> _M:
     """A copy of a model with every raw tensor projected as a finished model needs it.

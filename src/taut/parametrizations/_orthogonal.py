@@ -7,9 +7,11 @@ from torch import Tensor
 
 from taut.linalg.bases import basis_product
 from taut.linalg.one_route import takes_one_route
+from taut.linalg.stiefel import own_product
 from taut.linalg.windows import Windows
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._cache import kept_basis, read_basis
+from taut.parametrizations._kept import is_own_basis
 
 
 @final
@@ -60,9 +62,10 @@ class Orthogonal(AbstractParametrization):
         """Apply the dense layer through the factors of the basis."""
         if kept_basis(self.raw_matrix) is not None or torch.compiler.is_exporting():
             return None  # the product is laid out by the size of the batch, which may be open
-        if takes_one_route(self.raw_matrix):
+        own = is_own_basis(self.raw_matrix)
+        if not own and takes_one_route(self.raw_matrix):
             return None  # its factors are found by questions to the device
         wide = self.out_channels >= self.in_channels
-        y = basis_product(x, self.raw_matrix, transposed=wide)
+        y = (own_product if own else basis_product)(x, self.raw_matrix, transposed=wide)
         # A copy: in-place operations must not change what is saved for the gradient.
         return y.clone() if bias is None else y + bias

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from taut._sharding import gathers
 from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
 from taut.program._check import checked_record
 from taut.program._dense import dense_matrix
@@ -185,6 +186,7 @@ def _check_operator(site: Site) -> None:
         )
 
 
+@gathers
 def lipschitz_bound(
     model: nn.Module,
     input_shape: tuple[int, ...],
@@ -241,6 +243,7 @@ def lipschitz_bound(
     return replace(bound, passes=(*changed, *bound.passes))
 
 
+@gathers
 def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
     """The plain product of the layers, by proofs that others repeat quickly, see `prove`.
 
@@ -297,6 +300,7 @@ def _pairs(program: Program, slopes: Mapping[str, float]) -> Tensor | None:
     return pairwise_constants(program.tensors[last.tensors["weight"]], slopes[last.inputs[0]])
 
 
+@gathers
 def singular_values(module: nn.Module, input_shape: tuple[int, ...]) -> Float[Tensor, " s"]:
     r"""Exact singular values of a linear module, of its operator on inputs of one shape.
 

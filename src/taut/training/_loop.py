@@ -6,7 +6,7 @@ import shlex
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -14,10 +14,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from taut import optim
 from taut.data import Batches, Dataset, Share, StreamedDataset
 from taut.kinds import in_file_of
-from taut.losses import LossInputs
-from taut.parametrizations import after_step, batched_if_quicker, projected
+from taut.losses import LossInputs, label_counts
+from taut.parametrizations import after_step, batched_if_quicker, projected, shared_weights
 from taut.training._average import Average, parameter_groups
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
 from taut.training._devices import (
@@ -35,6 +36,7 @@ from taut.training._schedules import warm_up
 
 _ALONE = Launch()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
+OPTIMIZERS = {"adam": torch.optim.AdamW, "stiefel-adam": optim.Adam}
 
 
 @final
@@ -88,7 +90,8 @@ def train(
 
     Raises:
         ValueError: if the folder holds a run of another recipe, another process trains in it, the
-            data are not those of the recipe, or there is no such device.
+            data are not those of the recipe, there is no such device, or weights shall be shared
+            where gradients accumulate.
         TrainingInterrupted: after Ctrl-C or SIGTERM.
         OtherProcessFailed: in all other processes, if the first one fails at what they wait for.
         TrainingDiverged: if the loss or a weight is not finite.
@@ -100,6 +103,11 @@ def train(
         ...     [row["step"] for row in train(recipe, folder).history()]
         [2]
     """
+    if launch.share_weights and recipe.accumulate > 1:
+        raise ValueError(
+            "`share_weights` must be False where a batch has several parts, of which processes may "
+            f"have different numbers; got accumulate={recipe.accumulate}."
+        )
     folder, processes = Path(run_dir), Processes(launch, choose_device(device), recipe.precision)
     if data_dir is None and (folder / RECIPE).is_file():
         data_dir = Run.open(folder).data_dir
@@ -113,7 +121,7 @@ def train(
         processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
         processes.by_first(lambda: lock.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
-        trainer = _Trainer(run, data, processes)
+        trainer = _Trainer(run, data, processes, launch.share_weights)
         if isinstance(trainer.data, StreamedDataset):
             lock.callback(trainer.data.close)
         trainer.train(interrupted, on_progress or (lambda _: None))
@@ -124,13 +132,20 @@ def train(
 class _Trainer:
     """One sitting of a training, from the last checkpoint on."""
 
-    def __init__(self, run: Run, data: Dataset | StreamedDataset, processes: Processes) -> None:
+    def __init__(
+        self,
+        run: Run,
+        data: Dataset | StreamedDataset,
+        processes: Processes,
+        share_weights: bool,
+    ) -> None:
+        self.share_weights = share_weights
         self.run, self.recipe, self.processes = run, run.recipe, processes
         self.fabric, self.device = processes.fabric, processes.fabric.device
         self.data = data.to(self.device)
         self.plain_model = self.recipe.build_model().to(self.device)
         groups = parameter_groups(self.plain_model, self.recipe.weight_decay)
-        self.plain_optimiser = torch.optim.AdamW(groups, fused=True)
+        self.plain_optimiser = OPTIMIZERS[self.recipe.optimizer](groups, fused=True)
         self.average = Average(self.plain_model, self.recipe.ema) if self.recipe.ema else None
         averaged = None if self.average is None else self.average.model
         state = self.plain_model, self.plain_optimiser, self.device
@@ -215,11 +230,16 @@ class _Trainer:
         self._backward(images, labels)
         if self.recipe.clip_norm:
             nn.utils.clip_grad_norm_(self.plain_model.parameters(), self.recipe.clip_norm)
-        self.optimiser.step()
+        with self._finite_raw_tensors():
+            self.optimiser.step()
         self.position.step += 1
+        # The parameters that `taut.optim` keeps orthonormal need no bases.
+        retracts = self.recipe.optimizer == "adam"
         with self._finite_raw_tensors():
             after_step(
-                self.plain_model, self.position.step, retract_every=self.recipe.retract_every
+                self.plain_model,
+                self.position.step,
+                retract_every=self.recipe.retract_every if retracts else 0,
             )
         if self.average is not None:
             self.average.update(self.plain_model, self.position.step)
@@ -227,6 +247,8 @@ class _Trainer:
     def _backward(self, images: Tensor, labels: Tensor) -> None:
         """Add up the gradients of the parts of a batch; processes exchange them with the last."""
         count, parts = len(labels), self.recipe.accumulate
+        compares = self.recipe.loss.compares_classes
+        counts = label_counts(labels, self.recipe.classes) if compares else None
         slices = [Share(part, parts).of(0, count) for part in range(parts)]
         filled = [part for part in slices if part.stop > part.start]
         if count == 0:  # fewer images than processes: take part with one of weight 0
@@ -239,20 +261,29 @@ class _Trainer:
         for part in filled:
             waits = part is not filled[-1]
             with self.fabric.no_backward_sync(self.model, enabled=waits):
-                self._backward_part(images[part], labels[part], min(count, part.stop - part.start))
+                self._backward_part(
+                    images[part], labels[part], counts, min(count, part.stop - part.start)
+                )
 
-    def _backward_part(self, images: Tensor, labels: Tensor, count: int) -> None:
+    def _backward_part(
+        self, images: Tensor, labels: Tensor, counts: Tensor | None, count: int
+    ) -> None:
         world = self.processes.share.world
-        with self._finite_raw_tensors(), batched_if_quicker(self.plain_model):
+        with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
+        inputs = LossInputs(logits, labels, counts=counts, progress=self.position.step / self.total)
         with in_file_of(type(self.recipe.loss)):
-            loss = self.recipe.loss(LossInputs(logits, labels))
+            loss = self.recipe.loss(inputs)
         self.losses += loss.detach().to(self.losses) * count
         if world > 1 or self.recipe.accumulate > 1:
             # Gradients are averaged over processes; weighted so, that is the mean over all images.
             total = self.batches.size(self.position.step % self.batches.steps)
             loss = loss * (count * world / total)
         self.fabric.backward(loss)
+
+    def _weights(self) -> AbstractContextManager[None]:
+        """Inside, weights are computed once over all processes, if asked for, or few at a time."""
+        return (shared_weights if self.share_weights else batched_if_quicker)(self.plain_model)
 
     @contextmanager
     def _finite_raw_tensors(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ import gc
 import hashlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
@@ -27,18 +27,21 @@ class Launch:
         nodes: machines; the command is started on each of them.
         workers: processes beside each of them that decode images as they are needed; None reads
             the data set into memory.
+        share_weights: whether each process computes the weights of some layers, and gets those of
+            the others from the other processes; see :func:`taut.shared_weights`.
 
     Raises:
         ValueError: if a number is below 1, or `workers` below 0.
 
     Example:
         >>> Launch(devices=2).resolve()
-        Launch(devices=2, nodes=1, workers=None)
+        Launch(devices=2, nodes=1, workers=None, share_weights=False)
     """
 
     devices: int = 1
     nodes: int = 1
     workers: int | None = None
+    share_weights: bool = False
 
     def __post_init__(self) -> None:
         for name in ("devices", "nodes"):
@@ -56,7 +59,7 @@ class Launch:
         starter, here, everywhere = _started()
         if not starter:
             return self
-        started = Launch(here, everywhere // here, self.workers)
+        started = replace(self, devices=here, nodes=everywhere // here)
         if (self.devices, self.nodes) not in ((1, 1), (started.devices, started.nodes)):
             raise ValueError(
                 f"`devices` and `nodes` must be those of {starter}, {here} and {started.nodes}, or "

@@ -30,6 +30,7 @@ from taut.training import _schedules
 from taut.training._schedules import AbstractSchedule, OneCycle
 
 Precision = Literal["32-true", "bf16-mixed"]
+OptimizerName = Literal["adam", "stiefel-adam"]
 
 CHOICES: dict[str, Choice] = {
     "model": Choice("model", AbstractModel, models(), adapt=model_of),
@@ -63,6 +64,8 @@ class Recipe:
         model: the architecture.
         parametrization: the method of its layers, a class; dense layers use its `dense_as`.
         loss: the training loss.
+        optimizer: "adam" is torch's AdamW; "stiefel-adam", :class:`taut.optim.Adam`, keeps the
+            parameters of orthogonal layers orthonormal, so that `retract_every` does not matter.
         lr: peak learning rate.
         schedule: how the learning rate and Adam's beta1 move over the run.
         epochs: passes over the training set.
@@ -104,6 +107,7 @@ class Recipe:
     model: AbstractModel = field(default_factory=Small)
     parametrization: type[AbstractParametrization] = BCOP
     loss: AbstractLoss = field(default_factory=MultiMargin)
+    optimizer: OptimizerName = "adam"
     lr: float = 5e-3
     schedule: AbstractSchedule = field(default_factory=OneCycle)
     epochs: int = 10
@@ -139,6 +143,9 @@ class Recipe:
         if self.precision not in get_args(Precision):
             allowed = ", ".join(get_args(Precision))
             raise ValueError(f"`precision` must be one of {allowed}; got {self.precision!r}.")
+        if self.optimizer not in get_args(OptimizerName):
+            allowed = ", ".join(get_args(OptimizerName))
+            raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
         for eps in self.eps:
             _check_eps(eps)
 
@@ -282,7 +289,18 @@ def _encoded(choice: Choice, value: Any) -> dict[str, Any]:
     cls = type(value) if choice.instance else value
     file = source_file(cls)
     values = {"kind": choice.kind_of(cls)} | ({} if file is None else {"sha256": file.sha256})
-    return values | (dataclasses.asdict(value) if choice.instance else {})
+    return values | (_encoded_settings(value) if choice.instance else {})
+
+
+def _encoded_settings(value: Any) -> dict[str, Any]:
+    """The settings of an instance; a loss among them as it is encoded itself."""
+    settings = {one.name: vars(value)[one.name] for one in fields(value)}
+    losses = {n: _encoded(CHOICES["loss"], v) for n, v in settings.items() if _is_loss(v)}
+    return dataclasses.asdict(value) | losses
+
+
+def _is_loss(value: Any) -> bool:
+    return isinstance(value, AbstractLoss)
 
 
 def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
@@ -293,7 +311,9 @@ def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
     if digest is not None and (file is None or file.sha256 != digest):
         raise ValueError(f"{kind} is in another file than when the recipe was written.")
     if choice.instance:
-        return construct(cls, values, _names(cls))
+        inner = {one.name for one in fields(cls) if _is_loss(_default(one))}
+        losses = {n: _decoded(choice, values[n], folder) for n in inner & values.keys()}
+        return construct(cls, values | losses, _names(cls))
     if values:
         raise ValueError(f"`{choice.name}` has a kind and no settings; got {', '.join(values)}.")
     return cls
@@ -311,6 +331,11 @@ def _object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"`{name}` must be a JSON object; got {value!r}.")
     return value
+
+
+def _default(one: dataclasses.Field[Any]) -> Any:
+    made = one.default_factory
+    return one.default if made is dataclasses.MISSING else made()
 
 
 def _names(cls: Any) -> list[str]:

@@ -57,6 +57,31 @@ def test_applied_steps_are_the_kernel(monkeypatch, inputs, outputs, kernel_size,
     assert torch.allclose(layer(x), plain(layer, x), atol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "applied"),
+    [
+        (3, 1, "same", True),
+        (3, 1, 1, True),
+        ((5, 1), 1, (2, 0), True),
+        (4, 2, 1, True),
+        (3, 1, 0, False),
+        (5, 1, 1, False),
+        (3, 1, (1, 0), False),
+    ],
+)
+def test_circular_layers_that_keep_the_domain_apply_steps(
+    monkeypatch, size, stride, padding, applied
+):
+    monkeypatch.setattr(AbstractComposed, "_steps_are_cheaper", lambda *_: True)
+    layer = taut.nn.Conv2d(4, 4, size, stride, padding, dtype=torch.float64)
+    calls, apply = [], AbstractComposed._applied
+    counted = lambda *a, **k: calls.append(1) or apply(*a, **k)  # noqa: E731
+    monkeypatch.setattr(AbstractComposed, "_applied", counted)
+    x = torch.randn(2, 4, 6, 8, dtype=torch.float64)
+    assert torch.allclose(layer(x), plain(layer, x), atol=1e-12)
+    assert bool(calls) == applied
+
+
 # name, channels, kernel size, stride, dilation, groups, windows
 GENERAL = [
     ("Conv1d", (3, 5), (5,), (2,), (1,), 1, (3,)),

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import taut
 from taut.data import Augment
+from taut.losses import HingeKRMulticlass
 from taut.parametrizations import _svcm, methods
-from taut.training import OtherProcessFailed, Recipe, TrainingInterrupted, read_recipe
+from taut.training import Launch, OtherProcessFailed, Recipe, TrainingInterrupted, read_recipe
 from taut.training import _loop as loop
 
 RANK = int(os.environ.get("RANK", 0))
@@ -32,9 +33,10 @@ SETTINGS = {
 
 
 def trainer(folder):
-    def train(name, **changes):
+    def train(name, launch=Launch(), **changes):  # noqa: B008 (frozen)
         recipe = replace(read_recipe(folder / "tiny.json"), **changes)
-        return loop.train(recipe, folder / name, data_dir=folder / "data.npz", device="cpu")
+        place = {"data_dir": folder / "data.npz", "device": "cpu", "launch": launch}
+        return loop.train(recipe, folder / name, **place)
 
     return train
 
@@ -138,9 +140,12 @@ def weights(train):
 def main(folder):
     train = trainer(folder)
     train("resumed-by-two")
+    train("shared", Launch(share_weights=True))
+    train("two-sample", loss=HingeKRMulticlass(alpha=5.0), batch_size=13)
     said = faults(train)
     train("bf16", precision="bf16-mixed")
     train("settings", **SETTINGS)
+    train("stiefel", optimizer="stiefel-adam")
     said["weights"] = weights(train)
     (folder / f"said-{RANK}.json").write_text(json.dumps(said))
 

@@ -103,6 +103,12 @@ def assert_same_curve(run, expected):
     assert all(torch.allclose(weights[name], others[name], atol=1e-4) for name in weights)
 
 
+def test_steps_on_the_manifold_are_those_of_one_process(folder, said):
+    recipe = replace(TINY, optimizer="stiefel-adam")
+    alone = train(recipe, folder / "stiefel-alone", data_dir=folder / "data.npz")
+    assert_same_curve(Run.open(folder / "stiefel"), alone)
+
+
 def test_torchrun_trains_as_one_process(folder, alone):
     arguments = ["taut", "train", "tiny.json", "--data-dir", "data.npz", "--run", "torchrun"]
     stdout = finished(python(*TORCHRUN, "-m", "--", *arguments, cwd=folder))
@@ -143,6 +149,17 @@ def test_an_interrupt_of_any_process_stops_all_at_one_step(said):
 
 def test_two_processes_resume_what_one_began(said, folder, alone):
     assert_same_curve(Run.open(folder / "resumed-by-two"), alone)
+
+
+def test_weights_that_are_computed_once_over_processes_train_alike(said, folder, alone):
+    assert_same_curve(Run.open(folder / "shared"), alone)
+
+
+def test_a_loss_of_two_samples_sees_the_whole_batch(said, folder):
+    """The parts of a batch have other sizes, and other shares of the classes."""
+    run = Run.open(folder / "two-sample")
+    alone = train(run.recipe, folder / "two-sample-alone", data_dir=folder / "data.npz")
+    assert_same_curve(run, alone)
 
 
 def test_one_process_resumes_what_two_began(said, folder, alone):
@@ -240,6 +257,7 @@ def test_weights_are_orthogonal_under_bfloat16_as_it_trains(folder, alone, monke
         (["--devices", "0"], ["`--devices` must be at least 1; got 0"]),
         (["--nodes", "-1"], ["`--nodes` must be at least 1; got -1"]),
         (["--precision", "fp8"], ["precision"]),
+        (["--optimizer", "lion"], ["stiefel-adam"]),
     ],
 )
 def test_wrong_launches_are_told(options, parts, folder, monkeypatch, capsys):
@@ -312,3 +330,14 @@ def test_numbers_that_contradict_slurm_are_refused(launch, slurm):
 def test_a_shell_within_a_slurm_job_is_a_process_of_its_own(slurm, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NAME", "interactive")
     assert Launch(2).resolve() == Launch(2)
+
+
+def test_weights_are_not_shared_where_gradients_accumulate(folder):
+    recipe = replace(TINY, accumulate=2)
+    with pytest.raises(ValueError, match="`share_weights` must be False where a batch has several"):
+        train(
+            recipe,
+            folder / "never",
+            data_dir=folder / "data.npz",
+            launch=Launch(share_weights=True),
+        )

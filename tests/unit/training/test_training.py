@@ -152,6 +152,19 @@ def test_resume_after_ctrl_c_is_bitwise_equal(finished, data_dir, tmp_path, step
     assert outcome(train(TINY, tmp_path / "run")) == outcome(finished)
 
 
+def test_steps_on_the_manifold_resume_bitwise(data_dir, tmp_path):
+    recipe = replace(TINY, optimizer="stiefel-adam", retract_every=1)
+    whole = train(recipe, tmp_path / "whole", data_dir=data_dir)
+    with pytest.raises(TrainingInterrupted):
+        train(recipe, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(6))
+    assert outcome(train(recipe, tmp_path / "run")) == outcome(whole)
+    for name, raw in whole.model().named_parameters():
+        if "raw" in name and raw.numel():
+            assert float((torch.linalg.svdvals(raw.detach()) - 1).abs().max()) < 1e-6
+    with pytest.raises(TrainingDiverged, match="weights are not finite"):
+        train(replace(recipe, lr=1e300), tmp_path / "diverging", data_dir=data_dir)
+
+
 @pytest.mark.parametrize("step", [4, 7])
 def test_resume_after_kill_is_bitwise_equal(finished, data_dir, tmp_path, step):
     script = f"""
@@ -419,6 +432,7 @@ def test_every_recipe_file_is_listed_under_its_name_and_states_its_claim():
         ({"lr": -1.0}, "`lr` must be a positive number"),
         ({"seed": -1}, "`seed` must be at least 0"),
         ({"retract_every": -1}, "`retract_every` must be at least 0; got -1"),
+        ({"optimizer": "lion"}, "optimizer.*lion"),
         ({"eps": ["much"]}, "`eps` must hold positive numbers as text.*got 'much'"),
         ({"eps": ["-1"]}, "`eps` must hold positive"),
         ({"eps": ["1/0"]}, "`eps` must hold positive"),

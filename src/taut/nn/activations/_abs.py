@@ -1,6 +1,6 @@
 """Absolute values of some of the channels."""
 
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, fx, nn
@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from taut._arguments import axis, is_number
 from taut._torch_private import inside_function_mode
+from taut.linalg.derivatives import applied, keep
 from taut.nn.activations._along import along
 
 fx.wrap("_abs")  # it counts channels, which a symbolic trace does not know
@@ -63,7 +64,7 @@ class Abs(nn.Module):
 def _abs(x: Tensor, beta: float) -> Tensor:
     count = round(beta * x.shape[1])
     if torch.is_grad_enabled() and x.requires_grad and not inside_function_mode():
-        return _Abs.apply(x, count)[0]  # pyright: ignore[reportOptionalSubscript]
+        return applied(_Abs, x, count)[0]
     return _by_slopes(x, count)
 
 
@@ -92,10 +93,18 @@ class _Abs(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
+        keep(ctx, output[1])
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (positive,) = ctx.saved_tensors
-        first, others = grad.tensor_split([positive.shape[1]], 1)
-        return torch.cat((2 * (first * positive) - first, others), 1), None
+        return _signed(grad, *ctx.saved_tensors), None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor, _: Any) -> tuple[Tensor, None]:
+        return _signed(tangent, *ctx.saved_tensors), None
+
+
+def _signed(x: Tensor, positive: Tensor) -> Tensor:
+    """Other signs in the first channels where they are not `positive`."""
+    first, others = x.tensor_split([positive.shape[1]], 1)
+    return torch.cat((2 * (first * positive) - first, others), 1)

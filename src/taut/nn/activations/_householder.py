@@ -9,6 +9,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import axis, whole
+from taut._sharding import draws
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.operator import NormBound
 from taut.linalg.rates import wide
 from taut.linalg.rounding import U64, gamma, up, up_product, up_sum
@@ -88,6 +90,7 @@ class HouseHolder(nn.Module):
         self.raw = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """The first fold exchanges neighbours; further ones are random."""
         with torch.no_grad():
@@ -152,7 +155,7 @@ def fold(x: Tensor, direction: Tensor) -> Tensor:
     Products of 2 are exact, so both sides round the same.
     """
     if torch.is_grad_enabled() and (x.requires_grad or direction.requires_grad):
-        return _Fold.apply(x, direction)  # pyright: ignore[reportReturnType]
+        return applied(_Fold, x, direction)
     return _plain(x, direction)
 
 
@@ -170,7 +173,7 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
+        keep(ctx, *inputs)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -184,6 +187,21 @@ class _Fold(torch.autograd.Function):
             return moved, None
         others = [axis for axis in range(grad.dim()) if axis not in (1, 2)]
         return moved, -2 * (slope * x + (inner * behind) * grad).sum(others)
+
+    @staticmethod
+    def tangent(ctx, *tangents: Tensor | None) -> Tensor:
+        x, direction = ctx.saved_tensors
+        v = beside(direction, x[:, 0])
+        inner = (x * v).sum(2, keepdim=True)
+        moved, turned = tangents
+        slope, y = 0.0, 0.0
+        if moved is not None:
+            slope, y = (moved * v).sum(2, keepdim=True), moved
+        if turned is not None:
+            turned = beside(turned, x[:, 0])
+            slope = slope + (x * turned).sum(2, keepdim=True)
+            y = y - 2 * (inner.clamp(max=0.0) * turned)
+        return y - slope * (inner < 0) * (2 * v)  # pyright: ignore[reportReturnType]
 
 
 @op("HouseHolder")

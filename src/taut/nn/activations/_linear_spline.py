@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from taut._arguments import axis, is_number, whole
+from taut._sharding import draws
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.operator import NormBound
 from taut.linalg.rounding import up_product, up_root
 from taut.nn.activations._along import along, beside, check_channels
@@ -98,6 +100,7 @@ class LinearSpline(nn.Module):
         self.raw = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """The function that `init` names."""
         below, above = _STARTS[self.init]
@@ -128,7 +131,7 @@ def _rounded(step: float) -> float:
 
 def _clamped(raw: Tensor) -> Tensor:
     if torch.is_grad_enabled() and raw.requires_grad:
-        return _Clamped.apply(raw)  # pyright: ignore[reportReturnType]
+        return applied(_Clamped, raw)
     return raw.clamp(-1, 1)
 
 
@@ -143,13 +146,18 @@ class _Clamped(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
+        keep(ctx, inputs[0])
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         (raw,) = ctx.saved_tensors
         stuck = ((raw > 1) & (grad < 0)) | ((raw < -1) & (grad > 0))
         return torch.where(stuck, 0.0, grad)
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor) -> Tensor:
+        (raw,) = ctx.saved_tensors
+        return torch.where(raw.abs() > 1, 0.0, tangent)
 
 
 def _captured(c: Call, x: Any, slopes: Any, step: float) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from taut._torch_private import is_watched
+from taut.linalg.derivatives import applied, keep
 from taut.program import AbstractOp, Site, op
 
 # The integer type for each size of a number in bytes.
@@ -69,7 +70,7 @@ def _eager(x: Tensor) -> Tensor:
     if isinstance(x, fx.Proxy):
         return _maxmin(x)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _MaxMin.apply(x)[0]  # pyright: ignore[reportOptionalSubscript]
+        return applied(_MaxMin, x)[0]
     return _sorted(x)
 
 
@@ -111,7 +112,7 @@ class _MaxMin(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
         ctx.mark_non_differentiable(output[1])
-        ctx.save_for_backward(output[1])
+        keep(ctx, output[1])
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -119,9 +120,13 @@ class _MaxMin(torch.autograd.Function):
         return _swapped(grad, swapped)
 
     @staticmethod
+    def tangent(ctx, tangent: Tensor) -> tuple[Tensor, None]:
+        return _swapped(tangent, *ctx.saved_tensors), None
+
+    @staticmethod
     def vmap(info, in_dims: tuple, *args: Tensor) -> tuple:
         x = args[0].movedim(in_dims[0], 0)
-        outputs = _MaxMin.apply(x.flatten(0, 1))
+        outputs = applied(_MaxMin, x.flatten(0, 1))
         return tuple(y.unflatten(0, x.shape[:2]) for y in outputs), (0, 0)  # pyright: ignore[reportOptionalIterable]
 
 

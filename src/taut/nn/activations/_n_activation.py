@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import axis, whole
+from taut._sharding import draws
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.rounding import up_product, up_root
 from taut.nn.activations._along import along, beside, check_channels
 from taut.program import AbstractOp, Call, Rounding, Site, like, norm_upper, op, single_call
@@ -70,6 +72,7 @@ class NActivation(nn.Module):
         self.raw = nn.Parameter(torch.empty(self.channels, 2, device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """Turning points at -1 and 0 in every other channel, the identity in the others."""
         with torch.no_grad():
@@ -101,7 +104,7 @@ def _captured(c: Call, x: Any, low: Any, high: Any) -> str:
 def n_activation(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
     """X - 2 min(max(x, low), high), for channels along axis 1."""
     if torch.is_grad_enabled() and (x.requires_grad or low.requires_grad or high.requires_grad):
-        return _NActivation.apply(x, low, high)[0]  # pyright: ignore[reportOptionalSubscript]
+        return applied(_NActivation, x, low, high)[0]
     return x - 2 * torch.minimum(torch.maximum(x, beside(low, x)), beside(high, x))
 
 
@@ -118,7 +121,7 @@ class _NActivation(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
         ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
+        keep(ctx, *output[1:])
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_: Tensor) -> tuple[Tensor, Tensor, Tensor]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -126,6 +129,15 @@ class _NActivation(torch.autograd.Function):
         others = [axis for axis in range(grad.dim()) if axis != 1]
         below, above = grad * below, grad * above  # faster than `where` on a CPU
         return 2 * (below + above) - grad, -2 * below.sum(others), -2 * above.sum(others)
+
+    @staticmethod
+    def tangent(ctx, *tangents: Tensor | None) -> tuple[Tensor, None, None]:
+        x, *thresholds = tangents
+        y = 0.0 if x is None else 2 * (x * sum(ctx.saved_tensors)) - x
+        for masked, threshold in zip(ctx.saved_tensors, thresholds, strict=True):
+            if threshold is not None:
+                y = y - 2 * (masked * beside(threshold, masked))
+        return y, None, None  # pyright: ignore[reportReturnType]
 
 
 @op("NActivation")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from taut._arguments import check_axes, whole, wholes
+from taut._torch_private import on_its_own
 
 AVERAGES: dict[int, Any] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 ADAPTIVE: dict[int, Any] = {
@@ -27,6 +28,7 @@ ADAPTIVE: dict[int, Any] = {
 
 
 @functools.lru_cache(maxsize=1024)
+@on_its_own
 def _inverse_norm(size: int, *options: Any) -> float:
     """The inverse root of the largest sum of a column, of a pool along one axis of this size."""
     with torch.no_grad():

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import axis, whole
+from taut._sharding import draws
 
 
 def below_one(weights: Tensor) -> float:
@@ -27,6 +28,7 @@ class _Convex(nn.Module):
         self.raw = nn.Parameter(torch.empty(self.branches))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """Equal weights."""
         nn.init.zeros_(self.raw)

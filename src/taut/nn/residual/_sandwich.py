@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import whole
+from taut._sharding import draws
 from taut.linalg.embedding import interleaved
 from taut.nn._conv import Sizes
 from taut.nn._parametrized import Parametrization, SharedTensors
@@ -105,6 +106,7 @@ class _Sandwich(AbstractHiddenLayer):
                 f"got groups={self.groups}, channels {self.in_channels} and {self.out_channels}."
             )
 
+    @draws
     def reset_parameters(self) -> None:
         """Draw the kernel and the bias anew; as for a new layer."""
         super().reset_parameters()

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import axis
+from taut._sharding import draws
 from taut.nn.residual._convex import ConvexConcat, ConvexSum, below_one
 
 
@@ -134,6 +135,7 @@ class ReZeroResidual(nn.Module):
         self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         self.reset_parameters()
 
+    @draws
     def reset_parameters(self) -> None:
         """Alpha is 0. The module f stays as it is."""
         nn.init.zeros_(self.alpha)

@@ -9,13 +9,14 @@ of the kernel the sum over j of the one of a convolution with input :math:`y_j` 
 :math:`g_{j-1} / j`. The :math:`y_j` are computed again: only x and the kernel are kept.
 """
 
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 from torch.nn import grad as gradients
 
 from taut._torch_private import inside_function_mode, inside_transform
+from taut.linalg.derivatives import applied, keep
 from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._padding import Pads, Size, pad
 
@@ -42,7 +43,7 @@ def series(x: Tensor, weight: Tensor, bias: Tensor | None, steps: SeriesSteps) -
     mixed = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
     if not learned or watched or mixed:
         return _horner(x, weight, bias, steps)
-    y = _Series.apply(x, weight, steps)
+    y = applied(_Series, x, weight, steps)
     assert isinstance(y, Tensor)
     return y if bias is None else y + bias.reshape(-1, *[1] * len(steps.dilation))
 
@@ -95,7 +96,7 @@ class _Series(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs: tuple[Tensor, Tensor, SeriesSteps], output: Tensor) -> None:
         x, weight, ctx.steps = inputs
-        ctx.save_for_backward(x, weight)
+        keep(ctx, x, weight)
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -113,3 +114,15 @@ class _Series(torch.autograd.Function):
             grad = -_convolved(grad, weight, None, steps)
             total = total + grad
         return total, kernel, None
+
+    @staticmethod
+    def tangent(ctx, tangent: Tensor | None, moved: Tensor | None, _: Any) -> Tensor:
+        (x, weight), steps = ctx.saved_tensors, ctx.steps
+        start = torch.zeros_like(x) if tangent is None else tangent
+        value, change = x, start  # y_m to y_1, and how they change
+        for j in range(steps.degree, 0, -1):
+            change = _next(start, change, j, weight, None, steps)
+            if moved is not None:
+                change = change + _convolved(value, moved, None, steps) / j
+            value = _next(x, value, j, weight, None, steps)
+        return change

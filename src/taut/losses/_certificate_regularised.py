@@ -1,0 +1,63 @@
+"""Any loss, less a share of the certified radius."""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+from torch import Tensor
+
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut.losses._offset_cross_entropy import OffsetCrossEntropy
+from taut.losses._pairs import pair_constants
+
+
+@final
+@dataclass(frozen=True)
+class CertificateRegularised(AbstractImageLoss):
+    r"""A loss, minus the mean certified radius of images that are classified right.
+
+    .. math:: \text{base} - \gamma \cdot \frac1n \sum_i \max\Bigl(0,
+        \min_{j \ne y_i} \frac{z_{y_i} - z_j}{c_{y_i j}}\Bigr)
+
+    with :math:`c_{yj} = L \|w_y - w_j\|` where a `head` is given, else :math:`\sqrt2 L`. Gradients
+    flow through the radius, the head and the bound.
+
+    Args:
+        base: the loss that is regularised.
+        weight: :math:`\gamma`; > 0.
+
+    Raises:
+        ValueError: if `weight` is not positive or `base` has no loss for each image; on calling, as
+            the base does.
+
+    Reference:
+        Singla, Singla, Feizi (2022), *Improved deterministic l2 robustness on CIFAR-10 and
+        CIFAR-100*, certificate regularisation; arXiv:2108.04062. There the base is cross-entropy.
+
+    Example:
+        >>> loss = CertificateRegularised(OffsetCrossEntropy(0.0, 1.0), weight=0.5)
+        >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        tensor(-0.5802)
+    """
+
+    kind = "certificate-regularised"
+
+    base: AbstractImageLoss = field(default_factory=lambda: OffsetCrossEntropy(0.0, 1.0))
+    weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_positive(weight=self.weight)
+        if not isinstance(self.base, AbstractImageLoss):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(f"`base` must be a loss of single images; got {self.base!r}.")
+
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
+        logits, labels = classification(inputs)
+        lead = logits.gather(1, labels[:, None]) - logits
+        constants = pair_constants(inputs, labels)
+        itself = torch.zeros_like(lead, dtype=torch.bool).scatter(1, labels[:, None], True)
+        # Rows that are equal never part their classes: the quotient is infinite, or 0 of a tie.
+        tiny = torch.finfo(constants.dtype).tiny
+        radii = (lead / constants.clamp(min=tiny)).masked_fill(itself, torch.inf)
+        radius = radii.amin(1).clamp(0, torch.finfo(radii.dtype).max)
+        return self.base.each(inputs) - self.weight * radius

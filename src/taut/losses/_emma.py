@@ -1,0 +1,79 @@
+"""Cross-entropy of logits moved by margins that adapt to each image."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut.losses._pairs import Radius, pair_constants, radius_of
+
+_LEAST = 0.01
+
+
+@final
+@dataclass(frozen=True)
+class EMMA(AbstractImageLoss):
+    r"""Efficiently maximised margins: cross-entropy of the logits of a worst input nearby.
+
+    Within :math:`\varepsilon` the logit of class j gains at most :math:`c_{yj}\varepsilon` on that
+    of the label y, with :math:`c_{yj} = L \|w_y - w_j\|`. The loss is the cross-entropy of
+
+    .. math:: z_j + r_j\, c_{yj}\, \varepsilon, \qquad
+        r_j = \operatorname{clip}\Bigl(\frac{z_y - z_j}{c_{yj}\,\varepsilon}, 0.01, 1\Bigr),
+
+    so that a class which an input within :math:`\varepsilon` could reach is moved up to the label
+    and no further, and one that is out of reach by all that is allowed. No gradient flows through
+    r; it flows through :math:`c_{yj}`, hence through `head`, and through `bound` if it is a tensor
+    that requires one, which keeps both small.
+
+    Args:
+        eps: the radius aimed at, in the units of the images; a number or a text such as "36/255".
+        start: share of `eps` at which the training starts; in (0, 1].
+        ramp: share of the training over which the radius grows to `eps`, linearly; 0 for at once.
+            It needs `progress`; without one the radius is `eps`.
+
+    Raises:
+        ValueError: if a setting is out of range; on calling, if logits are not `(n, classes)`,
+            labels are not class indices, or the head does not have a row for each class.
+
+    Reference:
+        Hu et al. (2023), *Unlocking Deterministic Robustness Certification on ImageNet*,
+        section 5; arXiv:2301.12549. `bound` is what the caller proves or estimates; theirs is an
+        estimate by power iteration.
+
+    Example:
+        >>> loss = EMMA(eps=0.5)
+        >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        tensor(0.2425)
+    """
+
+    kind = "emma"
+
+    eps: Radius = "108/255"
+    start: float = 1 / 30
+    ramp: float = 0.5
+
+    def __post_init__(self) -> None:
+        radius_of(self.eps)
+        check_positive(start=self.start)
+        if self.start > 1:
+            raise ValueError(f"`start` must be at most 1; got {self.start}.")
+        if not 0 <= self.ramp <= 1:
+            raise ValueError(f"`ramp` must be from 0 to 1; got {self.ramp}.")
+
+    def radius(self, progress: float | None) -> float:
+        """The radius at a share of the training."""
+        if progress is None or progress >= self.ramp:
+            return radius_of(self.eps)
+        return radius_of(self.eps) * (self.start + (1 - self.start) * progress / self.ramp)
+
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
+        logits, labels = classification(inputs)
+        allowed = pair_constants(inputs, labels) * self.radius(inputs.progress)
+        lead = (logits.gather(1, labels[:, None]) - logits).detach()
+        # The label has lead 0 and allowance 0: it stays.
+        share = (lead / allowed.detach().clamp(min=1e-30)).clamp(_LEAST, 1.0)
+        return F.cross_entropy(logits + share * allowed, labels, reduction="none")

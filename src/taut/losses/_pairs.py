@@ -1,0 +1,46 @@
+"""How fast the margin between two classes may move."""
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from taut.losses._inputs import LossInputs
+
+Radius = int | float | str
+"""An l2 radius: a number, or a text such as "36/255"."""
+
+
+def radius_of(eps: Radius) -> float:
+    """The number of a radius that is > 0."""
+    try:
+        value = float(Fraction(eps))
+    except (TypeError, ValueError, ArithmeticError):
+        value = 0.0
+    if not value > 0:
+        raise ValueError(f'`eps` must be a positive number or a text like "36/255"; got {eps!r}.')
+    return value
+
+
+def pair_constants(inputs: LossInputs, classes: Tensor) -> Tensor:
+    r"""By how much :math:`z_i - z_j` may move for one unit of the input, `(n, classes)`; i given.
+
+    :math:`L \|w_i - w_j\|` for features of constant L behind rows w, and :math:`\sqrt2 L` where
+    the logits as one map have the constant L; 0 for j = i. The rows of `head` are read with their
+    gradient; the bound with its own, if it is a tensor that has one.
+    """
+    logits, head = inputs.logits, inputs.head
+    bound = 1.0 if inputs.bound is None else inputs.bound
+    if head is None:
+        others = torch.ones_like(logits).scatter(1, classes[:, None], 0.0)
+        return others * (2**0.5 * bound)
+    if head.ndim != 2 or len(head) != logits.shape[1]:
+        raise ValueError(
+            f"`head` must be of shape ({logits.shape[1]}, features), a row for each class; got "
+            f"{tuple(head.shape)}."
+        )
+    same = torch.eye(len(head), dtype=head.dtype, device=head.device)
+    # The norm of a difference that is 0 has no gradient: keep those of i = j away from it.
+    squares = (head[:, None] - head[None]).square().sum(2) + same
+    distances = squares.clamp(min=torch.finfo(head.dtype).tiny).sqrt() * (1 - same)
+    return distances[classes] * bound

@@ -1,0 +1,64 @@
+"""Cross-entropy, and agreement of the prediction with its worst case nearby."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut.losses._pairs import Radius, pair_constants, radius_of
+
+
+@final
+@dataclass(frozen=True)
+class CertifiedTRADES(AbstractImageLoss):
+    r"""Cross-entropy plus the divergence between a prediction and its certified worst case.
+
+    .. math:: \operatorname{CE}(z / T, y)
+        + \lambda \operatorname{KL}\bigl(\operatorname{softmax}(z / T) \,\|\,
+        \operatorname{softmax}((z + c\,\varepsilon) / T)\bigr)
+
+    :math:`c_j` is by how much class j may gain on the predicted class for each unit of the input
+    (see :class:`EMMA`). The first term fits the labels; the second asks for predictions, right or
+    wrong, that no input within :math:`\varepsilon` changes much. TRADES searches that input by an
+    attack; here its logits are bounded, in one pass.
+
+    Args:
+        eps: the radius, in the units of the images; a number or a text such as "36/255".
+        weight: :math:`\lambda`; > 0.
+        temperature: T; > 0.
+
+    Raises:
+        ValueError: if a setting is out of range; on calling, as :class:`EMMA`.
+
+    Reference:
+        Zhang et al. (2019), *Theoretically Principled Trade-off between Robustness and Accuracy*,
+        eq. 5, arXiv:1901.08573; with certified logits, Leino, Wang, Fredrikson (2021),
+        *Globally-Robust Neural Networks*, section 4, arXiv:2102.08452, who add a logit for
+        "not certified" instead.
+
+    Example:
+        >>> loss = CertifiedTRADES(eps=0.5, weight=1.0, temperature=1.0)
+        >>> loss(torch.tensor([[2.0, 0.0]]), torch.tensor([0]))
+        tensor(0.1582)
+    """
+
+    kind = "certified-trades"
+
+    eps: Radius = "36/255"
+    weight: float = 1.0
+    temperature: float = 0.25
+
+    def __post_init__(self) -> None:
+        radius_of(self.eps)
+        check_positive(weight=self.weight, temperature=self.temperature)
+
+    def each(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image."""
+        logits, labels = classification(inputs)
+        gain = pair_constants(inputs, logits.argmax(1)) * radius_of(self.eps)
+        here = F.log_softmax(logits / self.temperature, 1)
+        worst = F.log_softmax((logits + gain) / self.temperature, 1)
+        divergence = F.kl_div(worst, here, reduction="none", log_target=True).sum(1)
+        return F.nll_loss(here, labels, reduction="none") + self.weight * divergence
