@@ -140,6 +140,21 @@ def test_products_with_a_basis_preserve_norms_for_every_condition(spectrum, shap
     assert (matrix.mT - q).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("smallest", [4.0, 4.98])
+def test_products_with_wide_bases_of_columns_of_equal_length(smallest):
+    """As steep as is allowed without a correction, or nearly so, with long columns."""
+    n, turned = 1024, torch.ones(1, 1, dtype=torch.float64)
+    while len(turned) < n:  # by Hadamard matrices, so that all columns are equally long
+        turned = torch.cat((torch.cat((turned, turned), 1), torch.cat((turned, -turned), 1)))
+    for share in (0.78, 0.9, 0.94, 0.97):
+        values = torch.where(torch.arange(n) < share * n, 1 / smallest, 1.0)
+        a = torch.linalg.qr(torch.randn(n, n))[0].double() * values @ turned / n**0.5
+        matrix = basis_product(torch.eye(n), a.float()).double()
+        defect = torch.linalg.eigvalsh(matrix.mT @ matrix - torch.eye(n))
+        assert defect.max() / 2 < 3e-6
+        assert defect.min() / 2 > -1e-5
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_several_gradients_at_once(transposed):
     raw, x = torch.linalg.qr(torch.randn(1100, 40)).Q, torch.randn(30, 40 if transposed else 1100)
