@@ -5,7 +5,7 @@ All of them are present in torch 2.11 to 2.14.
 
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -114,6 +114,18 @@ def is_watched(x: Tensor) -> bool:
         return True
     followed = inside_transform() or inside_function_mode() or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
     return followed or is_traced() or has_dual_numbers() or has_batched_gradients(x)
+
+
+def shared_hooks(x: Tensor) -> Mapping[int, Any]:
+    """The hooks on the gradient of `x`; those that are registered later appear in it, too."""
+    x.register_hook(_nothing).remove()  # makes the dictionary that later hooks enter
+    hooks = x._backward_hooks
+    assert hooks is not None
+    return hooks
+
+
+def _nothing(grad: Tensor) -> None:
+    pass
 
 
 def has_no_numbers(x: Tensor) -> bool:

@@ -1,12 +1,13 @@
 """The convolution of a padded input, with as few copies as its padding allows."""
 
+import weakref
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, final
 
 import torch
 from torch import Tensor
 
-from taut._torch_private import is_watched
+from taut._torch_private import is_watched, shared_hooks
 from taut.linalg.derivatives import applied
 from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._padding import Pads, Size, pad
@@ -69,8 +70,7 @@ class _WrappedConvolution(torch.autograd.Function):
     def setup_context(ctx, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
         x, weight, bias, *ctx.sides, ctx.steps = inputs
         ctx.bias_shape = None if bias is None else list(bias.shape)
-        # Nobody sees the gradient by what MaxMin made, so that it may have gaps.
-        ctx.with_gaps = x.grad_fn is not None and x.grad_fn.name() == "_MaxMinBackward"
+        ctx.seen = _Seen(x) if _comes_from_maxmin(x) else None
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(output[1], weight)
 
@@ -83,6 +83,24 @@ class _WrappedConvolution(torch.autograd.Function):
             found, *others = _gradients(ctx, grad, padded, weight)
             found = found if by_padded is None or found is None else found + by_padded
         return _by_input(ctx, found), *others, None, None, None
+
+
+@final
+class _Seen:
+    """Whether anybody may see the gradient by a tensor: who holds the tensor, or a hook.
+
+    A gradient that only the MaxMin before it reads may have gaps.
+    """
+
+    def __init__(self, x: Tensor) -> None:
+        self._held, self._hooks = weakref.ref(x), shared_hooks(x)
+
+    def __call__(self) -> bool:
+        return bool(self._hooks) or self._held() is not None
+
+
+def _comes_from_maxmin(x: Tensor) -> bool:
+    return x.grad_fn is not None and x.grad_fn.name() == "_MaxMinBackward"
 
 
 def _gradients(ctx: Any, grad: Tensor, padded: Tensor, weight: Tensor) -> Sequence[Any]:
@@ -101,6 +119,6 @@ def _by_input(ctx: Any, by_padded: Tensor | None) -> Tensor | None:
     if torch.is_grad_enabled() or is_watched(by_padded):
         return applied(Unwrap, by_padded, left, right)
     found = folded(by_padded, left, right)
-    if ctx.with_gaps:
+    if ctx.seen is not None and not ctx.seen():
         return found
     return dense_clone(found, channels_last=is_channels_last(found, len(left)))

@@ -112,7 +112,7 @@ def _may_be_used(kept: Tensor, learned: bool) -> bool:
     """Whether a read with or without a gradient may have this one, whose graph others share."""
     if not torch.is_grad_enabled():
         return True
-    if learned and not kept.requires_grad:
+    if learned != kept.requires_grad:  # frozen since, or learned only now
         return False
     # A backward pass of its own would use up the graph.
     return not (kept.requires_grad and recomputes_on_its_own())
@@ -157,6 +157,8 @@ def keeping_weights(
 def kept_weight(owner: AbstractParametrization) -> tuple[Tensor, Tensor | None] | None:
     """What :func:`keeping_weights` holds for a parametrization that has not changed since."""
     if torch.compiler.is_compiling() or not getattr(_local, "shared", None):
+        return None
+    if any(map(is_functorch_wrapped_tensor, owner.parameters())):
         return None
     raw_state, weight_state, weight, scale = _local.shared.get(owner, (None,) * 4)
     if weight is None or (raw_state, weight_state) != (_states(owner), _state(weight)):

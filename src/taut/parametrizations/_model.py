@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from taut._arguments import whole
 from taut._sharding import gathers, is_sharded, stored, whole_tensor
+from taut._torch_private import inside_transform
 from taut.linalg.bases import orthonormal_basis
 from taut.linalg.packing import packed_bases, packs
 from taut.linalg.rates import counts_launches
@@ -35,7 +36,8 @@ def batched(model: nn.Module) -> Iterator[None]:
     that are called several times a step. All calls inside share one graph: sum their losses and
     call `backward` once (inside the context, if activations are checkpointed). On a CPU, shapes
     that occur once are not batched. A raw tensor that changes inside the context is computed again;
-    compiled models ignore the context.
+    compiled models ignore the context,
+    as does a context that a transform of `torch.func` enters.
 
     Args:
         model: its :mod:`taut.nn` layers are found at any depth.
@@ -76,6 +78,8 @@ def batched_if_quicker(model: nn.Module) -> Iterator[None]:
 def _batched(model: nn.Module, wants_basis: Callable[[Tensor], bool]) -> Iterator[None]:
     """Inside, the weights of all stacks are kept, and the bases of the other raw tensors wanted."""
     owners = [owner for owner in _parametrizations(model) if owner.reads_bases]
+    if inside_transform():  # its tensors are gone when it ends
+        owners = []
     found = stacks(owner for owner in owners if not _is_apart(owner))
     stacked = {raw: raws for stack in found for raw, raws in stack.join().items()}
     in_stacks = {raw for raws in stacked.values() for raw in raws}

@@ -140,6 +140,20 @@ def test_products_with_a_basis_preserve_norms_for_every_condition(spectrum, shap
     assert (matrix.mT - q).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize(("condition", "share"), [(2.05, 0.78), (2.45, 0.78), (4.98, 0.94)])
+def test_wide_bases_of_matrices_whose_roundings_agree(condition, share):
+    """Spectra of two values, turned by a Hadamard matrix: sums of equal terms at every place."""
+    n, turned = 1024, torch.ones(1, 1, dtype=torch.float64)
+    while len(turned) < n:
+        turned = torch.cat((torch.cat((turned, turned), 1), torch.cat((turned, -turned), 1)))
+    values = torch.where(torch.arange(n) < share * n, 1 / condition, 1.0)
+    a = (torch.linalg.qr(torch.randn(n, n))[0].double() * values @ turned / n**0.5).float()
+    for basis in (orthonormal_basis(a), basis_product(torch.eye(n), a)):
+        defect = torch.linalg.eigvalsh(basis.mT.double() @ basis.double() - torch.eye(n))
+        assert defect.max() / 2 < 3e-6
+        assert defect.min() / 2 > -1e-5
+
+
 @pytest.mark.parametrize("transposed", [False, True])
 def test_several_gradients_at_once(transposed):
     raw, x = torch.linalg.qr(torch.randn(1100, 40)).Q, torch.randn(30, 40 if transposed else 1100)

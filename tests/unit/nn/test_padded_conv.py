@@ -173,6 +173,7 @@ def test_activations_and_gradients_are_not_copied(last):
     y = taut.nn.MaxMin()(x)
     with Copies():
         z = padded_convolution(y, weight, None, pads, "circular", steps)
+        del y  # or its gradient is copied, so that whoever holds it may see one without gaps
         assert sorted(copied) == [48, 48, 64, 64, x.numel()]
         copied.clear()
         z.sum().backward()
@@ -255,3 +256,44 @@ def test_training_with_channels_last_is_training():
         assert y.is_contiguous(memory_format=memory)
         found.append(torch.autograd.grad(y.sin().sum(), list(model.parameters())))
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_whoever_sees_a_gradient_sees_one_without_gaps(last):
+    layer, dense = taut.nn.Conv2d(4, 4, 3), []
+    formats = [torch.contiguous_format, torch.channels_last][: 1 + last]
+    x = torch.randn(2, 4, 5, 6).to(memory_format=formats[-1]).requires_grad_()
+
+    def see(grad: Tensor) -> None:
+        dense.append(any(grad.is_contiguous(memory_format=f) for f in formats))
+
+    for late in (False, True):  # hooks of before the convolution and of after it
+        h = taut.nn.MaxMin()(x)
+        if not late:
+            h.register_hook(see)
+        y = layer(h)
+        if late:
+            h.register_hook(see)
+        del h
+        y.square().sum().backward()
+    h = taut.nn.MaxMin()(x)
+    h.retain_grad()
+    y = layer(h).square().sum()
+    see(torch.autograd.grad(y, h, retain_graph=True)[0])
+    y.backward()
+    see(h.grad)
+    assert dense == 4 * [True]
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script")  # by torch's own rules for tangents
+def test_tangents_of_forward_mode_pass_every_fast_path():
+    model = nn.Sequential(taut.nn.Conv2d(2, 4, 3), taut.nn.MaxMin(), taut.nn.Conv2d(4, 2, 2))
+    model += nn.Sequential(taut.nn.Abs(), taut.nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Flatten())
+    model = model.double()
+    x, v = torch.randn(2, 8, 2, 5, 4, dtype=torch.float64)
+    expected = torch.func.jvp(model, (x,), (v,))[1]
+    for tested in (model, taut.freeze(model)):
+        with torch.no_grad(), torch.autograd.forward_ad.dual_level():
+            y = tested(torch.autograd.forward_ad.make_dual(x, v))
+            tangent = torch.autograd.forward_ad.unpack_dual(y).tangent
+        torch.testing.assert_close(tangent, expected)

@@ -195,3 +195,44 @@ def test_packs_hold_each_stack_once_and_no_large_one_with_others():
     found = packs(shapes)
     assert sorted(place for pack in found for place in pack) == list(range(len(shapes)))
     assert sorted(sorted(pack) for pack in found) == [[0, 3, 4], [1], [2]]
+
+
+def test_raw_tensors_that_are_frozen_inside_are_learned_no_more():
+    model = nn.Sequential(*(taut.nn.Conv2d(4, 4, 3) for _ in range(2)))
+    linear = nn.Sequential(*(taut.nn.Linear(4, 4) for _ in range(2)))
+    for net, x in ((model, torch.randn(2, 4, 5, 5)), (linear, torch.randn(2, 4))):
+        with taut.batched(net):
+            net[0].parametrization.requires_grad_(False)
+            net(x).sum().backward()
+        assert all(raw.grad is None for raw in net[0].parametrization.parameters())
+        assert all(raw.grad is not None for raw in net[1].parameters())
+        assert not net[0].weight.requires_grad
+
+
+def test_transforms_inside_of_the_context_and_around_it():
+    class Entering(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            with taut.batched(self.net):
+                return self.net(x)
+
+    model = nn.Sequential(*(taut.nn.Conv2d(4, 4, 3) for _ in range(2))).double()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.float64)
+    raws = {name: p.detach() for name, p in model.named_parameters()}
+    several = {name: torch.stack((p, torch.randn_like(p))) for name, p in raws.items()}
+
+    def loss(net: nn.Module, raws: dict) -> torch.Tensor:
+        return torch.func.functional_call(net, raws, (x,)).square().sum()
+
+    def found(net: nn.Module, prefix: str) -> list:
+        given = [{prefix + name: p for name, p in d.items()} for d in (raws, several)]
+        gradients = torch.func.grad(lambda d: loss(net, d))(given[0])
+        return [*gradients.values(), torch.func.vmap(lambda d: loss(net, d))(given[1])]
+
+    expected = found(model, "")
+    with taut.batched(model):
+        torch.testing.assert_close(found(model, ""), expected)
+    torch.testing.assert_close(found(Entering(model), "net."), expected)
