@@ -21,6 +21,7 @@ from experiments import (
     initialisation,
     kinds,
     methods,
+    optimisers,
     orthonormalisation,
     reproduce,
     speed,
@@ -95,6 +96,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **methods.TABLES,
     },
     ROOT / "docs/certificates.md": certificates.TABLES,
+    ROOT / "docs/optimisers.md": {"optimisers": optimisers.optimisers_table},
     ROOT / "docs/speed.md": {
         **speed.TABLES,
         "kinds": kinds.kinds_table,

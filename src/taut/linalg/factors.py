@@ -95,7 +95,7 @@ def _single_cholesky_qr(a: Tensor, *, alone: bool = False) -> Factors | None:
     if not moderate:
         square = square / size
     inverse = _inverse_cholesky(square)
-    accurate = _is_accurate(square, inverse, alone=alone)
+    accurate = _is_accurate(square.float(), inverse, alone=alone)
     if not moderate:
         inverse = inverse / size**0.5
     right = inverse.mT.contiguous()
@@ -109,7 +109,7 @@ def _corrected(q: Tensor, inverse: Tensor) -> Factors | None:
     square = gram(q)
     square = square.tril() + square.tril(-1).mT
     identity = torch.eye(q.shape[-1], dtype=q.dtype, device=q.device)
-    defect = square - identity
+    defect = (square - identity).float()
     # What the correction leaves is 5/16 of the cube of the defect.
     if not float(torch.linalg.matrix_norm(defect)) < _DEFECT_LIMIT:  # NaN fails, too
         return None
@@ -117,17 +117,17 @@ def _corrected(q: Tensor, inverse: Tensor) -> Factors | None:
 
 
 def _inverse_cholesky(square: Tensor) -> Tensor:
-    """Inverse of the Cholesky factor of a float32 matrix; NaN if there is none.
+    """Inverse of the Cholesky factor of a float64 matrix, in float32; NaN if there is none.
 
-    The lower triangle is read. Blocks on the diagonal are factored in float64.
+    The lower triangle is read. Float64 where it costs little: in blocks and in sums of products.
     """
     size = square.shape[-1]
     if size <= _BLOCK:
-        lower, failed = torch.linalg.cholesky_ex(square.double())
+        lower, failed = torch.linalg.cholesky_ex(square)
         return (_lower_inverse(lower) if not failed else lower * torch.nan).float()
     half = (size // 2 + 15) // 16 * 16
     first = _inverse_cholesky(square[:half, :half])
-    below = product(square[half:, :half], first.mT)
+    below = product(square[half:, :half].float(), first.mT)
     last = _inverse_cholesky(square[half:, half:] - product(below, below.mT))
     inverse = first.new_zeros(size, size)
     inverse[:half, :half] = first

@@ -128,14 +128,14 @@ def congruence(upper: Float[Tensor, "n n"], lower: Float[Tensor, "n n"]) -> Floa
 
 
 def gram(a: Float[Tensor, "m n"]) -> Float[Tensor, "n n"]:
-    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU.
+    r"""The lower triangle of :math:`A^\top A` of a float32 matrix on a CPU, in float64.
 
     It is within a few roundings of the largest entry, however many rows there are; the diagonal,
     which has no cancellation to keep its partial sums small, within one. Little more than half of
     the multiplications of a product.
     """
     columns = a.shape[-1]
-    total = a.new_zeros(columns, columns)
+    total = a.new_zeros(columns, columns, dtype=torch.float64)
     squares = a.new_zeros(columns, dtype=torch.float64)
     # The rounding depends on the share of the rows that a part has.
     for part in a.split(max(_PART, a.shape[0] // 4)):

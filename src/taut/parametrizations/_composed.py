@@ -10,6 +10,7 @@ from torch import Tensor
 
 from taut._arguments import wholes
 from taut._torch_private import inside_transform
+from taut.linalg.bases import orthonormal_basis
 from taut.linalg.block import grow, grow_by, last_step, projectors, shrink
 from taut.linalg.embedding import interleaved, polyphase
 from taut.linalg.factored import AbstractFactor, Downsampling, Matrix, Steps
@@ -301,7 +302,9 @@ class AbstractStepped(AbstractComposed):
                 self.raw_matrix.copy_(eye)
                 for name, raw in self.named_parameters():
                     if name != "raw_matrix":
-                        raw.copy_(raw[..., :1, :, :].expand_as(raw).clone())
+                        # Of one span, in bases of their own: else the roundings of all steps add up.
+                        turns = orthonormal_basis(torch.randn_like(raw[..., : raw.shape[-1], :]))
+                        raw.copy_(raw[..., :1, :, :].clone() @ turns)
 
     def embedding_side(self) -> bool | None:
         """Whether the steps act on the outputs."""
