@@ -10,7 +10,6 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.polynomial import Chebyshev, Polynomial
 from torch import Tensor
 
 from taut.linalg.bases import orthonormal_basis
@@ -173,6 +172,8 @@ def _polynomial(degree: int, size: float) -> tuple[tuple[float, ...], float]:
 @functools.lru_cache(maxsize=1024)
 def _interpolated(degree: int, sixteenths: int) -> tuple[tuple[float, ...], float]:
     """For all sizes in a sixteenth of an octave, through the Chebyshev nodes."""
+    from numpy.polynomial import Chebyshev, Polynomial  # takes a tenth of a second
+
     r = 2 ** (sixteenths / 16)
     nearest = Chebyshev.interpolate(lambda e: (1 + e) ** -0.5 - 1, degree, domain=[-r, r])
     polynomial = nearest.convert(kind=Polynomial)

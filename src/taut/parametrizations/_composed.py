@@ -302,7 +302,7 @@ class AbstractStepped(AbstractComposed):
                 self.raw_matrix.copy_(eye)
                 for name, raw in self.named_parameters():
                     if name != "raw_matrix":
-                        # Of one span, in bases of their own: else the roundings of all steps add up.
+                        # Bases of their own, of one span: else the roundings of all steps add up.
                         turns = orthonormal_basis(torch.randn_like(raw[..., : raw.shape[-1], :]))
                         raw.copy_(raw[..., :1, :, :].clone() @ turns)
 
