@@ -173,9 +173,9 @@ def sentence() -> str:
     parts = [
         f"{words} {reached[what]:.2f} times"
         for what, words in (
-            ("training step, CIFAR-10 Large, batch 128", "a training step of CIFAR-10 Large takes"),
+            ("training step, CIFAR-10 Large, batch 128", "A step of CIFAR-10 Large takes"),
             ("evaluation, CIFAR-10 Large, frozen", "its frozen evaluation"),
-            ("training step, 12 layers of 256 channels", "a step of 12 layers of 256 channels"),
+            ("training step, 12 layers of 256 channels", "one of 12 layers of 256 channels"),
         )
         if what in reached
     ]
@@ -183,8 +183,9 @@ def sentence() -> str:
         return "[Speed](docs/speed.md) is measured beside the fastest plain net of torch.\n"
     threads = record["environment"]["threads"]
     return (
-        f"[Speed](docs/speed.md): on {threads} CPU threads, over the fastest plain net of torch\n"
-        "(zero or circular padding, channels first or last, MaxMin),\n" + ", ".join(parts) + ".\n"
+        f"[Speed](docs/speed.md), {threads} CPU threads, over the fastest plain net with MaxMin:\n"
+        + ", ".join(parts)
+        + ".\n"
     )
 
 

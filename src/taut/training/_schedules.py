@@ -124,7 +124,7 @@ def warm_up(step: int, steps: float) -> float:
 
     Example:
         >>> from taut.training._schedules import warm_up
-        >>> [warm_up(step, 4) for step in range(6)]
+        >>> [warm_up(step, 4.0) for step in range(6)]
         [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     """
     return 1.0 if step + 1 >= steps else (step + 1) / steps
