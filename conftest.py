@@ -8,7 +8,8 @@ import torch
 
 import type_checks
 
-collect_ignore = ["tests/type_checks.py"]  # it replaces what it is made of
+# One replaces what it is made of, the other registers a device for good.
+collect_ignore = ["tests/type_checks.py", "tests/fake_device.py"]
 # The hook that `--jaxtyping-packages` has put on imports looks it up here.
 jaxtyping.jaxtyped = type_checks.jaxtyped
 # Tests run side by side; threads of one would wait for cores that another holds.

@@ -41,7 +41,7 @@ def exported(namespace: Mapping[str, Any], base: type[_T]) -> dict[str, type[_T]
 
     Example:
         >>> sorted(exported(vars(taut.losses), taut.losses.AbstractLoss))[:2]
-        ['hinge-kr', 'hinge-kr-multiclass']
+        ['certificate-regularised', 'certified-trades']
     """
     classes = [value for value in namespace.values() if isinstance(value, type)]
     return {
