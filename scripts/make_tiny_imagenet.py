@@ -1,9 +1,9 @@
 """Write made pictures in the two forms in which `taut train imagenet-large` takes ImageNet.
 
-    python scripts/make_tiny_imagenet.py /tmp/made
-    taut train imagenet-large --data-dir /tmp/made/folder --input-shape 3,16,16 --classes 4 \
+    python scripts/make_tiny_imagenet.py made
+    taut train imagenet-large --data-dir made/folder --input-shape 3,16,16 --classes 4 \
         --epochs 1 --batch-size 16 --warmup 0.5 --workers 1 --devices 2
-    taut train imagenet-large --data-dir /tmp/made/shards --dataset webdataset ...
+    taut train imagenet-large --data-dir made/shards --dataset webdataset ...
 
 Each class has a colour, so that a net learns something. Needs Pillow and NumPy, no taut.
 """

@@ -1,15 +1,23 @@
-"""Scripts that run in two processes, and write down what they found."""
+"""Scripts that run in two processes, and write down what their checks found."""
 
 import json
 import os
 import subprocess
 import sys
+import traceback
+from collections.abc import Callable
 from pathlib import Path
+
+from torch import distributed
+
+RANK = int(os.environ.get("RANK", 0))
+_CHECKS: dict[str, Callable[[], None]] = {}
 
 
 def both_say(worker: Path, folder: Path) -> list[dict[str, str]]:
     """What each of two processes found, by the name of the check; empty if it holds."""
-    settings = {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    settings = {"WORLD_SIZE": "2", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
     command = [sys.executable, str(worker), str(folder)]
     processes = [
         subprocess.Popen(
@@ -24,3 +32,28 @@ def both_say(worker: Path, folder: Path) -> list[dict[str, str]]:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], errors
     return [json.loads((folder / f"said-{rank}.json").read_text()) for rank in (0, 1)]
+
+
+def check(function: Callable[[], None]) -> Callable[[], None]:
+    """Add a check."""
+    _CHECKS[function.__name__] = function
+    return function
+
+
+def run_checks() -> None:
+    """In a script: run all checks, or those named, and write what each found to a folder."""
+    folder, *only = sys.argv[1:]
+    store = f"file://{Path(folder).absolute()}/store"
+    distributed.init_process_group("gloo", init_method=store, rank=RANK, world_size=2)
+    found = {}
+    for name, function in _CHECKS.items():
+        if only and name not in only:
+            continue
+        try:
+            function()
+            found[name] = ""
+        except Exception:
+            found[name] = traceback.format_exc()
+            break  # the other process may be somewhere else by now
+    Path(folder, f"said-{RANK}.json").write_text(json.dumps(found))
+    distributed.destroy_process_group()

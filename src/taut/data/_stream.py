@@ -221,7 +221,7 @@ class _Given(Sampler):
 
 @final
 class _Loaders:
-    """A loader that is kept, so that its worker processes serve one epoch after the other."""
+    """Keeps a loader, so that its worker processes are reused in the next epoch."""
 
     def __init__(self) -> None:
         self.kept: Any = None

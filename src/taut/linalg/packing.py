@@ -139,7 +139,7 @@ def _plan(
 
 
 class _Gather(torch.autograd.Function):
-    """Numbers in another order; what is read twice or not at all counts for no gradient."""
+    """Gather numbers by an index; the gradient is gathered by the index of the way back."""
 
     @staticmethod
     def forward(x: Tensor, index: Tensor, shape: tuple, back: Tensor, back_shape: tuple) -> Tensor:

@@ -10,7 +10,7 @@ from taut.linalg.precision import exact_products, rounds_products
 
 # Below this many multiplications the call costs more than the product.
 _LARGE = 1 << 20
-# Sums over more rows than this, and than a quarter of all, are split.
+# Sums over more rows than this, and than a quarter of all, are added up in float64.
 _PART = 256
 # Products that pass on their rounding are summed in parts of this inner size.
 _INNER = 64

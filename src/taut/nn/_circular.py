@@ -54,7 +54,7 @@ def _is_recorded(x: Tensor) -> bool:
 
 
 def _prefers_channels_last(x: Tensor, axes: int) -> bool:
-    """Whether oneDNN convolves such images faster with channels last (measured from 8 images)."""
+    """Whether oneDNN mostly convolves such images faster with channels last."""
     if is_watched(x) or _is_recorded(x):
         return False
     return axes == 2 and x.ndim == 4 and x.is_cpu and x.dtype == torch.float32 and len(x) >= 8

@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from taut.nn._wrap import Size
+from taut.nn._wrap import LinearInSides, Size
 
 
-class CompiledWrap(torch.autograd.Function):
+class CompiledWrap(LinearInSides):
     """Circular padding as one gather: Inductor fuses it with the activation before it.
 
     Pads are at most the size of their axis.
@@ -25,15 +25,11 @@ class CompiledWrap(torch.autograd.Function):
         return x
 
     @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
-        ctx.sides = inputs[1:]
-
-    @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         return _Folded.apply(grad, *ctx.sides), None, None  # pyright: ignore[reportReturnType]
 
 
-class _Folded(torch.autograd.Function):
+class _Folded(LinearInSides):
     """The adjoint: adds each copy to its original, without the atomic sums of a scatter."""
 
     generate_vmap_rule = True
@@ -47,10 +43,6 @@ class _Folded(torch.autograd.Function):
                 last = F.pad(y.narrow(axis, 0, a), [*behind, n - a, 0])
                 y = y.narrow(axis, a, n) + first + last
         return y
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
-        ctx.sides = inputs[1:]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

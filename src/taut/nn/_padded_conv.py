@@ -55,7 +55,7 @@ class _WrappedConvolution(torch.autograd.Function):
 
     Autograd would keep pad and convolution apart. The gradient by the padded input is made here, in
     the backward, so that the pads can be added to the interior in place. The padded input is an
-    output so that it can be saved; second derivatives reach it there.
+    output, so that autograd can save it and take second derivatives by it.
     """
 
     @staticmethod

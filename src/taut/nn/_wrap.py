@@ -67,7 +67,15 @@ def dense_clone(x: Tensor, *, channels_last: bool) -> Tensor:
     return x.clone(memory_format=torch.contiguous_format)
 
 
-class Wrap(torch.autograd.Function):
+class LinearInSides(torch.autograd.Function):
+    """A linear operation, of which the arguments behind the tensor are the sizes of its pads."""
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
+        ctx.sides = inputs[1:]
+
+
+class Wrap(LinearInSides):
     """Circular padding with one copy forward and one backward; torch's takes several."""
 
     @staticmethod
@@ -79,10 +87,6 @@ class Wrap(torch.autograd.Function):
         interior(y, left, right).copy_(x)
         write_borders(y, left, right)
         return y
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
-        ctx.sides = inputs[1:]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -97,7 +101,7 @@ class Wrap(torch.autograd.Function):
         return _vmapped(Wrap, in_dims[0], *args), 0
 
 
-class Unwrap(torch.autograd.Function):
+class Unwrap(LinearInSides):
     """The adjoint of `Wrap`: adds each copy to its original."""
 
     @staticmethod
@@ -112,10 +116,6 @@ class Unwrap(torch.autograd.Function):
             x.narrow(axis, 0, b).add_(y.narrow(axis, a + n, b))
             y = x
         return y
-
-    @staticmethod
-    def setup_context(ctx, inputs: tuple[Tensor, Size, Size], output: Tensor) -> None:
-        ctx.sides = inputs[1:]
 
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # pyright: ignore[reportIncompatibleMethodOverride]

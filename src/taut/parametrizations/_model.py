@@ -57,9 +57,8 @@ def batched(model: nn.Module) -> Iterator[None]:
 def batched_if_quicker(model: nn.Module) -> Iterator[None]:
     """As :func:`batched`, of what is quicker so: `taut train` computes each step inside.
 
-    Off the CPU that is all of it. On a CPU it is the kernels of equal layers of few channels, whose
-    training steps take half to two thirds of the time (measured for 16 to 48 channels); bases of
-    large matrices are as quick one by one.
+    Off the CPU that is all of it. On a CPU it is the kernels of equal layers of few channels, of
+    which the calls take longer than the numbers; bases of large matrices are as quick one by one.
 
     Args:
         model: as of :func:`batched`.

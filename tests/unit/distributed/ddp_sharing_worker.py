@@ -1,12 +1,7 @@
 """Run in each of two processes by test_sharing.py: what holds under DDP, by name."""
 
 import copy
-import json
-import os
-import sys
-import traceback
 from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,19 +9,13 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import taut
+from processes import RANK, check, run_checks
 from taut.losses import HingeKR, HingeKRMulticlass, MultiMargin, kinds, label_counts
 from taut.parametrizations import methods
 
-RANK = int(os.environ.get("RANK", 0))
 GENERATOR = torch.Generator().manual_seed(1)
 IMAGES = torch.rand(9, 1, 6, 6, generator=GENERATOR, dtype=torch.float64)
 LABELS = torch.tensor([0, 0, 0, 0, 1, 2, 1, 2, 2])  # 0 in the first process alone
-CHECKS = {}
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
 
 
 def network(method=taut.BCOP, dense=taut.Orthogonal, outputs=3, **options):
@@ -190,22 +179,5 @@ def classes_that_no_process_has_are_refused():
             loss(y, labels, counts=label_counts(labels))
 
 
-def main():
-    store = f"file://{Path(sys.argv[1]).absolute()}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=RANK, world_size=2)
-    found = {}
-    for name, function in CHECKS.items():
-        if sys.argv[2:] and name not in sys.argv[2:]:
-            continue
-        try:
-            function()
-            found[name] = ""
-        except Exception:
-            found[name] = traceback.format_exc()
-            break  # the other process may be somewhere else by now
-    Path(sys.argv[1], f"said-{RANK}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main()
+    run_checks()

@@ -1,10 +1,7 @@
 """Run in each of two processes by test_fsdp.py: what holds of a sharded model, by name."""
 
 import copy
-import json
-import os
 import sys
-import traceback
 from pathlib import Path
 
 import torch
@@ -15,19 +12,13 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 import taut
+from processes import RANK, check, run_checks
 from taut.parametrizations import methods
 
-RANK = int(os.environ.get("RANK", 0))
 SHAPE = (1, 6, 6)
 IMAGES = torch.rand(8, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 LABELS = torch.arange(8) % 3
 METHODS = {n: cls for n, cls in methods().items() if n != "ECO"}  # whose sizes are others
-CHECKS = {}
-
-
-def check(function):
-    CHECKS[function.__name__] = function
-    return function
 
 
 def network(method=taut.BCOP, dense=taut.Orthogonal):
@@ -408,23 +399,5 @@ def a_context_gathers_and_writes_back():
     assert torch.allclose(model(IMAGES), other(IMAGES), atol=1e-12)
 
 
-def main():
-    store = f"file://{Path(sys.argv[1]).absolute()}/store"
-    distributed.init_process_group("gloo", init_method=store, rank=RANK, world_size=2)
-    found = {}
-    only = sys.argv[2:]
-    for name, function in CHECKS.items():
-        if only and name not in only:
-            continue
-        try:
-            function()
-            found[name] = ""
-        except Exception:
-            found[name] = traceback.format_exc()
-            break  # the other process may be somewhere else by now
-    Path(sys.argv[1], f"said-{RANK}.json").write_text(json.dumps(found))
-    distributed.destroy_process_group()
-
-
 if __name__ == "__main__":
-    main()
+    run_checks()

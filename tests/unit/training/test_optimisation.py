@@ -19,6 +19,7 @@ from taut.losses import MultiMargin
 from taut.training import Recipe, Run, TrainingInterrupted, train
 from taut.training import _loop as loop
 from taut.training._average import decaying
+from training_runs import outcome, stop_after
 
 TINY = Recipe(
     name="tiny",
@@ -117,20 +118,6 @@ def test_averages_of_raw_tensors_give_orthogonal_weights(data_dir, tmp_path):
     model = train(recipe, tmp_path / "run", data_dir=data_dir).model()
     weight = model.dense2.weight.detach().double()
     assert torch.allclose(torch.linalg.svdvals(weight), torch.ones(3).double(), atol=1e-5)
-
-
-def outcome(run):
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.history()]
-    files = [load_file(run.path / name) for name in ("model.safetensors", "state.safetensors")]
-    return rows, [{name: t.numpy().tobytes() for name, t in file.items()} for file in files]
-
-
-def stop_after(step):
-    def on_progress(progress):
-        if progress.step == step:
-            signal.raise_signal(signal.SIGINT)
-
-    return on_progress
 
 
 PICTURES = Augment(crop_padding=1, resized_crop=0.3, randaugment=2)

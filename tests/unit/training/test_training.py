@@ -34,6 +34,7 @@ from taut.training import (
     TrainingInterrupted,
     train,
 )
+from training_runs import outcome, stop_after
 
 TINY = Recipe(
     name="tiny",
@@ -73,21 +74,6 @@ METHODS = {
 @pytest.fixture(scope="module")
 def finished(data_dir, tmp_path_factory):
     return train(TINY, tmp_path_factory.mktemp("runs") / "finished", data_dir=data_dir)
-
-
-def outcome(run):
-    """All that must not depend on interruptions: weights, optimiser, and metrics but the time."""
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in run.history()]
-    files = [load_file(run.path / name) for name in ("model.safetensors", "state.safetensors")]
-    return rows, [{name: t.numpy().tobytes() for name, t in file.items()} for file in files]
-
-
-def stop_after(step):
-    def on_progress(progress):
-        if progress.step == step:
-            signal.raise_signal(signal.SIGINT)
-
-    return on_progress
 
 
 def test_training_learns_and_records_each_epoch(finished):
