@@ -1,5 +1,6 @@
 """Scripts that run in two processes, and write down what their checks found."""
 
+import gc
 import json
 import os
 import subprocess
@@ -56,4 +57,10 @@ def run_checks() -> None:
             found[name] = traceback.format_exc()
             break  # the other process may be somewhere else by now
     Path(folder, f"said-{RANK}.json").write_text(json.dumps(found))
+    leave()
+
+
+def leave() -> None:
+    """End the process group: its threads abort a process in which they outlive Python."""
     distributed.destroy_process_group()
+    gc.collect()  # wrapped models, in cycles, hold it too

@@ -1,5 +1,6 @@
 """Run in each of two processes by test_centering.py: a batch in uneven parts, and one part."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def main(folder):
         save_file(found, folder / f"{kind}-{rank}.safetensors")
     distributed.barrier()  # so that none leaves while another still speaks to it
     distributed.destroy_process_group()
+    gc.collect()  # wrapped layers, in cycles, hold it too; its threads must not outlive Python
 
 
 if __name__ == "__main__":
