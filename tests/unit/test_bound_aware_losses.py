@@ -15,6 +15,7 @@ from taut.losses import (
     MultiMargin,
     OffsetCrossEntropy,
 )
+from taut.training import Recipe
 
 
 @pytest.fixture(params=("head", "map"))
@@ -188,5 +189,5 @@ def test_settings_out_of_range_are_refused():
 
 def test_recipes_store_a_loss_inside_another():
     loss = CertificateRegularised(MultiMargin(0.3), weight=0.2)
-    recipe = taut.training.Recipe(name="x", dataset="mnist", loss=loss)
-    assert taut.training.Recipe.from_json(recipe.to_json()) == recipe
+    recipe = Recipe(name="x", dataset="mnist", loss=loss)
+    assert Recipe.from_json(recipe.to_json()) == recipe

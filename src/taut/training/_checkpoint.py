@@ -23,6 +23,7 @@ class Position:
     step: int  # optimiser steps taken
     loss_sum: Tensor  # of the current epoch, over its images so far, in float64 where there is such
     seconds: float  # wall time, over all sittings
+    bound: float | None = None  # of the features in this epoch, for losses that use it
 
 
 def save_checkpoint(
@@ -55,7 +56,9 @@ def save_checkpoint(
     tensors |= moments | random | {_LOSS: position.loss_sum}
     metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
     save_tensors(run.path / MODEL, finished.state_dict(), metadata)
-    save_tensors(run.path / STATE, tensors, metadata | {"seconds": repr(position.seconds)})
+    metadata |= {"seconds": repr(position.seconds)}
+    metadata |= {} if position.bound is None else {"bound": repr(position.bound)}
+    save_tensors(run.path / STATE, tensors, metadata)
 
 
 def load_checkpoint(
@@ -89,6 +92,7 @@ def load_checkpoint(
             int(metadata["step"]),
             tensors[_LOSS].to(wide_dtype(device)).to(device),
             float(metadata["seconds"]),
+            float(metadata["bound"]) if "bound" in metadata else None,
         )
         random = tensors_under(tensors, _RANDOM)
         if position.step < 0 or position.loss_sum.shape:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -29,6 +29,7 @@ from taut.training._devices import (
 )
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
+from taut.training._margins import Margins, margins_of
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
@@ -169,6 +170,7 @@ class _Trainer:
         self.rows = run.history()[: self.position.step // self.steps_per_epoch]
         self.losses = torch.zeros_like(self.position.loss_sum)  # of this process, not yet shared
         self.evaluation: Evaluation | None = None
+        self.margins: Margins | None = None
         self.clock = self.saved = time.monotonic()
 
     def train(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> None:
@@ -188,6 +190,8 @@ class _Trainer:
         readings = steps_between_readings(self.device)
         if start == 0:
             self.position.loss_sum.zero_()
+        if self.recipe.loss.uses_bound:
+            self._bound(start)
         for images, labels in self.batches.epoch(epoch, start=start):
             self._step(images, labels)
             if self.position.step % self.steps_per_epoch == 0:
@@ -209,6 +213,13 @@ class _Trainer:
         self._finish_epoch()
         tell(self._progress())
         return self._agree(interrupted.is_set())[0]
+
+    def _bound(self, start: int) -> None:
+        """Bound the margins at the first step of an epoch; a resumed epoch goes on with its own."""
+        self.margins = margins_of(self.plain_model, self.recipe.input_shape)
+        if start > 0 and self.position.bound is not None:
+            self.margins = replace(self.margins, bound=self.position.bound)
+        self.position.bound = self.margins.bound
 
     def _agree(self, *flags: bool) -> list[bool]:
         """For each flag, whether any process has it set."""
@@ -271,7 +282,9 @@ class _Trainer:
         world = self.processes.share.world
         with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
-        inputs = LossInputs(logits, labels, counts=counts, progress=self.position.step / self.total)
+            head = None if self.margins is None else self.margins.rows(self.plain_model)
+        bound, progress = self.position.bound, self.position.step / self.total
+        inputs = LossInputs(logits, labels, bound, head, counts, progress)
         with in_file_of(type(self.recipe.loss)):
             loss = self.recipe.loss(inputs)
         self.losses += loss.detach().to(self.losses) * count

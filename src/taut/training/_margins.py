@@ -1,0 +1,62 @@
+"""What training gives to losses of certified margins: the last layer and a bound of the rest."""
+
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from taut.certification import head_of, prove
+from taut.parametrizations import projected
+
+
+@final
+@dataclass(frozen=True)
+class Margins:
+    r"""By how much logits may move: where the rows of the last layer are, and a constant.
+
+    Args:
+        head: path of the last layer in the model, if the model ends in one with a matrix `weight`;
+            None if it does not.
+        bound: proven Lipschitz constant of the features that the layer reads; of the logits as one
+            map, if there is no such layer.
+
+    Example:
+        >>> margins_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 3)), (2,)).head
+        '2'
+    """
+
+    head: str | None
+    bound: float
+
+    def rows(self, model: nn.Module) -> Tensor | None:
+        """The matrix of the last layer, with its gradient."""
+        return None if self.head is None else _weight_at(model, self.head)
+
+
+def margins_of(model: nn.Module, input_shape: tuple[int, ...]) -> Margins:
+    """The margins of a model with its tensors as they are; it is left as it is.
+
+    Raises:
+        UnprovenError: (a NotImplementedError and ValueError) as `taut.certify` does.
+    """
+    still = projected(model).eval()
+    certificate = prove(still, input_shape, arithmetic="real")
+    program = certificate.program
+    matrix = head_of(program)
+    if matrix is not None:
+        path = next(node.path for node in program.nodes if node.name == program.output)
+        with torch.no_grad():
+            weight = _weight_at(still, path)
+        # Only a layer that applies its weight as it is.
+        if weight is not None and torch.equal(weight.cpu(), matrix.to(weight.dtype).cpu()):
+            return Margins(path, certificate.composed.features)
+    return Margins(None, float(certificate.bound))
+
+
+def _weight_at(model: nn.Module, path: str) -> Tensor | None:
+    try:
+        weight = model.get_submodule(path).weight
+    except AttributeError:
+        return None
+    return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
