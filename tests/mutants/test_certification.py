@@ -82,8 +82,9 @@ def check_rows():
                 assert limit * (1 - Q(1, 10**10)) <= Q(found.norm_limit) <= limit
     for i in range(2, 7):
         before = [v for v, *_ in exact(ROWS, COARSE)]
-        read = max(before["abcdef".index(name)] for name in ROWS[i - 1].inputs)
-        just_above(compose(ROWS[:i], "x", ROWS[i - 1].name, "float64").features, read)
+        constants = compose(ROWS[:i], "x", ROWS[i - 1].name, "float64").constants
+        for name in ROWS[i - 1].inputs:
+            just_above(constants[name], before["abcdef".index(name)])
 
 
 def check_refusals_of_rows():
@@ -381,10 +382,15 @@ MUTANTS = {
         (
             G,
             "bound_changes",
-            "pairwise_of(program, composed.features)",
+            "pairwise_of(program, composed.constants)",
             "certificate.bound.pairwise",
         ),
-        (G, "bound_changes", "composed.features", "0.9 * composed.features"),
+        (
+            G,
+            "bound_changes",
+            "composed.constants)",
+            "{k: 0.9 * v for k, v in composed.constants.items()})",
+        ),
     ],
     check_one_output: [
         (R, "class_bound", "bound.value], [bound.value", "0.9 * bound.value], [0.9 * bound.value"),

@@ -1,7 +1,7 @@
 """Bound and logits to certified radii: what no perturbation within the radius can change."""
 
 from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper
-from taut.certification._certificate import Certificate, head_of, prove
+from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._eps import Eps, as_eps_sequence
 from taut.certification._inputs import numbers_of
@@ -31,7 +31,6 @@ __all__ = [
     "certify",
     "certify_batches",
     "class_logits",
-    "head_of",
     "l2_distance_upper",
     "logit_margin",
     "numbers_of",

@@ -40,8 +40,9 @@ from taut.program import (
     check_precision,
     compose,
     folds_of,
+    head_of,
     layers_of,
-    pairwise_constants,
+    pairs_of,
     replay,
     row,
     trace,
@@ -211,7 +212,7 @@ def prove(
     folds = tuple(folds_of(program, {layer.name: layer for layer in layers}))
     by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
     composed = compose(layers, program.source, program.output, arithmetic, by_name)
-    pairs = pairwise_of(program, composed.features)
+    pairs = pairwise_of(program, composed.constants)
     used = tuple(dict.fromkeys(fold.by for fold in folds))
     bound = LipschitzBound(composed.lipschitz, tuple(rows_of_bound(layers, folds)), pairs, used)
     return Certificate(arithmetic, program, layers, bound, composed, folds)
@@ -241,21 +242,16 @@ def program_of(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
     return program
 
 
-def head_of(program: Program) -> Tensor | None:
-    """The matrix whose value a program returns, if it returns a matrix times a vector."""
-    last = next((node for node in program.nodes if node.name == program.output), None)
-    if last is None or last.op != "linear" or len(last.shape) != 1:
-        return None
-    return program.tensors[last.tensors["weight"]]
-
-
-def pairwise_of(program: Program, features: float) -> Tensor | None:
+def pairwise_of(program: Program, lipschitz: Mapping[str, float]) -> Tensor | None:
     """Constants of the differences of two logits, symmetric, with room for another's proof."""
-    weight = head_of(program)
-    if weight is None:
+    head, pairs = head_of(program), pairs_of(program, lipschitz)
+    if head is None or pairs is None:
         return None
-    constants = pairwise_constants(weight, features) * (1 + 2.0**-40)
-    return torch.maximum(constants, constants.T)
+    constants = pairs * (1 + 2.0**-40)
+    if head.roundings:  # another rounds the rows in another order
+        norms = torch.linalg.vector_norm(head.rows, dim=1) * lipschitz[head.source]
+        constants = constants + 2.0**-40 * (norms[:, None] + norms)
+    return torch.maximum(constants, constants.T).fill_diagonal_(0.0)
 
 
 def save(certificate: Certificate, path: Path, text: str) -> tuple[Path, Path]:

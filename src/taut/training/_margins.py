@@ -6,8 +6,9 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from taut.certification import head_of, prove
+from taut.certification import prove
 from taut.parametrizations import projected
+from taut.program import head_of
 
 
 @final
@@ -43,14 +44,14 @@ def margins_of(model: nn.Module, input_shape: tuple[int, ...]) -> Margins:
     still = projected(model).eval()
     certificate = prove(still, input_shape, arithmetic="real")
     program = certificate.program
-    matrix = head_of(program)
-    if matrix is not None:
-        path = next(node.path for node in program.nodes if node.name == program.output)
+    head = head_of(program)
+    if head is not None:
+        path = next(node.path for node in program.nodes if node.name == head.node)
         with torch.no_grad():
             weight = _weight_at(still, path)
         # Only a layer that applies its weight as it is.
-        if weight is not None and torch.equal(weight.cpu(), matrix.to(weight.dtype).cpu()):
-            return Margins(path, certificate.composed.features)
+        if weight is not None and torch.equal(weight.cpu().double(), head.rows):
+            return Margins(path, certificate.composed.constants[head.source])
     return Margins(None, float(certificate.bound))
 
 
