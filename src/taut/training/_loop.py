@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from taut import optim
-from taut.data import Batches, Dataset, Share, StreamedDataset
+from taut.data import Batches, Dataset, MixedLabels, Share, StreamedDataset
 from taut.kinds import in_file_of
-from taut.losses import LossInputs, label_counts
+from taut.losses import label_counts
 from taut.parametrizations import after_step, batched_if_quicker, projected, shared_weights
 from taut.training._average import Average, parameter_groups
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
@@ -29,7 +29,7 @@ from taut.training._devices import (
 )
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
-from taut.training._margins import Margins, margins_of
+from taut.training._margins import Margins, margins_of, mean_loss
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
@@ -232,7 +232,7 @@ class _Trainer:
         self.position.loss_sum += self.processes.total(self.losses)
         self.losses.zero_()
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def _step(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
         lr = self._learning_rate(self.position.step)
         beta1 = self.recipe.schedule.beta1(self.position.step, self.total)
         for group in self.plain_optimiser.param_groups:
@@ -255,11 +255,12 @@ class _Trainer:
         if self.average is not None:
             self.average.update(self.plain_model, self.position.step)
 
-    def _backward(self, images: Tensor, labels: Tensor) -> None:
+    def _backward(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
         """Add up the gradients of the parts of a batch; processes exchange them with the last."""
         count, parts = len(labels), self.recipe.accumulate
-        compares = self.recipe.loss.compares_classes
-        counts = label_counts(labels, self.recipe.classes) if compares else None
+        counts = None
+        if self.recipe.loss.compares_classes and isinstance(labels, Tensor):
+            counts = label_counts(labels, self.recipe.classes)
         slices = [Share(part, parts).of(0, count) for part in range(parts)]
         filled = [part for part in slices if part.stop > part.start]
         if count == 0:  # fewer images than processes: take part with one of weight 0
@@ -277,16 +278,16 @@ class _Trainer:
                 )
 
     def _backward_part(
-        self, images: Tensor, labels: Tensor, counts: Tensor | None, count: int
+        self, images: Tensor, labels: Tensor | MixedLabels, counts: Tensor | None, count: int
     ) -> None:
         world = self.processes.share.world
         with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
             head = None if self.margins is None else self.margins.rows(self.plain_model)
-        bound, progress = self.position.bound, self.position.step / self.total
-        inputs = LossInputs(logits, labels, bound, head, counts, progress)
+        known = {"bound": self.position.bound, "head": head, "counts": counts}
+        known["progress"] = self.position.step / self.total
         with in_file_of(type(self.recipe.loss)):
-            loss = self.recipe.loss(inputs)
+            loss = mean_loss(self.recipe.loss, logits, labels, **known)
         self.losses += loss.detach().to(self.losses) * count
         if world > 1 or self.recipe.accumulate > 1:
             # Gradients are averaged over processes; weighted so, that is the mean over all images.

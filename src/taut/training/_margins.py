@@ -1,12 +1,14 @@
-"""What training gives to losses of certified margins: the last layer and a bound of the rest."""
+"""How training calls a loss: with the last layer, a bound of the rest, and mixed labels."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from taut.certification import prove
+from taut.data import MixedLabels
+from taut.losses import AbstractLoss
 from taut.parametrizations import projected
 from taut.program import head_of
 
@@ -61,3 +63,21 @@ def _weight_at(model: nn.Module, path: str) -> Tensor | None:
     except AttributeError:
         return None
     return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
+
+
+def mean_loss(
+    loss: AbstractLoss, logits: Tensor, labels: Tensor | MixedLabels, **known: Any
+) -> Tensor:
+    """The loss of a batch; of mixed images, the mean of those for both labels by their shares.
+
+    Args:
+        loss: of the recipe.
+        logits: of the batch.
+        labels: of the batch.
+        known: what else the loss may use, by the names of `LossInputs`.
+    """
+    if isinstance(labels, Tensor):
+        return loss(logits, labels, **known)
+    first = loss(logits, labels.first, reduction="none", **known)
+    second = loss(logits, labels.second, reduction="none", **known)
+    return (labels.share * first + (1 - labels.share) * second).mean()

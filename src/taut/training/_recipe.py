@@ -21,7 +21,7 @@ from taut.kinds import (
     in_file_of,
     source_file,
 )
-from taut.losses import AbstractLoss, MultiMargin
+from taut.losses import AbstractImageLoss, AbstractLoss, MultiMargin
 from taut.losses import kinds as losses
 from taut.models import AbstractModel, Small, model_of
 from taut.models import kinds as models
@@ -175,6 +175,12 @@ class Recipe:
         if self.draft and not self.resize:
             raise ValueError("`draft` needs `resize`, which says how large pictures must be.")
         changed = self.augment is not None and self.augment.changes_pictures
+        mixes = self.augment is not None and self.augment.mixup > 0
+        if mixes and (self.loss.compares_classes or not isinstance(self.loss, AbstractImageLoss)):
+            raise ValueError(
+                "`augment` with mixup needs a loss of single images, which compares no classes; "
+                f"got {type(self.loss).__name__}."
+            )
         if changed and self.input_shape[0] not in (1, 3):
             raise ValueError(
                 "`augment` with a resized crop or RandAugment needs images of 1 or 3 channels; "
