@@ -61,7 +61,8 @@ def mixed(
     """The first half of a batch, each image mixed with its partner in the second half."""
     first, second = images.tensor_split(2)
     weight = share[:, None, None, None]
-    return weight * first + (1 - weight) * second, MixedLabels(*labels.tensor_split(2), share)
+    known, other = labels.tensor_split(2)
+    return weight * first + (1 - weight) * second, MixedLabels(known, other, share)
 
 
 def partners(

@@ -1,4 +1,4 @@
-"""The training loop: AdamW on any device, resumed where it stopped."""
+"""The training loop: on any device, resumed where it stopped."""
 
 import math
 import os
@@ -14,7 +14,6 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from taut import optim
 from taut.data import Batches, Dataset, MixedLabels, Share, StreamedDataset
 from taut.kinds import in_file_of
 from taut.losses import label_counts
@@ -30,6 +29,7 @@ from taut.training._devices import (
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
 from taut.training._margins import Margins, margins_of, mean_loss
+from taut.training._optimisers import OPTIMISERS
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
@@ -37,7 +37,6 @@ from taut.training._schedules import warm_up
 
 _ALONE = Launch()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-OPTIMIZERS = {"adam": torch.optim.AdamW, "stiefel-adam": optim.Adam}
 
 
 @final
@@ -146,7 +145,8 @@ class _Trainer:
         self.data = data.to(self.device)
         self.plain_model = self.recipe.build_model().to(self.device)
         groups = parameter_groups(self.plain_model, self.recipe.weight_decay)
-        self.plain_optimiser = OPTIMIZERS[self.recipe.optimizer](groups, fused=True)
+        self.kind = OPTIMISERS[self.recipe.optimizer]
+        self.plain_optimiser = self.kind.make(groups)
         self.average = Average(self.plain_model, self.recipe.ema) if self.recipe.ema else None
         averaged = None if self.average is None else self.average.model
         state = self.plain_model, self.plain_optimiser, self.device
@@ -235,8 +235,7 @@ class _Trainer:
     def _step(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
         lr = self._learning_rate(self.position.step)
         beta1 = self.recipe.schedule.beta1(self.position.step, self.total)
-        for group in self.plain_optimiser.param_groups:
-            group["lr"], group["betas"] = lr, (beta1, group["betas"][1])
+        self.kind.drive(self.plain_optimiser, lr, beta1)
         self.optimiser.zero_grad()
         self._backward(images, labels)
         if self.recipe.clip_norm:
@@ -244,13 +243,11 @@ class _Trainer:
         with self._finite_raw_tensors():
             self.optimiser.step()
         self.position.step += 1
-        # The parameters that `taut.optim` keeps orthonormal need no bases.
-        retracts = self.recipe.optimizer == "adam"
         with self._finite_raw_tensors():
             after_step(
                 self.plain_model,
                 self.position.step,
-                retract_every=self.recipe.retract_every if retracts else 0,
+                retract_every=self.recipe.retract_every if self.kind.retracts else 0,
             )
         if self.average is not None:
             self.average.update(self.plain_model, self.position.step)
@@ -339,7 +336,9 @@ class _Trainer:
     def _finished(self) -> nn.Module:
         """The model to save for others, to evaluate and to certify."""
         self._require_finite_weights()
-        return projected(self.plain_model if self.average is None else self.average.model).eval()
+        if self.average is not None:
+            return projected(self.average.model).eval()
+        return projected(self.kind.averaged(self.plain_optimiser, self.plain_model)).eval()
 
     def _progress(self) -> Progress:
         epoch, done = divmod(self.position.step - 1, self.steps_per_epoch)

@@ -27,10 +27,10 @@ from taut.models import AbstractModel, Small, model_of
 from taut.models import kinds as models
 from taut.parametrizations import BCOP, AbstractParametrization, methods
 from taut.training import _schedules
-from taut.training._schedules import AbstractSchedule, OneCycle
+from taut.training._schedules import AbstractSchedule, Constant, OneCycle
 
 Precision = Literal["32-true", "bf16-mixed"]
-OptimizerName = Literal["adam", "stiefel-adam"]
+OptimizerName = Literal["adam", "sgd", "stiefel-adam", "stiefel-sgd", "schedule-free"]
 
 CHOICES: dict[str, Choice] = {
     "model": Choice("model", AbstractModel, models(), adapt=model_of),
@@ -49,7 +49,7 @@ _DATA = ("input_shape", "classes", "holdout", "resize", "draft")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of one training run, with AdamW.
+    """All settings of one training run.
 
     Args:
         name: what reports and run folders call it.
@@ -64,17 +64,21 @@ class Recipe:
         model: the architecture.
         parametrization: the method of its layers, a class; dense layers use its `dense_as`.
         loss: the training loss.
-        optimizer: "adam" is torch's AdamW; "stiefel-adam", :class:`taut.optim.Adam`, keeps the
-            parameters of orthogonal layers orthonormal, so that `retract_every` does not matter.
+        optimizer: "adam" is torch's AdamW, "sgd" its SGD with momentum; "stiefel-adam" and
+            "stiefel-sgd", those of :mod:`taut.optim`, keep the parameters of orthogonal layers
+            orthonormal, so that `retract_every` does not matter; "schedule-free" is AdamW of the
+            package schedulefree, which averages parameters instead of lowering the learning rate,
+            needs the schedule "constant", and does not retract.
         lr: peak learning rate.
-        schedule: how the learning rate and Adam's beta1 move over the run.
+        schedule: how the learning rate and momentum (Adam's beta1) move over the run.
         epochs: passes over the training set.
         batch_size: images per step.
         accumulate: parts in which each process computes its share of a batch, one after the other;
             gradients add up to those of the batch if the loss is a mean over images.
         warmup: epochs, also a fraction, in which the learning rate rises from 0 to the schedule's.
-        weight_decay: decoupled, as in AdamW, of parameters with two or more dimensions, but not of
-            raw tensors whose size changes no weight; refused if there are no others.
+        weight_decay: decoupled, as in AdamW, or added to the gradient, as in SGD; of parameters
+            with two or more dimensions, but not of raw tensors whose size changes no weight;
+            refused if there are no others.
         clip_norm: largest l2 norm of all gradients of a step together; 0 for no limit.
         ema: decay of the moving average of the parameters, which is then the model that is
             evaluated, certified and saved; 0 for none.
@@ -146,8 +150,21 @@ class Recipe:
         if self.optimizer not in get_args(OptimizerName):
             allowed = ", ".join(get_args(OptimizerName))
             raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
+        if self.optimizer == "schedule-free":
+            self._check_schedule_free()
         for eps in self.eps:
             _check_eps(eps)
+
+    def _check_schedule_free(self) -> None:
+        if not isinstance(self.schedule, Constant):
+            raise ValueError(
+                "`optimizer` schedule-free needs the schedule constant; got "
+                f"{type(self.schedule).__name__}."
+            )
+        if self.ema:
+            raise ValueError(
+                f"`ema` must be 0 with the optimizer schedule-free, which averages; got {self.ema}."
+            )
 
     def _check_numbers(self) -> None:
         least = {"classes": 2, "epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0}

@@ -135,7 +135,7 @@ def test_images_are_cut_and_mixed_with_their_labels(data_dir, tmp_path):
         assert distance(found, slow_run(recipe, split)) < 1e-5
         assert distance(found, slow_run(replace(recipe, augment=Augment(1)), split)) > 1e-3
     for loss in (HingeKRMulticlass(), CertificateRegularised(HingeKRMulticlass())):
-        with pytest.raises(ValueError, match="mixup needs a loss of single images, .*; got "):
+        with pytest.raises(ValueError, match=r"mixup needs a loss of single images, .*; got "):
             replace(TINY, augment=MIXED, loss=loss)
 
 
