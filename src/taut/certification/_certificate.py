@@ -1,6 +1,7 @@
 """The certificate of a model: what is proven of its program, and the file that says so."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from taut.certification._arithmetic import (
     conventional,
     norms_upper,
 )
+from taut.certification._curvature import CurvedHead, curved_head
 from taut.certification._radius import (
     certified_radius,
     class_bound,
@@ -78,6 +80,7 @@ class Certificate:
         bound: proven Lipschitz bound of the logits in real arithmetic; `print` it.
         composed: Lipschitz constant, rounding error and overflow limit.
         folds: convolutions and matrices with the factors of channels around them, as one.
+        curved: in real numbers, the hidden layer before the last, if its activation is smooth.
 
     Example:
         >>> certificate = prove(nn.Linear(2, 2), (2,))
@@ -91,6 +94,7 @@ class Certificate:
     bound: LipschitzBound
     composed: Composed
     folds: tuple[Fold, ...] = ()
+    curved: CurvedHead | None = None
 
     def __repr__(self) -> str:
         return f"Certificate(arithmetic={self.arithmetic!r}, bound={float(self.bound):.9g})"
@@ -136,9 +140,22 @@ class Certificate:
     ) -> Float[Tensor, " b"]:
         """Certified radii of logits that the certified program computed from these images."""
         if self.arithmetic == "real":
-            return certified_radius(logits, labels, self.class_bound)
+            radius = certified_radius(logits, labels, self.class_bound)
+            return torch.maximum(radius, self.curved_radii(logits, labels, images).amin(1))
         norms = norms_upper(images.to("cpu"))
         return executed_radius(logits, labels, norms, self.class_bound, self.composed)
+
+    def curved_radii(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Radii to each class by the curvature of the last layers; 0 where that says nothing."""
+        pairs = self.bound.pairwise
+        if self.curved is None or pairs is None:
+            return torch.zeros_like(logits, dtype=torch.float64)
+        values: dict[str, Tensor] = {}
+        with torch.no_grad():
+            replay(self.program, images, keep=values)
+        hidden = values[self.curved.hidden].cpu()
+        radii = self.curved.radii(logits.cpu(), hidden, labels.cpu(), pairs).to(logits.device)
+        return radii.scatter(1, labels[:, None], math.inf)
 
     def content(self) -> dict[str, Any]:
         """What the file holds of the model, as plain values."""
@@ -215,7 +232,8 @@ def prove(
     pairs = pairwise_of(program, composed.constants)
     used = tuple(dict.fromkeys(fold.by for fold in folds))
     bound = LipschitzBound(composed.lipschitz, tuple(rows_of_bound(layers, folds)), pairs, used)
-    return Certificate(arithmetic, program, layers, bound, composed, folds)
+    curved = curved_head(program, composed.constants) if arithmetic == "real" else None
+    return Certificate(arithmetic, program, layers, bound, composed, folds, curved)
 
 
 def rows_of_bound(layers: Iterable[Layer], folds: Iterable[Fold]) -> Iterator[LayerBound]:
