@@ -14,10 +14,11 @@ import unit.certification.test_certify as reals
 import unit.certification.test_certify_program as programs
 from mutation import mutate, name_of, survives
 from taut.certification import _certificate, _changes, _predict, _radius, prove, verifier
-from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, compose
+from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, _head, compose
 from taut.program._compose import FORMATS, Composed, Format, Layer
 
 C, G, L, P, R = _certificate, _changes, _compose, _predict, _radius
+H = _head
 TO_CLASSES = "executed_radii_to_classes"
 
 ROWS = [
@@ -444,7 +445,7 @@ MUTANTS = {
         (C, "prove", "program.output, arithmetic, by_name)", 'program.output, "float64", by_name)'),
     ],
     check_pairs: [
-        (C, "pairwise_of", "(weight, features)", "(weight, 1.0)"),
+        (H, "pairs_of", "constants[head.source]", "1.0"),
         (C, "pairwise_of", " * (1 + 2.0**-40)", ""),
     ],
 }
