@@ -262,7 +262,7 @@ def of_frequencies(role=None, change=None, **claims):
 
 
 def of_rows(name):
-    """Constants of pairs by the rows of one matrix, of which the outputs are more than multiples."""
+    """Constants of pairs by the rows of one matrix, though the outputs are more than that."""
 
     def both(content, tensors):
         rows = tensors[f"{name}.weight"].flatten(1).double()

@@ -147,7 +147,7 @@ class Composed:
     """
 
     lipschitz: float
-    constants: Mapping[str, float] = field(default_factory=dict)
+    constants: Mapping[str, float] = field(default_factory=dict, compare=False)
     error: tuple[float, float] = (0.0, 0.0)
     norm_limit: float = math.inf
 

@@ -33,12 +33,14 @@ class Head:
         source: name of the value that they are applied to.
         node: name of the operation that holds the matrix.
         roundings: relative roundings that each entry has passed; 0 if they are exact.
+        factors: of the rows of the matrix, `(classes,)` or `(1,)`.
     """
 
     rows: Tensor
     source: str
     node: str
     roundings: int
+    factors: Tensor
 
     def pairs(self, features: float) -> Tensor:
         """Constants of the differences of two outputs, for features with a Lipschitz constant.
@@ -77,10 +79,10 @@ def head_of(program: Program) -> Head | None:
         if rows is not None:
             rows, source = rows.detach().cpu().double(), site.node.inputs[0]
             if not roundings:
-                return Head(rows, source, name, 0)
+                return Head(rows, source, name, 0, factors)
             scaled = rows * factors[:, None]
             moderate = _is_moderate(rows) and _is_moderate(scaled)
-            return Head(scaled, source, name, roundings + 2) if moderate else None
+            return Head(scaled, source, name, roundings + 2, factors) if moderate else None
         if site.node.op != "reshape":
             step = _factors(site, classes)
             if step is None or not _is_moderate(step[0]):

@@ -23,6 +23,7 @@ class Margins:
             None if it does not.
         bound: proven Lipschitz constant of the features that the layer reads; of the logits as one
             map, if there is no such layer.
+        factors: what follows the layer multiplies each class by.
 
     Example:
         >>> margins_of(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 3)), (2,)).head
@@ -31,10 +32,14 @@ class Margins:
 
     head: str | None
     bound: float
+    factors: Tensor | None = None
 
     def rows(self, model: nn.Module) -> Tensor | None:
-        """The matrix of the last layer, with its gradient."""
-        return None if self.head is None else _weight_at(model, self.head)
+        """The matrix of the last layer times the factors behind it, with its own gradient."""
+        weight = None if self.head is None else _weight_at(model, self.head)
+        if weight is None or self.factors is None:
+            return weight
+        return weight * self.factors.to(weight)[:, None]
 
 
 def margins_of(model: nn.Module, input_shape: tuple[int, ...]) -> Margins:
@@ -52,8 +57,11 @@ def margins_of(model: nn.Module, input_shape: tuple[int, ...]) -> Margins:
         with torch.no_grad():
             weight = _weight_at(still, path)
         # Only a layer that applies its weight as it is.
-        if weight is not None and torch.equal(weight.cpu().double(), head.rows):
-            return Margins(path, certificate.composed.constants[head.source])
+        if weight is not None:
+            rows = weight.cpu().double() * head.factors[:, None]
+            if torch.equal(rows, head.rows):
+                bound = certificate.composed.constants[head.source]
+                return Margins(path, bound, head.factors if head.roundings else None)
     return Margins(None, float(certificate.bound))
 
 
@@ -62,7 +70,8 @@ def _weight_at(model: nn.Module, path: str) -> Tensor | None:
         weight = model.get_submodule(path).weight
     except AttributeError:
         return None
-    return weight if isinstance(weight, Tensor) and weight.ndim == 2 else None
+    matrix = isinstance(weight, Tensor) and weight.ndim >= 2
+    return weight.flatten(1) if matrix else None
 
 
 def mean_loss(

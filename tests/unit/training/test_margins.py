@@ -70,6 +70,13 @@ def _own_model(monkeypatch):
     monkeypatch.setattr(UnitRows, "kind", "unit-rows", raising=False)
 
 
+class Divided(nn.Sequential):
+    """Logits with a temperature."""
+
+    def forward(self, input):
+        return super().forward(input) / 0.25
+
+
 def slow_run(recipe, split):
     """The model that a recipe comes to: the bound is that of the layers before the last."""
     torch.manual_seed(recipe.seed)
@@ -131,6 +138,17 @@ def test_the_last_layer_is_found_where_it_applies_its_weight():
     assert margins.head == "2.0"
     assert margins.rows(scaled) is linear.weight
     assert 1 - 1e-6 < margins.bound < 1 + 1e-5
+    # A temperature, and a convolution to one place.
+    conv = nn.Conv2d(2, 3, 2)
+    for last, shape in (((nn.Flatten(), linear), (4,)), ((conv, nn.Flatten()), (2, 2, 2))):
+        model = Divided(*last)
+        margins = margins_of(model, shape)
+        (matrix,) = (p for p in model.parameters() if p.ndim > 1)
+        rows = margins.rows(model)
+        torch.testing.assert_close(rows, matrix.flatten(1) / 0.25)
+        (gradient,) = torch.autograd.grad(rows.sum(), matrix)
+        torch.testing.assert_close(gradient, torch.full_like(matrix, 4.0))
+        assert margins.bound == 1
     # A layer whose product is changed behind it, and none at all.
     for model in (nn.Sequential(linear, nn.Tanh()), nn.Sequential(nn.Tanh())):
         margins = margins_of(model, (4,))
