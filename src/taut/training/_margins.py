@@ -70,8 +70,9 @@ def _weight_at(model: nn.Module, path: str) -> Tensor | None:
         weight = model.get_submodule(path).weight
     except AttributeError:
         return None
-    matrix = isinstance(weight, Tensor) and weight.ndim >= 2
-    return weight.flatten(1) if matrix else None
+    if not isinstance(weight, Tensor) or weight.ndim < 2:
+        return None
+    return weight.flatten(1)
 
 
 def mean_loss(

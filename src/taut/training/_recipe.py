@@ -158,8 +158,7 @@ class Recipe:
     def _check_schedule_free(self) -> None:
         if not isinstance(self.schedule, Constant):
             raise ValueError(
-                "`optimizer` schedule-free needs the schedule constant; got "
-                f"{type(self.schedule).__name__}."
+                f"`optimizer` schedule-free needs the schedule constant; got {self.schedule.kind}."
             )
         if self.ema:
             raise ValueError(

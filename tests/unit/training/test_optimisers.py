@@ -181,7 +181,9 @@ def test_a_checkpoint_of_other_settings_is_refused(data_dir, tmp_path):
 
 
 def test_what_an_optimiser_cannot_do_is_refused():
-    with pytest.raises(ValueError, match="schedule-free needs the schedule constant; got OneCycle"):
+    with pytest.raises(
+        ValueError, match="schedule-free needs the schedule constant; got one-cycle"
+    ):
         replace(TINY, optimizer="schedule-free")
     with pytest.raises(ValueError, match="`ema` must be 0 with the optimizer schedule-free"):
         replace(TINY, optimizer="schedule-free", schedule=Constant(), ema=0.9)
