@@ -1,6 +1,7 @@
 """Runs of a module by torch.compile, as a CUDA graph replays them, and inside `taut.batched`."""
 
 import functools
+import warnings
 from typing import final
 
 import torch
@@ -43,9 +44,22 @@ def captured(run: Work) -> Work:
             run()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
+    try:
+        with torch.cuda.graph(graph):
+            run()
+    except Exception:
+        _end_capture()
+        raise
     return graph.replay
+
+
+def _end_capture() -> None:
+    """Take the generator of random numbers out of a capture that failed; torch leaves it there."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the graph is empty
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            pass
 
 
 @functools.cache

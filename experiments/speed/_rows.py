@@ -62,7 +62,11 @@ class SpeedRow:
 
 
 Rows = dict[str, SpeedRow]
-_WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {"compiled": compiled, "batched": Batched}
+_WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": compiled,
+    "batched": Batched,
+    "captured": Batched,  # as `taut train` runs a net
+}
 
 
 @final
