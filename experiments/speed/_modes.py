@@ -35,22 +35,27 @@ def compiled(module: nn.Module) -> nn.Module:
     return compiled
 
 
-def captured(run: Work) -> Work:
-    """The replay of a CUDA graph of a run."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    except Exception:
-        _end_capture()
-        raise
-    return graph.replay
+@final
+class Captured:
+    """The replay of a CUDA graph of a run, which is kept: the graph reads its tensors."""
+
+    def __init__(self, run: Work) -> None:
+        self.run, self.graph = run, torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            with torch.cuda.graph(self.graph):
+                run()
+        except Exception:
+            _end_capture()
+            raise
+
+    def __call__(self) -> None:
+        self.graph.replay()
 
 
 def _end_capture() -> None:

@@ -15,7 +15,7 @@ from experiments.speed._cases import Case, NetCase
 from experiments.speed._contenders import PLAIN, TAUT, Contender, contenders, is_same
 from experiments.speed._launches import launches
 from experiments.speed._memory import peak_memory
-from experiments.speed._modes import Batched, captured, compiled
+from experiments.speed._modes import Batched, Captured, compiled
 from experiments.speed._spectra import orthogonality
 from experiments.speed._timing import (
     TimingSettings,
@@ -111,7 +111,7 @@ class Candidate:
         if mode in _WRAPPERS:
             module = _WRAPPERS[mode](module)
         run = make(module, self.case, self.settings)
-        return captured(run) if mode == "captured" else run
+        return Captured(run) if mode == "captured" else run
 
 
 Candidates = dict[Way, Candidate]
