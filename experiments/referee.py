@@ -3,9 +3,9 @@
 Example: python -m experiments.referee --record records/referee.json
 
 Each net is built as its library says, trained on the embedded images, and bounded by
-`taut.lipschitz_bound`. Norms of layers multiplied come from 1000 power iterations each, from below. Found is the largest norm of the Jacobian at test images and on
-a walk from them: the constant is not less. Certified accuracies divide margins by the
-constant that is claimed, or proved.
+`taut.lipschitz_bound`. The norms of layers that are multiplied come from 1000 power iterations
+each, from below. Found is the largest norm of the Jacobian at test images and on a walk from them:
+the constant is not less. Certified accuracies divide margins by the constant claimed, or proved.
 """
 
 import argparse
