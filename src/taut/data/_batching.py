@@ -3,7 +3,7 @@ r"""Batches of an epoch, shuffled and augmented on the device, as a pure functio
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -11,10 +11,11 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from taut.data._augment import Augment, Variation
-from taut.data._mixing import MixedLabels, cut_out, mixed, partners
+from taut.data._mixing import cut_out, mixed, partners
 from taut.data._sets import AbstractSplit, generator, to_unit_range
 
-_Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"] | MixedLabels]
+# Labels are a tensor (b,) of int64; with mixup MixedLabels.
+_Batch = tuple[Float[Tensor, "b c h w"], Any]
 
 
 def batches(
