@@ -17,7 +17,6 @@ Reference:
     adversarial attacks*, ICML. There C does not count.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
@@ -31,8 +30,8 @@ from taut.program import Head, Program, Site, head_of, operation
 
 __all__ = ["CurvedHead", "curved_head", "hidden_layer"]
 
-_CLASSES = 32
-"""Up to so many classes each pair has a constant K of its own."""
+_CLASSES, _WORK = 32, 1 << 33
+"""Up to so many classes, and multiplications for all pairs, each pair has a K of its own."""
 
 _ENTRIES = 1 << 24
 """Numbers that are made at once, at most."""
@@ -110,7 +109,7 @@ def curved_head(program: Program, lipschitz: Mapping[str, float]) -> CurvedHead 
         return None
     site, head, inner = found
     bends = operation(site).curvatures(site)
-    if bends is None or len(head.rows) < 2:
+    if bends is None:
         return None
     curvature = _curvatures(head.rows, inner.rows, *bends)
     return CurvedHead(site, head.rows, inner.rows, lipschitz[inner.source], curvature)
@@ -125,6 +124,8 @@ def hidden_layer(program: Program) -> tuple[Site, Head, Head] | None:
         site = sites.get(site.node.inputs[0])
     if head is None or site is None or operation(site).curvatures(site) is None:
         return None
+    if len(head.rows) < 2:
+        return None
     nodes = program.nodes[: [node.name for node in program.nodes].index(site.node.name)]
     inner = head_of(replace(program, nodes=nodes, output=site.node.inputs[0]))
     return None if inner is None else (site, head, inner)
@@ -136,7 +137,7 @@ def _curvatures(rows: Tensor, weight: Tensor, low: float, high: float) -> Tensor
     differences = rows[:, None] - rows
     bends = torch.maximum(-low * differences, -high * differences).clamp(min=0)
     curvature = torch.zeros(count, count, dtype=torch.float64, device="cpu")
-    if count > _CLASSES:
+    if count > _CLASSES or count**2 * weight.numel() * min(weight.shape) > _WORK:
         whole = MatrixOperator(weight).norm_bound().value
         return bends.amax(2) * up_product(whole, whole) / _ROOM
     for i in range(count):
@@ -144,4 +145,4 @@ def _curvatures(rows: Tensor, weight: Tensor, low: float, high: float) -> Tensor
             if i != j and bool(bends[i, j].any()):
                 norm = MatrixOperator(bends[i, j].sqrt()[:, None] * weight).norm_bound().value
                 curvature[i, j] = up_product(norm, norm)
-    return curvature / _ROOM if math.isfinite(float(curvature.sum())) else curvature + math.inf
+    return curvature / _ROOM
