@@ -35,9 +35,9 @@ class EMMA(AbstractImageLoss):
     that requires one, which keeps both small.
 
     `taut train` gives the rows of the last layer with their gradient, and the bound of its features
-    as a number, proven anew at the start of each epoch. For orthogonal layers, whose constant no
-    step changes, that is the gradient; in the paper, whose layers have others, constants have a
-    gradient, too.
+    as a number, proven anew at the start of each epoch. It has no gradient: for orthogonal layers,
+    whose constant is 1 at every step, none is missing; in the paper, whose layers have others,
+    constants have one.
 
     Args:
         eps: the radius aimed at, in the units of the images; a number or a text such as "36/255".
