@@ -1,0 +1,163 @@
+"""What architectures of named parts share: sizes that follow one another, and how they are made."""
+
+import math
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from torch import nn
+
+from taut.models._base import AbstractModel, Parametrization, dense_method
+from taut.models._layers import LAYERS, make_layer
+from taut.nn import (
+    FirstChannels,
+    InvertibleDownsample2d,
+    Linear,
+    PadToMultiple2d,
+)
+
+Part = tuple[str, nn.Module]
+Configurations = Mapping[str, Mapping[str, Any]]
+
+
+@final
+class Parts:
+    """Makes layers, each for the shape that the layers made before it give.
+
+    Args:
+        shape: of one input.
+        classes: number of logits.
+        parametrization: of convolutions.
+        dense: of dense layers.
+        padding_mode: of convolutions; None for the default of each layer.
+        factory: device and dtype.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        classes: int,
+        parametrization: Parametrization,
+        dense: Parametrization,
+        padding_mode: str | None,
+        factory: dict[str, Any],
+    ) -> None:
+        self.shape, self.classes = shape, classes
+        self.parametrization, self.dense = parametrization, dense
+        self.padding = {} if padding_mode is None else {"padding_mode": padding_mode}
+        self.factory = factory
+
+    @property
+    def channels(self) -> int:
+        """Channels, or features."""
+        return self.shape[0]
+
+    def _strided(self, channels: int, stride: int) -> tuple[int, int]:
+        """Channels before and after a layer, which the shape follows."""
+        before = self.channels
+        self.shape = (channels, *(math.ceil(n / stride) for n in self.shape[1:]))
+        return before, channels
+
+    def layer(self, layer: str, channels: int, kernel_size: int, stride: int = 1) -> nn.Module:
+        """A layer of one of the classes, with the parametrization."""
+        between = self._strided(channels, stride)
+        options: dict[str, Any] = {"parametrization": self.parametrization}
+        options |= self.padding | self.factory
+        return make_layer(layer, between, kernel_size, stride, **options)
+
+    def multiple(self, factor: int) -> Iterator[Part]:
+        """Zeros behind rows and columns, where the factor does not divide them."""
+        sizes = [math.ceil(n / factor) * factor for n in self.shape[1:]]
+        if [*self.shape[1:]] != sizes:
+            self.shape = (self.channels, *sizes)
+            yield "pad", PadToMultiple2d(factor)
+
+    def widened(self, channels: int) -> nn.Module:
+        """Zero channels behind those of the image."""
+        missing = channels - self.channels
+        if missing < 0:
+            raise ValueError(
+                f"`width` must be at least {self.channels}, the channels of the input; "
+                f"got {channels}."
+            )
+        self.shape = (channels, *self.shape[1:])
+        return nn.ZeroPad3d((0, 0, 0, 0, 0, missing))
+
+    def unshuffled(self, factor: int) -> nn.Module:
+        """Blocks of pixels as channels."""
+        channels, *sizes = self.shape
+        self.shape = (channels * factor**2, *(n // factor for n in sizes))
+        return InvertibleDownsample2d(factor)
+
+    def first(self, channels: int) -> nn.Module:
+        """The first channels or features."""
+        if channels > self.channels:
+            raise ValueError(
+                f"`classes` must be at most {self.channels}, the features of the last layer; "
+                f"got {channels}."
+            )
+        self.shape = (channels, *self.shape[1:])
+        return FirstChannels(channels)
+
+    def flat(self) -> nn.Module:
+        """An image as features."""
+        self.shape = (math.prod(self.shape),)
+        return nn.Flatten()
+
+    def linear(self, features: int) -> nn.Module:
+        """A dense layer."""
+        before, self.shape = self.channels, (features,)
+        return Linear(before, features, parametrization=self.dense, **self.factory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AbstractNet(AbstractModel):
+    """Named parts one after the other, for images of any size.
+
+    A subclass defines :meth:`parts`, and may state the `method` of its layers and the settings of
+    its `configurations`.
+
+    Args:
+        padding_mode: of the convolutions; None for the default of each layer.
+    """
+
+    configurations: ClassVar[Configurations]
+
+    padding_mode: str | None = None
+
+    @abstractmethod
+    def parts(self, make: Parts) -> Iterator[Part]:
+        """Names and modules of the parts, in their order."""
+
+    @final
+    def build(
+        self,
+        input_shape: tuple[int, ...],
+        classes: int,
+        *,
+        parametrization: Parametrization | None = None,
+        dense: Parametrization | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> nn.Sequential:
+        """A freshly initialised model; see :meth:`AbstractModel.build`.
+
+        Without a parametrization, layers have the `method` of the architecture.
+        """
+        if len(input_shape) != 3:
+            raise ValueError(
+                f"`input_shape` must be channels, height and width; got {input_shape}."
+            )
+        method = parametrization or self.method
+        factory = {"device": device, "dtype": dtype}
+        options = (method, dense or dense_method(method), self.padding_mode, factory)
+        return nn.Sequential(OrderedDict(self.parts(Parts(input_shape, classes, *options))))
+
+
+def check_layer(layer: str) -> None:
+    """Refuse what is no class of layers."""
+    if layer not in LAYERS:
+        raise ValueError(f"`layer` must be one of {', '.join(LAYERS)}; got {layer!r}.")
