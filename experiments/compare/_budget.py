@@ -158,6 +158,7 @@ class _Budget:
     def _certified(
         self, net: nn.Module, split: Split, eps: tuple[str, ...], arithmetic: str
     ) -> dict[str, Any]:
+        begin = self.clock.read()
         with failing():
             finished = projected(net).eval()
             images = split.float_images()
@@ -167,4 +168,5 @@ class _Budget:
             "bound": float(found.bound),
             "arithmetic": found.arithmetic,
             "images": len(split),
+            "certification seconds": self.clock.charge(self.clock.read().since(begin)),
         }

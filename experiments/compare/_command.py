@@ -51,6 +51,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
     for place, name in enumerate(left, 1):
         say(f"{name}: method {place} of {len(left)}")
         kept.add("rows", row(name, comparison))
+        record.keep(**kept.content)
         write_page(comparison.out, kept.content)
     record.keep(**kept.content)
     say(f"See {write_page(comparison.out, kept.content)}")

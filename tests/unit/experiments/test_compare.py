@@ -4,6 +4,7 @@ import json
 import signal
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def measured(tmp_path, monkeypatch):
     data = replace(whole, **parts)
 
     def run(method, cost, folder="run"):
-        clock = StepClock(cost)
+        clock: Any = StepClock(cost)
         comparison = _budget.Comparison(data, "XXS", 60.0, 16, 0, clock, tmp_path / folder)
         hook = register_optimizer_step_post_hook(clock.advance)
         try:
