@@ -9,23 +9,41 @@ from typing import Any
 from torch import nn
 
 from taut.kinds import did_you_mean, exported
+from taut.models._aol_net import AOLNet
 from taut.models._base import AbstractModel
+from taut.models._bronet import BRONet
+from taut.models._cpl_net import CPLNet
 from taut.models._fc3 import FC3
 from taut.models._function import model_of
 from taut.models._large import Large
 from taut.models._layers import LAYERS, Layer, layers
+from taut.models._lip_conv_net import LipConvNet
+from taut.models._lipnext import LipNeXt
+from taut.models._liresnet import LiResNet
 from taut.models._net import AbstractNet
+from taut.models._resnet import ResNet
+from taut.models._sandwich_net import SandwichNet
 from taut.models._simple import SimpleNet
+from taut.models._sll_net import SLLNet
 from taut.models._small import Small
 from taut.models._wide import Wide
 
 __all__ = [
     "FC3",
     "LAYERS",
+    "AOLNet",
     "AbstractModel",
     "AbstractNet",
+    "BRONet",
+    "CPLNet",
     "Large",
     "Layer",
+    "LiResNet",
+    "LipConvNet",
+    "LipNeXt",
+    "ResNet",
+    "SLLNet",
+    "SandwichNet",
     "SimpleNet",
     "Small",
     "Wide",

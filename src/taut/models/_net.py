@@ -5,19 +5,25 @@ from abc import abstractmethod
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, final
 
 import torch
 from torch import nn
 
+from taut._arguments import whole
 from taut.models._base import AbstractModel, Parametrization, dense_method
 from taut.models._layers import LAYERS, make_layer
 from taut.nn import (
+    Conv2d,
     FirstChannels,
     InvertibleDownsample2d,
     Linear,
+    MaxMin,
     PadToMultiple2d,
+    UnitRowLinear,
 )
+from taut.parametrizations import AOL
 
 Part = tuple[str, nn.Module]
 Configurations = Mapping[str, Mapping[str, Any]]
@@ -55,15 +61,29 @@ class Parts:
         """Channels, or features."""
         return self.shape[0]
 
-    def _strided(self, channels: int, stride: int) -> tuple[int, int]:
+    def strided(self, channels: int, stride: int) -> tuple[int, int]:
         """Channels before and after a layer, which the shape follows."""
         before = self.channels
         self.shape = (channels, *(math.ceil(n / stride) for n in self.shape[1:]))
         return before, channels
 
+    def conv(
+        self,
+        channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        method: Parametrization | None = None,
+        **options: Any,
+    ) -> nn.Module:
+        """A convolution, with the parametrization or another method."""
+        between = self.strided(channels, stride)
+        options |= self.padding | self.factory
+        method = method or self.parametrization
+        return Conv2d(*between, kernel_size, stride, parametrization=method, **options)
+
     def layer(self, layer: str, channels: int, kernel_size: int, stride: int = 1) -> nn.Module:
         """A layer of one of the classes, with the parametrization."""
-        between = self._strided(channels, stride)
+        between = self.strided(channels, stride)
         options: dict[str, Any] = {"parametrization": self.parametrization}
         options |= self.padding | self.factory
         return make_layer(layer, between, kernel_size, stride, **options)
@@ -92,15 +112,21 @@ class Parts:
         self.shape = (channels * factor**2, *(n // factor for n in sizes))
         return InvertibleDownsample2d(factor)
 
-    def first(self, channels: int) -> nn.Module:
-        """The first channels or features."""
+    def first(self, channels: int, setting: str = "classes") -> nn.Module:
+        """The first channels or features, as many as a setting says."""
         if channels > self.channels:
             raise ValueError(
-                f"`classes` must be at most {self.channels}, the features of the last layer; "
+                f"`{setting}` must be at most {self.channels}, the outputs of the layer before; "
                 f"got {channels}."
             )
         self.shape = (channels, *self.shape[1:])
         return FirstChannels(channels)
+
+    def column(self) -> nn.Module:
+        """All pixels as channels of one pixel: dense layers are then 1x1 layers."""
+        sizes = self.shape[1:]
+        self.shape = (math.prod(self.shape), 1, 1)
+        return InvertibleDownsample2d(sizes)
 
     def flat(self) -> nn.Module:
         """An image as features."""
@@ -111,6 +137,18 @@ class Parts:
         """A dense layer."""
         before, self.shape = self.channels, (features,)
         return Linear(before, features, parametrization=self.dense, **self.factory)
+
+    def dense_stack(self, features: int, count: int) -> nn.Module:
+        """Dense layers of one width, MaxMin behind each."""
+        return nn.Sequential(
+            *[layer for _ in range(count) for layer in (self.linear(features), MaxMin())]
+        )
+
+    def head(self, unit_rows: bool) -> nn.Module:
+        """The last layer: rows of norm 1 at any angle, or a dense layer."""
+        if unit_rows:
+            return UnitRowLinear(self.channels, self.classes, **self.factory)
+        return self.linear(self.classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +163,8 @@ class AbstractNet(AbstractModel):
     """
 
     configurations: ClassVar[Configurations]
+    matrices: ClassVar[Parametrization | None] = None
+    """Of dense layers; None for what the parametrization is on a matrix."""
 
     padding_mode: str | None = None
 
@@ -145,16 +185,35 @@ class AbstractNet(AbstractModel):
     ) -> nn.Sequential:
         """A freshly initialised model; see :meth:`AbstractModel.build`.
 
-        Without a parametrization, layers have the `method` of the architecture.
+        Without a parametrization, layers have the `method` of the architecture. Layers of
+        :class:`taut.AOL` start at the identity.
         """
         if len(input_shape) != 3:
             raise ValueError(
                 f"`input_shape` must be channels, height and width; got {input_shape}."
             )
         method = parametrization or self.method
+        if method is AOL:
+            method = partial(AOL, init="identity")
         factory = {"device": device, "dtype": dtype}
-        options = (method, dense or dense_method(method), self.padding_mode, factory)
+        options = (
+            method,
+            dense or self.matrices or dense_method(method),
+            self.padding_mode,
+            factory,
+        )
         return nn.Sequential(OrderedDict(self.parts(Parts(input_shape, classes, *options))))
+
+
+def _for_depth(method: Parametrization) -> Parametrization:
+    """The method with the start that deep nets need."""
+    return partial(AOL, init="identity") if method is AOL else method
+
+
+def check_sizes(model: AbstractNet, *names: str) -> None:
+    """Refuse settings that are no positive integers."""
+    for name in names:
+        whole(name, vars(model)[name])
 
 
 def check_layer(layer: str) -> None:
