@@ -32,12 +32,16 @@ class Clock:
     device: torch.device
     threads: int
 
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type != "cpu"
+
     def read(self) -> Spent:
         """After all work that was handed to the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        if self.on_gpu:
+            getattr(torch, self.device.type).synchronize()
         return Spent(time.process_time(), time.perf_counter())
 
     def charge(self, spent: Spent) -> float:
         """The seconds of the budget that are spent."""
-        return spent.cpu / self.threads if self.device.type == "cpu" else spent.wall
+        return spent.wall if self.on_gpu else spent.cpu / self.threads

@@ -1,6 +1,7 @@
 """Peak memory of training steps; on a CPU in a process of its own, which may fail alone."""
 
 import multiprocessing
+import signal
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -19,7 +20,8 @@ def peak_memory(task: Task, shape: tuple[int, int, int], classes: int, device: t
     if device.type == "cuda":
         return _on_gpu(task, shape, classes, device)
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(1, mp_context=context, **deaf) as pool:
         return pool.submit(growth, task, shape, classes, torch.get_num_threads()).result()
 
 

@@ -15,7 +15,6 @@ from taut.models import layers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_PUBLISHED_SIZE = "XS"  # beside sizes that the paper does not have
 _LINE = "#c9c3b8"
 _Point = tuple[str, float, float]  # name, clean, certified at the first eps
 
@@ -28,20 +27,23 @@ def section(record: Mapping[str, Any], figure: str) -> str:
 def about(record: Mapping[str, Any]) -> str:
     """The setting and the machine in words."""
     settings, machine = record["settings"], record["environment"]
-    gpu = settings["device"] == "cuda"
+    gpu = settings["device"] != "cpu"
     place = machine["gpu"] if gpu else f"{machine['processor']}, {machine['threads']} threads"
-    unit = "of the wall" if gpu else "of the process on each thread"
     return (
-        f"Size {settings['size']} on {settings['data']}: {settings['minutes']:g} minutes {unit} a "
-        f"method; {place}; torch {machine['torch']}; seed {settings['seed']}; commit "
-        f"{machine['commit'][:12]}. Each rate took {settings['share of a rate']:.0%} of it."
+        f"Size {settings['size']} on {settings['data']}, for each method "
+        f"{settings['minutes']:g} minutes of {settings['budget']}; {place}; torch "
+        f"{machine['torch']}; seed {settings['seed']}; commit {machine['commit'][:12]}:"
     )
+
+
+def _published_size(record: Mapping[str, Any]) -> str:
+    size = record["settings"]["size"]
+    return size if size in PUBLISHED["BCOP"] else "XS"
 
 
 def table(record: Mapping[str, Any]) -> str:
     """A method a line, the best first; those that failed and why below."""
-    size = record["settings"]["size"]
-    published = size if size in PUBLISHED["BCOP"] else _PUBLISHED_SIZE
+    published = _published_size(record)
     header = (
         *("method", "clean", *(f"certified at {eps}" for eps in EPS), "bound", "rate", "steps"),
         *("epochs", "seconds a step", "wall minutes", "memory, MiB", "parameters, k"),
@@ -120,8 +122,7 @@ def _title(record: Mapping[str, Any]) -> str:
 
 def draw(record: Mapping[str, Any]) -> bytes:
     """A png: clean against certified accuracy, ours and the published nets apart."""
-    settings = record["settings"]
-    size = settings["size"] if settings["size"] in PUBLISHED["BCOP"] else _PUBLISHED_SIZE
+    settings, size = record["settings"], _published_size(record)
     ours = [(row["name"], row["clean"], row["certified"][EPS[0]]) for row in trained(record)]
     values = {name: sizes[size] for name, sizes in PUBLISHED.items() if size in sizes}
     theirs = [(name, value.clean, value.certified) for name, value in values.items()]

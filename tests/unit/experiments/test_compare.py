@@ -199,11 +199,12 @@ def test_the_command_fills_a_record_and_a_page_and_then_does_nothing(tmp_path, c
     here = lambda task, shape, classes, device: _memory.growth(task, shape, classes, 1)  # noqa: E731
     monkeypatch.setattr(_budget, "peak_memory", here)
     record, out = tmp_path / "compare-quick.json", tmp_path / "out"
-    words = ["--quick", "--threads", "1", "--out", str(out), "--record", str(record)]
+    words = ["--quick", "--minutes", "0.03", "--threads", "1", "--out", str(out)]
+    words += ["--record", str(record)]
     assert compare.EXPERIMENT.run([*words, "--methods", "ShiftMix2d"]) == 0
     content = json.loads(record.read_text())
     (row,) = content["rows"]
-    assert content["settings"]["minutes"] == 2 / 60
+    assert content["settings"]["minutes"] == pytest.approx(0.03)
     assert 0.5 < row["charged seconds"] < 8
     assert row["memory"] > 2**20
     assert row["images"] == 20
@@ -239,7 +240,7 @@ def made_record():
     rows[1]["certified"] |= certified
     settings = {
         "size": "XS", "data": "CIFAR-10 (JPEG q75)", "minutes": 20.0, "device": "cpu", "seed": 0,
-        "share of a rate": 1 / 12,
+        "budget": "CPU time over the threads",
     }  # fmt: skip
     machine = {
         "processor": "a processor", "threads": 2, "gpu": "none", "torch": "2.13", "commit": "a" * 40
@@ -250,7 +251,7 @@ def made_record():
 def test_page_of_a_record(tmp_path, monkeypatch):
     text = _page.write_page(tmp_path, made_record()).read_text()
     assert (tmp_path / "compare.png").read_bytes().startswith(b"\x89PNG")
-    assert "20 minutes of the process on each thread a method; a processor, 2 threads" in text
+    assert "20 minutes of CPU time over the threads; a processor, 2 threads; torch 2.13" in text
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     names = [line[0].removeprefix("| ") for line in lines]
     assert names[:4] == ["method", "PotentialResidual2d, CPL", "BCOP", "RKO"]
