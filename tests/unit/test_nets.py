@@ -4,12 +4,14 @@ import copy
 import dataclasses
 import json
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 import taut
+from exported_nets import in_onnxruntime
 from proven import assert_certified, assert_files_agree, jacobians
 from taut.cli.app import main
 from taut.models import (
@@ -146,9 +148,10 @@ def test_heads_of_unit_rows_are_certified_pair_by_pair(kind):
     torch.manual_seed(0)
     net = dataclasses.replace(TINY[kind], unit_rows=True).build(SHAPE, 5).eval()
     bound, features = (taut.lipschitz_bound(part, SHAPE) for part in (net, net[:-1]))
+    head: Any = net[-1]
     if kind != "liresnet":
         assert float(features) <= 1 + 1e-5
-    rows = net[-1].weight.detach().double()
+    rows = head.weight.detach().double()
     lengths = torch.cdist(rows, rows) * float(features)
     torch.testing.assert_close(bound.pairwise, lengths, rtol=1e-4, atol=1e-4)
 
@@ -169,9 +172,23 @@ def test_steps_of_training_lower_the_loss(kind):
 
 @pytest.mark.parametrize(("kind", "dtype"), one_in(5, [(kind, torch.float32) for kind in TINY]))
 def test_nets_are_certified_verified_and_exported(kind, dtype, tmp_path):
-    net = made(kind, dtype=dtype)
-    assert assert_certified(net, SHAPE, tmp_path) > 0.1
-    assert_files_agree(net, SHAPE, tmp_path)
+    torch.manual_seed(0)
+    shape = (3, 8, 8)
+    net, x = TINY[kind].build(shape, 5, dtype=dtype).eval(), torch.rand(2, *shape, dtype=dtype)
+    frozen = taut.freeze(net, shape)
+    with torch.no_grad():
+        torch.testing.assert_close(frozen(x), net(x), rtol=1e-5, atol=1e-6)
+    assert assert_certified(copy.deepcopy(frozen), shape, tmp_path) > 0.1
+    assert_files_agree(frozen, shape, tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["resnet", "sandwich", "sll"])
+def test_nets_of_odd_images_are_exported(kind, tmp_path):
+    net, x = made(kind), torch.rand(2, *SHAPE)
+    taut.export.export(net, tmp_path / "net.onnx", SHAPE)
+    with torch.no_grad():
+        y = net(x)
+    torch.testing.assert_close(in_onnxruntime(tmp_path / "net.onnx", x), y, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", TINY)
@@ -199,7 +216,7 @@ def test_the_simple_net_takes_every_layer(name):
 
 
 def test_the_simple_net_has_the_layers_of_the_paper():
-    net = build("simple-xs", parametrization=taut.AOL, device="meta")
+    net: Any = build("simple-xs", parametrization=taut.AOL, device="meta")
     sizes = [
         (m.in_channels, m.out_channels, m.kernel_size[0])
         for m in net.modules()
@@ -229,7 +246,7 @@ def test_backbones_know_their_depth_and_rank():
     assert [m.depth for m in lires] == [2, 2]
     bro = [m for m in made("bronet").modules() if isinstance(m, taut.BRO)]
     assert [m.rank for m in bro] == [2, 2]
-    other = made("bronet", parametrization=partial(taut.BCOP, init="uniform"))
+    other: Any = made("bronet", parametrization=partial(taut.BCOP, init="uniform"))
     assert any(isinstance(m, taut.BCOP) for m in other.backbone.modules())
     assert (
         "centering"
@@ -310,3 +327,6 @@ def test_first_channels():
 
 def test_convex_sums_follow_device_and_dtype():
     options = {"device": "meta", "dtype": torch.float64}
+    for kind in (taut.nn.ConvexResidual, taut.nn.ConcatResidual):
+        raw = kind(nn.ReLU(), **options).join.raw
+        assert (raw.device.type, raw.dtype) == ("meta", torch.float64)

@@ -20,7 +20,6 @@ from taut.nn import (
     InvertibleDownsample2d,
     Linear,
     MaxMin,
-    PadToMultiple2d,
     UnitRowLinear,
 )
 from taut.parametrizations import AOL
@@ -51,7 +50,8 @@ class Parts:
         padding_mode: str | None,
         factory: dict[str, Any],
     ) -> None:
-        self.shape, self.classes = shape, classes
+        self.shape: tuple[int, ...] = shape
+        self.classes = classes
         self.parametrization, self.dense = parametrization, dense
         self.padding = {} if padding_mode is None else {"padding_mode": padding_mode}
         self.factory = factory
@@ -90,10 +90,11 @@ class Parts:
 
     def multiple(self, factor: int) -> Iterator[Part]:
         """Zeros behind rows and columns, where the factor does not divide them."""
-        sizes = [math.ceil(n / factor) * factor for n in self.shape[1:]]
-        if [*self.shape[1:]] != sizes:
-            self.shape = (self.channels, *sizes)
-            yield "pad", PadToMultiple2d(factor)
+        channels, height, width = self.shape
+        below, right = -height % factor, -width % factor
+        if below or right:
+            self.shape = (channels, height + below, width + right)
+            yield "pad", nn.ZeroPad2d((0, right, 0, below))
 
     def widened(self, channels: int) -> nn.Module:
         """Zero channels behind those of the image."""
