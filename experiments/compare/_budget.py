@@ -24,7 +24,7 @@ from taut.parametrizations import projected
 EPS = ("36/255", "72/255", "108/255", "1")
 RATES = (1e-3, 3e-3, 1e-2)
 TRIAL = 1 / 12  # of the budget, for each rate
-HELD_OUT = 0.1  # of the training images, to judge rates by
+HELD_OUT = 0.05  # of the training images, to judge rates by
 _PROBE = 1 / 200  # of the budget, to measure a step
 
 

@@ -184,6 +184,17 @@ def test_a_checkpoint_of_another_training_is_refused(measured, tmp_path):
         measured("BCOP", 4.0)
 
 
+def test_other_settings_do_not_go_on_with_an_unfinished_method(tmp_path, monkeypatch, capsys):
+    def stopped(*_):
+        raise KeyboardInterrupt("stopped.")
+
+    monkeypatch.setattr(_command, "row", stopped)
+    words = ["--quick", "--threads", "1", "--out", str(tmp_path)]
+    assert compare.EXPERIMENT.run(words) == 130
+    assert compare.EXPERIMENT.run([*words, "--seed", "1"]) == 2
+    assert "holds results with seed 0, this run has 1" in capsys.readouterr().err
+
+
 def test_seconds_of_the_process_count_on_a_cpu_and_of_the_wall_on_a_gpu():
     spent = Spent(cpu=6.0, wall=10.0)
     assert Clock(CPU, 2).charge(spent) == 3
