@@ -3,7 +3,9 @@
 import copy
 import dataclasses
 import json
+import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,17 +104,13 @@ def test_other_numbers_of_parameters_differ_for_the_reason_stated():
 
 
 def test_sizes_in_the_documentation():
-    """Of docs/models.md and the docstrings, of our own parametrizations."""
-    sizes = {
-        "aol-s": 18.7, "aol-m": 62.8, "aol-l": 136.2, "bronet-l12w512": 68.8, "cpl-xl": 236.4,
-        "lipconvnet-15": 23.0, "lipconvnet-20": 26.2, "lipnext-l32w1024": 67.2,
-        "liresnet-l12w512": 82.9, "sandwich-3": 25.1, "simple-xs": 0.92, "simple-s": 3.67,
-        "simple-m": 14.7, "simple-l": 58.7, "sll-s": 41.4, "sll-m": 78.8, "sll-l": 118.3,
-        "sll-xl": 236.4,
-    }  # fmt: skip
-    for name, stated in sizes.items():
-        digits = 2 if stated < 10 else 1
-        assert round(size(name), digits) == stated, name
+    """Of docs/models.md and the docstrings."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", page, flags=re.MULTILINE)
+    assert len(rows) > 15
+    for name, stated in rows:
+        digits = len(stated.partition(".")[2])
+        assert f"{size(name):.{digits}f}" == stated, name
     assert round(size("bronet-l6w512", "tiny")) == 90
     kernels = build("resnet-34", (3, 224, 224), 1000, parametrization=taut.AOL, device="meta")
     bcop = build("resnet-34", (3, 224, 224), 1000, device="meta")
@@ -213,6 +211,14 @@ def test_the_simple_net_takes_every_layer(name):
     assert net(torch.rand(2, *SHAPE)).shape == (2, 10)
     if method.guarantee != "none":
         assert float(taut.lipschitz_bound(net, SHAPE)) <= 1 + 2e-5
+
+
+@pytest.mark.parametrize("layer", taut.models.LAYERS)
+def test_lipconvnet_takes_every_class_of_layers(layer):
+    torch.manual_seed(0)
+    net = LipConvNet(depth=10, width=4, layer=layer).build(SHAPE, 5).eval()
+    assert net(torch.rand(2, *SHAPE)).shape == (2, 5)
+    assert float(taut.lipschitz_bound(net, SHAPE)) <= 1 + 5e-5
 
 
 def test_the_simple_net_has_the_layers_of_the_paper():
