@@ -141,10 +141,12 @@ def test_nets_are_1_lipschitz_but_liresnet(kind):
     assert bound > 1 if kind == "liresnet" else bound <= 1 + 1e-9
 
 
-@pytest.mark.parametrize("kind", [k for k, net in TINY.items() if "unit_rows" in vars(net)])
-def test_heads_of_unit_rows_are_certified_pair_by_pair(kind):
+@pytest.mark.parametrize(
+    ("kind", "model"), one_in(3, [case for case in TINY.items() if "unit_rows" in vars(case[1])])
+)
+def test_heads_of_unit_rows_are_certified_pair_by_pair(kind, model):
     torch.manual_seed(0)
-    net = dataclasses.replace(TINY[kind], unit_rows=True).build(SHAPE, 5).eval()
+    net = dataclasses.replace(model, unit_rows=True).build(SHAPE, 5).eval()
     bound, features = (taut.lipschitz_bound(part, SHAPE) for part in (net, net[:-1]))
     head: Any = net[-1]
     if kind != "liresnet":
@@ -180,7 +182,7 @@ def test_nets_are_certified_verified_and_exported(kind, dtype, tmp_path):
     assert_files_agree(frozen, shape, tmp_path)
 
 
-@pytest.mark.parametrize("kind", ["resnet", "sandwich", "sll"])
+@pytest.mark.parametrize("kind", ["sandwich", "sll"])
 def test_nets_of_odd_images_are_exported(kind, tmp_path):
     net, x = made(kind), torch.rand(2, *SHAPE)
     taut.export.export(net, tmp_path / "net.onnx", SHAPE)
@@ -202,23 +204,23 @@ def test_a_seed_decides_the_weights_which_copies_and_states_keep(kind):
     assert torch.equal(copy.deepcopy(net)(x), net(x))
 
 
-@pytest.mark.parametrize("name", layers())
-def test_the_simple_net_takes_every_layer(name):
-    layer, method = layers()[name]
+@pytest.mark.parametrize(("name", "kind"), one_in(3, layers().items()))
+def test_the_simple_net_takes_every_layer(name, kind):
+    layer, method = kind
     torch.manual_seed(0)
     net = SimpleNet(width=4, depth=1, blocks=2, layer=layer)
-    net = net.build(SHAPE, 10, parametrization=method).eval()
-    assert net(torch.rand(2, *SHAPE)).shape == (2, 10)
+    net = net.build(SHAPE, 10, parametrization=method, dtype=torch.float64).eval()
+    assert net(torch.rand(2, *SHAPE, dtype=torch.float64)).shape == (2, 10)
     if method.guarantee != "none":
-        assert float(taut.lipschitz_bound(net, SHAPE)) <= 1 + 2e-5
+        assert float(taut.lipschitz_bound(net, SHAPE)) <= 1 + 1e-9
 
 
 @pytest.mark.parametrize("layer", taut.models.LAYERS)
 def test_lipconvnet_takes_every_class_of_layers(layer):
     torch.manual_seed(0)
-    net = LipConvNet(depth=10, width=4, layer=layer).build(SHAPE, 5).eval()
-    assert net(torch.rand(2, *SHAPE)).shape == (2, 5)
-    assert float(taut.lipschitz_bound(net, SHAPE)) <= 1 + 5e-5
+    net = LipConvNet(depth=5, width=2, layer=layer).build(SHAPE, 5, dtype=torch.float64).eval()
+    assert net(torch.rand(2, *SHAPE, dtype=torch.float64)).shape == (2, 5)
+    assert float(taut.lipschitz_bound(net, SHAPE)) <= 1 + 1e-9
 
 
 def test_the_simple_net_has_the_layers_of_the_paper():
