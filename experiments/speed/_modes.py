@@ -1,6 +1,7 @@
 """Runs of a module by torch.compile, as a CUDA graph replays them, and inside `taut.batched`."""
 
 import functools
+import warnings
 from typing import final
 
 import torch
@@ -34,18 +35,36 @@ def compiled(module: nn.Module) -> nn.Module:
     return compiled
 
 
-def captured(run: Work) -> Work:
-    """The replay of a CUDA graph of a run."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(_WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        run()
-    return graph.replay
+@final
+class Captured:
+    """The replay of a CUDA graph of a run, which is kept: the graph reads its tensors."""
+
+    def __init__(self, run: Work) -> None:
+        self.run, self.graph = run, torch.cuda.CUDAGraph()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        try:
+            with torch.cuda.graph(self.graph):
+                run()
+        except Exception:
+            _end_capture()
+            raise
+
+    def __call__(self) -> None:
+        self.graph.replay()
+
+
+def _end_capture() -> None:
+    """Take the generator of random numbers out of a capture that failed; torch leaves it there."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the graph is empty
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            pass
 
 
 @functools.cache

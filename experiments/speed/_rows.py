@@ -15,7 +15,7 @@ from experiments.speed._cases import Case, NetCase
 from experiments.speed._contenders import PLAIN, TAUT, Contender, contenders, is_same
 from experiments.speed._launches import launches
 from experiments.speed._memory import peak_memory
-from experiments.speed._modes import Batched, captured, compiled
+from experiments.speed._modes import Batched, Captured, compiled
 from experiments.speed._spectra import orthogonality
 from experiments.speed._timing import (
     TimingSettings,
@@ -62,7 +62,11 @@ class SpeedRow:
 
 
 Rows = dict[str, SpeedRow]
-_WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {"compiled": compiled, "batched": Batched}
+_WRAPPERS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "compiled": compiled,
+    "batched": Batched,
+    "captured": Batched,  # as `taut train` runs a net
+}
 
 
 @final
@@ -107,7 +111,7 @@ class Candidate:
         if mode in _WRAPPERS:
             module = _WRAPPERS[mode](module)
         run = make(module, self.case, self.settings)
-        return captured(run) if mode == "captured" else run
+        return Captured(run) if mode == "captured" else run
 
 
 Candidates = dict[Way, Candidate]

@@ -6,6 +6,7 @@ All of them are present in torch 2.11 to 2.14.
 import functools
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any, TypeVar, cast
 
 import torch
@@ -56,6 +57,33 @@ def constant_when_compiled(function: _Function) -> _Function:
     function = on_its_own(function)
     function._dynamo_marked_constant = True  # pyright: ignore[reportFunctionMemberAccess]
     return function
+
+
+def kept(function: _Function) -> _Function:
+    """Keep the tensors that a function makes of plain numbers, a dtype and a device.
+
+    A copy from the host at each call would wait for the device, and stop the capture of a CUDA
+    graph. To a compiler they are constants. At most 64 results are kept.
+    """
+
+    @functools.lru_cache(maxsize=64)
+    def made(*args: Any) -> Any:
+        with (
+            torch.inference_mode(mode=False),
+            _disable_current_modes() as modes,
+            ExitStack() as own,
+        ):
+            for mode in modes:
+                if mode is not None and not mode.is_infra_mode():  # it neither traces nor fakes
+                    own.enter_context(mode)
+            return function(*args)
+
+    @functools.wraps(function)
+    def constant(*args: Any) -> Any:
+        return made(*args)
+
+    constant._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
+    return cast(_Function, constant)
 
 
 def inside_transform() -> bool:

@@ -9,10 +9,15 @@ from torch import nn
 
 import taut
 from experiments.speed import EXPERIMENT
+from experiments.speed._modes import Captured
 from gpu_layers import MARKS, METHODS, PLACE, SHAPE, layer_of, net, products
 from taut.linalg.bases import orthonormal_basis
+from taut.program import UnprovenError
 
 pytestmark = MARKS
+
+# Torch computes singular values with the help of the host.
+WAITING = ("ECO", "LOT")
 
 
 def images(count: int = 6) -> torch.Tensor:
@@ -23,9 +28,10 @@ def labels(count: int = 6) -> torch.Tensor:
     return torch.arange(count) % 5
 
 
-def step(model: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor) -> None:
+def step(
+    model: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor, target: torch.Tensor
+) -> None:
     optimiser.zero_grad()
-    target = labels(len(x)).to(x.device)
     nn.functional.multi_margin_loss(model(x), target).backward()
     optimiser.step()
 
@@ -34,16 +40,26 @@ def step(model: nn.Module, optimiser: torch.optim.Optimizer, x: torch.Tensor) ->
 def test_certificates_are_those_of_the_cpu(arithmetic):
     model = net()
     here = taut.certify(model, images(), labels(), eps=(0.1,), arithmetic=arithmetic)
-    there = taut.certify(
-        copy.deepcopy(model).to(PLACE),
-        images().to(PLACE),
-        labels().to(PLACE),
-        eps=(0.1,),
-        arithmetic=arithmetic,
-    )
+    with products(tf32=False):
+        there = taut.certify(
+            copy.deepcopy(model).to(PLACE),
+            images().to(PLACE),
+            labels().to(PLACE),
+            eps=(0.1,),
+            arithmetic=arithmetic,
+        )
     assert float(there.bound) == pytest.approx(float(here.bound), rel=1e-5)
     torch.testing.assert_close(there.radius.cpu(), here.radius.cpu(), rtol=1e-3, atol=1e-5)
     assert torch.equal(there.predictions.cpu(), here.predictions.cpu())
+
+
+def test_float32_certificates_refuse_products_in_tf32():
+    model, x, y = net().to(PLACE), images().to(PLACE), labels().to(PLACE)
+    with (
+        products(tf32=True),
+        pytest.raises(UnprovenError, match="needs products and convolutions in float32"),
+    ):
+        taut.certify(model, x, y, eps=(0.1,), arithmetic="float32")
 
 
 def test_bounds_spectra_and_predictions_are_those_of_the_cpu():
@@ -118,41 +134,23 @@ def test_training_lowers_the_loss_and_keeps_the_bound(dtype):
     assert float(taut.lipschitz_bound(model, SHAPE)) <= 1 + 1e-4
 
 
-def captured(run) -> torch.cuda.CUDAGraph:
-    """A CUDA graph of a run, after some runs on another stream; skips where torch cannot."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph):
-            run()
-    except RuntimeError as error:  # torch.AcceleratorError is one
-        torch.cuda.synchronize()
-        pytest.skip(f"the step cannot be captured: {str(error).splitlines()[0]}")
-    return graph
-
-
 def test_a_captured_training_step_trains_as_the_step_does():
-    x = images(20).to(PLACE)
+    x, y = images(20).to(PLACE), labels(20).to(PLACE)
     eager = net().to(PLACE)
     graphed = copy.deepcopy(eager)
     settings = {"lr": 1e-2, "fused": True, "capturable": True}
     with products(tf32=False):
         optimiser = torch.optim.Adam(graphed.parameters(), **settings)
-        graph = captured(lambda: step(graphed, optimiser, x))
+        replay = Captured(lambda: step(graphed, optimiser, x, y))
         for _ in range(3):
-            graph.replay()
+            replay()
         optimiser = torch.optim.Adam(eager.parameters(), **settings)
         for _ in range(6):  # as many as before the capture and in the replays
-            step(eager, optimiser, x)
+            step(eager, optimiser, x, y)
         torch.testing.assert_close(graphed(x), eager(x), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in WAITING])
 def test_a_captured_forward_and_backward_are_replayed(name):
     layer, x = layer_of(name)
     layer, x = layer.to(PLACE), x.to(PLACE)
@@ -164,11 +162,11 @@ def test_a_captured_forward_and_backward_are_replayed(name):
     with products(tf32=False):
         run()
         expected = [p.grad.clone() for p in layer.parameters() if p.grad is not None]
-        graph = captured(run)
+        replay = Captured(run)
         x.mul_(2)
-        graph.replay()
+        replay()
         x.div_(2)
-        graph.replay()
+        replay()
     grads = [p.grad for p in layer.parameters() if p.grad is not None]
     for mine, theirs in zip(grads, expected, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=1e-4)
@@ -176,12 +174,13 @@ def test_a_captured_forward_and_backward_are_replayed(name):
 
 @pytest.mark.parametrize("sizes", [(64, 32), (3, 256, 128)])
 def test_a_captured_basis_follows_its_raw_tensor(sizes):
-    raw = torch.randn(sizes, device=PLACE)
+    raw = torch.randn(sizes, device=PLACE, requires_grad=True)
     found = torch.empty_like(raw)
-    graph = captured(lambda: found.copy_(orthonormal_basis(raw)))
-    raw.normal_()
-    graph.replay()
-    torch.testing.assert_close(found, orthonormal_basis(raw), rtol=0, atol=1e-5)
+    replay = Captured(lambda: found.copy_(orthonormal_basis(raw).detach()))
+    with torch.no_grad():
+        raw.normal_()
+        replay()
+        torch.testing.assert_close(found, orthonormal_basis(raw), rtol=0, atol=1e-5)
 
 
 def test_attacks_run_there_and_obey_generators():
@@ -222,7 +221,6 @@ def test_speed_is_measured_on_a_gpu(dtype, tmp_path, capsys):
         assert row["syncs"] >= 0
     assert rows["stack-2x8@8b2", "plain"]["syncs"] == 0
     assert rows["stack-2x8@8b2", "plain-captured"]["train"] > 0
-    captured = rows["stack-2x8@8b2", "taut-captured"]
-    assert captured["train"] or captured["note"]
+    assert rows["stack-2x8@8b2", "taut-captured"]["train"] > 0
     assert record["settings"]["dtype"] == dtype
     assert record["precision"]["TF32 in cuDNN"] == (dtype != "float32")

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +90,7 @@ def export(
         raise ValueError(f"`model` cannot be exported: {error}") from error
     if not program.nodes:
         raise ValueError("`model` must hold layers, and return what the last one computes.")
+    program = replace(program, tensors={name: t.cpu() for name, t in program.tensors.items()})
     if any_size:
         _check_sizes(settled, program)
     write(program, path, any_size)
@@ -194,7 +196,7 @@ def _compare(program: Program, written: Program) -> None:
 def _alike(a: Any, b: Any) -> bool:
     """Equal, numbers to the precision of float32, which files hold them in."""
     if isinstance(a, Tensor):
-        return torch.equal(a.cpu(), b.cpu())
+        return torch.equal(a, b)
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
     if isinstance(a, list):

@@ -1,6 +1,5 @@
 """Orthonormal bases of column spaces, exact for every finite input."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut._torch_private import has_batched_gradients, has_no_numbers
+from taut._torch_private import has_batched_gradients, has_no_numbers, kept
 from taut.linalg.derivatives import applied, keep
 from taut.linalg.factors import factor
 from taut.linalg.one_route import one_route_basis, takes_one_route
@@ -226,11 +225,10 @@ def _mirrored(a: Tensor) -> Tensor:
     return lower + torch.tril(lower, -1).mT
 
 
-@functools.lru_cache(maxsize=16)
+@kept
 def _lower(size: int, device: torch.device) -> Tensor:
     """Where the lower triangle of a matrix is, on a device."""
-    with torch.inference_mode(mode=False):
-        return torch.ones(size, size, dtype=torch.bool, device=device).tril()
+    return torch.ones(size, size, dtype=torch.bool, device=device).tril()
 
 
 class _TransposedInverse(torch.autograd.Function):

@@ -8,10 +8,10 @@ real, so that they determine the others.
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut._torch_private import constant_when_compiled
+from taut._torch_private import kept
 from taut.linalg.twiddles import fourier_matrix, half_plane
 
 LONGEST = 64
@@ -44,12 +44,12 @@ def spectral_product(
         >>> spectral_product(x, torch.ones(2, 1, 1), torch.zeros(2, 1, 1), (3,))
         tensor([[[1., 2., 4.]]])
     """
-    index, counts = (torch.tensor(v, device=x.device) for v in _places(size))
+    index, counts = _places(size, x.dtype, x.device)
     outputs, inputs = real.shape[1] // groups, real.shape[2]
     z = _transformed(x, size).flatten(2, -2).index_select(2, index)  # (b, c, f, 2)
     z = z.unflatten(1, (groups, inputs)).permute(3, 1, 4, 2, 0).flatten(2, 3)  # (f, g, 2 i, b)
     z = _real_form(real, imag, groups) @ z
-    z = z * counts.to(z)[:, None, None, None]
+    z = z * counts
     z = z.unflatten(2, (2, outputs)).permute(4, 1, 3, 0, 2).flatten(1, 2)  # (b, o, f, 2)
     grid = (size[0] // 2 + 1, *size[1:])
     half = z.new_zeros(*z.shape[:2], math.prod(grid), 2).index_copy(2, index, z)
@@ -93,35 +93,28 @@ def _along(z: Tensor, axis: int, n: int, *, inverse: bool) -> Tensor:
         transform = torch.fft.ifft if inverse else torch.fft.fft
         wave = torch.view_as_complex(z.contiguous())
         return torch.view_as_real(transform(wave, dim=axis, norm="ortho"))
-    matrix = _other_axis(n, z)
+    matrix = _pair_matrix(n, z.dtype, z.device)
     pairs = z.movedim(axis, -2).flatten(-2) @ (matrix.T if inverse else matrix)
     return pairs.unflatten(-1, (n, 2)).movedim(-2, axis)
 
 
 def _first_axis(n: int, like: Tensor) -> Tensor:
     """From real numbers to (real, imaginary) pairs of half of the frequencies."""
-    return _other_axis(n, like)[::2, : 2 * (n // 2 + 1)]
+    return _pair_matrix(n, like.dtype, like.device)[::2, : 2 * (n // 2 + 1)]
 
 
-def _other_axis(n: int, like: Tensor) -> Tensor:
-    """From pairs to pairs: as `fourier_matrix`, orthonormal."""
-    turns = torch.tensor(_circle(n), dtype=like.dtype, device=like.device)
-    numbers = torch.arange(n, device=like.device)
-    cos, sin = turns[:, numbers[:, None] * numbers % n]
-    pairs = torch.stack((torch.stack((cos, -sin), -1), torch.stack((sin, cos), -1)), 1)
-    return pairs.flatten(2).flatten(0, 1)
+@kept
+def _pair_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """From pairs to pairs: `fourier_matrix`, orthonormal."""
+    return (fourier_matrix(n) / math.sqrt(n)).to(device, dtype)
 
 
-@constant_when_compiled
-def _circle(n: int) -> tuple[list[float], list[float]]:
-    """Cosines and sines of n equal turns over the root of n, in float64."""
-    pairs = (fourier_matrix(n)[2 % (2 * n)] / math.sqrt(n)).reshape(n, 2)
-    return pairs[:, 0].tolist(), (-pairs[:, 1]).tolist()
-
-
-@constant_when_compiled
-def _places(size: tuple[int, ...]) -> tuple[list[int], list[int]]:
+@kept
+def _places(
+    size: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Int[Tensor, " f"], Float[Tensor, "f 1 1 1"]]:
     """Of the half plane: places in the grid that is computed, and counts."""
     grid, counts = half_plane(size)
     steps = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
-    return (grid * grid.new_tensor(steps)).sum(1).tolist(), counts.tolist()
+    places = (grid * grid.new_tensor(steps)).sum(1)
+    return places.to(device), counts.to(device, dtype)[:, None, None, None]

@@ -1,10 +1,9 @@
 """Circular padding in one launch, where launches count: every position is read from its place."""
 
-import functools
-
 import torch
 from torch import Tensor
 
+from taut._torch_private import kept
 from taut.linalg.padding import padded_index
 
 Size = tuple[int, ...]  # one number per spatial axis
@@ -21,12 +20,11 @@ def gathered(x: Tensor, left: Size, right: Size, *, channels_last: bool) -> Tens
     return x.flatten(first).index_select(first, index).unflatten(first, padded)
 
 
-@functools.lru_cache(maxsize=64)
+@kept
 def _positions(size: Size, left: Size, right: Size, device: torch.device) -> Tensor:
     """Which position of the input, counted through, each position of the padded one is."""
-    with torch.inference_mode(mode=False):
-        index = torch.zeros((), dtype=torch.int32, device="cpu")
-        for n, a, b in zip(size, left, right, strict=True):
-            own = padded_index(n, a, b, "circular", "cpu").int()
-            index = (index[..., None] * n + own).contiguous()
-        return index.flatten().to(device)
+    index = torch.zeros((), dtype=torch.int32, device="cpu")
+    for n, a, b in zip(size, left, right, strict=True):
+        own = padded_index(n, a, b, "circular", "cpu").int()
+        index = (index[..., None] * n + own).contiguous()
+    return index.flatten().to(device)

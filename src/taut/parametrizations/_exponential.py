@@ -3,9 +3,9 @@
 import math
 from typing import final
 
-import torch
 from torch import Tensor
 
+from taut.linalg.exponential import exponential
 from taut.linalg.rates import wide
 from taut.parametrizations._base import AbstractParametrization
 
@@ -61,5 +61,5 @@ class Exponential(AbstractParametrization):
         skew = raw - raw.T
         most = math.pi * math.sqrt(len(raw))
         scale = skew.abs().sum(1).amax().clamp(min=most) / most
-        rotation = torch.linalg.matrix_exp(skew / scale)
+        rotation = exponential(skew / scale, most)
         return rotation[: self.out_channels, : self.in_channels].to(self.raw_matrix.dtype)

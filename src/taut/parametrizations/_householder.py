@@ -95,7 +95,8 @@ class Householder(AbstractParametrization):
         halves = torch.where(lengths > 0, halves, 1.0)  # T is then 1, of a column that is 0
         inverse = gram.triu(1) + halves.diag()
         rows = torch.linalg.solve_triangular(inverse, vectors[: self.in_channels].T, upper=True)
-        identity = torch.eye(self.out_channels, self.in_channels, device="cpu").to(rows)
+        sizes = (self.out_channels, self.in_channels)
+        identity = torch.eye(*sizes, dtype=rows.dtype, device=rows.device)
         return (identity - vectors[: self.out_channels] @ rows).to(self.raw_vectors.dtype)
 
     def extra_repr(self) -> str:

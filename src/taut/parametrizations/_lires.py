@@ -86,10 +86,11 @@ class LiRes(AbstractParametrization):
     def _identity(self) -> Tensor:
         """The kernel that copies channels within each group."""
         inputs, outputs = (n // self.groups for n in (self.in_channels, self.out_channels))
-        copies = torch.eye(outputs, inputs, device="cpu").repeat(self.groups, 1).to(self.raw_kernel)
-        delta = self.raw_kernel.new_zeros(self.raw_kernel.shape)
+        raw = self.raw_kernel
+        copies = torch.eye(outputs, inputs, dtype=raw.dtype, device=raw.device)
+        delta = raw.new_zeros(raw.shape)
         centre = tuple(k // 2 for k in self.kernel_size)
-        delta[(slice(None), slice(None), *centre)] = copies
+        delta[(slice(None), slice(None), *centre)] = copies.repeat(self.groups, 1)
         return delta
 
     def extra_repr(self) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from itertools import product
 
 import torch
-from jaxtyping import Complex, Float
+from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from taut._arguments import wholes
-from taut._torch_private import constant_when_compiled
+from taut._torch_private import kept
 from taut.linalg.embedding import interleaved
 from taut.linalg.twiddles import half_plane
 from taut.parametrizations._base import AbstractParametrization
@@ -167,18 +167,32 @@ def dilated_symbol(
     """
     if size == domain and all(d == 1 for d in dilation):
         return symbol
+    index, mirrored = _dilated_places(size, dilation, domain, symbol.device)
+    chosen = symbol.index_select(0, index)
+    return torch.where(mirrored, chosen.conj(), chosen)
+
+
+@kept
+def _dilated_places(
+    size: tuple[int, ...],
+    dilation: tuple[int, ...],
+    domain: tuple[int, ...],
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Where the frequencies of the larger domain are among those of the smaller, or mirrored."""
     factors = [d // math.gcd(n, d) for d, n in zip(dilation, domain, strict=True)]
-    known = {frequency: i for i, frequency in enumerate(_half_plane(size)[0])}
+    known = _numbers(size)
     index, mirrored = [], []
-    for frequency in _half_plane(domain)[0]:
+    for frequency in _numbers(domain):
         axes = list(zip(frequency, factors, size, strict=True))
         here = tuple(f * w % n for w, f, n in axes)
         mirror = tuple(-f * w % n for w, f, n in axes)
         index.append(known[min(here, mirror)])
         mirrored.append(here not in known)
-    chosen = symbol.index_select(0, torch.tensor(index, device=symbol.device))
-    swapped = torch.tensor(mirrored, device=symbol.device)[:, None, None]
-    return torch.where(swapped, chosen.conj(), chosen)
+    return (
+        torch.tensor(index, device=device),
+        torch.tensor(mirrored, device=device)[:, None, None],
+    )
 
 
 def kernel_symbol(
@@ -199,19 +213,24 @@ def kernel_symbol(
         >>> kernel_symbol(torch.tensor([[[0.0, 1.0, 1.0]]]), (2,)).flatten()
         tensor([2.+0.j, 0.+0.j])
     """
-    grid, counts = _half_plane(size)
-    places = list(product(*(range(-((k - 1) // 2), k // 2 + 1) for k in kernel.shape[2:])))
-    places = torch.tensor(places, dtype=torch.long, device="cpu").reshape(len(places), len(size))
-    frequencies = torch.tensor(grid, dtype=torch.long, device="cpu").reshape(
-        len(grid), 1, len(size)
-    )
-    domain = torch.tensor(size, dtype=torch.long, device="cpu")
-    turns = (frequencies * places % domain).double() / domain  # (f, t, axes), reduced exactly
-    angle = 2 * math.pi * turns.sum(2)
-    sine = angle.sin() * (torch.tensor(counts, device="cpu") == 2)[:, None]
+    cos, sin = _waves(tuple(kernel.shape[2:]), size, kernel.dtype, kernel.device)
     taps = kernel.reshape(kernel.shape[0] * kernel.shape[1], -1).T
-    symbol = torch.complex(angle.cos().to(kernel) @ taps, sine.to(kernel) @ taps)
-    return symbol.unflatten(1, kernel.shape[:2])
+    return torch.complex(cos @ taps, sin @ taps).unflatten(1, kernel.shape[:2])
+
+
+@kept
+def _waves(
+    taps: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "f t"], Float[Tensor, "f t"]]:
+    """Cosines and sines by frequency and tap; no sine at frequencies that mirror themselves."""
+    grid, counts = half_plane(size)
+    places = list(product(*(range(-((k - 1) // 2), k // 2 + 1) for k in taps)))
+    places = torch.tensor(places, dtype=torch.long, device="cpu").reshape(len(places), len(size))
+    domain = torch.tensor(size, dtype=torch.long, device="cpu")
+    turns = (grid[:, None] * places % domain).double() / domain  # (f, t, axes), reduced exactly
+    angle = 2 * math.pi * turns.sum(2)
+    waves = angle.cos(), angle.sin() * (counts == 2)[:, None]
+    return waves[0].to(device, dtype), waves[1].to(device, dtype)
 
 
 def map_symbol(
@@ -233,20 +252,21 @@ def map_symbol(
         >>> map_symbol(torch.sgn, symbol, (4,)).real.flatten().round()
         tensor([ 1.,  0., -1.])
     """
-    _, counts = _half_plane(size)
-    own, paired = ([i for i, count in enumerate(counts) if count == n] for n in (1, 2))
-    own, paired = (torch.tensor(i, dtype=torch.long, device=symbol.device) for i in (own, paired))
+    own, paired, order = _real_and_paired(size, symbol.device)
     mapped = function(symbol.index_select(0, own).real) + 0j
     if paired.shape[0]:
         mapped = torch.cat((mapped, function(symbol.index_select(0, paired))))
-    return mapped.index_select(0, torch.cat((own, paired)).argsort())
+    return mapped.index_select(0, order)
 
 
-@constant_when_compiled
-def _half_plane(size: tuple[int, ...]) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """`half_plane` as plain numbers, which a compiler takes for constants."""
-    grid, counts = half_plane(size)
-    return tuple(map(tuple, grid.tolist())), tuple(counts.tolist())
+@kept
+def _real_and_paired(
+    size: tuple[int, ...], device: torch.device
+) -> tuple[Int[Tensor, " r"], Int[Tensor, " p"], Int[Tensor, " f"]]:
+    """Which frequencies mirror themselves, which others, and the order of both together."""
+    counts = half_plane(size)[1]
+    own, paired = ((counts == n).nonzero()[:, 0] for n in (1, 2))
+    return own.to(device), paired.to(device), torch.cat((own, paired)).argsort().to(device)
 
 
 def kernel_of_symbol(symbol: Complex[Tensor, "f o i"], size: tuple[int, ...]) -> Tensor:
@@ -264,16 +284,27 @@ def kernel_of_symbol(symbol: Complex[Tensor, "f o i"], size: tuple[int, ...]) ->
     """
     if not size:
         return symbol[0].real
-    grid, _ = _half_plane(size)
-    number = {frequency: i for i, frequency in enumerate(grid)}
     # irfftn reads half of the last axis, and sums with e^{+i w t}: of conjugate matrices it gives
     # the conjugate kernel, which is the kernel itself.
     shape = (*size[:-1], size[-1] // 2 + 1)
-    half = list(product(*map(range, shape)))
-    mirrors = [tuple(-j % n for j, n in zip(w, size, strict=True)) for w in half]
-    index = [number[min(w, mirror)] for w, mirror in zip(half, mirrors, strict=True)]
-    conjugate = torch.tensor([w in number for w in half], device=symbol.device)
-    plane = symbol.index_select(0, torch.tensor(index, device=symbol.device))
-    plane = torch.where(conjugate[:, None, None], plane.conj(), plane)
+    index, conjugate = _half_of_last_axis(size, symbol.device)
+    plane = symbol.index_select(0, index)
+    plane = torch.where(conjugate, plane.conj(), plane)
     plane = plane.unflatten(0, shape).movedim((-2, -1), (0, 1))  # (o, i, *shape)
     return torch.fft.irfftn(plane, s=size, dim=tuple(range(2, plane.ndim)))
+
+
+@kept
+def _half_of_last_axis(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where the frequencies that irfftn reads are in `half_plane`, and which it has itself."""
+    known = _numbers(size)
+    half = list(product(*map(range, (*size[:-1], size[-1] // 2 + 1))))
+    mirrors = [tuple(-j % n for j, n in zip(w, size, strict=True)) for w in half]
+    index = [known[min(w, mirror)] for w, mirror in zip(half, mirrors, strict=True)]
+    conjugate = torch.tensor([w in known for w in half], device=device)
+    return torch.tensor(index, device=device), conjugate[:, None, None]
+
+
+def _numbers(size: tuple[int, ...]) -> dict[tuple[int, ...], int]:
+    """The frequencies of `half_plane(size)`, with their numbers in it."""
+    return {tuple(frequency): i for i, frequency in enumerate(half_plane(size)[0].tolist())}
