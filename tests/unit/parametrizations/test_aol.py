@@ -213,7 +213,7 @@ def test_layers_start_near_the_identity(learn):
 def test_it_starts_at_the_identity_or_near_it():
     torch.manual_seed(0)
     weight = taut.AOL(3, 3, (3, 3), init="identity").weight()
-    delta = nn.init.dirac_(torch.empty(3, 3, 3, 3))
+    delta = torch.nn.init.dirac_(torch.empty(3, 3, 3, 3))
     assert torch.equal(weight, delta)
     near = taut.AOL(3, 3, (3, 3)).weight()
     assert 0 < (near - delta).abs().max() < 0.5
