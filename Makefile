@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-mutants lint docs bench check-core clean
+.PHONY: demo test test-slow test-mutants lint docs zoo bench check-core clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/taut demo
@@ -31,6 +31,10 @@ lint: $(VENV)/.ready-test $(VENV)/.ready-lint
 # The pages of docs/ and of the packages as a site in site/; a warning is an error.
 docs: $(VENV)/.ready-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+# Prove every certificate of zoo/ again from its files alone.
+zoo: $(VENV)/.ready-test
+	$(BIN)/python -m experiments.zoo
 
 bench: $(VENV)/.ready-bench
 	$(BIN)/python -m experiments.speed

@@ -25,10 +25,12 @@ from experiments import (
     methods,
     optimisers,
     orthonormalisation,
+    referee,
     reproduce,
     speed,
     wasserstein,
     wgan,
+    zoo,
 )
 from experiments._record import ROOT, Record
 from experiments._runner import Experiment
@@ -77,7 +79,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "methods": method_list,
         "speed": speed.sentence,
     },
-    ROOT / "docs/any-net.md": any_net.TABLES,
+    ROOT / "docs/any-net.md": {**any_net.TABLES, "referee": referee.referee_table},
     ROOT / "docs/attacks.md": {
         "attacks": attacks.attacks_table,
         "attacked": attacks.attacked_table,
@@ -114,6 +116,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs/torch-modules.md": _torch_modules.TABLES,
     ROOT / "docs/weights.md": {"retraction": classify.retraction},
+    ROOT / "docs/zoo.md": {"zoo": zoo.zoo_table},
     ROOT / "docs/wasserstein.md": {
         **wasserstein.TABLES,
         "table4": reproduce.critics_table,

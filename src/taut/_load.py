@@ -1,27 +1,29 @@
 """One way to a model, from wherever it was kept."""
 
 import os
-from pathlib import Path
 
 from torch import nn
 
+from taut._zoo import located
 from taut.export import SUFFIXES
 from taut.export import load as load_exported
 from taut.kinds import did_you_mean
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
-    """The model of a run folder or of an exported file, in eval mode, on the CPU.
+    """The model of a run folder, of an exported file or of the zoo, in eval mode, on the CPU.
 
     A run's model is the one that was trained, with its parametrized layers; it needs `taut[cli]`.
     An exported file gives plain modules; :func:`taut.export.load` also tells their input shape.
+    Models of the zoo are exported files, with their certificates beside them (docs/zoo.md).
 
     Args:
-        path: a folder that `taut train` wrote, or a file that :func:`taut.export.export` wrote.
+        path: a folder that `taut train` wrote, a file that :func:`taut.export.export` wrote, or
+            `zoo:` and the name of a trained model, such as `zoo:mnist-small`.
 
     Raises:
         FileNotFoundError: if there is no such file or folder, or no trained model in it.
-        ValueError: if a file is damaged, or of another kind.
+        ValueError: if a file is damaged, or of another kind; if the zoo has no such model.
 
     Example:
         >>> import tempfile
@@ -32,7 +34,7 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         ...     load(path)(torch.zeros(1, 4)).shape
         torch.Size([1, 2])
     """
-    place = Path(path)
+    place = located(path)
     if place.is_dir():
         from taut.training import Run
 

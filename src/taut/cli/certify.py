@@ -8,6 +8,7 @@ import torch
 import tyro
 
 from taut import certification as proofs
+from taut._zoo import located
 from taut.certification import Arithmetic, Certificate, Certification
 from taut.cli.model_file import NO_FILE, ModelFile, check_source, opened_file
 from taut.cli.progress import show_bounding
@@ -39,7 +40,8 @@ def certify(
     Example: taut certify runs/demo/onnx/model.onnx
 
     Args:
-        run: the run folder, or a file that `taut export` wrote.
+        run: the run folder, a file that `taut export` wrote, or a model of the zoo
+            (zoo:mnist-small).
         plain: a model in a file.
         output: where to write the certificate of a model in a file; its weights go beside it.
         arithmetic: what the radii hold for: the exported weights run in float64, the model in
@@ -48,6 +50,7 @@ def certify(
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one.
     """
+    run = None if run is None else located(run)
     check_source(run, plain, files=True)
     if run is None or run.is_file():
         _check_output(output, [run, plain.weights])

@@ -8,6 +8,7 @@ import torch
 import tyro
 from torch import nn
 
+from taut._zoo import is_zoo_name, zoo_classes, zoo_file
 from taut.certification import Arithmetic, Predictions, above, as_rational, predict_batches
 from taut.cli.model_file import NO_FILE, ModelFile, check_source
 from taut.cli.shared import (
@@ -52,7 +53,8 @@ def predict(
     Example: taut predict --model net.py:make --weights net.pt --input-shape 3,32,32 photo.png
 
     Args:
-        paths: the run folder or the exported file, and then the images; with --model images alone.
+        paths: the run folder, the exported file or the model of the zoo (zoo:mnist-small), and then
+            the images; with --model images alone.
         plain: a model in a file.
         csv: print comma-separated values.
         json: print JSON, with the radius to each other class.
@@ -105,6 +107,9 @@ def _opened(paths: list[Path], plain: ModelFile, data_dir: Path | None) -> _Open
         opened = _Opened(*plain.load(), plain.model, None, paths)
     elif not paths:
         raise ValueError("Give a run folder, an exported file or --model, and then images.")
+    elif is_zoo_name(paths[0]):
+        loaded = plain.load_exported(zoo_file(paths[0]))
+        opened = _Opened(*loaded, str(paths[0]), zoo_classes(paths[0]), paths[1:])
     elif paths[0].is_file():
         opened = _Opened(*plain.load_exported(paths[0]), str(paths[0]), None, paths[1:])
     else:

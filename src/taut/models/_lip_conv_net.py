@@ -44,7 +44,7 @@ class LipConvNet(AbstractNet):
     kind = "lipconvnet"
     configurations: ClassVar[Configurations] = {
         **{str(depth): {"depth": depth} for depth in range(5, 45, 5)},
-        "small": {"depth": 5, "width": 8},
+        "small": {"depth": 5, "width": 4},
     }
 
     depth: int = 15

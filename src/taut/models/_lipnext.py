@@ -69,8 +69,7 @@ class LipNeXt(AbstractNet):
         yield "stem", make.conv(self.width, self.patch, self.patch)
         for block in range(1, self.depth + 1):
             yield f"block{block}", self._block(make)
-        make.shape = (self.width, 1, 1)
-        yield "pool", AdaptiveL2NormPool2d(1)
+        yield "pool", make.pooled(AdaptiveL2NormPool2d(1))
         yield "flatten", make.flat()
         yield "head", make.head(self.unit_rows)
 

@@ -123,6 +123,12 @@ class Parts:
         self.shape = (channels, *self.shape[1:])
         return FirstChannels(channels)
 
+    def pooled(self, pool: nn.Module, window: int | None = None) -> nn.Module:
+        """A pool of windows, or of all pixels."""
+        channels, *sizes = self.shape
+        self.shape = (channels, *(1 if window is None else n // window for n in sizes))
+        return pool
+
     def column(self) -> nn.Module:
         """All pixels as channels of one pixel: dense layers are then 1x1 layers."""
         sizes = self.shape[1:]
@@ -194,16 +200,11 @@ class AbstractNet(AbstractModel):
                 f"`input_shape` must be channels, height and width; got {input_shape}."
             )
         method = parametrization or self.method
-        if method is AOL:
-            method = partial(AOL, init="identity")
+        matrices = dense or self.matrices or dense_method(method)
+        methods = (_for_depth(method), _for_depth(matrices))
         factory = {"device": device, "dtype": dtype}
-        options = (
-            method,
-            dense or self.matrices or dense_method(method),
-            self.padding_mode,
-            factory,
-        )
-        return nn.Sequential(OrderedDict(self.parts(Parts(input_shape, classes, *options))))
+        make = Parts(input_shape, classes, *methods, self.padding_mode, factory)
+        return nn.Sequential(OrderedDict(self.parts(make)))
 
 
 def _for_depth(method: Parametrization) -> Parametrization:

@@ -39,9 +39,7 @@ class AbstractResidualNet(AbstractNet):
         yield from make.multiple(4)
         yield "widen", make.widened(self.width)
         yield "backbone", self._layers(make, self.depth, self.hidden, 3)
-        channels, *sizes = make.shape
-        make.shape = (channels, *(n // 4 for n in sizes))
-        yield "pool", ScaledAvgPool2d(4)
+        yield "pool", make.pooled(ScaledAvgPool2d(4), 4)
         yield "column", make.column()
         yield "dense", self._layers(make, self.dense_depth, self.dense_hidden, 1)
         yield "flatten", make.flat()

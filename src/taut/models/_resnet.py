@@ -67,15 +67,12 @@ class ResNet(AbstractNet):
         stem = make.conv(self.width, self.stem_kernel, self.stem_stride)
         yield "stem", nn.Sequential(stem, MaxMin())
         if self.stem_pool > 1:
-            channels, *sizes = make.shape
-            make.shape = (channels, *(n // self.stem_pool for n in sizes))
-            yield "stem_pool", nn.MaxPool2d(self.stem_pool)
+            yield "stem_pool", make.pooled(nn.MaxPool2d(self.stem_pool), self.stem_pool)
         for stage, count in enumerate(self.blocks):
             layers = [make.conv(self.width * 2**stage, 3, 2)] if stage else []
             layers += [self._block(make) for _ in range(count - len(layers))]
             yield f"stage{stage + 1}", nn.Sequential(*layers)
-        make.shape = (make.channels, 1, 1)
-        yield "pool", ScaledAdaptiveAvgPool2d(1)
+        yield "pool", make.pooled(ScaledAdaptiveAvgPool2d(1))
         yield "flatten", make.flat()
         yield "head", make.head(self.unit_rows)
 

@@ -28,9 +28,9 @@ class SandwichNet(AbstractNet):
         padding_mode: of the layers; None for circular, as in the paper.
 
     With raw kernels as large as the kernels, which AOL has, that is 25.8 M parameters for 100
-    classes of 32 x 32 images (26 M are published) and 39.3 M for 200 of 64 x 64 (39 M). The default
-    BCOP has 25.1 M and 36.3 M: its kernels of 3x3 have 5 / 9 as many. The paper takes a Cayley
-    transform at each frequency, which ties a net to the size of its images.
+    classes of 32 x 32 images (26 M are published) and 39.1 M for 200 of 64 x 64 (39 M). The default
+    BCOP has 25.2 M and 36.5 M. The paper takes a Cayley transform at each frequency, which ties a
+    net to the size of its images.
 
     Reference:
         Wang, Manchester (2023), *Direct Parameterization of Lipschitz-Bounded Deep Networks*,

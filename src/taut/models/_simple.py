@@ -78,8 +78,7 @@ class SimpleNet(AbstractNet):
             size = self.kernel_size if block < self.blocks else 1
             yield f"block{block}", nn.Sequential(*self._block(make, size))
         if make.shape[1:] != (1, 1):
-            make.shape = (make.channels, 1, 1)
-            yield "pool", nn.AdaptiveMaxPool2d(1)
+            yield "pool", make.pooled(nn.AdaptiveMaxPool2d(1))
         dense = self.layer in ("Conv2d", "ShiftMix2d")
         if not dense:
             yield "dense", make.layer(self.layer, make.channels, 1)

@@ -113,8 +113,8 @@ class AOL(AbstractParametrization):
             outputs = len(raw) // self.groups
             centre = tuple(k // 2 for k in self.kernel_size)
             for group in raw.unflatten(0, (self.groups, outputs)):
-                for channel in range(min(group.shape[:2])):
-                    group[(channel, channel, *centre)] += 1
+                channels = torch.arange(min(group.shape[:2]), device=raw.device)
+                group[(channels, channels, *centre)] += 1
 
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""

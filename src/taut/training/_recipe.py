@@ -62,8 +62,8 @@ class Recipe:
         draft: whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that covers
             what is needed: several times as fast for large pictures, and other pixels.
         model: the architecture.
-        parametrization: the method of its layers, a class; dense layers use its `dense_as`. By
-            default that of the architecture, :class:`taut.BCOP` for most.
+        parametrization: the method of its layers, a class; dense layers use its `dense_as`.
+            Left out, that of the architecture.
         loss: the training loss.
         optimizer: "adam" is torch's AdamW; "stiefel-adam", :class:`taut.optim.Adam`, keeps the
             parameters of orthogonal layers orthonormal, so that `retract_every` does not matter.

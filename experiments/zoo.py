@@ -1,0 +1,148 @@
+"""The models in zoo/: add the one of a run, or verify all again from their files alone.
+
+Example: python -m experiments.zoo              # as `make zoo`
+Example: python -m experiments.zoo --add runs/mnist-small-seed0 --name mnist-small
+
+Of each model the hashes of all files are compared with the manifest, and its certificate is proved
+anew from the weights, by taut and by the stand-alone verifier, which shares no code with it. That
+one also proves the answers and radii of the first test images, which are in the zoo, too.
+"""
+
+import argparse
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import taut
+from experiments._record import ROOT, Record, write_json
+from experiments._runner import Experiment, option, tracked
+from experiments._show import markdown
+from experiments._training import shares
+from taut._zoo import manifest
+from taut.certification.verifier import verify as verify_alone
+from taut.export import export, freeze, shrink_
+from taut.training import Run
+
+ZOO = ROOT / "zoo"
+_MODEL, _CERTIFICATE, _POINTS = "model.safetensors", "certificate.json", "points.npz"
+_SAMPLES = 50
+
+
+def work(args: argparse.Namespace, record: Record) -> None:
+    if args.add is not None:
+        if args.name is None:
+            raise ValueError("`--add` needs `--name`, that of the model in the zoo.")
+        added(args.add, args.name, record, args.zoo)
+    for name in tracked(list(read_manifest(args.zoo)), "models"):
+        print(f"{name}: {verified(name, args.zoo)}", flush=True)
+
+
+def read_manifest(zoo: Path) -> dict[str, Any]:
+    path = zoo / "manifest.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def added(path: Path, name: str, record: Record, zoo: Path) -> None:
+    """The files of a finished run, and what the manifest says of it."""
+    run, folder = Run.open(path), zoo / name
+    folder.mkdir(parents=True, exist_ok=True)
+    shape, data = run.recipe.input_shape, run.dataset()
+    frozen = freeze(run.model().eval(), shape)
+    shrink_(frozen, shape)
+    model = export(frozen, folder / _MODEL, shape).model
+    images, labels = data.test.float_images(), data.test.labels
+    certification = taut.certify(model, images, labels, run.recipe.eps)
+    sample = taut.certify(model, images[:_SAMPLES], labels[:_SAMPLES], run.recipe.eps)
+    with tempfile.TemporaryDirectory() as scratch:  # the weights beside it are those of the model
+        certificate, _ = sample.save(Path(scratch, _CERTIFICATE))
+        (folder / _CERTIFICATE).write_bytes(certificate.read_bytes())
+    np.savez_compressed(folder / _POINTS, images=images[:_SAMPLES].numpy())
+    (folder / "recipe.json").write_bytes((path / "recipe.json").read_bytes())
+    said = {
+        "about": f"{run.recipe.model.kind} of {run.recipe.parametrization.__name__}, trained with "
+        f"{run.recipe.loss.kind}",
+        "data": data.label,
+        "input_shape": list(shape),
+        "classes": list(data.classes),
+        "bound": float(certification.bound),
+        **shares(certification),
+        "seed": run.recipe.seed,
+        "epochs": run.recipe.epochs,
+        "training_seconds": run.history()[-1]["seconds"],
+        "environment": record.environment(),
+    }
+    (folder / "card.md").write_text(card(name, said))
+    files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
+    write_json(zoo / "manifest.json", read_manifest(zoo) | {name: {**said, "files": files}})
+
+
+def card(name: str, said: dict[str, Any]) -> str:
+    """What a user must know of a model."""
+    accuracy = [f"- certified at {eps}: {value:.2f} %" for eps, value in said["certified"].items()]
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"{said['about']}.",
+            "",
+            f"- input: {' x '.join(map(str, said['input_shape']))}, pixels in [0, 1]",
+            f"- classes: {', '.join(said['classes'])}",
+            f"- data: {said['data']}",
+            f"- clean: {said['clean']:.2f} %, of all test images",
+            *accuracy,
+            f"- proved Lipschitz constant in l2: {said['bound']:.9f}",
+            f"- training: {said['epochs']} epochs, {said['training_seconds']:.0f} seconds, seed "
+            f"{said['seed']}, {said['environment']['processor']}",
+            "",
+            "Certificates are about small changes in l2 of images like those of the test set. They "
+            "say nothing",
+            "about other images, other changes, or whether an answer is right.",
+            "",
+        ]
+    )
+
+
+def verified(name: str, zoo: Path) -> str:
+    """What holds of a model of the zoo; raises where something does not."""
+    folder, said = zoo / name, read_manifest(zoo)[name]
+    for file, wanted in said["files"].items():
+        if sha256(folder / file) != wanted:
+            raise RuntimeError(f"{folder / file} is not the file that the manifest names.")
+    certificate, weights = folder / _CERTIFICATE, folder / _MODEL
+    proved = taut.verify(certificate, weights)
+    alone = verify_alone(certificate, weights, folder / _POINTS)
+    return f"Lipschitz bound {proved.bound:.9f} in l2. By the stand-alone verifier: {alone}."
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def zoo_table() -> str:
+    """The table of docs/zoo.md."""
+    rows = []
+    for name, said in manifest().items():
+        certified = ", ".join(f"{value:.1f} at {eps}" for eps, value in said["certified"].items())
+        rows.append((f"`zoo:{name}`", said["data"], f"{said['clean']:.1f}", certified))
+    return markdown(("name", "data", "clean, %", "certified, %"), rows)
+
+
+EXPERIMENT = Experiment(
+    "zoo",
+    __doc__,
+    work,
+    (
+        option("--add", help="a finished run folder", type=Path),
+        option("--name", help="of the model in the zoo"),
+        option("--zoo", ZOO, "the folder", type=Path),
+    ),
+    threads=1,
+    records=False,
+)
+
+if __name__ == "__main__":
+    EXPERIMENT.main()
