@@ -22,8 +22,8 @@ from taut.data import Dataset, Split
 from taut.parametrizations import projected
 
 EPS = ("36/255", "72/255", "108/255", "1")
-RATES = (1e-3, 3e-3, 1e-2)
-TRIAL = 1 / 12  # of the budget, for each rate
+RATES = (3e-4, 1e-3, 3e-3, 1e-2)
+TRIAL = 1 / 16  # of the budget, for each rate
 HELD_OUT = 0.05  # of the training images, to judge rates by
 _PROBE = 1 / 200  # of the budget, to measure a step
 

@@ -26,7 +26,7 @@ class Clock:
     """Time on a device.
 
     On a CPU a second of the budget is a second of the process on each of its threads, so that other
-    work on the machine takes nothing from it. On a GPU it is a second of the wall.
+    work on the machine takes little from it. On a GPU it is a second of the wall.
     """
 
     device: torch.device

@@ -5,8 +5,8 @@ Example: python -m experiments.compare --data-dir DIR --threads 2 --record recor
 
 The net is that of "1-Lipschitz Layers Compared" (Prach et al., CVPR 2024): only the layers differ
 from method to method. All have the same budget: on a CPU the CPU time of the process over its
-threads, so that other work on the machine takes nothing from a method, on a GPU wall time. A
-quarter of it is for the learning rate: each of three trains for a twelfth, on 95 % of the training
+threads, so that other work on the machine takes little from a method, on a GPU wall time. A
+quarter of it is for the learning rate: each of four trains for a sixteenth, on 95 % of the training
 images. The one with the largest certified accuracy at 36/255 on the other images trains a fresh net
 on all images for what is left. The number of steps follows from the time that a step takes.
 Certification is not charged.
