@@ -21,6 +21,8 @@ class AOLNet(AbstractNet):
     layers, of which the first features are the logits. MaxMin follows each layer but the two before
     channels are dropped.
 
+    Guarantee: 1-Lipschitz in l2.
+
     Args:
         patch: pixels of a side of a patch.
         width: channels of the convolutions.
@@ -31,6 +33,9 @@ class AOLNet(AbstractNet):
 
     The published sizes for images of 32 x 32 are S, M and L with 18.7 M, 62.7 M and 136 M
     parameters (136 M are published of L); `kept` is 16, 32 and 48.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Prach, Lampert (2022), *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz

@@ -17,6 +17,9 @@ class BRONet(AbstractStemNet):
 
     Settings are those of :class:`taut.models.LiResNet`, and `rank`.
 
+    Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
+        to the last layer, whose pairs of rows certificates count.
+
     Args:
         rank: columns of the reflectors, 0 for half of the width.
 
@@ -25,6 +28,9 @@ class BRONet(AbstractStemNet):
     layers are reflectors of rank 256, here they are orthogonal matrices.
 
     :class:`taut.BCOP` in place of BRO gives a backbone of finite kernels, for images of any size.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Lai et al. (2025), *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and

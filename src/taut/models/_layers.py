@@ -76,7 +76,12 @@ def make_layer(
 
 @final
 class Layer(NamedTuple):
-    """A class of layers with the parametrization of its kernels; called, it makes a layer."""
+    """A class of layers with the parametrization of its kernels; called, it makes a layer.
+
+    Example:
+        >>> Layer("Sandwich2d", taut.AOL)(2, 4, 3, 1)(torch.zeros(1, 2, 5, 5)).shape
+        torch.Size([1, 4, 5, 5])
+    """
 
     layer: str
     parametrization: type[AbstractParametrization]

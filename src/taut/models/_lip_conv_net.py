@@ -19,6 +19,9 @@ class LipConvNet(AbstractNet):
     of the stage; it is of size 1x1 in the last stage. SOC, LOT, BRO and ECO were first published in
     this net.
 
+    Guarantee: 1-Lipschitz in l2; with unit rows up to the last layer, whose pairs of rows
+        certificates count.
+
     Args:
         depth: N, a multiple of 5.
         width: channels of the first stage.
@@ -30,6 +33,9 @@ class LipConvNet(AbstractNet):
 
     LipConvNet-15 of SOC2d has 23.0 M parameters; 24.1 M are published, since the paper's last layer
     is a 1x1 convolution of 1024 x 1024 channels of which all outputs but the classes are dropped.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Singla, Feizi (2021), *Skew Orthogonal Convolutions*, arXiv:2105.11417; last layer with unit

@@ -20,6 +20,9 @@ class LipNeXt(AbstractNet):
     (:class:`taut.nn.ShiftMix2d`) and :class:`taut.nn.Abs`; the l2 norm of each channel; the head.
     Up to the pool all layers keep the norm of gradients.
 
+    Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
+        to the last layer, whose pairs of rows certificates count.
+
     Args:
         depth: blocks.
         width: channels, at least those of a patch.
@@ -34,6 +37,9 @@ class LipNeXt(AbstractNet):
     the numbers of the matrices of the blocks, 2 depth width^2, in units of 2^20. No code of the
     paper is public: the stem and its patches are ours. Train it with
     :class:`taut.optim.Adam`, which moves the matrices on the manifold, as the paper does.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Hu, Hu, Fredrikson (2026), *LipNeXt: Scaling up Lipschitz-based Certified Robustness to

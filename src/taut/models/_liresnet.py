@@ -18,7 +18,9 @@ class LiResNet(AbstractStemNet):
     A strided stem, `depth` convolutions of 3x3 with MaxMin, a neck of orthogonal patches of 4x4
     pixels and a dense layer, `dense_depth` orthogonal dense layers, and the head. **It is not
     1-Lipschitz**: nothing keeps the norms of the backbone down but the loss, and certificates
-    divide by the bound that is proven from its kernels. Everything else is 1-Lipschitz.
+    divide by the bound that is proven from its kernels.
+
+    Guarantee: none for the backbone; 1-Lipschitz in l2 in front of it and behind it.
 
     Args:
         depth: convolutions of the backbone.
@@ -36,6 +38,9 @@ class LiResNet(AbstractStemNet):
     L12W512 has 82.9 M parameters for images of 32 x 32 and 10 classes, as published (83 M). Here
     the stem is divided by a proven bound of its norm, where the paper multiplies the Lipschitz
     constant by an estimate.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Hu et al. (2023), *Unlocking Deterministic Robustness Certification on ImageNet*,

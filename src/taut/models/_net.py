@@ -167,6 +167,11 @@ class AbstractNet(AbstractModel):
 
     Args:
         padding_mode: of the convolutions; None for the default of each layer.
+
+    Example:
+        >>> [name for name, _ in taut.models.LipNeXt(depth=1, width=8).build((3, 6, 6), 4)[:2]
+        ...     .named_children()]
+        ['stem', 'block1']
     """
 
     configurations: ClassVar[Configurations]

@@ -19,6 +19,9 @@ class ResNet(AbstractNet):
     averages, and the head. From the second stage on a strided convolution to twice the channels
     takes the place of the first block.
 
+    Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
+        to the last layer, whose pairs of rows certificates count.
+
     Args:
         blocks: of each stage.
         width: channels of the first stage.
@@ -32,6 +35,9 @@ class ResNet(AbstractNet):
     `resnet-34` is the layout of the authors' code for ImageNet. No number of parameters is
     published: its kernels have 18.0 M numbers, BCOP has 6.26 M, and the last layer 0.51 M for 1000
     classes.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Boissin et al. (2025), *An Adaptive Orthogonal Convolution Scheme for Efficient and Flexible

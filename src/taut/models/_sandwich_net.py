@@ -19,6 +19,9 @@ class SandwichNet(AbstractNet):
     channels double from stage to stage. Layers with `features`, `features` and half as many outputs
     follow, and the head. Layers have as many hidden channels as outputs.
 
+    Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
+        to the last layer, whose pairs of rows certificates count.
+
     Args:
         width: channels of the first stage.
         stages: how many; the paper has 3 for images of 32 x 32 and 4 for those of 64 x 64.
@@ -31,6 +34,9 @@ class SandwichNet(AbstractNet):
     classes of 32 x 32 images (26 M are published) and 39.1 M for 200 of 64 x 64 (39 M). The default
     BCOP has 25.2 M and 36.5 M. The paper takes a Cayley transform at each frequency, which ties a
     net to the size of its images.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Wang, Manchester (2023), *Direct Parameterization of Lipschitz-Bounded Deep Networks*,

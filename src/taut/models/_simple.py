@@ -20,6 +20,8 @@ class SimpleNet(AbstractNet):
     MaxMin follows each layer but the last. Channels double from block to block; the last block has
     1x1 kernels. It takes any layer: `taut.models.layers()` lists them.
 
+    Guarantee: that of the layers: 1-Lipschitz in l2 with every method that promises so much.
+
     Args:
         width: channels of the first block.
         blocks: how many; each halves the size of the image.
@@ -33,6 +35,9 @@ class SimpleNet(AbstractNet):
     (XS, S, M, L), which are the sizes that the paper states. Parametrizations have their own: AOL
     as many, BCOP one third for kernels of 3x3: 0.92 M, 3.67 M, 14.7 M and 58.7 M in all. For images
     of 64 x 64 the paper has six blocks and half the width.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Prach, Brau, Buttazzo, Lampert (2024), *1-Lipschitz Layers Compared: Memory, Speed, and

@@ -16,6 +16,9 @@ class SLLNet(AbstractResidualNet):
     channels follow, averages of 4x4 pixels times 4, and `dense_depth` layers on all features with
     `dense_hidden` hidden ones.
 
+    Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
+        to the last layer, whose pairs of rows certificates count.
+
     Args:
         width: channels.
         depth: residual layers on the image.
@@ -29,6 +32,9 @@ class SLLNet(AbstractResidualNet):
     S, M, L and XL have 41.4 M, 78.8 M, 118 M and 236 M parameters for images of 32 x 32; 236 M are
     published of XL. The parametrization may be any: :class:`taut.BCOP` makes each layer a
     reflection, which keeps gradients, as long as there are no more hidden channels than inputs.
+
+    Raises:
+        ValueError: if a setting is not one of those.
 
     Reference:
         Araujo et al. (2023), *A Unified Algebraic Perspective on Lipschitz Neural Networks*,
