@@ -14,6 +14,7 @@ from experiments import compare
 from experiments._record import read
 from experiments.compare import _budget, _command, _memory, _page, _training
 from experiments.compare._clock import Clock, Spent
+from experiments.compare._net import build
 from experiments.compare._published import NAMES, PUBLISHED
 from taut.data import Split
 from taut.models import SimpleNet, layers
@@ -40,6 +41,7 @@ class StepClock:
 
 
 def small(method, size, shape, classes):
+    """In place of nets of full depth."""
     layer = layers()[method]
     net = SimpleNet(width=4, depth=1, blocks=3, layer=layer.layer)
     return net.build(shape, classes, parametrization=layer.parametrization)
@@ -209,15 +211,17 @@ def test_seconds_of_the_process_count_on_a_cpu_and_of_the_wall_on_a_gpu():
 def test_the_command_fills_a_record_and_a_page_and_then_does_nothing(tmp_path, capsys, monkeypatch):
     here = lambda task, shape, classes, device: _memory.growth(task, shape, classes, 1)  # noqa: E731
     monkeypatch.setattr(_budget, "peak_memory", here)
+    for module in (_budget, _memory):
+        monkeypatch.setattr(module, "build", small)
     record, out = tmp_path / "compare-quick.json", tmp_path / "out"
-    words = ["--quick", "--minutes", "0.03", "--threads", "1", "--out", str(out)]
+    words = ["--quick", "--minutes", "0.02", "--threads", "1", "--out", str(out)]
     words += ["--record", str(record)]
     assert compare.EXPERIMENT.run([*words, "--methods", "ShiftMix2d"]) == 0
     content = json.loads(record.read_text())
     (row,) = content["rows"]
-    assert content["settings"]["minutes"] == pytest.approx(0.03)
-    assert 0.5 < row["charged seconds"] < 8
-    assert row["memory"] > 2**20
+    assert content["settings"]["minutes"] == pytest.approx(0.02)
+    assert 0.3 < row["charged seconds"] < 8
+    assert row["memory"] > 4 * row["parameters"]
     assert row["images"] == 20
     assert set(row["certified"]) == set(_budget.EPS)
     assert "| ShiftMix2d |" in (out / "compare.md").read_text()
@@ -281,6 +285,13 @@ def test_page_of_a_record(tmp_path, monkeypatch):
     (tmp_path / "figures").mkdir()
     assert compare.EXPERIMENT.run(["--draw", str(path)]) == 0
     assert (tmp_path / "figures" / "compare-xs.png").read_bytes() == _page.draw(read(path))
+
+
+def test_sizes_are_those_of_the_paper():
+    for size, millions in (("XXS", 0.39), ("XS", 1.57), ("S", 6.28)):
+        net = build("RKO", size, (3, 32, 32), 10)
+        kernels = sum(p.numel() for p in net.parameters() if p.ndim > 1)
+        assert kernels == pytest.approx(1e6 * millions, rel=0.01)
 
 
 def test_published_methods_are_layers():
