@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import taut
-from experiments._family import family
 from experiments._record import FIGURES, RECORDS, Record, read
 from experiments._runner import SEEDS, Experiment, option, tracked
 from experiments._show import markdown, save
@@ -37,7 +36,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
         draw()
         return
     record.begin(settings={name: vars(args)[name] for name in _SETTINGS})
-    names = [*family(), PLAIN]
+    names = [*taut.models.layers(), PLAIN]
     for seed, depth, method in tracked(
         [(seed, depth, name) for seed in args.seeds for depth in args.depths for name in names]
     ):
@@ -66,7 +65,7 @@ def build(method: str, depth: int, channels: int) -> nn.Sequential:
     def layer() -> nn.Module:
         if method == PLAIN:
             return nn.Conv2d(channels, channels, 3, padding=1, padding_mode="circular")
-        return family()[method](channels, channels, 3, 1)
+        return taut.models.layers()[method](channels, channels, 3, 1)
 
     layers = [part for _ in range(depth) for part in (layer(), taut.nn.MaxMin())]
     features = channels * SIZE**2

@@ -16,6 +16,7 @@ import functools
 import importlib
 import multiprocessing
 import warnings
+from collections.abc import Callable
 from functools import partial
 from statistics import median
 from typing import Any
@@ -24,7 +25,6 @@ import torch
 from torch import Tensor, nn
 
 import taut
-from experiments._family import Maker, family
 from experiments._record import RECORDS, Record, read
 from experiments._runner import QUICK, Experiment, option, sentence, tracked
 from experiments._show import markdown
@@ -65,9 +65,11 @@ def work(args: argparse.Namespace, record: Record) -> None:
         record.add("spectra", spectra(name, 4 if args.quick else args.steps))
 
 
-def contenders() -> dict[str, Maker]:
+def contenders() -> dict[str, Callable[..., nn.Module]]:
     """taut's layers, and other libraries' where they are installed."""
-    return family() | {name: partial(_peer, name) for name in _PEERS if _installed(name)}
+    return taut.models.layers() | {
+        name: partial(_peer, name) for name in _PEERS if _installed(name)
+    }
 
 
 def _installed(name: str) -> bool:

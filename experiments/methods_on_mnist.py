@@ -18,7 +18,6 @@ import torch
 from torch import nn
 
 import taut
-from experiments._family import family
 from experiments._record import Record
 from experiments._runner import DATA_DIR, QUICK, Experiment, option, sentence, tracked
 from experiments._training import shares
@@ -33,7 +32,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
     record.resume({name: vars(args)[name] for name in _SETTINGS})
     data = taut.data.load("mnist", args.data_dir)
     known = {row["name"] for row in record.content.get("rows", ())}
-    chosen = [name for name in family() if not args.methods or name in args.methods]
+    chosen = [name for name in taut.models.layers() if not args.methods or name in args.methods]
     for name in tracked([name for name in chosen if name not in known], "nets"):
         try:
             row = measured(name, data, args)
@@ -45,7 +44,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
 def large(name: str, input_shape: tuple[int, ...], classes: int) -> nn.Sequential:
     """Large, with the layers of a method."""
     channels, *size = input_shape
-    make, layers = family()[name], []
+    make, layers = taut.models.layers()[name], []
     for outputs, kernel, stride in taut.models.Large.convolutions:
         layers += [make(channels, outputs, kernel, stride), taut.nn.MaxMin()]
         channels, size = outputs, [math.ceil(n / stride) for n in size]

@@ -16,6 +16,7 @@ LAYERS = {
     "BatchLipNorm": (partial(taut.nn.BatchLipNorm, 4), (4, 3)),
     "ConcatResidual": (lambda: taut.nn.ConcatResidual(taut.nn.Linear(4, 4)), (4,)),
     "ConvexResidual": (lambda: taut.nn.ConvexResidual(taut.nn.Linear(4, 4)), (4,)),
+    "FirstChannels": (partial(taut.nn.FirstChannels, 2), (4, 3)),
     "FullSort": (taut.nn.FullSort, (4, 3)),
     "GroupSort": (partial(taut.nn.GroupSort, 2), (4, 3)),
     "HouseHolder": (partial(taut.nn.HouseHolder, 5, 2), (5, 3)),

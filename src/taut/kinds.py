@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, NamedTuple, TypeVar, final, get_args, get_origin, get_type_hints
@@ -80,6 +80,7 @@ class Choice(Generic[_T]):
         known: the choices that taut offers, by kind.
         instance: whether the value is an instance, a frozen dataclass, or the class itself.
         adapt: makes a choice of what else a file may name, such as a function.
+        named: instances that have a name of their own.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Choice(Generic[_T]):
     known: Mapping[str, type[_T]]
     instance: bool = True
     adapt: Callable[[Callable[..., Any]], type[_T]] | None = None
+    named: Mapping[str, _T] = field(default_factory=dict)
 
     def check(self, value: object) -> None:
         """Refuse a value that is not of this setting."""
@@ -99,10 +101,12 @@ class Choice(Generic[_T]):
         """The class of a kind, or of FILE.py:CLASS relative to a folder; the file is executed."""
         if kind in self.known:
             return self.known[kind]
+        if kind in self.named:
+            return type(self.named[kind])
         if ".py:" not in kind:
             raise ValueError(
                 f"`{self.name}` must be one of {', '.join(self.known)}, or FILE.py:CLASS; "
-                f"got {kind!r}.{did_you_mean(kind, self.known)}"
+                f"got {kind!r}.{did_you_mean(kind, [*self.known, *self.named])}"
             )
         cls, file = _load(kind, folder)
         ours = isinstance(cls, type) and issubclass(cls, self.base)
@@ -119,6 +123,11 @@ class Choice(Generic[_T]):
         if cls not in self.known.values():
             _origins[cls] = (f"{file.name}:{kind.rpartition(':')[2]}", file)
         return cls
+
+    def settings(self, kind: str) -> dict[str, Any]:
+        """The settings of an instance with a name of its own; none for a class."""
+        named = self.named.get(kind)
+        return {one.name: vars(named)[one.name] for one in _fields(named)}
 
     def kind_of(self, cls: type[_T]) -> str:
         """What `find` takes for a class, in the folder that holds its file if it has one."""

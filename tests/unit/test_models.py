@@ -47,7 +47,7 @@ def test_every_model_has_settings_to_store_and_follows_device_and_dtype(kind):
     assert {(p.device.type, p.dtype) for p in model.parameters()} == {("meta", torch.float64)}
 
 
-@pytest.mark.parametrize("kind", kinds())
+@pytest.mark.parametrize("kind", ["fc3", "large", "small", "wide"])
 def test_maxmin_follows_every_layer_but_the_last(kind):
     layers = list(kinds()[kind]().build((1, 8, 8), 10))
     weighted = [i for i, layer in enumerate(layers) if isinstance(layer, Conv2d | Linear)]

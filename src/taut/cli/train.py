@@ -184,7 +184,7 @@ def _recipe_parser(target: type, recipe: Recipe, prog: str, description: str) ->
 
 def _chosen(recipe: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
     """The recipe with the classes that --model, --loss, ... name, and the other arguments."""
-    rest, words = [], iter(arguments)
+    rest, words, before = [], iter(arguments), recipe
     for word in words:
         flag, equals, kind = word.partition("=")
         name = flag.removeprefix("--")
@@ -195,13 +195,16 @@ def _chosen(recipe: Recipe, arguments: list[str]) -> tuple[Recipe, list[str]]:
         if not kind or kind.startswith("-"):
             raise ValueError(f"`{flag}` needs a value; see `taut list`.")
         try:
-            cls = CHOICES[name].find(kind)
+            cls, settings = CHOICES[name].find(kind), CHOICES[name].settings(kind)
         except ValueError as error:
             raise ValueError(str(error).replace(f"`{name}`", f"`{flag}`")) from None
         if not CHOICES[name].instance:
             recipe = replace(recipe, **{name: cls})
-        elif type(vars(recipe)[name]) is not cls:
-            recipe = replace(recipe, **{name: construct(cls, {}, ())})
+        elif settings or type(vars(recipe)[name]) is not cls:
+            recipe = replace(recipe, **{name: construct(cls, settings, settings)})
+    asked = any(word.partition("=")[0] == "--parametrization" for word in arguments)
+    if not asked and before.parametrization is before.model.method:
+        recipe = replace(recipe, parametrization=recipe.model.method)
     return recipe, rest
 
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,6 +22,8 @@ class AbstractModel(ABC):
     """
 
     kind: ClassVar[str]
+    method: ClassVar[type[AbstractParametrization]] = BCOP
+    """The parametrization that a recipe with this model has if it names none."""
 
     @abstractmethod
     def build(
@@ -46,8 +48,13 @@ class AbstractModel(ABC):
         """
 
 
+def class_of(parametrization: Parametrization) -> Any:
+    """The class of a parametrization, which may be a partial of it."""
+    return parametrization.func if isinstance(parametrization, partial) else parametrization
+
+
 def dense_method(parametrization: Parametrization) -> Parametrization:
     """The parametrization of dense layers beside convolutions of a method."""
-    method = parametrization.func if isinstance(parametrization, partial) else parametrization
+    method = class_of(parametrization)
     dense = method.dense_as() if isinstance(method, type) else method
     return parametrization if dense is method else dense

@@ -17,6 +17,7 @@ from taut.nn._conv_transpose import (
     ConvTranspose3d,
     SizedConvTranspose,
 )
+from taut.nn._first_channels import FirstChannels
 from taut.nn._isometric_pad import (
     IsometricPad1d,
     IsometricPad2d,
@@ -106,6 +107,7 @@ __all__ = [
     "ConvexConcat",
     "ConvexResidual",
     "ConvexSum",
+    "FirstChannels",
     "FrozenPotentialResidual",
     "FrozenSandwich",
     "FullSizeConv",

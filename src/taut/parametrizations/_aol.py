@@ -74,9 +74,12 @@ class AOL(AbstractParametrization):
         kernel_size: tuple[int, ...] = (),
         *,
         learn_scale: bool = False,
+        init: str = "near-identity",
         **options: Any,
     ) -> None:
-        self.learn_scale = learn_scale
+        if init not in ("near-identity", "identity"):
+            raise ValueError(f"`init` must be 'near-identity' or 'identity'; got {init!r}.")
+        self.learn_scale, self.init = learn_scale, init
         super().__init__(in_channels, out_channels, kernel_size, **options)
 
     @property
@@ -101,16 +104,17 @@ class AOL(AbstractParametrization):
             raise ValueError(f"`kernel_size` must have at most 3 axes; got {self.kernel_size}.")
 
     def reset_parameters(self) -> None:
-        """Draw a raw kernel near one that copies channels, as far as there are any; q is 1."""
+        """A raw kernel that copies channels as far as there are any, or one near it; q is 1."""
+        noise = 0.0 if self.init == "identity" else 0.1
         with torch.no_grad():
             if self.learn_scale:
                 self.raw_scale.zero_()
-            raw = self.raw_kernel.normal_(std=0.1 / math.sqrt(self.raw_kernel[0].numel()))
+            raw = self.raw_kernel.normal_(std=noise / math.sqrt(self.raw_kernel[0].numel()))
             outputs = len(raw) // self.groups
             centre = tuple(k // 2 for k in self.kernel_size)
             for group in raw.unflatten(0, (self.groups, outputs)):
-                for channel in range(min(group.shape[:2])):
-                    group[(channel, channel, *centre)] += 1
+                channels = torch.arange(min(group.shape[:2]), device=raw.device)
+                group[(channels, channels, *centre)] += 1
 
     def weight(self) -> Tensor:
         """The kernel, `(out_channels, in_channels // groups, *kernel_size)`."""

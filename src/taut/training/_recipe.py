@@ -23,9 +23,9 @@ from taut.kinds import (
 )
 from taut.losses import AbstractImageLoss, AbstractLoss, MultiMargin
 from taut.losses import kinds as losses
-from taut.models import AbstractModel, Small, model_of
+from taut.models import AbstractModel, Small, configurations, model_of
 from taut.models import kinds as models
-from taut.parametrizations import BCOP, AbstractParametrization, methods
+from taut.parametrizations import AbstractParametrization, methods
 from taut.training import _schedules
 from taut.training._schedules import AbstractSchedule, Constant, OneCycle
 
@@ -33,7 +33,7 @@ Precision = Literal["32-true", "bf16-mixed"]
 OptimizerName = Literal["adam", "sgd", "stiefel-adam", "stiefel-sgd", "schedule-free"]
 
 CHOICES: dict[str, Choice] = {
-    "model": Choice("model", AbstractModel, models(), adapt=model_of),
+    "model": Choice("model", AbstractModel, models(), adapt=model_of, named=configurations()),
     "loss": Choice("loss", AbstractLoss, losses()),
     "schedule": Choice("schedule", AbstractSchedule, exported(vars(_schedules), AbstractSchedule)),
     "parametrization": Choice(
@@ -63,6 +63,7 @@ class Recipe:
             what is needed: several times as fast for large pictures, and other pixels.
         model: the architecture.
         parametrization: the method of its layers, a class; dense layers use its `dense_as`.
+            Left out, that of the architecture.
         loss: the training loss.
         optimizer: "adam" is torch's AdamW, "sgd" its SGD with momentum; "stiefel-adam" and
             "stiefel-sgd", those of :mod:`taut.optim`, keep the parameters of orthogonal layers
@@ -109,7 +110,7 @@ class Recipe:
     resize: bool = False
     draft: bool = False
     model: AbstractModel = field(default_factory=Small)
-    parametrization: type[AbstractParametrization] = BCOP
+    parametrization: type[AbstractParametrization] = None  # pyright: ignore[reportAssignmentType]
     loss: AbstractLoss = field(default_factory=MultiMargin)
     optimizer: OptimizerName = "adam"
     lr: float = 5e-3
@@ -130,6 +131,8 @@ class Recipe:
     eps: tuple[str, ...] = ("0.3", "1.58")
 
     def __post_init__(self) -> None:
+        if self.parametrization is None and isinstance(self.model, AbstractModel):
+            object.__setattr__(self, "parametrization", self.model.method)
         if self.dataset not in names() and not self.dataset.startswith("hub:"):
             raise ValueError(
                 f"`dataset` must be one of {', '.join(names())}; got {self.dataset!r}."
@@ -333,6 +336,7 @@ def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
     if digest is not None and (file is None or file.sha256 != digest):
         raise ValueError(f"{kind} is in another file than when the recipe was written.")
     if choice.instance:
+        values = choice.settings(kind) | values
         inner = {one.name for one in fields(cls) if _is_loss(_default(one))}
         losses = {n: _decoded(choice, values[n], folder) for n in inner & values.keys()}
         return construct(cls, values | losses, _names(cls))

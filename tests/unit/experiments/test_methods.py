@@ -6,25 +6,25 @@ import pytest
 import torch
 
 from experiments import methods, methods_on_mnist
-from experiments._family import family
+from taut.models import layers
 from taut.parametrizations import methods as parametrizations
 
 DIVIDING = {"BRO", "Cayley", "LOT", "SpectralQR"}  # strides that divide the kernel size
 
 
-def test_every_method_with_kernels_is_in_the_family():
+def test_every_method_with_kernels_has_a_layer():
     kernels = {name for name, method in parametrizations().items() if not method.matrices_only}
-    assert kernels < set(family())
+    assert kernels < set(layers())
 
 
-@pytest.mark.parametrize("name", family())
+@pytest.mark.parametrize("name", layers())
 def test_layers_keep_and_change_channels_and_sizes(name):
-    assert family()[name](4, 4, 3, 1)(torch.rand(2, 4, 8, 8)).shape == (2, 4, 8, 8)
+    assert layers()[name](4, 4, 3, 1)(torch.rand(2, 4, 8, 8)).shape == (2, 4, 8, 8)
     if name in DIVIDING:
         with pytest.raises(ValueError, match=r"^`\w+`"):
-            family()[name](4, 8, 3, 2)
+            layers()[name](4, 8, 3, 2)
     else:
-        assert family()[name](4, 8, 3, 2)(torch.rand(2, 4, 8, 8)).shape == (2, 8, 4, 4)
+        assert layers()[name](4, 8, 3, 2)(torch.rand(2, 4, 8, 8)).shape == (2, 8, 4, 4)
 
 
 def test_large_has_the_layers_of_a_method():

@@ -208,3 +208,14 @@ def test_layers_start_near_the_identity(learn):
     x = torch.randn(2, 8, 6, 6)
     assert (layer(x) - x).norm() < 0.5 * x.norm()
     assert torch.linalg.svdvals(dense_operator(layer.double(), (8, 4, 4))).min() > 0.3
+
+
+def test_it_starts_at_the_identity_or_near_it():
+    torch.manual_seed(0)
+    weight = taut.AOL(3, 3, (3, 3), init="identity").weight()
+    delta = torch.nn.init.dirac_(torch.empty(3, 3, 3, 3))
+    torch.testing.assert_close(weight, delta, rtol=0, atol=1e-6)
+    near = taut.AOL(3, 3, (3, 3)).weight()
+    assert 0 < (near - delta).abs().max() < 0.5
+    with pytest.raises(ValueError, match="`init` must be 'near-identity' or 'identity'; got 'no'"):
+        taut.AOL(3, 3, init="no")

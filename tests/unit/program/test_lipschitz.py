@@ -599,3 +599,22 @@ def test_a_bound_is_shown_in_three_lines_and_as_a_table():
     assert f"{bound.value:.9g}" in repr(bound)
     assert bound._repr_html_().count("<tr>") == 2 + len(bound.layers)
     assert len(str(bound).splitlines()) == 2 + len(bound.layers)
+
+
+@pytest.mark.parametrize("pad", [nn.ZeroPad2d((0, 2, 1, 0)), taut.nn.PadToMultiple2d(5)])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        taut.nn.PotentialResidual2d(3, parametrization=taut.SLL),
+        taut.nn.SOC2d(3, 3, 3),
+        taut.nn.Sandwich2d(3, 4, parametrization=taut.AOL),
+    ],
+    ids=lambda layer: type(layer).__name__,
+)
+def test_zeros_before_a_layer_of_branches_change_no_proof(pad, layer, tmp_path):
+    model = nn.Sequential(pad, layer).eval()
+    bound = float(taut.lipschitz_bound(model, (3, 8, 9)))
+    assert bound <= 1 + 1e-6
+    taut.export.export(model, tmp_path / "net.onnx", (3, 8, 9))
+    read = taut.load(tmp_path / "net.onnx")
+    assert float(taut.lipschitz_bound(read, (3, 8, 9))) == pytest.approx(bound, rel=1e-6)

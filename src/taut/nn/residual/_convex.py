@@ -6,7 +6,7 @@ For branches :math:`v_i` of Lipschitz constant at most 1 and weights :math:`t_i 
 """
 
 import math
-from typing import final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -22,10 +22,12 @@ def below_one(weights: Tensor) -> float:
 
 
 class _Convex(nn.Module):
-    def __init__(self, branches: int = 2) -> None:
+    def __init__(
+        self, branches: int = 2, *, device: Any = None, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         self.branches = whole("branches", branches)
-        self.raw = nn.Parameter(torch.empty(self.branches))
+        self.raw = nn.Parameter(torch.empty(self.branches, device=device, dtype=dtype))
         self.reset_parameters()
 
     @draws
@@ -59,6 +61,7 @@ class ConvexSum(_Convex):
 
     Args:
         branches: how many values are added.
+        device, dtype: of the weights.
 
     Raises:
         ValueError: if `branches` is not a positive integer, or other than the number of values.
@@ -90,6 +93,7 @@ class ConvexConcat(_Convex):
     Args:
         branches: how many values are concatenated.
         dim: along this axis.
+        device, dtype: of the weights.
 
     Raises:
         ValueError: if `branches` is not a positive integer, or other than the number of values.
@@ -100,8 +104,15 @@ class ConvexConcat(_Convex):
         '1.414'
     """
 
-    def __init__(self, branches: int = 2, dim: int = 1) -> None:
-        super().__init__(branches)
+    def __init__(
+        self,
+        branches: int = 2,
+        dim: int = 1,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(branches, device=device, dtype=dtype)
         self.dim = axis("dim", dim)
 
     def forward(self, *values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:

@@ -45,6 +45,7 @@ class ConvexResidual(nn.Module):
 
     Args:
         f: any module that keeps the shape of its input.
+        device, dtype: of the weights of the sum.
 
     Raises:
         ValueError: if f is no module; (forward) if f changes the shape.
@@ -54,9 +55,9 @@ class ConvexResidual(nn.Module):
         tensor([[1., 1.]])
     """
 
-    def __init__(self, f: nn.Module) -> None:
+    def __init__(self, f: nn.Module, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.f, self.join = _module(f), ConvexSum()
+        self.f, self.join = _module(f), ConvexSum(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Equal weights: a = 1/2. The module f stays as it is."""
@@ -81,6 +82,7 @@ class ConcatResidual(nn.Module):
     Args:
         f: any module; its output has the shape of its input but along `dim`.
         dim: the axis along which both are concatenated, that of the channels by default.
+        device, dtype: of the weights of the parts.
 
     Raises:
         ValueError: if f is no module; (forward) if f changes the size of another axis.
@@ -90,9 +92,16 @@ class ConcatResidual(nn.Module):
         tensor([[0.7071, 0.7071, 0.7071, 0.7071]])
     """
 
-    def __init__(self, f: nn.Module, dim: int = 1) -> None:
+    def __init__(
+        self,
+        f: nn.Module,
+        dim: int = 1,
+        *,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         super().__init__()
-        self.f, self.join = _module(f), ConvexConcat(dim=dim)
+        self.f, self.join = _module(f), ConvexConcat(dim=dim, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Equal weights: t = pi / 4. The module f stays as it is."""

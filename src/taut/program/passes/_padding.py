@@ -60,15 +60,20 @@ def merge_pads(program: Program) -> Program:
     :math:`\|K\| \|P\|`, and less where P copies entries (circular padding of an orthogonal kernel
     has norm 1). Zeros behind the image, and then another padding, are `extend`. The value between
     is computed by copying, so that the rounding stays that of the convolution.
+
+    Zeros, whose norm is 1, stay where something else reads the padded image: a residual layer is
+    known by the image that both its branches read.
     """
     made = {node.name: node for node in program.nodes}
     shapes = program.shapes
+    others = {name for node in program.nodes if node.op != "conv" for name in node.inputs}
     nodes = []
     for node in program.nodes:
         while node.op == "conv" and node.inputs[0] in made:
             pad = as_pad(made[node.inputs[0]], program, shapes)
             padding = None if pad is None else _joined(*pad, node.args["padding"])
-            if padding is None:
+            shared = pad is not None and pad[0] == "zeros" and node.inputs[0] in others
+            if padding is None or shared:
                 break
             inputs = made[node.inputs[0]].inputs
             node = replace(node, inputs=inputs, args={**node.args, "padding": padding})
