@@ -6,6 +6,7 @@ Example: python -m experiments.tables
 import argparse
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from experiments import (
@@ -18,6 +19,7 @@ from experiments import (
     certificates,
     classify,
     command_line,
+    compare,
     initialisation,
     kinds,
     methods,
@@ -87,6 +89,10 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "jacobian": attenuation.jacobian_table,
     },
     ROOT / "docs/command-line.md": command_line.TABLES,
+    ROOT / "docs/compare.md": {
+        "help-compare": partial(command_line.experiment_help, "compare"),
+        **compare.TABLES,
+    },
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
     ROOT / "docs/reproduce.md": {
         "reproduced": reproduce.recorded_tables,

@@ -26,8 +26,8 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
         ValueError: if a file is damaged, or of another kind; if the zoo has no such model.
 
     Example:
-        >>> import tempfile
-        >>> import taut, torch
+        >>> import tempfile, taut, torch
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "model.safetensors")
         ...     _ = taut.export.export(torch.nn.Sequential(taut.nn.Linear(4, 2)), path, (4,))

@@ -1,0 +1,141 @@
+"""Train every method in one macro-architecture for the same time, and certify the nets.
+
+Example: python -m experiments.compare --data-dir DIR --threads 2 --record records/compare-xs.json
+         python -m experiments.compare --draw records/compare-xs.json
+
+The net is that of "1-Lipschitz Layers Compared" (Prach et al., CVPR 2024): only the layers differ
+from method to method. All have the same budget: on a CPU the CPU time of the process over its
+threads, so that other work on the machine takes little from a method, on a GPU wall time. A
+quarter of it is for the learning rate: each of four trains for a sixteenth, on 95 % of the training
+images. The one with the largest certified accuracy at 36/255 on the other images trains a fresh net
+on all images for what is left. The number of steps follows from the time that a step takes.
+Certification is not charged.
+
+What is finished is not done again. After Ctrl-C the same command goes on, also within a method. The
+folder holds the record, a page with figure and tables, and a folder for each method.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import taut
+from experiments._record import RUNS, Record, read
+from experiments._runner import DATA_DIR, DEVICE, QUICK, Experiment, option
+from experiments._training import say
+from experiments.compare._budget import HELD_OUT, RATES, TRIAL, Comparison, row
+from experiments.compare._clock import Clock
+from experiments.compare._net import WIDTHS
+from experiments.compare._page import draw, figure_of, write_page
+from experiments.compare._training import LOSS
+from taut.data import Dataset, Split
+from taut.files import write_atomically
+from taut.models import layers
+from taut.training import choose_device
+
+
+def work(args: argparse.Namespace, record: Record) -> None:
+    for path in args.draw:
+        write_atomically(figure_of(path), draw(_finished(path)))
+        say(f"wrote {figure_of(path)}")
+    if args.draw:
+        return
+    comparison = comparison_of(args)
+    kept = Record(comparison.out / "record.json", record.command)
+    kept.resume(_settings(comparison))
+    kept.keep()  # so that no other settings go on with the first method
+    known = {row["name"] for row in kept.content.get("rows", ())}
+    left = [name for name in _chosen(args.methods) if name not in known]
+    hours = len(left) * comparison.seconds / 3600
+    say(f"{len(left)} methods, {hours:.1f} hours of their budgets; {comparison.out}")
+    for place, name in enumerate(left, 1):
+        say(f"{name}: method {place} of {len(left)}")
+        kept.add("rows", row(name, comparison))
+        record.keep(**kept.content)
+        write_page(comparison.out, kept.content)
+    record.keep(**kept.content)
+    say(f"See {write_page(comparison.out, kept.content)}")
+
+
+def _finished(path: Path) -> dict[str, Any]:
+    content = read(path)
+    if "rows" not in content:
+        raise ValueError(f"`draw` must be records of this experiment; got {path}.")
+    return content
+
+
+def _chosen(methods: list[str]) -> list[str]:
+    unknown = set(methods) - set(layers())
+    if unknown:
+        raise ValueError(
+            f"`methods` must be among {'; '.join(layers())}; got {', '.join(sorted(unknown))}."
+        )
+    return [name for name in layers() if not methods or name in methods]
+
+
+def comparison_of(args: argparse.Namespace) -> Comparison:
+    """What the options ask for, with the data."""
+    if args.minutes <= 0:
+        raise ValueError(f"`minutes` must be above 0; got {args.minutes:g}.")
+    clock = Clock(choose_device(args.device), torch.get_num_threads())
+    size, seconds, batch = args.size, 60 * args.minutes, 256
+    name = f"compare-{size}-{args.minutes:g}-{clock.device.type}-s{args.seed}"
+    if args.quick:
+        size, seconds, batch, name = "XXS", min(seconds, 6.0), 8, "compare-quick"
+    data = made(args.seed) if args.quick else taut.data.load(args.dataset, args.data_dir)
+    out = args.out or RUNS / name
+    return Comparison(data.to(clock.device), size, seconds, batch, args.seed, clock, out)
+
+
+def made(seed: int) -> Dataset:
+    """Ten classes of noise around a colour each."""
+    random = taut.data.generator("compare", seed)
+    colours, labels = torch.rand(10, 3, 1, 1, generator=random), torch.arange(100) % 10
+    images = (colours[labels] + 0.2 * torch.rand(100, 3, 32, 32, generator=random)) / 1.2
+    train, test = (
+        Split((255 * images[part]).byte(), labels[part]) for part in (slice(80), slice(80, 100))
+    )
+    return Dataset("made", "made images", tuple("0123456789"), train=train, test=test)
+
+
+def _settings(comparison: Comparison) -> dict[str, Any]:
+    """As the record holds them; a run goes on with the same ones alone."""
+    return {
+        "data": comparison.data.label,
+        "size": comparison.size,
+        "minutes": comparison.seconds / 60,
+        "budget": "wall time" if comparison.clock.on_gpu else "CPU time over the threads",
+        "device": comparison.clock.device.type,
+        "seed": comparison.seed,
+        "batch": comparison.batch,
+        "loss": f"offset cross-entropy, offset {LOSS.offset:.4f}, temperature {LOSS.temperature:g}",
+        "optimiser": "Adam, one cycle",
+        "augmentation": "crop with 4 pixels of padding, flip",
+        "rates": list(RATES),
+        "share of a rate": TRIAL,
+        "held out": HELD_OUT,
+    }
+
+
+EXPERIMENT = Experiment(
+    "compare",
+    __doc__,
+    work,
+    (
+        option("--methods", (), "to train; left out: all", metavar="LAYER"),
+        option("--size", "XS", "of the net", choices=tuple(WIDTHS)),
+        option("--minutes", 20.0, "of the budget of a method"),
+        option("--seed", 0, "of initialisation, order and held-out images"),
+        option("--dataset", "cifar10-jpeg75", "as of taut.data.load"),
+        DATA_DIR,
+        DEVICE,
+        option("--out", help="the folder for all; left out: one in runs/", type=Path),
+        option("--draw", (), "only draw the figures of these records", type=Path),
+        QUICK,
+    ),
+)
+
+if __name__ == "__main__":
+    EXPERIMENT.main()
