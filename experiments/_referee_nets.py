@@ -24,10 +24,10 @@ def deel_torchlip() -> nn.Module:
     from deel import torchlip
 
     return torchlip.Sequential(
-        torchlip.SpectralConv2d(1, _WIDTHS[0], 3, padding="same"),
+        torchlip.SpectralConv2d(1, _WIDTHS[0], 3, padding=1),
         torchlip.GroupSort2(),
         torchlip.ScaledL2NormPool2d((2, 2)),
-        torchlip.SpectralConv2d(*_WIDTHS, 3, padding="same"),
+        torchlip.SpectralConv2d(*_WIDTHS, 3, padding=1),
         torchlip.GroupSort2(),
         torchlip.ScaledL2NormPool2d((2, 2)),
         nn.Flatten(),
@@ -114,10 +114,10 @@ def claims_one(net: nn.Module) -> float:
     return 1.0
 
 
-def claims_estimate(net: nn.Sequential, iterations: int) -> float:
+def claims_estimate(net: nn.Module, iterations: int) -> float:
     """The product of the norms of all linear parts, by power iteration: from below."""
     product, x = 1.0, torch.zeros(1, *SHAPE)
-    for part in net:
+    for part in net.children():
         if any(True for _ in part.parameters()):
             product *= _power_iteration(part, x, iterations)
         x = part(x)

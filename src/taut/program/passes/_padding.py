@@ -66,7 +66,12 @@ def merge_pads(program: Program) -> Program:
     """
     made = {node.name: node for node in program.nodes}
     shapes = program.shapes
-    others = {name for node in program.nodes if node.op != "conv" for name in node.inputs}
+    others = {
+        name
+        for node in program.nodes
+        if node.op != "conv" and as_pad(node, program, shapes) is None
+        for name in node.inputs
+    }
     nodes = []
     for node in program.nodes:
         while node.op == "conv" and node.inputs[0] in made:
