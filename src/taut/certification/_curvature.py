@@ -17,6 +17,7 @@ Reference:
     adversarial attacks*, ICML. There C does not count.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import final
@@ -124,11 +125,22 @@ def hidden_layer(program: Program) -> tuple[Site, Head, Head] | None:
         site = sites.get(site.node.inputs[0])
     if head is None or site is None or operation(site).curvatures(site) is None:
         return None
-    if len(head.rows) < 2:
+    if len(head.rows) < 2 or not _reads_in_order(sites[head.node], site):
         return None
     nodes = program.nodes[: [node.name for node in program.nodes].index(site.node.name)]
     inner = head_of(replace(program, nodes=nodes, output=site.node.inputs[0]))
     return None if inner is None else (site, head, inner)
+
+
+def _reads_in_order(last: Site, site: Site) -> bool:
+    """Whether each column of a last matrix is of the unit with its number.
+
+    Taps of a convolution are where it has as many as there are units, and none of them on a pad.
+    """
+    if last.tensors["weight"][0].numel() != math.prod(site.shape):
+        return False
+    padding = last.args["padding"] if last.node.op == "conv" else {}
+    return not any(any(padding.get(side, ())) for side in ("left", "right", "extend"))
 
 
 def _curvatures(rows: Tensor, weight: Tensor, low: float, high: float) -> Tensor:

@@ -179,3 +179,36 @@ def test_other_last_layers_have_no_curvature():
     single = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 1))
     assert prove(single, (4,), arithmetic="real").curved is None
     assert head_of(trace(single, (4,))) is not None
+
+
+def test_a_last_convolution_that_shifts_its_taps_has_no_curvature():
+    """The second unit is saturated, and no tap of its number reads it."""
+    inner, last = nn.Linear(3, 3), nn.Conv1d(1, 2, 3, 3, padding=1)
+    with torch.no_grad():
+        inner.weight.copy_(torch.diag(torch.tensor([1.0, 0.0, 1.0])))
+        inner.bias.copy_(torch.tensor([0.0, 20.0, 0.0]))
+        last.weight.copy_(torch.tensor([[[0.0, 1.0, 0.0]], [[0.0, -1.0, 0.0]]]))
+        last.bias.zero_()
+    model = nn.Sequential(inner, nn.Tanh(), nn.Unflatten(1, (1, 3)), last, nn.Flatten())
+    model = model.double().eval().requires_grad_(False)
+    x = torch.tensor([[0.5, 0.0, 0.0]], dtype=torch.float64)
+    result = certify(model, x, model(x).argmax(1), 0.01, arithmetic="real")
+    assert result.radius < 0.5  # at 0 the classes are even
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 3, 0), (3, 3, 1), (3, 1, 0), (5, 1, 1)]
+)
+def test_a_last_convolution_is_certified(kernel, stride, padding):
+    torch.manual_seed(0)
+    layers = nn.Unflatten(1, (4, 3)), nn.Conv1d(4, 3, *geometry), nn.Flatten()
+    model = nn.Sequential(*net("tanh")[:4], *layers).double().eval().requires_grad_(False)
+    x = points(40)
+    labels = model(x).argmax(1)
+    result = certify(model, x, labels, 0.01, arithmetic="real")
+    curved = prove(model, (2,), arithmetic="real").curved is not None
+    assert curved == (geometry == (3, 1, 0))
+    angles = torch.linspace(0, 2 * math.pi, 361, dtype=torch.float64)
+    near = x[:, None] + result.radius[:, None, None] * torch.stack([angles.cos(), angles.sin()], 1)
+    answers = model(near.flatten(0, 1)).argmax(1).unflatten(0, near.shape[:2])
+    assert bool((answers == labels[:, None]).all())
