@@ -196,10 +196,8 @@ def test_a_last_convolution_that_shifts_its_taps_has_no_curvature():
     assert result.radius < 0.5  # at 0 the classes are even
 
 
-@pytest.mark.parametrize(
-    ("kernel", "stride", "padding"), [(2, 3, 0), (3, 3, 1), (3, 1, 0), (5, 1, 1)]
-)
-def test_a_last_convolution_is_certified(kernel, stride, padding):
+@pytest.mark.parametrize("geometry", [(2, 3, 0), (3, 3, 1), (3, 1, 0), (5, 1, 1)])
+def test_a_last_convolution_is_certified(geometry):
     torch.manual_seed(0)
     layers = nn.Unflatten(1, (4, 3)), nn.Conv1d(4, 3, *geometry), nn.Flatten()
     model = nn.Sequential(*net("tanh")[:4], *layers).double().eval().requires_grad_(False)
