@@ -276,7 +276,7 @@ def compose(
 def widened(value: float, rows: int = 0) -> float:
     """A bound made larger by 2^-40 of itself, so that another proof confirms it, too.
 
-    By more for matrices of 32 rows or more: the rounding of a Cholesky factor grows with the square
+    By more for matrices of 4 rows or more: the rounding of a Cholesky factor grows with the square
     of their number.
 
     What is 0 or proven to be at most 1 stays so.
@@ -285,7 +285,7 @@ def widened(value: float, rows: int = 0) -> float:
         >>> widened(1.0), widened(2.0) > 2.0
         (1.0, True)
     """
-    room = 2.0**-40 if rows < 32 else 2.0**-47 * (rows + 24) ** 2
+    room = 2.0**-40 if rows < 4 else 2.0**-47 * (rows + 24) ** 2
     wide = up_product(value, 1 + room)
     return min(wide, 1.0) if value <= 1.0 else wide
 

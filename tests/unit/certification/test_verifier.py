@@ -683,3 +683,15 @@ def test_residuals_that_are_none_are_refused(change, tmp_path):
     forged(content)
     with pytest.raises(verifier.Refused):
         verifier.verify(*forgery.forge(tmp_path, content, tensors))
+
+
+@pytest.mark.parametrize("rows", [4, 6, 8, 12])
+@pytest.mark.parametrize("make", [nn.Linear, lambda n, k: nn.Conv1d(n, k, 1)])
+def test_norms_that_are_proven_without_room_are_confirmed(rows, make, tmp_path):
+    """Of rank 1, so that the bound is the norm but for a rounding."""
+    torch.manual_seed(0)
+    layer = make(2 * rows, rows).double()
+    with torch.no_grad():
+        layer.weight.copy_((torch.randn(rows, 1) * torch.randn(2 * rows)).view_as(layer.weight))
+    shape = (2 * rows,) if layer.weight.ndim == 2 else (2 * rows, 3)
+    verifier.verify(*map(str, forgery.honest(nn.Sequential(layer, nn.ReLU()), shape, tmp_path)))
