@@ -171,6 +171,29 @@ def test_regularised_survives_equal_rows():
     assert head.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("logit", [-1e6, 0.0, 1e6])
+def test_equal_rows_leave_the_gradient_to_the_others(logit, dtype):
+    """A quotient by almost 0 has no part in it, whether its class is the nearest or not."""
+    rows = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], dtype=dtype)
+    for head in (rows.clone(), torch.zeros_like(rows)):
+        logits = torch.tensor([[2.0, 2.0 + logit, 0.0]], dtype=dtype, requires_grad=True)
+        bound = torch.ones((), dtype=dtype, requires_grad=True)
+        head.requires_grad_()
+        CertificateRegularised()(logits, torch.tensor([0]), head=head, bound=bound).backward()
+        for leaf in (logits, bound, head):
+            assert leaf.grad.isfinite().all()
+            assert leaf.grad.abs().max() < 1e3
+
+
+@pytest.mark.parametrize("loss", [OffsetCrossEntropy(), LogitAnnealing(), CertificateRegularised()])
+def test_gradients_of_single_images_are_mapped(loss):
+    logits, labels = torch.randn(5, 3, requires_grad=True), torch.tensor([0, 2, 1, 1, 0])
+    each = torch.func.grad(lambda z, y: loss(z[None], y[None]))
+    (expected,) = torch.autograd.grad(loss(logits, labels, reduction="sum"), logits)
+    torch.testing.assert_close(torch.func.vmap(each)(logits.detach(), labels), expected)
+
+
 def test_trades_compares_with_the_certified_worst_case(inputs):
     eps, weight, temperature, total = 0.4, 2.0, 0.5, 0.0
     for z, y in images(inputs):

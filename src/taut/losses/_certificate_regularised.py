@@ -66,6 +66,13 @@ class CertificateRegularised(AbstractImageLoss):
         itself = torch.zeros_like(lead, dtype=torch.bool).scatter(1, labels[:, None], True)
         # Rows that are equal never part their classes: the quotient is infinite, or 0 of a tie.
         tiny = torch.finfo(constants.dtype).tiny
-        radii = (lead / constants.clamp(min=tiny)).masked_fill(itself, torch.inf)
-        radius = radii.amin(1).clamp(0, torch.finfo(radii.dtype).max)
+        lead, constants = lead.clamp(min=0), constants.clamp(min=tiny)
+        radii = (lead / constants).detach().masked_fill(itself, torch.inf)
+        # The gradient is that of the nearest class alone, as it may be infinite in others; there is
+        # none where its rows are equal.
+        nearest = radii.argmin(1, keepdim=True)
+        lead, constants = lead.gather(1, nearest), constants.gather(1, nearest)
+        apart = constants.detach() > tiny**0.25
+        radius = lead.where(apart, lead.detach()) / constants.where(apart, constants.detach())
+        radius = radius[:, 0].clamp(max=torch.finfo(radii.dtype).max)
         return self.base.each(inputs) - self.weight * radius

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from taut.losses._inputs import (
@@ -14,6 +13,7 @@ from taut.losses._inputs import (
     classification,
     dual_terms,
     hinge,
+    one_hot,
 )
 
 
@@ -59,7 +59,7 @@ class HingeKRMulticlass(AbstractImageLoss):
     def each(self, inputs: LossInputs) -> Tensor:
         """Both terms of each image, the mean over the classes."""
         logits, labels = classification(inputs)
-        first = F.one_hot(labels, logits.shape[1]).bool()
+        first = one_hot(labels, logits.shape[1])
         inside = first.sum(0) if inputs.counts is None else inputs.counts
         images = inside.sum()
         present = (inside > 0) & (inside < images)

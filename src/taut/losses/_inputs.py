@@ -206,6 +206,11 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
     return logits, labels.long()
 
 
+def one_hot(labels: Tensor, classes: int) -> Tensor:
+    """Where each label is, `(n, classes)`; unlike that of torch also under `torch.func.vmap`."""
+    return labels[:, None] == torch.arange(classes, device=labels.device)
+
+
 def can_be_read(labels: Tensor) -> bool:
     """Whether values may be checked: on a GPU that would wait for all work."""
     return labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform()

@@ -8,7 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import (
+    AbstractImageLoss,
+    LossInputs,
+    check_positive,
+    classification,
+    one_hot,
+)
 
 
 @final
@@ -58,7 +64,7 @@ class LogitAnnealing(AbstractImageLoss):
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""
         logits, labels = classification(inputs)
-        true_class = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        true_class = one_hot(labels, logits.shape[1]).to(logits.dtype)
         lowered = torch.sub(logits, true_class, alpha=self.offset) / self.temperature
         surprise = F.cross_entropy(lowered, labels, reduction="none")  # -log p_y
         # 1 - p_y without cancellation; the power has no gradient at 0 for beta < 1.

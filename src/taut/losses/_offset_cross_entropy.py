@@ -14,6 +14,7 @@ from taut.losses._inputs import (
     check_positive,
     check_share,
     classification,
+    one_hot,
 )
 from taut.losses._pairs import Radius, radius_of
 
@@ -94,7 +95,7 @@ class OffsetCrossEntropy(AbstractImageLoss):
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""
         logits, labels = classification(inputs)
-        true_class = F.one_hot(labels, logits.shape[1]).to(logits.dtype)
+        true_class = one_hot(labels, logits.shape[1]).to(logits.dtype)
         lowered = torch.sub(logits, true_class, alpha=self.offset)
         return F.cross_entropy(
             lowered / self.temperature, labels, reduction="none", label_smoothing=self.smoothing
