@@ -77,11 +77,11 @@ def folds_of(program: Program, layers: Mapping[str, Layer]) -> list[Fold]:
     """
     terms = affine_terms(program)
     nodes = {node.name: node for node in program.nodes}
-    inside = {name for value in terms.values() for term in value.values()
-              for name in term.nodes[:-1] if _is_fold(value, nodes)}  # fmt: skip
+    made = {name for name, value in terms.items() if _is_fold(name, value, nodes)}
+    inside = {part for name in made for term in terms[name].values() for part in term.nodes[:-1]}
     folds: list[Fold] = []
     for name, value in terms.items():
-        if name in inside or not _is_fold(value, nodes):
+        if name in inside or name not in made:
             known = {fold.name: (fold.input, fold.gain) for fold in folds}
             split = _split(program, name, layers, known) if name in nodes else None
             folds += [split] if split is not None else []
@@ -110,7 +110,7 @@ def fold_of(
     """
     nodes = {node.name: node for node in program.nodes}
     value = terms.get(name, {})
-    if _is_fold(value, nodes):
+    if _is_fold(name, value, nodes):
         return _proven(name, value, wide=False)
     return _split(program, name, layers, known) if name in nodes else None
 
@@ -127,15 +127,19 @@ def _split(
     return Fold(name, split.source, split_gain(program, split, layers, known), 0.0, _PARTS)
 
 
-def _is_fold(value: Terms, nodes: Mapping[str, Node]) -> bool:
-    """Whether a value is one convolution or matrix between factors of channels."""
+def _is_fold(name: str, value: Terms, nodes: Mapping[str, Node]) -> bool:
+    """Whether a value is one convolution or matrix between factors of channels, in a row."""
     if len(value) != 1:
         return False
-    (term,) = value.values()
-    kinds = [nodes[name].op for name in term.nodes]
-    single = all(len(nodes[name].inputs) == 1 for name in term.nodes)
+    ((source, term),) = value.items()
+    kinds: list[str] = []
+    while name != source:
+        if name not in nodes or len(nodes[name].inputs) != 1:
+            return False
+        kinds.append(nodes[name].op)
+        (name,) = nodes[name].inputs
     main = [kind for kind in kinds if kind in _KERNELS]
-    return single and len(kinds) > 1 and len(main) == 1 and {*kinds} <= {*_FACTORS, *main}
+    return len(term.nodes) > 1 and len(main) == 1 and {*kinds} <= {*_FACTORS, *main}
 
 
 def _proven(name: str, value: Terms, *, wide: bool = True) -> Fold | None:

@@ -241,3 +241,33 @@ def test_forged_splits_are_refused(change, tmp_path):
         taut.verify(path, weights)
     with pytest.raises(Refused, match=r"fold|damaged"):
         verify_alone(path, weights)
+
+
+class Twice(nn.Module):
+    """A value with itself, and factors."""
+
+    def __init__(self, join):
+        super().__init__()
+        self.fc, self.join = nn.Linear(5, 6), join
+        self.register_buffer("factors", torch.linspace(0.1, 2.0, 6))
+
+    def forward(self, x):
+        z = self.fc(x)
+        return self.join(z) * self.factors
+
+
+@pytest.mark.parametrize(
+    "join", [lambda z: torch.cat([z[:, :3], z[:, :3]], 1), lambda z: z + z, lambda z: z + 0.5]
+)
+def test_both_verifiers_confirm_values_that_are_read_twice(join, tmp_path):
+    torch.manual_seed(0)
+    files = prove(Twice(join), (5,)).save(tmp_path / "certificate.json")
+    taut.verify(*files)
+    verify_alone(*files)
+
+
+def test_a_value_beside_itself_is_confirmed(tmp_path):
+    torch.manual_seed(0)
+    model = Twice(lambda z: torch.cat([z, z], 1))
+    model.factors = torch.linspace(0.1, 2.0, 12)
+    verify_alone(*prove(model, (5,)).save(tmp_path / "certificate.json"))
