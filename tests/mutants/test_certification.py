@@ -325,7 +325,6 @@ MUTANTS = {
         (L, "compose", "up_product(UP_SQRT2, last.d[0])", "last.d[0]"),
         (L, "compose", "up_product(UP_SQRT2, last.d[1])", "last.d[1]"),
         (L, "compose", "recursion.states[output]", "next(iter(recursion.states.values()))"),
-        (L, "compose", "max((recursion", "min((recursion"),
     ],
     check_refusals_of_rows: [
         (L, "_Recursion._error", "not relative <= 1", "False"),
