@@ -111,9 +111,7 @@ def verified(name: str, zoo: Path) -> str:
     folder, said = zoo / name, read_manifest(zoo)[name]
     for file, wanted in said["files"].items():
         if sha256(folder / file) != wanted:
-            raise RuntimeError(
-                f"{folder / file} is not the file that the manifest hashes."
-            )
+            raise RuntimeError(f"{folder / file} is not the file that the manifest hashes.")
     certificate, weights = folder / _CERTIFICATE, folder / _MODEL
     proved = taut.verify(certificate, weights)
     alone = verify_alone(certificate, weights, folder / _POINTS)

@@ -269,10 +269,11 @@ def test_page_of_a_record(tmp_path, monkeypatch):
     assert "20 minutes of CPU time over the threads; a processor, 2 threads; torch 2.13" in text
     lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
     names = [line[0].removeprefix("| ") for line in lines]
-    assert names[:4] == ["method", "PotentialResidual2d, CPL", "BCOP", "RKO"]
+    assert names[:8] == 2 * ["method", "PotentialResidual2d, CPL", "BCOP", "RKO"]
     assert lines[1][1:4] == ["56.00", "43.50", "20.00"]
     assert lines[1][-1] == "74.9, 62.5 |"
-    assert lines[2][-3:] == ["1536", "1570", "71.7, 58.5 |"]
+    assert lines[2][-1] == "71.7, 58.5 |"
+    assert lines[6][1:] == ["0.003", "1200", "6.1", "0.75", "25.0", "1536", "1570 |"]
     assert "- LOT failed: a step takes 100 seconds, and 90 are left for all." in text
     assert ["| LOT", "75.5, 63.4", "76.6, 64.6", "72.0, 58.7", "– |"] in lines
 
