@@ -80,7 +80,7 @@ class Choice(Generic[_T]):
         known: the choices that taut offers, by kind.
         instance: whether the value is an instance, a frozen dataclass, or the class itself.
         adapt: makes a choice of what else a file may name, such as a function.
-        named: instances that have a name of their own.
+        named: instances by a name of their own, such as sizes of a model.
     """
 
     name: str

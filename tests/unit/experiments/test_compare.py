@@ -49,16 +49,16 @@ def small(method, size, shape, classes):
 
 @pytest.fixture
 def measured(tmp_path, monkeypatch):
-    """The row of a method of small nets, whose steps cost so much of a budget of 60 seconds."""
+    """Gives the row of a method; a step of a small net costs a part of a budget of 60 seconds."""
     monkeypatch.setattr(_budget, "build", small)
     monkeypatch.setattr(_budget, "peak_memory", lambda *_: 2**20)
     monkeypatch.setattr(_budget, "RATES", (1e-3, 1e-2))
-    whole = _command.made(0)
+    data = _command.noise_data(0)
     parts = {
         name: Split(split.images[..., :8, :8].contiguous(), split.labels)
-        for name, split in (("train", whole.train), ("test", whole.test))
+        for name, split in (("train", data.train), ("test", data.test))
     }
-    data = replace(whole, **parts)
+    data = replace(data, **parts)
 
     def run(method, cost, folder="run"):
         clock: Any = StepClock(cost)
@@ -150,7 +150,7 @@ def test_a_method_that_fails_is_a_row_that_says_why(measured, monkeypatch):
     row = measured("BCOP", 20.0)
     assert row == {
         "name": "BCOP",
-        "note": "a step takes 20 seconds, and 3.75 are left for all.",
+        "note": "a step takes 20 seconds, but all steps only have 3.75.",
     }
 
     def refused(*_):
