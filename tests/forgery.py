@@ -158,7 +158,47 @@ class Tokens(nn.Module):
         return self.fc((self.norm(self.mix(x)) * self.places).flatten(1))
 
 
+class ScaledHead(nn.Module):
+    """A last matrix, and behind it all factors of outputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc, self.norm = nn.Linear(6, 3), nn.BatchNorm1d(3)
+        nn.init.uniform_(self.norm.running_var, 0.5, 2.0)
+        self.register_buffer("factors", torch.tensor([2.0, -0.5, 1.5]))
+
+    def forward(self, x):
+        z = -self.norm(self.fc(x) * self.factors / 0.3).reshape(-1, 3, 1)
+        return z.flatten(1)
+
+
+class Summed(nn.Module):
+    """Two logits, each a sum of two."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 2), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.one(x) + self.two(x.relu())
+
+
 MODELS = {
+    "scaled head": (ScaledHead, (6,)),
+    "summed": (Summed, (6,)),
+    "convolved head": (
+        sequential(
+            lambda: nn.Conv2d(2, 3, 1), nn.ReLU, lambda: nn.Conv2d(3, 4, (3, 2), 2, (1, 0)),
+            nn.Flatten,
+        ),
+        (2, 2, 2),
+    ),
+    "wrapped head": (
+        sequential(
+            lambda: nn.Conv2d(2, 3, 3, 2, 1, padding_mode="circular"), nn.Flatten,
+        ),
+        (2, 2, 2),
+    ),
     "folded": (Folded, (2, 3, 3)),
     "tokens": (Tokens, (4, 6)),
     "upsampled": (

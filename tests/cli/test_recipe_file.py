@@ -84,7 +84,12 @@ def test_a_model_and_its_file_may_be_edited(here):
 
 @pytest.mark.parametrize(
     ("text", "augment"),
-    [("none", None), ("flip", Augment(0, True)), ("crop=3", Augment(3, False))],
+    [
+        ("none", None),
+        ("flip", Augment(0, True)),
+        ("crop=3", Augment(3, False)),
+        ("flip,cutout=2,mixup=0.5", Augment(0, True, cutout=2, mixup=0.5)),
+    ],
 )
 def test_augmentation_of_any_recipe(here, text, augment):
     given = ("--init", "a.json", "--data-dir", "data.npz", "--epochs", "1")

@@ -14,10 +14,11 @@ import unit.certification.test_certify as reals
 import unit.certification.test_certify_program as programs
 from mutation import mutate, name_of, survives
 from taut.certification import _certificate, _changes, _predict, _radius, prove, verifier
-from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, compose
+from taut.program import LipschitzBound, Rounding, UnprovenError, _compose, _head, compose
 from taut.program._compose import FORMATS, Composed, Format, Layer
 
 C, G, L, P, R = _certificate, _changes, _compose, _predict, _radius
+H = _head
 TO_CLASSES = "executed_radii_to_classes"
 
 ROWS = [
@@ -82,8 +83,9 @@ def check_rows():
                 assert limit * (1 - Q(1, 10**10)) <= Q(found.norm_limit) <= limit
     for i in range(2, 7):
         before = [v for v, *_ in exact(ROWS, COARSE)]
-        read = max(before["abcdef".index(name)] for name in ROWS[i - 1].inputs)
-        just_above(compose(ROWS[:i], "x", ROWS[i - 1].name, "float64").features, read)
+        constants = compose(ROWS[:i], "x", ROWS[i - 1].name, "float64").constants
+        for name in ROWS[i - 1].inputs:
+            just_above(constants[name], before["abcdef".index(name)])
 
 
 def check_refusals_of_rows():
@@ -381,10 +383,15 @@ MUTANTS = {
         (
             G,
             "bound_changes",
-            "pairwise_of(program, composed.features)",
+            "pairwise_of(program, composed.constants)",
             "certificate.bound.pairwise",
         ),
-        (G, "bound_changes", "composed.features", "0.9 * composed.features"),
+        (
+            G,
+            "bound_changes",
+            "composed.constants)",
+            "{k: 0.9 * v for k, v in composed.constants.items()})",
+        ),
     ],
     check_one_output: [
         (R, "class_bound", "bound.value], [bound.value", "0.9 * bound.value], [0.9 * bound.value"),
@@ -438,7 +445,7 @@ MUTANTS = {
         (C, "prove", "program.output, arithmetic, by_name)", 'program.output, "float64", by_name)'),
     ],
     check_pairs: [
-        (C, "pairwise_of", "(weight, features)", "(weight, 1.0)"),
+        (H, "pairs_of", "constants[head.source]", "1.0"),
         (C, "pairwise_of", " * (1 + 2.0**-40)", ""),
     ],
 }

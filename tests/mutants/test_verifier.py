@@ -261,7 +261,21 @@ def of_frequencies(role=None, change=None, **claims):
     return both
 
 
+def of_rows(name):
+    """Constants of pairs by the rows of one matrix, though the outputs are more than that."""
+
+    def both(content, tensors):
+        rows = tensors[f"{name}.weight"].flatten(1).double()
+        pairs = (rows[:, None] - rows).norm(dim=2) * (1 + 1e-9)
+        radius = [0.0] * len(content["radius"])
+        content.update(pairwise=pairs.tolist(), radius=radius, certified_accuracy={})
+
+    return both
+
+
 OTHER_TENSORS = [
+    ("wrapped head", of_rows("0")),
+    ("summed", of_rows("one")),
     ("frequencies", of_frequencies("imag", lambda t: t + 0.1)),
     ("frequencies", of_frequencies("bias", lambda t: t[:1].clone())),
     ("frequencies", of_frequencies(gains=[0.9], bound=0.9)),
@@ -416,7 +430,6 @@ LIMITS = {
     "max(g, a, base + lost) <= most / 4",
     "x.size * math.prod(scale_factor) <= 2 ** 26",
     "shapes[node['inputs'][0]] == shape and shape",
-    "role",
     "by.shape[-1 if last else 0] == by.size",
     "math.prod(size) * math.prod(out) <= 2 ** 22",
     "absolute <= 10 * degree",
@@ -444,7 +457,7 @@ SPARE = {
     "graph == file['graph_sha256']",
     "held.shape == () or 1 in (factors[0], constant)",
     "mode in PADDINGS",
-    "last['op'] == 'linear' and len(last['shape']) == 1",
+    "role",
     "len(step.inputs) + len(held) == 2",
     "len(step.tensors) == (factor is None)",
     "math.prod(shape) <= 2 ** 26",

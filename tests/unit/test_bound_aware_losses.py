@@ -15,6 +15,7 @@ from taut.losses import (
     MultiMargin,
     OffsetCrossEntropy,
 )
+from taut.training import Recipe
 
 
 @pytest.fixture(params=("head", "map"))
@@ -70,6 +71,35 @@ def test_emma_takes_no_gradient_through_the_share(inputs):
         assert all(
             math.isclose(9 * a, b, abs_tol=1e-12) for a, b in zip(row, expected, strict=True)
         )
+
+
+def test_emma_has_the_gradient_of_constants_with_fixed_shares(inputs):
+    """In logits, bound and head: of the moved logits with the shares as numbers."""
+    logits, labels, eps = inputs.logits.clone().requires_grad_(), inputs.labels, 0.7
+    bound = torch.tensor(1.3, dtype=torch.float64, requires_grad=True)
+    head = None if inputs.head is None else inputs.head.clone().requires_grad_()
+    leaves = (logits, bound) if head is None else (logits, bound, head)
+    shares = torch.ones_like(logits)
+    for n, (z, y) in enumerate(images(inputs)):
+        for j in range(4):
+            if j != y:
+                share = (z[y] - z[j]) / (constant(inputs, y, j) * eps)
+                shares[n, j] = min(max(share, 0.01), 1.0)
+
+    def fixed(logits, bound, head=None):
+        total = logits.new_zeros(())
+        for n, y in enumerate(labels.tolist()):
+            moved = [logits[n, j] for j in range(4)]
+            for j in set(range(4)) - {y}:
+                distance = 2**0.5 if head is None else (head[y] - head[j]).norm()
+                moved[j] = moved[j] + shares[n, j] * distance * bound * eps
+            total = total - torch.stack(moved).log_softmax(0)[y] / len(labels)
+        return total
+
+    assert torch.autograd.gradcheck(fixed, leaves)
+    expected = torch.autograd.grad(fixed(*leaves), leaves)
+    found = torch.autograd.grad(EMMA(eps=eps)(LossInputs(logits, labels, bound, head)), leaves)
+    torch.testing.assert_close(found, expected)
 
 
 def test_emma_keeps_bound_and_head_small():
@@ -188,5 +218,5 @@ def test_settings_out_of_range_are_refused():
 
 def test_recipes_store_a_loss_inside_another():
     loss = CertificateRegularised(MultiMargin(0.3), weight=0.2)
-    recipe = taut.training.Recipe(name="x", dataset="mnist", loss=loss)
-    assert taut.training.Recipe.from_json(recipe.to_json()) == recipe
+    recipe = Recipe(name="x", dataset="mnist", loss=loss)
+    assert Recipe.from_json(recipe.to_json()) == recipe

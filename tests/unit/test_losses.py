@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import taut
 from taut.losses import (
     EMMA,
     KR,
@@ -212,7 +213,6 @@ def test_labels_that_are_no_class_indices_are_refused(loss, batch):
     one_hot = F.one_hot(labels, 5)
     for wrong, got in (
         (one_hot, "one-hot rows: use labels.argmax"),
-        (one_hot.double(), "one-hot rows: use labels.argmax"),
         (labels.float(), "torch.float32: use labels.long"),
         (labels[:, None], r"shape \(7, 1\)"),
         (labels[:6], r"shape \(6,\)"),
@@ -225,6 +225,81 @@ def test_labels_that_are_no_class_indices_are_refused(loss, batch):
         with pytest.raises(ValueError, match=rf"`labels` must be from 0 to 4; got {got}\."):
             loss(logits, wrong)
     assert loss(logits, labels.to(torch.uint8)) == loss(logits, labels)
+
+
+IMAGES = [cls() for cls in CLASSIFICATION if not cls().compares_classes]
+SMOOTHED = (OffsetCrossEntropy(1.2, 0.6), EMMA(eps=0.7), CertifiedTRADES(eps=0.4, temperature=0.5))
+
+
+@pytest.mark.parametrize("loss", IMAGES, ids=lambda loss: loss.kind)
+def test_probabilities_give_the_mean_over_labels(loss, batch):
+    logits, labels = batch
+    logits.requires_grad_()
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.rand(7, 5, dtype=torch.float64, generator=generator).softmax(1)
+    head = torch.randn(5, 3, dtype=torch.float64, generator=generator)
+    for options in ({}, {"bound": 1.3, "head": head, "progress": 0.2}):
+        expected = torch.zeros(7, dtype=torch.float64)
+        for k in range(5):
+            each = loss(logits, torch.full((7,), k), reduction="none", **options)
+            expected = expected + targets[:, k] * each
+        found = loss(logits, targets, reduction="none", **options)
+        torch.testing.assert_close(found, expected)
+        gradients = [torch.autograd.grad(value.sum(), logits)[0] for value in (found, expected)]
+        torch.testing.assert_close(*gradients)
+        torch.testing.assert_close(loss(logits, targets, **options), expected.mean())
+        torch.testing.assert_close(
+            loss(logits, targets, reduction="sum", **options), expected.sum()
+        )
+    one_hot = F.one_hot(labels, 5).double()
+    torch.testing.assert_close(loss(logits, one_hot), loss(logits, labels))
+
+
+def test_probabilities_that_are_none_are_refused(batch):
+    logits, _ = batch
+    for wrong in (torch.full((7, 5), 0.3), torch.tensor([[2.0, -1.0, 0, 0, 0]]).expand(7, 5)):
+        with pytest.raises(ValueError, match="`labels` must be probabilities, >= 0 and with the"):
+            OffsetCrossEntropy()(logits, wrong)
+    for loss in (HingeKRMulticlass(), CertificateRegularised(HingeKRMulticlass())):
+        with pytest.raises(ValueError, match=r"one label per image for .* compares classes"):
+            loss(logits, torch.full((7, 5), 0.2))
+
+
+@pytest.mark.parametrize("loss", SMOOTHED, ids=lambda loss: loss.kind)
+def test_smoothing_shares_the_label_among_all_classes(loss, batch):
+    """Of a cross-entropy with smoothing s: 1 - s of it, and s / c of the sum over the classes."""
+    logits, labels = batch
+    if isinstance(loss, EMMA):
+        lead = logits.gather(1, labels[:, None]) - logits
+        most = 0.7 * math.sqrt(2) * (1 - F.one_hot(labels, 5).double())
+        moved, temperature = logits + (lead / most.clamp(min=1e-30)).clamp(0.01, 1) * most, 1.0
+    elif isinstance(loss, OffsetCrossEntropy):
+        moved, temperature = logits - 1.2 * F.one_hot(labels, 5), 0.6
+    else:
+        moved, temperature = logits, 0.5
+    log_p = (moved / temperature).log_softmax(1)
+    plain = -log_p.gather(1, labels[:, None]).squeeze(1)
+    smoothed = dataclasses.replace(loss, smoothing=0.3)
+    change = smoothed(logits, labels, reduction="none") - loss(logits, labels, reduction="none")
+    torch.testing.assert_close(change, 0.3 * (-log_p.mean(1) - plain))
+    for wrong in (1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match="`smoothing` must be from 0 to below 1"):
+            dataclasses.replace(loss, smoothing=wrong)
+
+
+def test_an_offset_for_a_radius_is_twice_the_margin_needed():
+    loss = OffsetCrossEntropy.for_radius("36/255", smoothing=0.1)
+    assert math.isclose(loss.offset, 2 * math.sqrt(2) * 36 / 255)
+    assert (loss.temperature, loss.smoothing) == (0.25, 0.1)
+    assert OffsetCrossEntropy.for_radius(0.5).offset == OffsetCrossEntropy.for_radius("0.5").offset
+    # Classes look tied where the margin is twice that of the radius.
+    tied = loss(torch.tensor([[loss.offset, 0.0]]), torch.tensor([0]))
+    torch.testing.assert_close(tied, torch.tensor(math.log(2)))
+    radius = taut.certified_radius(torch.tensor([[loss.offset, 0.0]]), torch.tensor([0]), 1.0)
+    assert math.isclose(radius.item(), 2 * 36 / 255, rel_tol=1e-6)
+    for wrong in (0, "1/0", "none", math.inf, "1e999999999"):
+        with pytest.raises(ValueError, match="`eps` must be a positive number or a text"):
+            OffsetCrossEntropy.for_radius(wrong)
 
 
 @pytest.mark.parametrize("loss", [cls() for cls in kinds().values()], ids=lambda loss: loss.kind)

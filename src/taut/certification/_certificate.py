@@ -1,6 +1,7 @@
 """The certificate of a model: what is proven of its program, and the file that says so."""
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -20,6 +21,7 @@ from taut.certification._arithmetic import (
     conventional,
     norms_upper,
 )
+from taut.certification._curvature import CurvedHead, curved_head
 from taut.certification._radius import (
     certified_radius,
     class_bound,
@@ -40,8 +42,9 @@ from taut.program import (
     check_precision,
     compose,
     folds_of,
+    head_of,
     layers_of,
-    pairwise_constants,
+    pairs_of,
     replay,
     row,
     trace,
@@ -77,6 +80,7 @@ class Certificate:
         bound: proven Lipschitz bound of the logits in real arithmetic; `print` it.
         composed: Lipschitz constant, rounding error and overflow limit.
         folds: convolutions and matrices with the factors of channels around them, as one.
+        curved: in real numbers, the hidden layer before the last, if its activation is smooth.
 
     Example:
         >>> certificate = prove(nn.Linear(2, 2), (2,))
@@ -90,6 +94,7 @@ class Certificate:
     bound: LipschitzBound
     composed: Composed
     folds: tuple[Fold, ...] = ()
+    curved: CurvedHead | None = None
 
     def __repr__(self) -> str:
         return f"Certificate(arithmetic={self.arithmetic!r}, bound={float(self.bound):.9g})"
@@ -135,9 +140,22 @@ class Certificate:
     ) -> Float[Tensor, " b"]:
         """Certified radii of logits that the certified program computed from these images."""
         if self.arithmetic == "real":
-            return certified_radius(logits, labels, self.class_bound)
+            radius = certified_radius(logits, labels, self.class_bound)
+            return torch.maximum(radius, self.curved_radii(logits, labels, images).amin(1))
         norms = norms_upper(images.to("cpu"))
         return executed_radius(logits, labels, norms, self.class_bound, self.composed)
+
+    def curved_radii(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        """Radii to each class by the curvature of the last layers; 0 where that says nothing."""
+        pairs = self.bound.pairwise
+        if self.curved is None or pairs is None:
+            return torch.zeros_like(logits, dtype=torch.float64)
+        values: dict[str, Tensor] = {}
+        with torch.no_grad():
+            replay(self.program, images, keep=values)
+        hidden = values[self.curved.hidden].cpu()
+        radii = self.curved.radii(logits.cpu(), hidden, labels.cpu(), pairs).to(logits.device)
+        return radii.scatter(1, labels[:, None], math.inf)
 
     def content(self) -> dict[str, Any]:
         """What the file holds of the model, as plain values."""
@@ -211,10 +229,11 @@ def prove(
     folds = tuple(folds_of(program, {layer.name: layer for layer in layers}))
     by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
     composed = compose(layers, program.source, program.output, arithmetic, by_name)
-    pairs = pairwise_of(program, composed.features)
+    pairs = pairwise_of(program, composed.constants)
     used = tuple(dict.fromkeys(fold.by for fold in folds))
     bound = LipschitzBound(composed.lipschitz, tuple(rows_of_bound(layers, folds)), pairs, used)
-    return Certificate(arithmetic, program, layers, bound, composed, folds)
+    curved = curved_head(program, composed.constants) if arithmetic == "real" else None
+    return Certificate(arithmetic, program, layers, bound, composed, folds, curved)
 
 
 def rows_of_bound(layers: Iterable[Layer], folds: Iterable[Fold]) -> Iterator[LayerBound]:
@@ -241,21 +260,16 @@ def program_of(model: nn.Module, input_shape: tuple[int, ...]) -> Program:
     return program
 
 
-def head_of(program: Program) -> Tensor | None:
-    """The matrix whose value a program returns, if it returns a matrix times a vector."""
-    last = next((node for node in program.nodes if node.name == program.output), None)
-    if last is None or last.op != "linear" or len(last.shape) != 1:
-        return None
-    return program.tensors[last.tensors["weight"]]
-
-
-def pairwise_of(program: Program, features: float) -> Tensor | None:
+def pairwise_of(program: Program, lipschitz: Mapping[str, float]) -> Tensor | None:
     """Constants of the differences of two logits, symmetric, with room for another's proof."""
-    weight = head_of(program)
-    if weight is None:
+    head, pairs = head_of(program), pairs_of(program, lipschitz)
+    if head is None or pairs is None:
         return None
-    constants = pairwise_constants(weight, features) * (1 + 2.0**-40)
-    return torch.maximum(constants, constants.T)
+    constants = pairs * (1 + 2.0**-40)
+    if head.roundings:  # another rounds the rows in another order
+        norms = torch.linalg.vector_norm(head.rows, dim=1) * lipschitz[head.source]
+        constants = constants + 2.0**-40 * (norms[:, None] + norms)
+    return torch.maximum(constants, constants.T).fill_diagonal_(0.0)
 
 
 def save(certificate: Certificate, path: Path, text: str) -> tuple[Path, Path]:

@@ -74,7 +74,7 @@ def bound_changes(certificate: Certificate, weights: Tensor) -> Changes:
     folds = tuple(folds_of(program, {layer.name: layer for layer in layers}))
     by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
     composed = compose(layers, program.source, program.output, "real", by_name)
-    pairs = pairwise_of(program, composed.features)
+    pairs = pairwise_of(program, composed.constants)
     rows = tuple(rows_of_bound(layers, folds))
     used = tuple(dict.fromkeys(fold.by for fold in folds))
     return Changes(weights, LipschitzBound(composed.lipschitz, rows, pairs, used), folds)

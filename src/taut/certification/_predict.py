@@ -133,12 +133,15 @@ def predict_batches(
     parts: list[tuple[Tensor, ...]] = []
     hashes: list[str] = []
     done = 0
+    curved = certificate.curved is not None and changes is None
     for images in (part for batch in batches for part in batch.split(size)):
         check_images(images, input_shape, like_of(model, images), arithmetic)
         logits = certificate.logits(images).cpu()
         hold_against_model(model, images, logits)
         classes = logits.argmax(1)
         radii = _radii(certificate, logits, classes, images, bound, stretch)
+        if curved:
+            radii = torch.maximum(radii, certificate.curved_radii(logits, classes, images))
         parts.append((classes, _margin(logits), radii.amin(1), radii))
         hashes += [image_sha256(x) for x in images.cpu()]
         on_progress(done := done + len(images))

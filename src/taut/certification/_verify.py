@@ -17,11 +17,11 @@ from taut.certification._certificate import (
     VERSION,
     describe,
     device_of,
-    head_of,
     program_of,
     weights_sha256,
 )
 from taut.certification._changes import compose_moved, moved
+from taut.certification._curvature import hidden_layer
 from taut.certification._verify_images import check_answers, check_images, floats, numbers
 from taut.files import load_tensors
 from taut.program import (
@@ -34,7 +34,7 @@ from taut.program import (
     compose,
     fold_of,
     layers_of,
-    pairwise_constants,
+    pairs_of,
     row,
 )
 
@@ -136,10 +136,12 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     folds = _folds(file.get("folds", []), program, layers)
     _compose(file, layers, program, arithmetic, folds)
     stretch = _check_changes(file["changes"], layers, program) if "changes" in file else 1.0
+    # In real numbers radii may follow from slopes at the images, which are not here.
+    curved = arithmetic == "real" and hidden_layer(program) is not None
     if "radius" in file:
-        check_images(file, program.shapes[program.output])
+        check_images(file, program.shapes[program.output], curved=curved)
     if "radii" in file:
-        check_answers(file, program.shapes[program.output], stretch)
+        check_answers(file, program.shapes[program.output], stretch, curved=curved)
     return Verified(arithmetic, shape, file["bound"])
 
 
@@ -290,7 +292,7 @@ def _compose(
     if not file["bound"] >= composed.lipschitz:
         raise UnprovenError("The Lipschitz bound is below what the rows come to.")
     if file["pairwise"] is not None:
-        _check_pairs(file["pairwise"], head_of(program), composed.features)
+        _check_pairs(file["pairwise"], pairs_of(program, composed.constants))
     if arithmetic == "real":
         if file["error"] is not None or file["norm_limit"] is not None:
             raise ValueError("A certificate in real numbers has no rounding error.")
@@ -318,14 +320,13 @@ def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) 
     if not said["bound"] >= composed.lipschitz:
         raise UnprovenError("The bound of changes is below what the rows come to.")
     if said["pairwise"] is not None:
-        _check_pairs(said["pairwise"], head_of(program), composed.features)
+        _check_pairs(said["pairwise"], pairs_of(behind, composed.constants))
     return weights.max().item()
 
 
-def _check_pairs(pairs: list[Any], head: Tensor | None, features: float) -> None:
-    if head is None:
-        raise ValueError("Constants of pairs are of graphs that return a matrix times a vector.")
-    proven = pairwise_constants(head, features)
+def _check_pairs(pairs: list[Any], proven: Tensor | None) -> None:
+    if proven is None:
+        raise ValueError("Constants of pairs are of graphs that end in a matrix.")
     rows = [floats(values, "constants of pairs") for values in pairs]
     if {len(values) for values in rows} | {len(rows)} != {len(proven)}:
         raise ValueError("The constants of pairs are not one for each pair of classes.")

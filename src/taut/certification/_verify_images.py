@@ -36,8 +36,14 @@ def numbers(values: Any, what: str, *, kind: type = float, own: float | None = N
     )
 
 
-def check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
-    """Refuse what does not fit together: accuracies, radii, labels, predictions and margins."""
+def check_images(file: dict[str, Any], shape: tuple[int, ...], *, curved: bool = False) -> None:
+    """Refuse what does not fit together: accuracies, radii, labels, predictions and margins.
+
+    Args:
+        file: the certificate.
+        shape: of the outputs.
+        curved: whether radii also follow from slopes at the images, which are not here.
+    """
     radii, n = floats(file["radius"], "radii"), len(file["radius"])
     labels, predictions, hashes = file["labels"], file["predictions"], file["images"]["sha256"]
     lists = (labels, predictions, file["margin"], hashes)
@@ -50,7 +56,7 @@ def check_images(file: dict[str, Any], shape: tuple[int, ...]) -> None:
     _check_description(file["images"])
     right = [a == b for a, b in zip(predictions, labels, strict=True)]
     for values in zip(radii, file["margin"], labels, right, strict=True):
-        _check_image(file, *values, single=single)
+        _check_image(file, *values, single=single, curved=curved)
     radius = torch.tensor(radii, dtype=torch.float64, device="cpu")
     shares = {"clean accuracy": (file["clean_accuracy"], sum(right))}
     for eps, said in file["certified_accuracy"].items():
@@ -75,6 +81,7 @@ def _check_image(
     right: bool,
     *,
     single: bool,
+    curved: bool,
 ) -> None:
     r"""Refuse a radius above what its margin m leaves.
 
@@ -90,6 +97,8 @@ def _check_image(
         return
     if margin is None or not right:
         raise ValueError("A radius belongs to no right answer.")
+    if curved:
+        return
     a, b = map(Fraction, file["error"] or (0.0, 0.0))
     least = Fraction(1 if single else math.sqrt(2)) * Fraction(file["bound"])
     if file["pairwise"] is not None and not single:
@@ -99,7 +108,9 @@ def _check_image(
         raise ValueError("A radius is above what its margin leaves.")
 
 
-def check_answers(file: dict[str, Any], shape: tuple[int, ...], stretch: float) -> None:
+def check_answers(
+    file: dict[str, Any], shape: tuple[int, ...], stretch: float, *, curved: bool = False
+) -> None:
     """Refuse classes, margins and radii of predictions that do not fit together."""
     radii = numbers(file["radii"], "radii", own=math.inf)
     margin = numbers(file["margin"], "margins", own=-math.inf)
@@ -125,5 +136,5 @@ def check_answers(file: dict[str, Any], shape: tuple[int, ...], stretch: float) 
     room = margin * (1 + 2.0**-40) - 4 * b
     limit = math.inf if file["norm_limit"] is None else file["norm_limit"]
     above = (least * (slopes + a * stretch) > room) | (least * stretch > limit)
-    if bool((above & (least > 0)).any()):
+    if not curved and bool((above & (least > 0)).any()):
         raise ValueError("A radius is above what its margin leaves.")

@@ -1192,19 +1192,51 @@ def check_claims(file, tensors):
 
 
 def check_pairs(file, states, tensors):
-    """Constants of the differences of two outputs of a matrix that comes last."""
+    """Constants of the differences of two outputs of a matrix that comes last.
+
+    Behind it may be factors of the outputs: then a computed row is wrong by a share of its norm.
+    """
     if file["pairwise"] is None:
         return
-    last = next(n for n in file["graph"]["nodes"] if n["name"] == file["graph"]["output"])
-    require(last["op"] == "linear" and len(last["shape"]) == 1, "only a last matrix has pairs")
-    w = tensors[last["tensors"]["weight"]]
-    factor = states[last["inputs"][0]][0] * (1 + gamma(w.shape[1] + 8))
-    for row, v in zip(file["pairwise"], w, strict=True):
+    w, source, count = last_rows(file, tensors)
+    most = 2 * states[file["graph"]["output"]][0] ** 2  # as for any outputs of one map
+    factor = states[source][0] * (1 + gamma(w.shape[1] + 8))
+    sizes = [gamma(40 * count) * Q(n) for n in np.linalg.norm(w, axis=1).tolist()]
+    for i, (row, v, size) in enumerate(zip(file["pairwise"], w, sizes, strict=True)):
         top = np.abs(w - v).max(1)  # so that no square that matters underflows
         norms = np.linalg.norm((w - v) / (top + (top == 0))[:, None], axis=1)
-        pairs = zip(row, map(Q, top.tolist()), map(Q, norms.tolist()), strict=True)
-        enough = all(pair >= t * n * factor for pair, t, n in pairs)
+        pairs = zip(row, map(Q, top.tolist()), map(Q, norms.tolist()), sizes, strict=True)
+        least = [(pair, (t * n + size + other) * factor) for pair, t, n, other in pairs]
+        least[i] = least[i][0], 0  # of an output and itself
+        enough = all(pair >= own or (pair >= 0 and pair**2 >= most) for pair, own in least)
         require(enough, "a constant of two classes is not proven")
+
+
+def last_rows(file, tensors):
+    """The rows of the matrix that comes last, what it reads, and how many factors follow it.
+
+    Factors of each output, and new shapes with the order kept. A convolution whose image is one
+    place is a matrix: each tap reads an entry of its own, or a zero.
+    """
+    nodes = {node["name"]: node for node in file["graph"]["nodes"]}
+    shapes = {name: node["shape"] for name, node in nodes.items()}
+    name, count = file["graph"]["output"], 0
+    by = np.ones(math.prod(shapes[name]))
+    while nodes[name]["op"] not in ("linear", "conv"):
+        node, name = nodes[name], nodes[name]["inputs"][0]
+        require(name in nodes and len(node["inputs"]) == 1, "only a last matrix has pairs")
+        if node["op"] != "reshape":
+            last = node["shape"][-1] == by.size
+            by, count = moderate(by * channel_factors(node, shapes, tensors, last)), count + 1
+    node, args, w = nodes[name], nodes[name]["args"], tensors[nodes[name]["tensors"]["weight"]]
+    plain = node["op"] == "linear" and len(node["shape"]) == 1
+    one = not plain and node["op"] == "conv" and args["groups"] == 1
+    one = one and args["padding"]["mode"] == "zeros"
+    fits = (plain or one) and math.prod(node["shape"]) == len(w) == by.size
+    fits = fits and len(shapes[file["graph"]["output"]]) == 1
+    require(fits, "only a last matrix has pairs")
+    w = w.reshape(len(w), -1)
+    return moderate(moderate(w) * by[:, None]) if count else w, node["inputs"][0], count
 
 
 def check_changes(file, tensors):

@@ -288,6 +288,8 @@ _AUGMENT: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "resized-crop": ("resized_crop", float),
     "randaugment": ("randaugment", int),
     "magnitude": ("magnitude", float),
+    "cutout": ("cutout", int),
+    "mixup": ("mixup", float),
 }
 
 
@@ -306,7 +308,8 @@ def _augment(text: str) -> Augment | None:
         except ValueError:
             raise ValueError(
                 "`augment` must be none, or some of flip, crop=4, resized-crop=0.08, "
-                f"randaugment=2 and magnitude=9 with commas between; got {text!r}."
+                "randaugment=2, magnitude=9, cutout=8 and mixup=0.2 with commas between; got "
+                f"{text!r}."
             ) from None
     if "magnitude" in settings and not settings.get("randaugment"):
         raise ValueError(f"`augment` takes magnitude only with randaugment; got {text!r}.")
@@ -327,6 +330,8 @@ def _augment_text(value: Augment | None) -> str:
     parts += [f"resized-crop={value.resized_crop:g}"] if value.resized_crop else []
     if value.randaugment:
         parts += [f"randaugment={value.randaugment}", f"magnitude={value.magnitude:g}"]
+    parts += [f"cutout={value.cutout}"] if value.cutout else []
+    parts += [f"mixup={value.mixup:g}"] if value.mixup else []
     return ",".join(parts)
 
 

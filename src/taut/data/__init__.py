@@ -5,6 +5,7 @@ from taut.data._batching import Batches, Share, batches
 from taut.data._holdout import Holdout
 from taut.data._inputs import Inputs, class_names, read_inputs
 from taut.data._load import load, load_test, names
+from taut.data._mixing import MixedLabels
 from taut.data._npz import read_array, read_arrays
 from taut.data._pixels import images_below, read_images
 from taut.data._sets import AbstractSplit, Dataset, Split, generator, to_unit_range
@@ -17,6 +18,7 @@ __all__ = [
     "Dataset",
     "Holdout",
     "Inputs",
+    "MixedLabels",
     "Share",
     "Split",
     "Stream",

@@ -26,7 +26,7 @@ _CROP, _COLOUR = 0, 1  # keep the draws of the two apart
 class Augment:
     r"""Random changes of training images; each is left out by its 0 or False.
 
-    In this order: `resized_crop`, `randaugment`, `flip`, `crop_padding`.
+    In this order: `resized_crop`, `randaugment`, `flip`, `crop_padding`, `cutout`, `mixup`.
 
     Args:
         crop_padding: zeros added to each side before a crop of the original size; 0 for no crop.
@@ -37,13 +37,21 @@ class Augment:
             pictures are cropped before they are brought to the shape, pictures in memory after.
         randaugment: how many operations of RandAugment change each image, drawn from fourteen.
         magnitude: how strongly, from 0 to 30.
+        cutout: side, in pixels, of a square of zeros about a random pixel of each image; what of it
+            lies outside is lost.
+        mixup: parameter of the beta distribution, the same twice, that draws for each image what
+            share of it stays; the rest is another image of its batch, likewise changed. The loss is
+            the mean of those for both labels with these shares. Streamed pictures are decoded twice
+            as often.
 
     Raises:
         ValueError: if a setting is out of its range.
 
     Reference:
         Szegedy et al. (2015), arXiv:1409.4842, for resized crops; Cubuk et al. (2020),
-        *RandAugment*, arXiv:1909.13719, with the operations and ranges of torchvision.
+        *RandAugment*, arXiv:1909.13719, with the operations and ranges of torchvision; DeVries and
+        Taylor (2017), *Cutout*, arXiv:1708.04552; Zhang et al. (2018), *mixup*, arXiv:1710.09412,
+        there with one share for all images of a batch.
 
     Example:
         >>> Augment(crop_padding=0, resized_crop=0.08, randaugment=2).changes_pictures
@@ -55,15 +63,19 @@ class Augment:
     resized_crop: float = 0.0
     randaugment: int = 0
     magnitude: float = 9.0
+    cutout: int = 0
+    mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "randaugment"):
+        for name in ("crop_padding", "randaugment", "cutout"):
             if vars(self)[name] < 0:
                 raise ValueError(f"`{name}` must be 0 or more; got {vars(self)[name]}.")
         if not 0 <= self.resized_crop <= 1:
             raise ValueError(f"`resized_crop` must be from 0 to 1; got {self.resized_crop}.")
         if not 0 <= self.magnitude <= _LARGEST:
             raise ValueError(f"`magnitude` must be from 0 to {_LARGEST}; got {self.magnitude}.")
+        if not (self.mixup >= 0 and math.isfinite(self.mixup)):
+            raise ValueError(f"`mixup` must be a number >= 0; got {self.mixup}.")
 
     @property
     def changes_pictures(self) -> bool:

@@ -1,8 +1,9 @@
 r"""Batches of an epoch, shuffled and augmented on the device, as a pure function of the seed."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +11,11 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
 from taut.data._augment import Augment, Variation
+from taut.data._mixing import cut_out, mixed, partners
 from taut.data._sets import AbstractSplit, generator, to_unit_range
 
-_Batch = tuple[Float[Tensor, "b c h w"], Int64[Tensor, " b"]]
+# Labels are a tensor (b,) of int64; with mixup MixedLabels.
+_Batch = tuple[Float[Tensor, "b c h w"], Any]
 
 
 def batches(
@@ -26,7 +29,8 @@ def batches(
 ) -> Iterator[_Batch]:
     r"""Float images in [0, 1] and labels of one epoch, on the device of the split.
 
-    The undivided batches of :class:`Batches`, from step `start` of the epoch on.
+    The undivided batches of :class:`Batches`, from step `start` of the epoch on. With mixup labels
+    are :class:`MixedLabels`.
 
     Raises:
         ValueError: if `batch_size` is below 1 or `start` is not a step of the epoch or its end.
@@ -127,25 +131,71 @@ class Batches:
     def _draw(self, epoch: int, start: int) -> Iterator[_Batch]:
         # All draws of the epoch are made at once on the CPU and moved once: the same on every
         # device and in every process, and no transfer waits inside the loop.
-        draws, augment = generator("batches", self.seed, epoch), self.augment
-        count, device = len(self.split), self.split.device
-        spread = 1 if augment is None else 2 * augment.crop_padding + 1
-        order = torch.randperm(count, generator=draws, device="cpu")
-        offsets = torch.randint(spread, (count, 2), generator=draws, device="cpu").to(device)
-        flips = torch.randint(2, (count,), generator=draws, device="cpu").bool().to(device)
+        augment = self.augment or Augment(crop_padding=0, flip=False)
+        drawn = self._draws(generator("batches", self.seed, epoch), augment)
+        count = len(self.split)
         begins = range(start * self.batch_size, count, self.batch_size)
         parts = [self.share.of(begin, min(begin + self.batch_size, count)) for begin in begins]
-        fetched = self.split.fetch(order, parts)
-        if augment is not None and augment.changes_pictures:
-            varied = Variation(augment, self.seed, epoch)
-            fetched = self.split.fetch(order, parts, variation=varied)
-        for part, batch in zip(parts, fetched, strict=True):
-            pixels = batch.images
-            if augment is not None and augment.flip:
-                pixels = flip(pixels, flips[part])
-            if augment is not None and augment.crop_padding:
-                pixels = crop(pixels, offsets[part], padding=augment.crop_padding)
-            yield to_unit_range(pixels), batch.labels
+        # A mixed batch is fetched and changed with the partners of its images behind it.
+        places = [drawn.places(part) for part in parts]
+        ends = list(itertools.accumulate(map(len, places), initial=0))
+        slices = [slice(*both) for both in itertools.pairwise(ends)]
+        order = drawn.order[torch.cat(places)] if places else drawn.order[:0]
+        varied = Variation(augment, self.seed, epoch) if augment.changes_pictures else None
+        fetched = self.split.fetch(order, slices, variation=varied)
+        for part, at, batch in zip(parts, places, fetched, strict=True):
+            images = to_unit_range(drawn.changed(batch.images, at, augment))
+            if drawn.shares is None:
+                yield images, batch.labels
+            else:
+                yield mixed(images, batch.labels, drawn.shares[part])
+
+    def _draws(self, draws: torch.Generator, augment: Augment) -> "_Draws":
+        count, device = len(self.split), self.split.device
+
+        def drawn(below: int, *size: int) -> Tensor:
+            return torch.randint(below, (count, *size), generator=draws, device="cpu")
+
+        order = torch.randperm(count, generator=draws, device="cpu")
+        offsets = drawn(2 * augment.crop_padding + 1, 2).to(device)
+        flips = drawn(2).bool().to(device)
+        # What a recipe leaves out draws nothing, so that it changes no other draw.
+        centres = partner = shares = None
+        if augment.cutout:
+            centres = torch.stack([drawn(n) for n in self.split.input_shape[1:]], 1).to(device)
+        if augment.mixup:
+            partner, shares = partners(count, self.batch_size, augment.mixup, draws)
+            shares = shares.to(device)
+        return _Draws(order, offsets, flips, centres, partner, shares)
+
+
+@final
+@dataclass(frozen=True, eq=False)
+class _Draws:
+    """What is drawn for each place of an epoch; order and partners stay on the CPU."""
+
+    order: Tensor
+    offsets: Tensor
+    flips: Tensor
+    centres: Tensor | None
+    partner: Tensor | None
+    shares: Tensor | None
+
+    def places(self, part: slice) -> Tensor:
+        """The places of a part, and behind them those of their partners."""
+        places = torch.arange(part.start, part.stop, device="cpu")
+        return places if self.partner is None else torch.cat([places, self.partner[places]])
+
+    def changed(self, images: Tensor, places: Tensor, augment: Augment) -> Tensor:
+        """Images at these places after all that changes whole batches but mixup."""
+        at = places.to(images.device, non_blocking=True)
+        if augment.flip:
+            images = flip(images, self.flips[at])
+        if augment.crop_padding:
+            images = crop(images, self.offsets[at], padding=augment.crop_padding)
+        if self.centres is not None:
+            images = cut_out(images, self.centres[at], side=augment.cutout)
+        return images
 
 
 def crop(

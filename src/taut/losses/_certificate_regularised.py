@@ -20,7 +20,9 @@ class CertificateRegularised(AbstractImageLoss):
         \min_{j \ne y_i} \frac{z_{y_i} - z_j}{c_{y_i j}}\Bigr)
 
     with :math:`c_{yj} = L \|w_y - w_j\|` where a `head` is given, else :math:`\sqrt2 L`. Gradients
-    flow through the radius, the head and the bound.
+    flow through the radius, the head and the bound if it is a tensor that requires one;
+    `taut train` gives both as :class:`EMMA` says. The nets of the paper are 1-Lipschitz, so that
+    their bound has no gradient either.
 
     Args:
         base: the loss that is regularised.
@@ -41,6 +43,7 @@ class CertificateRegularised(AbstractImageLoss):
     """
 
     kind = "certificate-regularised"
+    uses_bound = True
 
     base: AbstractImageLoss = field(default_factory=lambda: OffsetCrossEntropy(0.0, 1.0))
     weight: float = 0.5
@@ -49,6 +52,11 @@ class CertificateRegularised(AbstractImageLoss):
         check_positive(weight=self.weight)
         if not isinstance(self.base, AbstractImageLoss):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"`base` must be a loss of single images; got {self.base!r}.")
+
+    @property
+    def compares_classes(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Whether its base does."""
+        return self.base.compares_classes
 
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""

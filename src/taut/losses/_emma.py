@@ -6,7 +6,13 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import (
+    AbstractImageLoss,
+    LossInputs,
+    check_positive,
+    check_share,
+    classification,
+)
 from taut.losses._pairs import Radius, pair_constants, radius_of
 
 _LEAST = 0.01
@@ -28,11 +34,17 @@ class EMMA(AbstractImageLoss):
     r; it flows through :math:`c_{yj}`, hence through `head`, and through `bound` if it is a tensor
     that requires one, which keeps both small.
 
+    `taut train` gives the rows of the last layer with their gradient, and the bound of its features
+    as a number, proven anew at the start of each epoch. It has no gradient: for orthogonal layers,
+    whose constant is 1 at every step, none is missing; in the paper, whose layers have others,
+    constants have one.
+
     Args:
         eps: the radius aimed at, in the units of the images; a number or a text such as "36/255".
         start: share of `eps` at which the training starts; in (0, 1].
         ramp: share of the training over which the radius grows to `eps`, linearly; 0 for at once.
             It needs `progress`; without one the radius is `eps`.
+        smoothing: share of each label that goes to all classes alike; in [0, 1).
 
     Raises:
         ValueError: if a setting is out of range; on calling, if logits are not `(n, classes)`,
@@ -50,14 +62,17 @@ class EMMA(AbstractImageLoss):
     """
 
     kind = "emma"
+    uses_bound = True
 
     eps: Radius = "108/255"
     start: float = 1 / 30
     ramp: float = 0.5
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         radius_of(self.eps)
         check_positive(start=self.start)
+        check_share(smoothing=self.smoothing)
         if self.start > 1:
             raise ValueError(f"`start` must be at most 1; got {self.start}.")
         if not 0 <= self.ramp <= 1:
@@ -76,4 +91,5 @@ class EMMA(AbstractImageLoss):
         lead = (logits.gather(1, labels[:, None]) - logits).detach()
         # The label has lead 0 and allowance 0: it stays.
         share = (lead / allowed.detach().clamp(min=1e-30)).clamp(_LEAST, 1.0)
-        return F.cross_entropy(logits + share * allowed, labels, reduction="none")
+        moved = logits + share * allowed
+        return F.cross_entropy(moved, labels, reduction="none", label_smoothing=self.smoothing)

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
 import torch
@@ -20,7 +20,8 @@ class LossInputs:
 
     Args:
         logits: outputs of the model, one row per image; for a critic one score per image.
-        labels: one per image.
+        labels: one per image; for losses that are a mean over images also probabilities of the
+            classes, floating point and `(n, classes)`, as mixup has them.
         bound: Lipschitz constant of the model, or of its features where `head` is given, for
             losses that use it; left out, 1.
         head: weight of the last layer, `(classes, features)`, for losses that use it.
@@ -75,11 +76,12 @@ class AbstractLoss(ABC):
     Call it with logits and labels, or with :class:`LossInputs`. A subclass states its `kind`, the
     name that recipes and the command line use, and defines :meth:`value`; one that has a value for
     each image derives from :class:`AbstractImageLoss` instead. `compares_classes` says that it uses
-    `counts`.
+    `counts`, `uses_bound` that it uses `bound` and `head`.
     """
 
     kind: ClassVar[str]
     compares_classes: ClassVar[bool] = False
+    uses_bound: ClassVar[bool] = False
 
     @abstractmethod
     def value(self, inputs: LossInputs) -> Tensor:
@@ -110,7 +112,7 @@ class AbstractLoss(ABC):
 
         Args:
             logits: outputs of the model.
-            labels: one per image.
+            labels: as in :class:`LossInputs`.
             bound: as in :class:`LossInputs`.
             head: as in :class:`LossInputs`.
             reduction: "mean" over the images, their "sum", or "none": one loss for each image.
@@ -125,6 +127,11 @@ class AbstractLoss(ABC):
             raise ValueError("`labels` must be one label per image; got None.")
         else:
             inputs = LossInputs(logits, labels, bound, head, counts, progress)
+        if isinstance(self, AbstractImageLoss) and _are_probabilities(inputs):
+            each = self.expected(inputs)
+            if reduction == "none":
+                return each
+            return each.mean() if reduction == "mean" else each.sum()
         if reduction == "none":
             return self.each(inputs)
         value = self.value(inputs)
@@ -132,7 +139,12 @@ class AbstractLoss(ABC):
 
 
 class AbstractImageLoss(AbstractLoss):
-    """A loss that is a mean over the images; a subclass defines :meth:`each`."""
+    r"""A loss that is a mean over the images; a subclass defines :meth:`each`.
+
+    Labels may be probabilities q of the classes, unless the loss compares classes: then the loss of
+    an image is the sum of :math:`q_k` times its loss for the label k, as mixup has it. That takes
+    the memory of a batch with as many times more images as there are classes.
+    """
 
     @abstractmethod
     def each(self, inputs: LossInputs) -> Tensor:
@@ -142,6 +154,34 @@ class AbstractImageLoss(AbstractLoss):
     def value(self, inputs: LossInputs) -> Tensor:
         """The mean over the images."""
         return self.each(inputs).mean()
+
+    @final
+    def expected(self, inputs: LossInputs) -> Tensor:
+        """The loss of each image, the mean over labels drawn with their probabilities."""
+        logits, probabilities = inputs.logits, inputs.labels
+        if self.compares_classes:
+            raise ValueError(
+                f"`labels` must be one label per image for {type(self).__name__}, which compares "
+                f"classes; got probabilities of shape {tuple(probabilities.shape)}."
+            )
+        if can_be_read(probabilities):
+            total = probabilities.sum(1)
+            if not bool((probabilities >= 0).all() & ((total - 1).abs() < 1e-3).all()):
+                raise ValueError(
+                    "`labels` must be probabilities, >= 0 and with the sum 1 in a row."
+                )
+        count, classes = logits.shape
+        labels = torch.arange(classes, device=logits.device).repeat(count)
+        repeated = logits.repeat_interleave(classes, 0)
+        each = self.each(replace(inputs, logits=repeated, labels=labels)).view(count, classes)
+        return (each.where(probabilities > 0, 0.0) * probabilities).sum(1)
+
+
+def _are_probabilities(inputs: LossInputs) -> bool:
+    """Whether labels are a probability for each class and image."""
+    labels, logits = inputs.labels, inputs.logits
+    same = labels.shape == logits.shape and labels.ndim == 2 and labels.shape[1] > 1
+    return same and len(labels) > 0 and labels.is_floating_point()
 
 
 def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
@@ -216,3 +256,10 @@ def check_positive(**settings: float) -> None:
     for name, value in settings.items():
         if not (value > 0 and math.isfinite(value)):
             raise ValueError(f"`{name}` must be a positive number; got {value}.")
+
+
+def check_share(**settings: float) -> None:
+    """Refuse a setting that is not in [0, 1)."""
+    for name, value in settings.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"`{name}` must be from 0 to below 1; got {value}.")

@@ -1,5 +1,6 @@
 """How fast the margin between two classes may move."""
 
+import math
 from fractions import Fraction
 
 import torch
@@ -14,10 +15,11 @@ Radius = int | float | str
 def radius_of(eps: Radius) -> float:
     """The number of a radius that is > 0."""
     try:
-        value = float(Fraction(eps))
+        # A ratio of two numbers; any other text as floats are read, whatever its exponent.
+        value = float(Fraction(eps) if isinstance(eps, str) and "/" in eps else eps)
     except (TypeError, ValueError, ArithmeticError):
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf:
         raise ValueError(f'`eps` must be a positive number or a text like "36/255"; got {eps!r}.')
     return value
 

@@ -6,7 +6,13 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut.losses._inputs import (
+    AbstractImageLoss,
+    LossInputs,
+    check_positive,
+    check_share,
+    classification,
+)
 from taut.losses._pairs import Radius, pair_constants, radius_of
 
 
@@ -22,12 +28,15 @@ class CertifiedTRADES(AbstractImageLoss):
     :math:`c_j` is by how much class j may gain on the predicted class for each unit of the input
     (see :class:`EMMA`). The first term fits the labels; the second asks for predictions, right or
     wrong, that no input within :math:`\varepsilon` changes much. TRADES searches that input by an
-    attack; here its logits are bounded, in one pass.
+    attack; here its logits are bounded, in one pass. Gradients flow through c: through the rows of
+    `head`, and through `bound` if it is a tensor that requires one, as in the paper; `taut train`
+    gives both as :class:`EMMA` says.
 
     Args:
         eps: the radius, in the units of the images; a number or a text such as "36/255".
         weight: :math:`\lambda`; > 0.
         temperature: T; > 0.
+        smoothing: share of each label that goes to all classes alike; in [0, 1).
 
     Raises:
         ValueError: if a setting is out of range; on calling, as :class:`EMMA`.
@@ -45,20 +54,25 @@ class CertifiedTRADES(AbstractImageLoss):
     """
 
     kind = "certified-trades"
+    uses_bound = True
 
     eps: Radius = "36/255"
     weight: float = 1.0
     temperature: float = 0.25
+    smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         radius_of(self.eps)
         check_positive(weight=self.weight, temperature=self.temperature)
+        check_share(smoothing=self.smoothing)
 
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""
         logits, labels = classification(inputs)
         gain = pair_constants(inputs, logits.argmax(1)) * radius_of(self.eps)
-        here = F.log_softmax(logits / self.temperature, 1)
+        tempered = logits / self.temperature
+        here = F.log_softmax(tempered, 1)
         worst = F.log_softmax((logits + gain) / self.temperature, 1)
         divergence = F.kl_div(worst, here, reduction="none", log_target=True).sum(1)
-        return F.nll_loss(here, labels, reduction="none") + self.weight * divergence
+        fit = F.cross_entropy(tempered, labels, reduction="none", label_smoothing=self.smoothing)
+        return fit + self.weight * divergence

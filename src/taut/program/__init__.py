@@ -15,6 +15,7 @@ from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
 from taut.program._folds import Fold, fold_of, folds_of
 from taut.program._functions import wraps_too_often
+from taut.program._head import Head, head_of, pairs_of
 from taut.program._norm_bounds import Effort
 from taut.program._op import (
     CAPTURES,
@@ -51,6 +52,7 @@ __all__ = [
     "Composed",
     "Effort",
     "Fold",
+    "Head",
     "Layer",
     "LayerBound",
     "LipschitzBound",
@@ -74,12 +76,14 @@ __all__ = [
     "fold_of",
     "folds_of",
     "has_parametrizations",
+    "head_of",
     "layers_of",
     "like",
     "lipschitz_bound",
     "norm_upper",
     "op",
     "operation",
+    "pairs_of",
     "pairwise_constants",
     "parts_of",
     "reads",

@@ -14,9 +14,9 @@ from taut._sharding import gathers
 from taut.linalg.operator import DENSE_LIMIT, AbstractOperator
 from taut.program._check import checked_record
 from taut.program._dense import dense_matrix
+from taut.program._head import pairs_of
 from taut.program._norm_bounds import WORK, Effort, Norms
 from taut.program._op import AbstractOp
-from taut.program._pairwise import pairwise_constants
 from taut.program._parametrized import settled
 from taut.program._program import LARGEST, Program, Site, canonical, program_from
 from taut.program._replay import ProgramModule
@@ -275,7 +275,7 @@ def bound_of(
     used = [name for name in ("compose_affine", "follow_parts")
             if any(step.by == name for step in slopes.used())]  # fmt: skip
     total = slopes.slopes[program.output]
-    return LipschitzBound(total, tuple(rows), _pairs(program, slopes.slopes), tuple(used))
+    return LipschitzBound(total, tuple(rows), pairs_of(program, slopes.slopes), tuple(used))
 
 
 def _row(slopes: Slopes, step: Step) -> LayerBound | None:
@@ -290,14 +290,6 @@ def _row(slopes: Slopes, step: Step) -> LayerBound | None:
     proof = max(step.bounds, key=lambda bound: bound.value).proof
     types = " + ".join(dict.fromkeys(node.type for node in nodes))
     return LayerBound(last.name, types, gain, proof, slopes.excess(step))
-
-
-def _pairs(program: Program, slopes: Mapping[str, float]) -> Tensor | None:
-    """Constants of pairs of outputs, if the program ends in a matrix."""
-    last = next((node for node in program.nodes if node.name == program.output), None)
-    if last is None or last.op != "linear" or len(last.shape) != 1:
-        return None
-    return pairwise_constants(program.tensors[last.tensors["weight"]], slopes[last.inputs[0]])
 
 
 @gathers

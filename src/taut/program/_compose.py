@@ -30,7 +30,7 @@ it reads, the sum must be at most :math:`1 / (2 \sqrt\eta)`: the square of that 
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, final
 
 from taut.linalg.rounding import (
@@ -137,7 +137,7 @@ class Composed:
 
     Attributes:
         lipschitz: of the logits.
-        features: Lipschitz constant of what the last row reads.
+        constants: Lipschitz constants of all values, by name.
         error: (a, b): two computed logits differ from their exact difference by at most a |x| + b.
         norm_limit: up to this norm of the input nothing overflows.
 
@@ -147,7 +147,7 @@ class Composed:
     """
 
     lipschitz: float
-    features: float = 1.0
+    constants: Mapping[str, float] = field(default_factory=dict, compare=False)
     error: tuple[float, float] = (0.0, 0.0)
     norm_limit: float = math.inf
 
@@ -266,13 +266,11 @@ def compose(
         if folds and layer.name in folds:
             recursion.fold(layer.name, *folds[layer.name])
     last = recursion.states[output]
-    head = next((layer for layer in layers if layer.name == output), None)
-    read = () if head is None else head.inputs
-    features = max((recursion.states[name].lipschitz for name in read), default=1.0)
+    constants = {name: state.lipschitz for name, state in recursion.states.items()}
     error = (up_product(UP_SQRT2, last.d[0]), up_product(UP_SQRT2, last.d[1]))
     if not all(map(math.isfinite, (last.lipschitz, *error, *last.r))):
         raise UnprovenError("The bound of the model is not finite.")
-    return Composed(last.lipschitz, features, error, recursion.norm_limit)
+    return Composed(last.lipschitz, constants, error, recursion.norm_limit)
 
 
 def widened(value: float, rows: int = 0) -> float:

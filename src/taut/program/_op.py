@@ -102,6 +102,10 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         operator = None if last else self.operator(site)
         return ComputedKernel.of(operator) if isinstance(operator, ConvOperator) else None
 
+    def curvatures(self, site: Site) -> tuple[float, float] | None:
+        """For a function of each entry, between what its second derivative is; None if unknown."""
+        return None
+
     def gains(self, site: Site) -> tuple[Gain, ...]:
         """Lipschitz constant in each input; as a `NormBound` where the proof is one of its own."""
         raise UnprovenError("it has no proven bound")

@@ -7,6 +7,7 @@ from typing import final
 from taut.linalg.operator import NormBound, Proof
 from taut.linalg.rounding import up_product, up_root_sum_square, up_sum
 from taut.program._dense import region_bound, small_region
+from taut.program._head import head_of
 from taut.program._norm_bounds import Norms
 from taut.program._program import Program, Site
 from taut.program._result import UnprovenError
@@ -78,9 +79,8 @@ class Slopes:
     def _needed(self) -> set[str]:
         """The values whose constants are asked for: not those inside of a step."""
         needed, open_ = {self.program.source}, [self.program.output]
-        last = self.sites.get(self.program.output)
-        if last is not None and last.node.op == "linear":
-            open_ += last.node.inputs  # constants of pairs of logits start there
+        head = head_of(self.program)
+        open_ += [] if head is None else [head.source]  # constants of pairs of logits start there
         while open_:
             name = open_.pop()
             if name not in needed:

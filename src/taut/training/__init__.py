@@ -16,7 +16,7 @@ from taut.training._run import (
     read_recipe,
     refuse_other_recipe,
 )
-from taut.training._schedules import AbstractSchedule, Cosine, Exponential, OneCycle
+from taut.training._schedules import AbstractSchedule, Constant, Cosine, Exponential, OneCycle
 
 __all__ = [
     "CHOICES",
@@ -24,6 +24,7 @@ __all__ = [
     "MODEL",
     "RECIPE",
     "AbstractSchedule",
+    "Constant",
     "Cosine",
     "Device",
     "Evaluation",

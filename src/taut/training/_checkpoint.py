@@ -1,5 +1,6 @@
 """The state of a training as one file: a crash leaves the old checkpoint whole or the new one."""
 
+import json
 from dataclasses import dataclass
 from typing import final
 
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from taut.files import load_tensors, save_tensors, tensors_under
 from taut.linalg.rates import wide_dtype
 from taut.training._devices import random_state, set_random_state
+from taut.training._optimisers import OPTIMISERS, OptimiserKind
 from taut.training._run import MODEL, STATE, Run, refuse_foreign
 
 _MODEL, _AVERAGE, _OPTIMISER, _RANDOM = "model.", "average.", "optimiser.", "random."
@@ -23,6 +25,7 @@ class Position:
     step: int  # optimiser steps taken
     loss_sum: Tensor  # of the current epoch, over its images so far, in float64 where there is such
     seconds: float  # wall time, over all sittings
+    bound: float | None = None  # of the features in this epoch, for losses that use it
 
 
 def save_checkpoint(
@@ -55,7 +58,11 @@ def save_checkpoint(
     tensors |= moments | random | {_LOSS: position.loss_sum}
     metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
     save_tensors(run.path / MODEL, finished.state_dict(), metadata)
-    save_tensors(run.path / STATE, tensors, metadata | {"seconds": repr(position.seconds)})
+    metadata |= {"seconds": repr(position.seconds)}
+    metadata |= {} if position.bound is None else {"bound": repr(position.bound)}
+    kind = OPTIMISERS[run.recipe.optimizer]
+    metadata |= {"groups": json.dumps(kind.numbers(optimiser))} if kind.scalars else {}
+    save_tensors(run.path / STATE, tensors, metadata)
 
 
 def load_checkpoint(
@@ -84,11 +91,15 @@ def load_checkpoint(
         model.load_state_dict(tensors_under(tensors, _MODEL))
         if average is not None:
             average.load_state_dict(tensors_under(tensors, _AVERAGE))
-        optimiser.load_state_dict(_nested(tensors_under(tensors, _OPTIMISER), optimiser))
+        kind, moments = OPTIMISERS[run.recipe.optimizer], tensors_under(tensors, _OPTIMISER)
+        optimiser.load_state_dict(_nested(moments, optimiser, kind))
+        if kind.scalars:
+            kind.restore(optimiser, json.loads(metadata["groups"]))
         position = Position(
             int(metadata["step"]),
             tensors[_LOSS].to(wide_dtype(device)).to(device),
             float(metadata["seconds"]),
+            float(metadata["bound"]) if "bound" in metadata else None,
         )
         random = tensors_under(tensors, _RANDOM)
         if position.step < 0 or position.loss_sum.shape:
@@ -102,18 +113,17 @@ def load_checkpoint(
     return position
 
 
-def _nested(moments: dict[str, Tensor], optimiser: torch.optim.Optimizer) -> dict:
-    """The state of Adam from tensors called INDEX.NAME, their shapes checked."""
+def _nested(
+    moments: dict[str, Tensor], optimiser: torch.optim.Optimizer, kind: OptimiserKind
+) -> dict:
+    """The state of an optimiser from tensors called INDEX.NAME, their shapes checked."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in moments.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     # The fused step trusts these shapes, and would write past the end of a smaller tensor.
-    shapes = {
-        index: {"step": torch.Size(()), "exp_avg": p.shape, "exp_avg_sq": p.shape}
-        for index, p in enumerate(parameters)
-    }
+    shapes = {index: kind.shapes(p) for index, p in enumerate(parameters)}
     if {i: {name: m.shape for name, m in state[i].items()} for i in sorted(state)} != shapes:
-        raise ValueError("the moments of Adam are not those of its parameters")
+        raise ValueError("the moments of the optimiser are not those of its parameters")
     return {"state": state, "param_groups": optimiser.state_dict()["param_groups"]}

@@ -1,4 +1,4 @@
-"""The training loop: AdamW on any device, resumed where it stopped."""
+"""The training loop: on any device, resumed where it stopped."""
 
 import math
 import os
@@ -7,17 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
-from taut import optim
-from taut.data import Batches, Dataset, Share, StreamedDataset
+from taut.data import Batches, Dataset, MixedLabels, Share, StreamedDataset
 from taut.kinds import in_file_of
-from taut.losses import LossInputs, label_counts
+from taut.losses import label_counts
 from taut.parametrizations import after_step, batched_if_quicker, projected, shared_weights
 from taut.training._average import Average, parameter_groups
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
@@ -29,6 +28,8 @@ from taut.training._devices import (
 )
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
+from taut.training._margins import Margins, margins_of, mean_loss
+from taut.training._optimisers import OPTIMISERS
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
@@ -36,7 +37,6 @@ from taut.training._schedules import warm_up
 
 _ALONE = Launch()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
-OPTIMIZERS = {"adam": torch.optim.AdamW, "stiefel-adam": optim.Adam}
 
 
 @final
@@ -145,7 +145,8 @@ class _Trainer:
         self.data = data.to(self.device)
         self.plain_model = self.recipe.build_model().to(self.device)
         groups = parameter_groups(self.plain_model, self.recipe.weight_decay)
-        self.plain_optimiser = OPTIMIZERS[self.recipe.optimizer](groups, fused=True)
+        self.kind = OPTIMISERS[self.recipe.optimizer]
+        self.plain_optimiser = self.kind.make(groups)
         self.average = Average(self.plain_model, self.recipe.ema) if self.recipe.ema else None
         averaged = None if self.average is None else self.average.model
         state = self.plain_model, self.plain_optimiser, self.device
@@ -169,6 +170,7 @@ class _Trainer:
         self.rows = run.history()[: self.position.step // self.steps_per_epoch]
         self.losses = torch.zeros_like(self.position.loss_sum)  # of this process, not yet shared
         self.evaluation: Evaluation | None = None
+        self.margins: Margins | None = None
         self.clock = self.saved = time.monotonic()
 
     def train(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> None:
@@ -188,6 +190,8 @@ class _Trainer:
         readings = steps_between_readings(self.device)
         if start == 0:
             self.position.loss_sum.zero_()
+        if self.recipe.loss.uses_bound:
+            self._bound(start)
         for images, labels in self.batches.epoch(epoch, start=start):
             self._step(images, labels)
             if self.position.step % self.steps_per_epoch == 0:
@@ -210,6 +214,13 @@ class _Trainer:
         tell(self._progress())
         return self._agree(interrupted.is_set())[0]
 
+    def _bound(self, start: int) -> None:
+        """Bound the margins at the first step of an epoch; a resumed epoch goes on with its own."""
+        self.margins = margins_of(self.plain_model, self.recipe.input_shape)
+        if start > 0 and self.position.bound is not None:
+            self.margins = replace(self.margins, bound=self.position.bound)
+        self.position.bound = self.margins.bound
+
     def _agree(self, *flags: bool) -> list[bool]:
         """For each flag, whether any process has it set."""
         if self.processes.share.world == 1:
@@ -221,11 +232,10 @@ class _Trainer:
         self.position.loss_sum += self.processes.total(self.losses)
         self.losses.zero_()
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def _step(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
         lr = self._learning_rate(self.position.step)
         beta1 = self.recipe.schedule.beta1(self.position.step, self.total)
-        for group in self.plain_optimiser.param_groups:
-            group["lr"], group["betas"] = lr, (beta1, group["betas"][1])
+        self.kind.drive(self.plain_optimiser, lr, beta1)
         self.optimiser.zero_grad()
         self._backward(images, labels)
         if self.recipe.clip_norm:
@@ -233,22 +243,21 @@ class _Trainer:
         with self._finite_raw_tensors():
             self.optimiser.step()
         self.position.step += 1
-        # The parameters that `taut.optim` keeps orthonormal need no bases.
-        retracts = self.recipe.optimizer == "adam"
         with self._finite_raw_tensors():
             after_step(
                 self.plain_model,
                 self.position.step,
-                retract_every=self.recipe.retract_every if retracts else 0,
+                retract_every=self.recipe.retract_every if self.kind.retracts else 0,
             )
         if self.average is not None:
             self.average.update(self.plain_model, self.position.step)
 
-    def _backward(self, images: Tensor, labels: Tensor) -> None:
+    def _backward(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
         """Add up the gradients of the parts of a batch; processes exchange them with the last."""
         count, parts = len(labels), self.recipe.accumulate
-        compares = self.recipe.loss.compares_classes
-        counts = label_counts(labels, self.recipe.classes) if compares else None
+        counts = None
+        if self.recipe.loss.compares_classes and isinstance(labels, Tensor):
+            counts = label_counts(labels, self.recipe.classes)
         slices = [Share(part, parts).of(0, count) for part in range(parts)]
         filled = [part for part in slices if part.stop > part.start]
         if count == 0:  # fewer images than processes: take part with one of weight 0
@@ -266,14 +275,16 @@ class _Trainer:
                 )
 
     def _backward_part(
-        self, images: Tensor, labels: Tensor, counts: Tensor | None, count: int
+        self, images: Tensor, labels: Tensor | MixedLabels, counts: Tensor | None, count: int
     ) -> None:
         world = self.processes.share.world
         with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
-        inputs = LossInputs(logits, labels, counts=counts, progress=self.position.step / self.total)
+            head = None if self.margins is None else self.margins.rows(self.plain_model)
+        known = {"bound": self.position.bound, "head": head, "counts": counts}
+        known["progress"] = self.position.step / self.total
         with in_file_of(type(self.recipe.loss)):
-            loss = self.recipe.loss(inputs)
+            loss = mean_loss(self.recipe.loss, logits, labels, **known)
         self.losses += loss.detach().to(self.losses) * count
         if world > 1 or self.recipe.accumulate > 1:
             # Gradients are averaged over processes; weighted so, that is the mean over all images.
@@ -325,7 +336,9 @@ class _Trainer:
     def _finished(self) -> nn.Module:
         """The model to save for others, to evaluate and to certify."""
         self._require_finite_weights()
-        return projected(self.plain_model if self.average is None else self.average.model).eval()
+        if self.average is not None:
+            return projected(self.average.model).eval()
+        return projected(self.kind.averaged(self.plain_optimiser, self.plain_model)).eval()
 
     def _progress(self) -> Progress:
         epoch, done = divmod(self.position.step - 1, self.steps_per_epoch)

@@ -21,16 +21,16 @@ from taut.kinds import (
     in_file_of,
     source_file,
 )
-from taut.losses import AbstractLoss, MultiMargin
+from taut.losses import AbstractImageLoss, AbstractLoss, MultiMargin
 from taut.losses import kinds as losses
 from taut.models import AbstractModel, Small, configurations, model_of
 from taut.models import kinds as models
 from taut.parametrizations import AbstractParametrization, methods
 from taut.training import _schedules
-from taut.training._schedules import AbstractSchedule, OneCycle
+from taut.training._schedules import AbstractSchedule, Constant, OneCycle
 
 Precision = Literal["32-true", "bf16-mixed"]
-OptimizerName = Literal["adam", "stiefel-adam"]
+OptimizerName = Literal["adam", "sgd", "stiefel-adam", "stiefel-sgd", "schedule-free"]
 
 CHOICES: dict[str, Choice] = {
     "model": Choice("model", AbstractModel, models(), adapt=model_of, named=configurations()),
@@ -49,7 +49,7 @@ _DATA = ("input_shape", "classes", "holdout", "resize", "draft")
 @final
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """All settings of one training run, with AdamW.
+    """All settings of one training run.
 
     Args:
         name: what reports and run folders call it.
@@ -65,17 +65,21 @@ class Recipe:
         parametrization: the method of its layers, a class; dense layers use its `dense_as`.
             Left out, that of the architecture.
         loss: the training loss.
-        optimizer: "adam" is torch's AdamW; "stiefel-adam", :class:`taut.optim.Adam`, keeps the
-            parameters of orthogonal layers orthonormal, so that `retract_every` does not matter.
+        optimizer: "adam" is torch's AdamW, "sgd" its SGD with momentum; "stiefel-adam" and
+            "stiefel-sgd", those of :mod:`taut.optim`, keep the parameters of orthogonal layers
+            orthonormal, so that `retract_every` does not matter; "schedule-free" is AdamW of the
+            package schedulefree, which averages parameters instead of lowering the learning rate,
+            needs the schedule "constant", and does not retract.
         lr: peak learning rate.
-        schedule: how the learning rate and Adam's beta1 move over the run.
+        schedule: how the learning rate and momentum (Adam's beta1) move over the run.
         epochs: passes over the training set.
         batch_size: images per step.
         accumulate: parts in which each process computes its share of a batch, one after the other;
             gradients add up to those of the batch if the loss is a mean over images.
         warmup: epochs, also a fraction, in which the learning rate rises from 0 to the schedule's.
-        weight_decay: decoupled, as in AdamW, of parameters with two or more dimensions, but not of
-            raw tensors whose size changes no weight; refused if there are no others.
+        weight_decay: decoupled, as in AdamW, or added to the gradient, as in SGD; of parameters
+            with two or more dimensions, but not of raw tensors whose size changes no weight;
+            refused if there are no others.
         clip_norm: largest l2 norm of all gradients of a step together; 0 for no limit.
         ema: decay of the moving average of the parameters, which is then the model that is
             evaluated, certified and saved; 0 for none.
@@ -149,8 +153,20 @@ class Recipe:
         if self.optimizer not in get_args(OptimizerName):
             allowed = ", ".join(get_args(OptimizerName))
             raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
+        if self.optimizer == "schedule-free":
+            self._check_schedule_free()
         for eps in self.eps:
             _check_eps(eps)
+
+    def _check_schedule_free(self) -> None:
+        if not isinstance(self.schedule, Constant):
+            raise ValueError(
+                f"`optimizer` schedule-free needs the schedule constant; got {self.schedule.kind}."
+            )
+        if self.ema:
+            raise ValueError(
+                f"`ema` must be 0 with the optimizer schedule-free, which averages; got {self.ema}."
+            )
 
     def _check_numbers(self) -> None:
         least = {"classes": 2, "epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0}
@@ -178,6 +194,12 @@ class Recipe:
         if self.draft and not self.resize:
             raise ValueError("`draft` needs `resize`, which says how large pictures must be.")
         changed = self.augment is not None and self.augment.changes_pictures
+        mixes = self.augment is not None and self.augment.mixup > 0
+        if mixes and (self.loss.compares_classes or not isinstance(self.loss, AbstractImageLoss)):
+            raise ValueError(
+                "`augment` with mixup needs a loss of single images, which compares no classes; "
+                f"got {type(self.loss).__name__}."
+            )
         if changed and self.input_shape[0] not in (1, 3):
             raise ValueError(
                 "`augment` with a resized crop or RandAugment needs images of 1 or 3 channels; "

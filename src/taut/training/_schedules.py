@@ -7,7 +7,9 @@ from typing import ClassVar, final
 
 
 class AbstractSchedule(ABC):
-    """How Adam's learning rate and beta1 move over a run: a frozen dataclass.
+    """How the learning rate and Adam's beta1 move over a run: a frozen dataclass.
+
+    SGD has beta1 as its momentum.
 
     A subclass states its `kind`, the name that recipes and the command line use.
     """
@@ -114,6 +116,25 @@ class Cosine(AbstractSchedule):
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
         return (1 + math.cos(math.pi * step / (steps_per_epoch * epochs))) / 2
+
+    def beta1(self, step: int, total: int) -> float:
+        return 0.9
+
+
+@final
+@dataclass(frozen=True)
+class Constant(AbstractSchedule):
+    """The peak learning rate throughout, after the recipe's warm-up; beta1 is 0.9.
+
+    Example:
+        >>> Constant().factor(7, steps_per_epoch=4, epochs=2)
+        1.0
+    """
+
+    kind = "constant"
+
+    def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+        return 1.0
 
     def beta1(self, step: int, total: int) -> float:
         return 0.9

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import taut
 from taut.data import Augment
-from taut.losses import HingeKRMulticlass
+from taut.losses import EMMA, HingeKRMulticlass
 from taut.parametrizations import _svcm, methods
 from taut.training import Launch, OtherProcessFailed, Recipe, TrainingInterrupted, read_recipe
 from taut.training import _loop as loop
@@ -30,6 +30,9 @@ SETTINGS = {
     "channels_last": True,
     "augment": Augment(crop_padding=1, resized_crop=0.3, randaugment=2),
 }
+
+
+MIXED = Augment(crop_padding=1, cutout=2, mixup=0.4)
 
 
 def trainer(folder):
@@ -146,6 +149,8 @@ def main(folder):
     train("bf16", precision="bf16-mixed")
     train("settings", **SETTINGS)
     train("stiefel", optimizer="stiefel-adam")
+    train("mixed", loss=EMMA(), augment=MIXED)
+    train("shared rows", Launch(share_weights=True), loss=EMMA())
     said["weights"] = weights(train)
     (folder / f"said-{RANK}.json").write_text(json.dumps(said))
 

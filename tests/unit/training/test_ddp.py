@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 import taut
 from taut.cli.app import main
 from taut.data import Augment, Batches, Share, Split, batches
+from taut.losses import EMMA
 from taut.parametrizations import methods
 from taut.training import Launch, Recipe, Run, TrainingInterrupted, is_first_process, train
 from taut.training._processes import Processes
@@ -107,6 +108,16 @@ def test_steps_on_the_manifold_are_those_of_one_process(folder, said):
     recipe = replace(TINY, optimizer="stiefel-adam")
     alone = train(recipe, folder / "stiefel-alone", data_dir=folder / "data.npz")
     assert_same_curve(Run.open(folder / "stiefel"), alone)
+
+
+@pytest.mark.parametrize(
+    ("name", "augment"),
+    [("mixed", Augment(crop_padding=1, cutout=2, mixup=0.4)), ("shared rows", TINY.augment)],
+)
+def test_rows_bounds_and_partners_are_those_of_one_process(name, augment, folder, said):
+    recipe = replace(TINY, loss=EMMA(), augment=augment)
+    alone = train(recipe, folder / f"{name} alone", data_dir=folder / "data.npz")
+    assert_same_curve(Run.open(folder / name), alone)
 
 
 def test_torchrun_trains_as_one_process(folder, alone):

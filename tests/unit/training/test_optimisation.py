@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 import taut
 from taut.cli.app import main
-from taut.data import Augment, batches, load
-from taut.losses import MultiMargin
+from taut.data import Augment, MixedLabels, batches, load
+from taut.losses import CertificateRegularised, HingeKRMulticlass, MultiMargin
 from taut.training import Recipe, Run, TrainingInterrupted, train
 from taut.training import _loop as loop
 from taut.training._average import decaying
@@ -59,7 +59,10 @@ def slow_run(recipe, split):
         drawn = batches(split, recipe.batch_size, seed=recipe.seed, epoch=step // steps,
                         augment=recipe.augment, start=step % steps)  # fmt: skip
         optimiser.zero_grad()
-        recipe.loss(model(*(batch := next(drawn))[:1]), batch[1]).backward()
+        images, labels = next(drawn)
+        # Mixed labels as probabilities.
+        targets = labels.probabilities(3) if isinstance(labels, MixedLabels) else labels
+        recipe.loss(model(images), targets).backward()
         parameters = dict(model.named_parameters())
         norm = math.sqrt(sum(float(p.grad.double().square().sum()) for p in parameters.values()))
         lr = recipe.lr * recipe.schedule.factor(step, steps_per_epoch=steps, epochs=recipe.epochs)
@@ -120,7 +123,22 @@ def test_averages_of_raw_tensors_give_orthogonal_weights(data_dir, tmp_path):
     assert torch.allclose(torch.linalg.svdvals(weight), torch.ones(3).double(), atol=1e-5)
 
 
-PICTURES = Augment(crop_padding=1, resized_crop=0.3, randaugment=2)
+MIXED = Augment(crop_padding=1, cutout=2, mixup=0.5)
+PICTURES = replace(MIXED, resized_crop=0.3, randaugment=2)
+
+
+def test_images_are_cut_and_mixed_with_their_labels(data_dir, tmp_path):
+    split = load("npz", data_dir).train
+    for accumulate in (1, 3):
+        recipe = replace(TINY, augment=MIXED, accumulate=accumulate)
+        found = train(recipe, tmp_path / str(accumulate), data_dir=data_dir).model()
+        assert distance(found, slow_run(recipe, split)) < 1e-5
+        assert distance(found, slow_run(replace(recipe, augment=Augment(1)), split)) > 1e-3
+    for loss in (HingeKRMulticlass(), CertificateRegularised(HingeKRMulticlass())):
+        with pytest.raises(ValueError, match=r"mixup needs a loss of single images, .*; got "):
+            replace(TINY, augment=MIXED, loss=loss)
+
+
 EVERYTHING = replace(TINY, **ALL, channels_last=True, augment=PICTURES)
 
 

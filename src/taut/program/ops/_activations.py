@@ -20,10 +20,15 @@ __all__ = ["AbstractActivation", "at_least_one", "number", "plain_call"]
 
 
 class AbstractActivation(AbstractOp):
-    """A function of each entry; `slope` is its largest one, rounded up."""
+    """A function of each entry; `slope` is its largest one, rounded up.
+
+    `curvature` is between what its second derivative is, rounded outward; None where the slope is
+    not Lipschitz, or nothing is known of it.
+    """
 
     function: Callable[..., Tensor]
     slope: float = 1.0
+    curvature: tuple[float, float] | None = None
     onnx: str = ""
 
     def gains(self, site: Site) -> tuple[NormBound, ...]:
@@ -34,6 +39,10 @@ class AbstractActivation(AbstractOp):
     def largest_slope(self, site: Site) -> float:
         """For the arguments of this node."""
         return self.slope
+
+    def curvatures(self, site: Site) -> tuple[float, float] | None:
+        """For the arguments of this node."""
+        return self.curvature
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
         """Apply the function."""

@@ -21,26 +21,29 @@ __all__: list[str] = []
 
 @op("tanh")
 class Tanh(AbstractActivation):
-    """tanh x."""
+    """tanh x; its curvature is largest where tanh^2 is 1/3: 4 / (3 sqrt(3))."""
 
     function = torch.tanh
+    curvature = -0.769801, 0.769801
     onnx = "Tanh"
 
 
 @op("sigmoid")
 class Sigmoid(AbstractActivation):
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)); an eighth of the curvature of the tangent: 1 / (6 sqrt(3))."""
 
     function = torch.sigmoid
     slope = 0.25
+    curvature = -0.096226, 0.096226
     onnx = "Sigmoid"
 
 
 @op("logsigmoid")
 class LogSigmoid(AbstractActivation):
-    """log(1 / (1 + exp(-x)))."""
+    """log(1 / (1 + exp(-x))), with the curvature -s (1 - s), s the sigmoid."""
 
     function = F.logsigmoid
+    curvature = -0.25, 0.0
 
 
 @op("softsign")
@@ -69,18 +72,20 @@ class SiLU(AbstractActivation):
     """x s(x), s the sigmoid.
 
     The slope s + x s (1 - s) is largest where x tanh(x / 2) = 2, and there it is 1/2 + x/4;
-    x = 2.39935...
+    x = 2.39935... The curvature s (1 - s) (2 + x (1 - 2 s)) is 1/2 at 0 and -0.036914... at least.
     """
 
     function = F.silu
     slope = 1.09984
+    curvature = -0.036915, 0.5
 
 
 @op("gelu")
 class GELU(AbstractActivation):
     r"""x P(x), P of the normal distribution with density p; or the same with a tanh for P.
 
-    *Exact.* The slope P + x p has the derivative p (2 - x^2): largest at sqrt(2), 1.128904...
+    *Exact.* The slope P + x p has the derivative p (2 - x^2): largest at sqrt(2), 1.128904... That
+    derivative, the curvature, is largest at 0, 0.797885..., and least at 2, -0.107982...
 
     *tanh.* P = (1 + t) / 2, t = tanh(v), v = sqrt(2 / pi) (x + 0.044715 x^3). The slope
     (1 + t) / 2 + x v' (1 - t^2) / 2 is 1/2 plus an odd function of x; where its derivative
@@ -97,6 +102,10 @@ class GELU(AbstractActivation):
                 f"`approximate` must be 'none' or 'tanh'; got {site.args['approximate']!r}"
             )
         return slopes[site.args["approximate"]]
+
+    def curvatures(self, site: Site) -> tuple[float, float] | None:
+        """Of the exact form."""
+        return (-0.107983, 0.797885) if site.args["approximate"] == "none" else None
 
 
 @op("mish")
@@ -124,6 +133,7 @@ class Sin(AbstractActivation):
     """The sine."""
 
     function = torch.sin
+    curvature = -1.0, 1.0
     onnx = "Sin"
 
 
@@ -132,14 +142,16 @@ class Cos(AbstractActivation):
     """The cosine."""
 
     function = torch.cos
+    curvature = -1.0, 1.0
     onnx = "Cos"
 
 
 @op("atan")
 class Atan(AbstractActivation):
-    """The inverse of the tangent, with the slope 1 / (1 + x^2)."""
+    """The inverse of the tangent, with the slope 1 / (1 + x^2): curvatures up to 3 sqrt(3) / 8."""
 
     function = torch.atan
+    curvature = -0.649520, 0.649520
     onnx = "Atan"
 
 
@@ -209,6 +221,10 @@ class Softplus(AbstractActivation):
         if site.args["beta"] != 1:
             raise ValueError("its `beta` must be 1")
         e.node("Softplus", x)
+
+    def curvatures(self, site: Site) -> tuple[float, float]:
+        """Beta s (1 - s), s the sigmoid."""
+        return 0.0, site.args["beta"] / 4
 
 
 # What calls of torch are.
