@@ -1,4 +1,4 @@
-"""Nets as other libraries and papers build them, for images of 28 x 28; each says its constant.
+"""Nets as other libraries and papers build them, for images of 28 x 28, and what they claim.
 
 `taut certify --model experiments/_referee_nets.py:torch_spectral_norm --weights net.pt
 --input-shape 1,28,28` bounds one from the shell.
@@ -110,12 +110,12 @@ def liresnet_like() -> nn.Module:
 
 
 def claims_one(net: nn.Module) -> float:
-    """What libraries say of nets of their layers."""
+    """The constant that libraries state for nets of their layers."""
     return 1.0
 
 
 def claims_estimate(net: nn.Module, iterations: int) -> float:
-    """The product of the norms of all linear parts, by power iteration: from below."""
+    """The product of the norms of all linear parts, each estimated from below."""
     product, x = 1.0, torch.zeros(1, *SHAPE)
     for part in net.children():
         if any(True for _ in part.parameters()):
@@ -125,7 +125,7 @@ def claims_estimate(net: nn.Module, iterations: int) -> float:
 
 
 def _power_iteration(part: nn.Module, x: Tensor, iterations: int) -> float:
-    """The norm of a linear part as so many products with it and its transpose find it."""
+    """The norm of a linear part, estimated from below."""
     origin, v, norm = part(torch.zeros_like(x)).detach(), torch.randn_like(x), math.nan
     for _ in range(iterations):
         v = (v / v.norm()).requires_grad_()
@@ -150,4 +150,4 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Callable[..., float], Sequence[st
         (),
     ),
 }
-"""By name: what makes a net, what it is said to have for a constant, and the packages it needs."""
+"""By name: a function that makes the net, one that gives its claimed constant, and packages."""

@@ -1,11 +1,12 @@
-"""What nets of other libraries and papers are said to have for a Lipschitz constant, and have.
+"""Lipschitz constants that libraries and papers claim for their nets, beside what is proved.
 
 Example: python -m experiments.referee --record records/referee.json
 
 Each net is built as its library says, trained on the embedded images, and bounded by
-`taut.lipschitz_bound`. The norms of layers that are multiplied come from 1000 power iterations
-each, from below. Found is the largest norm of the Jacobian at test images and on a walk from them:
-the constant is not less. Certified accuracies divide margins by the constant claimed, or proved.
+`taut.lipschitz_bound`. The product of norms takes 1000 power iterations for each layer, which
+estimate its norm from below. "found" is the largest norm of a Jacobian at test images and on a walk
+from them: the constant of the net is at least that. Certified accuracies divide margins by the
+constant claimed, or proved.
 """
 
 import argparse
@@ -43,7 +44,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
 
 
 def measured(name: str, steps: int, seed: int) -> dict[str, Any]:
-    """What is claimed, proved and found of a trained net, and what each constant certifies."""
+    """The constants of a trained net that are claimed, proved and found, and what they certify."""
     make, claim, packages = NETS[name]
     torch.manual_seed(seed)
     data = taut.data.load("fashion-mnist-subset")
@@ -101,8 +102,8 @@ def referee_table() -> str:
         shares = [f"{row[f'certified as {how}']:.1f}" for how in ("claimed", "proved")]
         rows.append((row["net"], *numbers, verdict(row), f"{row['clean']:.1f}", *shares))
     header = (
-        *("net", "claimed", "norms of layers multiplied", "proved", "found", "the claim", "clean"),
-        *("certified at 36/255 as claimed", "as proved"),
+        *("net", "claimed", "product of norms", "proved", "found", "the claim", "clean, %"),
+        *("by the claim, %", "by the proof, %"),
     )
     return markdown(header, rows)
 

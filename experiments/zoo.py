@@ -1,11 +1,11 @@
-"""The models in zoo/: add the one of a run, or verify all again from their files alone.
+"""Verify the models in zoo/ from their files alone, or add the model of a run.
 
 Example: python -m experiments.zoo              # as `make zoo`
 Example: python -m experiments.zoo --add runs/mnist-small-seed0 --name mnist-small
 
-Of each model the hashes of all files are compared with the manifest, and its certificate is proved
-anew from the weights, by taut and by the stand-alone verifier, which shares no code with it. That
-one also proves the answers and radii of the first test images, which are in the zoo, too.
+The SHA-256 of each file is compared with the manifest, and each certificate is proved again from
+the weights, by taut and by the stand-alone verifier, which shares no code with it. The verifier
+also proves the answers and radii of the first test images, which are in the zoo, too.
 """
 
 import argparse
@@ -35,7 +35,7 @@ _SAMPLES = 50
 def work(args: argparse.Namespace, record: Record) -> None:
     if args.add is not None:
         if args.name is None:
-            raise ValueError("`--add` needs `--name`, that of the model in the zoo.")
+            raise ValueError("`--add` needs `--name`, the name of the model in the zoo.")
         added(args.add, args.name, record, args.zoo)
     for name in tracked(list(read_manifest(args.zoo)), "models"):
         print(f"{name}: {verified(name, args.zoo)}", flush=True)
@@ -47,7 +47,7 @@ def read_manifest(zoo: Path) -> dict[str, Any]:
 
 
 def added(path: Path, name: str, record: Record, zoo: Path) -> None:
-    """The files of a finished run, and what the manifest says of it."""
+    """Write the files of a finished run, and its entry in the manifest."""
     run, folder = Run.open(path), zoo / name
     folder.mkdir(parents=True, exist_ok=True)
     shape, data = run.recipe.input_shape, run.dataset()
@@ -63,8 +63,8 @@ def added(path: Path, name: str, record: Record, zoo: Path) -> None:
     np.savez_compressed(folder / _POINTS, images=images[:_SAMPLES].numpy())
     (folder / "recipe.json").write_bytes((path / "recipe.json").read_bytes())
     said = {
-        "about": f"{run.recipe.model.kind} of {run.recipe.parametrization.__name__}, trained with "
-        f"{run.recipe.loss.kind}",
+        "about": f"The architecture {run.recipe.model.kind} with layers of "
+        f"{run.recipe.parametrization.__name__}, trained with the loss {run.recipe.loss.kind}",
         "data": data.label,
         "input_shape": list(shape),
         "classes": list(data.classes),
@@ -111,7 +111,7 @@ def verified(name: str, zoo: Path) -> str:
     folder, said = zoo / name, read_manifest(zoo)[name]
     for file, wanted in said["files"].items():
         if sha256(folder / file) != wanted:
-            raise RuntimeError(f"{folder / file} is not the file that the manifest names.")
+            raise RuntimeError(f"{folder / file} is not the file that the manifest hashes.")
     certificate, weights = folder / _CERTIFICATE, folder / _MODEL
     proved = taut.verify(certificate, weights)
     alone = verify_alone(certificate, weights, folder / _POINTS)
@@ -137,8 +137,8 @@ EXPERIMENT = Experiment(
     work,
     (
         option("--add", help="a finished run folder", type=Path),
-        option("--name", help="of the model in the zoo"),
-        option("--zoo", ZOO, "the folder", type=Path),
+        option("--name", help="the name of the model in the zoo, with --add"),
+        option("--zoo", ZOO, "the folder of models", type=Path),
     ),
     threads=1,
     records=False,

@@ -1,4 +1,4 @@
-"""One method within its budget: how long a step takes, the best rate, then the run."""
+"""One method within its budget: time a step, find the best rate, then train."""
 
 import re
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _PROBE = 1 / 200  # of the budget, to measure a step
 @final
 @dataclass(frozen=True)
 class Comparison:
-    """What is the same for every method."""
+    """The settings that all methods share."""
 
     data: Dataset
     size: str
@@ -43,7 +43,7 @@ class Comparison:
 
 
 def row(method: str, comparison: Comparison) -> dict[str, Any]:
-    """What the record says of a method; of one that failed, why."""
+    """The row of a method in the record; if it failed, the reason."""
     try:
         return {"name": method, **_Budget(method, comparison).spend()}
     except MethodFailed as error:
@@ -52,7 +52,7 @@ def row(method: str, comparison: Comparison) -> dict[str, Any]:
 
 @final
 class _Budget:
-    """The budget of a method. What is finished stands in `plan.json`, and is not done again."""
+    """The budget of a method. What is finished is in `plan.json`, and is not repeated."""
 
     def __init__(self, method: str, comparison: Comparison) -> None:
         self.method, self.common = method, comparison
@@ -61,7 +61,7 @@ class _Budget:
         self.finished = read(self.folder / "plan.json")
 
     def spend(self) -> dict[str, Any]:
-        """A quarter goes to the search for a rate, what is left to the run with the best."""
+        """Spend a quarter on the search for a rate, and the rest on the run with the best."""
         memory = self._once("memory", self._memory)
         probe = self._once("step", self._probe)
         steps = self._steps(self.common.seconds * TRIAL, probe["seconds"])
@@ -86,7 +86,7 @@ class _Budget:
         }
 
     def _once(self, part: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What a part of the work gives, now or when it was done."""
+        """The result of a part of the work, from `plan.json` if it is finished."""
         if part not in self.finished:
             say(f"{self.method}: {part}")
             self.finished[part] = work()
@@ -100,7 +100,7 @@ class _Budget:
         steps = int(seconds / per_step)
         if steps < 1:
             raise MethodFailed(
-                f"a step takes {per_step:.3g} seconds, and {seconds:.3g} are left for all."
+                f"a step takes {per_step:.3g} seconds, but all steps only have {seconds:.3g}."
             )
         return steps
 
@@ -128,7 +128,7 @@ class _Budget:
         return {"seconds": step, "spent": list(spent)}
 
     def _trial(self, lr: float, steps: int) -> dict[str, Any]:
-        """How good a rate is: judged by images that it has not seen."""
+        """The accuracy of a rate, on images that it was not trained with."""
         fit, held = taut.data.Holdout(HELD_OUT, self.common.seed).split(self.data.train)
         begin = self.clock.read()
         try:

@@ -1,4 +1,4 @@
-"""What a method is charged for: seconds of the process on a CPU, of the wall on a GPU."""
+"""What a method is charged: CPU time of the process on a CPU, wall time on a GPU."""
 
 import time
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Spent(NamedTuple):
 class Clock:
     """Time on a device.
 
-    On a CPU a second of the budget is a second of the process on each of its threads, so that other
-    work on the machine takes little from it. On a GPU it is a second of the wall.
+    On a CPU the budget is the CPU time of the process over its threads, so that other work on the
+    machine takes little from it. On a GPU it is wall time.
     """
 
     device: torch.device
@@ -37,7 +37,7 @@ class Clock:
         return self.device.type != "cpu"
 
     def read(self) -> Spent:
-        """After all work that was handed to the device."""
+        """The time now, after the device has finished its work."""
         if self.on_gpu:
             getattr(torch, self.device.type).synchronize()
         return Spent(time.process_time(), time.perf_counter())

@@ -5,13 +5,13 @@ Example: python -m experiments.compare --data-dir DIR --threads 2 --record recor
 
 The net is that of "1-Lipschitz Layers Compared" (Prach et al., CVPR 2024): only the layers differ
 from method to method. All have the same budget: on a CPU the CPU time of the process over its
-threads, so that other work on the machine takes little from a method, on a GPU wall time. A
-quarter of it is for the learning rate: each of four trains for a sixteenth, on 95 % of the training
+threads, so that other work on the machine takes little from a method; on a GPU wall time. A quarter
+of it is for the learning rate: each of four rates trains for a sixteenth, on 95 % of the training
 images. The one with the largest certified accuracy at 36/255 on the other images trains a fresh net
-on all images for what is left. The number of steps follows from the time that a step takes.
+on all images for the rest of the budget. The number of steps follows from the time of a step.
 Certification is not charged.
 
-What is finished is not done again. After Ctrl-C the same command goes on, also within a method. The
+What is finished is not repeated. After Ctrl-C the same command continues, also within a method. The
 folder holds the record, a page with figure and tables, and a folder for each method.
 """
 
@@ -45,7 +45,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
     comparison = comparison_of(args)
     kept = Record(comparison.out / "record.json", record.command)
     kept.resume(_settings(comparison))
-    kept.keep()  # so that no other settings go on with the first method
+    kept.keep()  # before the first method, which other settings could otherwise continue
     known = {row["name"] for row in kept.content.get("rows", ())}
     left = [name for name in _chosen(args.methods) if name not in known]
     hours = len(left) * comparison.seconds / 3600
@@ -76,7 +76,7 @@ def _chosen(methods: list[str]) -> list[str]:
 
 
 def comparison_of(args: argparse.Namespace) -> Comparison:
-    """What the options ask for, with the data."""
+    """The comparison that the options describe, with its data."""
     if args.minutes <= 0:
         raise ValueError(f"`minutes` must be above 0; got {args.minutes:g}.")
     clock = Clock(choose_device(args.device), torch.get_num_threads())
@@ -84,13 +84,13 @@ def comparison_of(args: argparse.Namespace) -> Comparison:
     name = f"compare-{size}-{args.minutes:g}-{clock.device.type}-s{args.seed}"
     if args.quick:
         size, seconds, batch, name = "XXS", min(seconds, 6.0), 8, "compare-quick"
-    data = made(args.seed) if args.quick else taut.data.load(args.dataset, args.data_dir)
+    data = noise_data(args.seed) if args.quick else taut.data.load(args.dataset, args.data_dir)
     out = args.out or RUNS / name
     return Comparison(data.to(clock.device), size, seconds, batch, args.seed, clock, out)
 
 
-def made(seed: int) -> Dataset:
-    """Ten classes of noise around a colour each."""
+def noise_data(seed: int) -> Dataset:
+    """Images of ten classes: noise around the colour of the class."""
     random = taut.data.generator("compare", seed)
     colours, labels = torch.rand(10, 3, 1, 1, generator=random), torch.arange(100) % 10
     images = (colours[labels] + 0.2 * torch.rand(100, 3, 32, 32, generator=random)) / 1.2
@@ -101,7 +101,7 @@ def made(seed: int) -> Dataset:
 
 
 def _settings(comparison: Comparison) -> dict[str, Any]:
-    """As the record holds them; a run goes on with the same ones alone."""
+    """As the record holds them; a run can only be continued with the same ones."""
     return {
         "data": comparison.data.label,
         "size": comparison.size,
@@ -124,7 +124,7 @@ EXPERIMENT = Experiment(
     __doc__,
     work,
     (
-        option("--methods", (), "to train; left out: all", metavar="LAYER"),
+        option("--methods", (), "those to train; left out: all", metavar="LAYER"),
         option("--size", "XS", "of the net", choices=tuple(WIDTHS)),
         option("--minutes", 20.0, "of the budget of a method"),
         option("--seed", 0, "of initialisation, order and held-out images"),
@@ -136,6 +136,3 @@ EXPERIMENT = Experiment(
         QUICK,
     ),
 )
-
-if __name__ == "__main__":
-    EXPERIMENT.main()

@@ -1,4 +1,4 @@
-"""Peak memory of training steps; on a CPU in a process of its own, which may fail alone."""
+"""Peak memory of training steps; on a CPU in a process of its own, which may run out of memory."""
 
 import multiprocessing
 import signal
@@ -20,8 +20,8 @@ def peak_memory(task: Task, shape: tuple[int, int, int], classes: int, device: t
     if device.type == "cuda":
         return _on_gpu(task, shape, classes, device)
     context = multiprocessing.get_context("spawn")
-    deaf = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-    with ProcessPoolExecutor(1, mp_context=context, **deaf) as pool:
+    no_interrupt = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+    with ProcessPoolExecutor(1, mp_context=context, **no_interrupt) as pool:
         return pool.submit(growth, task, shape, classes, torch.get_num_threads()).result()
 
 
@@ -47,7 +47,7 @@ def _on_gpu(task: Task, shape: tuple[int, int, int], classes: int, device: torch
 def _steps(
     net: nn.Module, task: Task, shape: tuple[int, int, int], classes: int
 ) -> "partial[None]":
-    """A step on random images, to be taken again and again."""
+    """A function that takes a step on random images."""
     device = next(net.parameters()).device
     images = torch.rand(task.batch, *shape, device=device)
     labels = torch.arange(task.batch, device=device) % classes

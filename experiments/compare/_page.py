@@ -20,12 +20,12 @@ _Point = tuple[str, float, float]  # name, clean, certified at the first eps
 
 
 def section(record: Mapping[str, Any], figure: str) -> str:
-    """How it was measured, the figure and the table."""
-    return f"{about(record)}\n\n![{_title(record)}]({figure})\n\n{table(record)}"
+    """How it was measured, the figure and the tables."""
+    return f"{about(record)}\n\n![{_title(record)}]({figure})\n\n{tables(record)}"
 
 
 def about(record: Mapping[str, Any]) -> str:
-    """The setting and the machine in words."""
+    """The settings and the machine in words."""
     settings, machine = record["settings"], record["environment"]
     gpu = settings["device"] != "cpu"
     place = machine["gpu"] if gpu else f"{machine['processor']}, {machine['threads']} threads"
@@ -41,18 +41,25 @@ def _published_size(record: Mapping[str, Any]) -> str:
     return size if size in PUBLISHED["BCOP"] else "XS"
 
 
-def table(record: Mapping[str, Any]) -> str:
-    """A method a line, the best first; those that failed and why below."""
+def tables(record: Mapping[str, Any]) -> str:
+    """Accuracies and costs, the best method first; then the methods that failed, and why."""
     published = _published_size(record)
-    header = (
-        *("method", "clean", *(f"certified at {eps}" for eps in EPS), "bound", "rate", "steps"),
-        *("epochs", "seconds a step", "wall minutes", "memory, MiB", "parameters, k"),
-        f"published at {published}: clean, certified",
+    accuracies = ("method", "clean", *EPS, "bound", f"published at {published}: clean, 36/255")
+    costs = (
+        *("method", "rate", "steps", "epochs", "seconds a step", "wall minutes", "memory, MiB"),
+        "parameters, k",
     )
-    rows = [(*_cells(row), _published(row["name"], published)) for row in trained(record)]
+    rows = trained(record)
+    proven = [(*_accuracies(row), _published(row["name"], published)) for row in rows]
     failed = [row for row in record.get("rows", ()) if "note" in row]
-    notes = "".join(f"- {row['name']} failed: {row['note']}\n" for row in failed)
-    return markdown(header, rows) + (f"\n{notes}" if notes else "")
+    parts = [
+        "Clean accuracy, and certified accuracy at each radius, in percent:\n",
+        markdown(accuracies, proven),
+        f"Costs:\n\n{markdown(costs, map(_costs, rows))}",
+    ]
+    if failed:
+        parts.append("".join(f"- {row['name']} failed: {row['note']}\n" for row in failed))
+    return "\n".join(parts)
 
 
 def trained(record: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -63,11 +70,14 @@ def trained(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: (row["certified"][EPS[0]], row["clean"]), reverse=True)
 
 
-def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _accuracies(row: Mapping[str, Any]) -> tuple[str, ...]:
+    shares = (row["clean"], *(row["certified"][eps] for eps in EPS))
+    return row["name"], *(f"{value:.2f}" for value in shares), f"{row['bound']:.4g}"
+
+
+def _costs(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         row["name"],
-        *(f"{value:.2f}" for value in (row["clean"], *(row["certified"][eps] for eps in EPS))),
-        f"{row['bound']:.4g}",
         f"{row['lr']:g}",
         str(row["steps"]),
         f"{row['epochs']:.1f}",
@@ -95,14 +105,14 @@ def published_table() -> str:
 
 
 def recorded() -> str:
-    """A section a record, for docs/compare.md."""
+    """A section for each record, in docs/compare.md."""
     paths = sorted(RECORDS.glob("compare-*.json"))
     parts = (section(read(path), f"figures/{figure_of(path).name}") for path in paths)
     return "\n".join(parts) or NOTHING
 
 
 def figure_of(record: Path) -> Path:
-    """Where the figure of a record stands."""
+    """Where the figure of a record is saved."""
     return FIGURES / f"{record.stem}.png"
 
 

@@ -1,4 +1,4 @@
-"""A net trained for a number of steps, from its last checkpoint on."""
+"""Train a net for a number of steps, from its last checkpoint on."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ class MethodFailed(Exception):
 
 @contextmanager
 def failing() -> Iterator[None]:
-    """Inside, errors are the method's."""
+    """Inside, an error is a failure of the method."""
     try:
         yield
     except (ValueError, RuntimeError) as error:
@@ -46,7 +46,7 @@ def failing() -> Iterator[None]:
 @final
 @dataclass(frozen=True)
 class Task:
-    """A training: the same one gives the same net."""
+    """The settings of a training, which determine its net."""
 
     method: str
     size: str
@@ -106,9 +106,9 @@ def train(
 def timed(
     net: nn.Module, split: Split, task: Task, clock: Clock, *, seconds: float
 ) -> tuple[float, Spent]:
-    """Seconds of the budget that a step takes, and all that it took to measure that.
+    """Seconds of the budget that a step takes, and the time spent to measure them.
 
-    The first two steps do not count; after them it takes three at least, and more for `seconds`.
+    The first two steps do not count. At least three follow, and as many as fit into `seconds`.
     """
     optimiser, position = optimiser_of(net, task), start_on(clock.device)
     start = begin = clock.read()
@@ -124,12 +124,12 @@ def timed(
 
 
 def averaged(steps: int) -> int:
-    """Over how many of the last steps the loss is averaged."""
+    """The number of last steps over which the loss is averaged."""
     return max(1, steps // 20)
 
 
 def optimiser_of(net: nn.Module, task: Task) -> torch.optim.Optimizer:
-    """Adam: how far a step goes does not depend on how a method scales its gradients."""
+    """Adam: the length of a step does not depend on how a method scales its gradients."""
     return torch.optim.Adam(net.parameters(), lr=task.lr)
 
 
@@ -163,7 +163,7 @@ def step(
 
 
 def _batches(split: Split, task: Task, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Those from a step on: what a step sees depends on the seed and its number alone."""
+    """The batches from a step on; each depends only on the seed and the number of the step."""
     of_run = Batches(split=split, batch_size=task.batch, seed=task.seed, augment=Augment())
     first, skipped = divmod(start, of_run.steps)
     epochs = (

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from experiments._record import RECORDS, read
-from experiments._show import markdown, number, table
+from experiments._show import NOTHING, markdown, number, table
 from experiments.speed._groups import CASES, EQUAL, STACK
 from experiments.speed._rows import SpeedRow
 from experiments.speed._spectra import Accuracy
@@ -137,21 +137,21 @@ def layers_table(group: str) -> str:
 
 
 def gpu_table() -> str:
-    """Nets and layers on GPUs, of every record that there is."""
+    """Nets and layers on GPUs, a table for each record that there is."""
     header = (
-        *("arithmetic", "case", "contender", "fastest with", "step, ms", "over plain"),
-        *("evaluation over plain", "frozen over plain", "memory over plain", "launches", "waits"),
+        *("case", "contender", "fastest with", "step, ms", "step", "evaluation", "frozen"),
+        *("memory", "launches", "waits"),
     )
-    lines = []
+    tables = []
     for path in sorted(RECORD.parent.glob(GPU_RECORDS)):
-        record = read(path)
+        record, lines = read(path), []
         for row in _rows(record, record.get("rows", ())):
             ratios = (number(row[f"{x}_ratio"]) for x in ("train", "eval", "frozen", "memory"))
             counts = (number(row[x], form="d") for x in ("launches", "syncs"))
-            names = (record["settings"]["dtype"], row["case"], row["contender"])
             step = (row["train_setting"] or "-", number(row["train"], 1e3, ".2f"))
-            lines.append((*names, *step, *ratios, *counts))
-    return markdown(header, lines)
+            lines.append((row["case"], row["contender"], *step, *ratios, *counts))
+        tables.append(f"In {record['settings']['dtype']}:\n\n{markdown(header, lines)}")
+    return "\n".join(tables) or NOTHING
 
 
 def _rows(record: Mapping[str, Any], groups: Iterable[str]) -> Iterable[dict[str, Any]]:

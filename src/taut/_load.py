@@ -4,7 +4,7 @@ import os
 
 from torch import nn
 
-from taut._zoo import located
+from taut._zoo import PREFIX, located, manifest
 from taut.export import SUFFIXES
 from taut.export import load as load_exported
 from taut.kinds import did_you_mean
@@ -40,7 +40,10 @@ def load(path: str | os.PathLike[str]) -> nn.Module:
 
         return Run.open(place).model().eval()
     if not place.exists():
-        raise FileNotFoundError(f"{place} does not exist; `path` is a run folder or a file.")
+        hint = f" Did you mean {PREFIX}{place}?" if str(place) in manifest() else ""
+        raise FileNotFoundError(
+            f"{place} does not exist; `path` is a run folder, a file or zoo:NAME.{hint}"
+        )
     if place.suffix not in SUFFIXES:
         hint = did_you_mean(place.suffix, SUFFIXES)
         raise ValueError(f"{place} must be a run folder, or end in {', '.join(SUFFIXES)}.{hint}")

@@ -59,28 +59,28 @@ def constant_when_compiled(function: _Function) -> _Function:
     return function
 
 
-def kept(function: _Function) -> _Function:
-    """Keep the tensors that a function makes of plain numbers, a dtype and a device.
+def cached_constants(function: _Function) -> _Function:
+    """Cache the tensors that a function makes from plain numbers, a dtype and a device.
 
-    A copy from the host at each call would wait for the device, and stop the capture of a CUDA
-    graph. To a compiler they are constants. At most 64 results are kept.
+    Copying them from the host in each call would wait for the device, and cannot be captured in a
+    CUDA graph. To a compiler they are constants. At most 64 results are cached.
     """
 
     @functools.lru_cache(maxsize=64)
-    def made(*args: Any) -> Any:
+    def computed(*args: Any) -> Any:
         with (
             torch.inference_mode(mode=False),
             _disable_current_modes() as modes,
-            ExitStack() as own,
+            ExitStack() as stack,
         ):
-            for mode in modes:
-                if mode is not None and not mode.is_infra_mode():  # it neither traces nor fakes
-                    own.enter_context(mode)
+            for mode in modes:  # all but those of the compiler, whose tensors have no numbers
+                if mode is not None and not mode.is_infra_mode():
+                    stack.enter_context(mode)
             return function(*args)
 
     @functools.wraps(function)
     def constant(*args: Any) -> Any:
-        return made(*args)
+        return computed(*args)
 
     constant._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
     return cast(_Function, constant)

@@ -1,4 +1,4 @@
-"""Trained models by name: those of the zoo, whose files a manifest names by their hashes."""
+"""Trained models by name; a manifest holds the SHA-256 of each of their files."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ _MANIFEST = "manifest.json"
 
 
 def manifest() -> dict[str, dict[str, Any]]:
-    """What there is by name: data, shape of one input, bound, accuracies, hashes of the files.
+    """By name: data, shape of one input, bound, accuracies, and the SHA-256 of each file.
 
     Example:
         >>> sorted(manifest()["mnist-small"]["files"])[:2]
@@ -29,7 +29,7 @@ def manifest() -> dict[str, dict[str, Any]]:
 
 
 def is_zoo_name(path: str | os.PathLike[str]) -> bool:
-    """Whether this is `zoo:` and a name, not a place.
+    """Whether this is `zoo:` and a name, not a path.
 
     Example:
         >>> is_zoo_name("zoo:mnist-small"), is_zoo_name("runs/demo")
@@ -39,7 +39,7 @@ def is_zoo_name(path: str | os.PathLike[str]) -> bool:
 
 
 def located(path: str | os.PathLike[str]) -> Path:
-    """The file of a model of the zoo, or the place itself.
+    """The path of the weights of a model of the zoo; any other path as it is.
 
     Example:
         >>> located("runs/demo").name
@@ -49,19 +49,19 @@ def located(path: str | os.PathLike[str]) -> Path:
 
 
 def zoo_file(path: str | os.PathLike[str], file: str = "model.safetensors") -> Path:
-    """A file of a model of the zoo, on this machine, with the hash that the manifest names.
+    """The path of a file of a model of the zoo, whose SHA-256 is that of the manifest.
 
-    The two smallest models are part of the package; the others are in the folder `zoo` of the
-    repository, or where the environment variable `TAUT_ZOO` says: a folder like it, or an https
-    address of one, from which files are fetched once.
+    The smallest models are part of the package. The others are read from the folder `zoo` of the
+    repository, or from where the environment variable `TAUT_ZOO` says: another such folder, or the
+    https address of one, from which each file is fetched once.
 
     Args:
         path: `zoo:` and a name.
-        file: of those that belong to the model.
+        file: the name of one of the files of the model.
 
     Raises:
         ValueError: if there is no such model, or a file has another hash.
-        FileNotFoundError: if the file is not here.
+        FileNotFoundError: if the file is not here, or cannot be fetched.
 
     Example:
         >>> zoo_file("zoo:mnist-small").suffix
@@ -69,14 +69,15 @@ def zoo_file(path: str | os.PathLike[str], file: str = "model.safetensors") -> P
     """
     name, known = str(path).removeprefix(PREFIX), manifest()
     if name not in known:
-        hint = did_you_mean(name, known)
-        raise ValueError(f"`path` must be one of zoo:{', zoo:'.join(known)}; got {path}.{hint}")
+        names = [PREFIX + each for each in known]
+        hint = did_you_mean(PREFIX + name, names)
+        raise ValueError(f"`path` must be one of {', '.join(names)}; got {path}.{hint}")
     wanted = known[name]["files"][file]
-    place = _found(name, file, wanted)
-    found = hashlib.sha256(place.read_bytes()).hexdigest()
-    if found != wanted:
-        raise ValueError(f"{place} is not the file of the zoo: its SHA-256 is {found}.")
-    return place
+    local = _local(name, file, wanted)
+    digest = hashlib.sha256(local.read_bytes()).hexdigest()
+    if digest != wanted:
+        raise ValueError(f"{local} is not the file of the zoo: its SHA-256 is {digest}.")
+    return local
 
 
 def zoo_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
@@ -89,15 +90,11 @@ def zoo_classes(path: str | os.PathLike[str]) -> tuple[str, ...]:
     return tuple(manifest()[str(path).removeprefix(PREFIX)]["classes"])
 
 
-def _found(name: str, file: str, wanted: str) -> Path:
+def _local(name: str, file: str, wanted: str) -> Path:
+    """Where a file is on this machine; fetched if `TAUT_ZOO` is an address."""
     mirror = os.environ.get(MIRROR, "")
     if mirror.startswith("https://"):
-        kept = Path(torch.hub.get_dir(), "taut", wanted[:16], file)
-        if not kept.is_file():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            address = f"{mirror.rstrip('/')}/{name}/{file}"
-            torch.hub.download_url_to_file(address, str(kept), wanted, progress=False)
-        return kept
+        return _fetched(f"{mirror.rstrip('/')}/{name}/{file}", wanted)
     folders = [Path(mirror)] if mirror else [_INSTALLED, _CHECKOUT]
     for folder in folders:
         if (folder / name / file).is_file():
@@ -106,3 +103,17 @@ def _found(name: str, file: str, wanted: str) -> Path:
         f"{file} of {PREFIX}{name} is not here: set {MIRROR} to the folder `zoo` of a copy of the "
         "repository, or to the https address of one."
     )
+
+
+def _fetched(address: str, wanted: str) -> Path:
+    """The local copy of a file, fetched if there is none."""
+    local = Path(torch.hub.get_dir(), "taut", wanted[:16], address.rpartition("/")[2])
+    if not local.is_file():
+        local.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(address, str(local), wanted, progress=False)
+        except OSError as error:
+            raise FileNotFoundError(f"{address} cannot be fetched: {error}.") from error
+        except RuntimeError as error:  # the hash is another one
+            raise ValueError(f"{address} is not the file of the zoo: {error}.") from error
+    return local

@@ -80,7 +80,7 @@ class Choice(Generic[_T]):
         known: the choices that taut offers, by kind.
         instance: whether the value is an instance, a frozen dataclass, or the class itself.
         adapt: makes a choice of what else a file may name, such as a function.
-        named: instances that have a name of their own.
+        named: instances by a name of their own, such as sizes of a model.
     """
 
     name: str
@@ -104,8 +104,9 @@ class Choice(Generic[_T]):
         if kind in self.named:
             return type(self.named[kind])
         if ".py:" not in kind:
+            sizes = ", a size of one that `taut list` names" if self.named else ""
             raise ValueError(
-                f"`{self.name}` must be one of {', '.join(self.known)}, or FILE.py:CLASS; "
+                f"`{self.name}` must be one of {', '.join(self.known)}{sizes}, or FILE.py:CLASS; "
                 f"got {kind!r}.{did_you_mean(kind, [*self.known, *self.named])}"
             )
         cls, file = _load(kind, folder)
@@ -125,7 +126,7 @@ class Choice(Generic[_T]):
         return cls
 
     def settings(self, kind: str) -> dict[str, Any]:
-        """The settings of an instance with a name of its own; none for a class."""
+        """The settings of a named instance; none for a class."""
         named = self.named.get(kind)
         return {one.name: vars(named)[one.name] for one in _fields(named)}
 

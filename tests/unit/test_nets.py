@@ -103,8 +103,24 @@ def test_other_numbers_of_parameters_differ_for_the_reason_stated():
     assert 0 < size("lipnext-l32w1024") - blocks < 0.1
 
 
+@pytest.mark.parametrize(
+    ("cls", "names"),
+    [
+        (AOLNet, ["aol-s", "aol-m"]),
+        (BRONet, ["bronet-l12w512"]),
+        (LipConvNet, ["lipconvnet-15"]),
+        (LipNeXt, ["lipnext-l32w1024"]),
+        (LiResNet, ["liresnet-l12w512"]),
+        (SimpleNet, ["simple-m", "simple-l"]),
+        (SLLNet, ["sll-s", "sll-m"]),
+    ],
+)
+def test_sizes_in_docstrings(cls, names):
+    assert [name for name in names if f"{size(name):.1f} M" not in cls.__doc__] == []
+
+
 def test_sizes_in_the_documentation():
-    """Of docs/models.md and the docstrings."""
+    """Of docs/models.md, and of `resnet-34` in its docstring."""
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     rows = re.findall(r"^\| `([\w-]+)` \| ([\d.]+) \|", page, flags=re.MULTILINE)
     assert len(rows) > 15

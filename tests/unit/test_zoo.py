@@ -1,8 +1,9 @@
-"""Models by name: their files are those of the manifest, and every claim is proved again."""
+"""Models of the zoo: their files are those of the manifest, and every claim is proved again."""
 
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,13 +11,14 @@ import taut
 from experiments.zoo import EXPERIMENT, ZOO, read_manifest, sha256
 from taut import _zoo
 from taut.certification import prove
+from taut.cli import main
 
 NAME = "mnist-small"
 
 
 @pytest.fixture
-def copy(tmp_path, monkeypatch):
-    """A zoo of one model, which can be spoilt."""
+def zoo(tmp_path, monkeypatch):
+    """A copy with one model, for tests to damage."""
     shutil.copytree(ZOO / NAME, tmp_path / NAME)
     said = {NAME: read_manifest(ZOO)[NAME]}
     (tmp_path / "manifest.json").write_text(json.dumps(said))
@@ -43,62 +45,94 @@ def test_every_model_has_its_files_and_gives_what_its_card_says(name):
     assert said["bound"] <= 1
 
 
-def test_certificates_and_radii_are_proved_from_the_files_alone(copy, capsys):
-    assert EXPERIMENT.run(["--zoo", str(copy)]) == 0
+def test_certificates_and_radii_are_proved_from_the_files_alone(zoo, capsys):
+    assert EXPERIMENT.run(["--zoo", str(zoo)]) == 0
     assert "radii and answers of 50 images" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "certificate.json", "points.npz"])
 @pytest.mark.parametrize("hashed", [False, True])
-def test_one_flipped_bit_is_found_even_by_who_trusts_the_manifest(copy, file, hashed, capsys):
-    flip(copy / NAME / file)
+def test_one_flipped_bit_is_found_even_if_the_manifest_has_its_hash(zoo, file, hashed, capsys):
+    flip(zoo / NAME / file)
     if hashed:
-        said = read_manifest(copy)
-        said[NAME]["files"][file] = sha256(copy / NAME / file)
-        (copy / "manifest.json").write_text(json.dumps(said))
-    assert EXPERIMENT.run(["--zoo", str(copy)]) != 0
+        said = read_manifest(zoo)
+        said[NAME]["files"][file] = sha256(zoo / NAME / file)
+        (zoo / "manifest.json").write_text(json.dumps(said))
+    assert EXPERIMENT.run(["--zoo", str(zoo)]) != 0
     assert file.split(".")[0] in capsys.readouterr().err
 
 
-def test_models_of_another_hash_are_not_loaded(copy):
-    flip(copy / NAME / "model.safetensors")
+def test_models_of_another_hash_are_not_loaded(zoo):
+    flip(zoo / NAME / "model.safetensors")
     with pytest.raises(ValueError, match="is not the file of the zoo"):
         taut.load(f"zoo:{NAME}")
 
 
-def test_unknown_names_and_missing_files_are_named(copy, monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match=r"got zoo:mnist-smal\. Did you mean"):
+def test_unknown_names_and_missing_files_are_named(zoo, monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match=rf"got zoo:mnist-smal\. Did you mean zoo:{NAME}\?"):
         taut.load("zoo:mnist-smal")
+    with pytest.raises(FileNotFoundError, match=rf"zoo:NAME\. Did you mean zoo:{NAME}\?"):
+        taut.load(NAME)
     monkeypatch.setenv("TAUT_ZOO", str(tmp_path / "elsewhere"))
     with pytest.raises(FileNotFoundError, match="set TAUT_ZOO"):
         taut.load(f"zoo:{NAME}")
 
 
-def test_files_of_a_mirror_are_fetched_once(copy, monkeypatch, tmp_path):
+def test_files_of_a_mirror_are_fetched_once(zoo, monkeypatch, tmp_path):
     asked = []
 
     def fetch(address, target, wanted, progress):
         asked.append((address, wanted))
-        shutil.copy(copy / NAME / "model.safetensors", target)
+        shutil.copy(zoo / NAME / "model.safetensors", target)
 
     monkeypatch.setenv("TAUT_ZOO", "https://example.org/zoo/")
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     for _ in range(2):
         assert isinstance(taut.load(f"zoo:{NAME}"), torch.nn.Module)
-    hashes = read_manifest(copy)[NAME]["files"]
+    hashes = read_manifest(zoo)[NAME]["files"]
     address = f"https://example.org/zoo/{NAME}/model.safetensors"
     assert asked == [(address, hashes["model.safetensors"])]
 
 
-def test_commands_take_models_by_name(copy, capsys, tmp_path):
-    from taut.cli import main
+@pytest.mark.parametrize(
+    ("error", "kind", "sentence"),
+    [
+        (OSError("refused"), FileNotFoundError, "cannot be fetched: refused."),
+        (RuntimeError("invalid hash"), ValueError, "is not the file of the zoo: invalid hash."),
+    ],
+)
+def test_a_mirror_that_fails_is_named(error, kind, sentence, monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise error
 
+    monkeypatch.setenv("TAUT_ZOO", "https://example.org/zoo")
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    address = f"https://example.org/zoo/{NAME}/model.safetensors"
+    with pytest.raises(kind, match=f"^{address} {sentence}"):
+        taut.load(f"zoo:{NAME}")
+
+
+def test_commands_take_models_by_name(zoo, capsys, tmp_path):
     assert main(["certify", f"zoo:{NAME}"]) == 0
     assert "Lipschitz bound" in capsys.readouterr().out
     image = tmp_path / "digit.npy"
-    import numpy as np
-
-    np.save(image, np.load(copy / NAME / "points.npz")["images"][0])
+    np.save(image, np.load(zoo / NAME / "points.npz")["images"][0])
     assert main(["predict", f"zoo:{NAME}", str(image), "--csv"]) == 0
     assert ",7," in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["certify", NAME], f"no run folder or file {NAME}. Did you mean zoo:{NAME}?"),
+        (["attack", f"zoo:{NAME}"], f"zoo:{NAME} is a model of the zoo, which `taut certify` and"),
+    ],
+)
+def test_commands_say_which_of_them_take_models_by_name(
+    words, sentence, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())

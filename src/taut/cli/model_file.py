@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from taut._zoo import PREFIX, is_zoo_name, manifest
 from taut.certification import Arithmetic, Certification, as_rational, certify
 from taut.cli.shared import OptionalFolder, OptionalShape, OptionalText, plural, shape_of
 from taut.data import load_test
@@ -167,9 +168,14 @@ def check_source(run: Path | None, plain: ModelFile, *, files: bool = False) -> 
 
 def check_run(run: Path, sources: str = "a run folder", *, files: bool = False) -> None:
     """Refuse what is no run folder, and say what to give instead."""
+    if is_zoo_name(run):
+        raise ValueError(
+            f"{run} is a model of the zoo, which `taut certify` and `taut predict` take; give "
+            f"{sources}."
+        )
     if not run.exists():
         what = "run folder or file" if files else "run folder"
-        raise FileNotFoundError(f"There is no {what} {run}.{_near(run)}")
+        raise FileNotFoundError(f"There is no {what} {run}.{_near(run, zoo=files)}")
     if run.is_file() and not files:
         raise ValueError(
             f"{run} is a file; give {sources}. `taut certify` and `taut predict` take exported "
@@ -181,12 +187,13 @@ def check_run(run: Path, sources: str = "a run folder", *, files: bool = False) 
         raise FileNotFoundError(f"{run} is no run folder: it has no {RECIPE}.{hint}")
 
 
-def _near(path: Path) -> str:
-    """A question with the file or folder that is most like a misspelt one."""
+def _near(path: Path, *, zoo: bool) -> str:
+    """A question with the file, folder or model of the zoo that is most like a misspelt one."""
     folders = [folder for folder in (Path("runs"), path.parent) if folder.is_dir()]
-    found = {one.name: one for folder in folders for one in sorted(folder.iterdir())}
-    near = nearest_name(path.name, found)
-    return "" if near is None else f" Did you mean {found[near]}?"
+    sources = {name: f"{PREFIX}{name}" for name in manifest()} if zoo else {}
+    sources |= {one.name: str(one) for folder in folders for one in sorted(folder.iterdir())}
+    near = nearest_name(path.name, sources)
+    return "" if near is None else f" Did you mean {sources[near]}?"
 
 
 def radii_of(eps: Sequence[str]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut._torch_private import has_batched_gradients, has_no_numbers, kept
+from taut._torch_private import cached_constants, has_batched_gradients, has_no_numbers
 from taut.linalg.derivatives import applied, keep
 from taut.linalg.factors import factor
 from taut.linalg.one_route import one_route_basis, takes_one_route
@@ -225,7 +225,7 @@ def _mirrored(a: Tensor) -> Tensor:
     return lower + torch.tril(lower, -1).mT
 
 
-@kept
+@cached_constants
 def _lower(size: int, device: torch.device) -> Tensor:
     """Where the lower triangle of a matrix is, on a device."""
     return torch.ones(size, size, dtype=torch.bool, device=device).tril()

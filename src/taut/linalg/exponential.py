@@ -14,10 +14,11 @@ def exponential(a: Float[Tensor, "n n"], bound: float) -> Float[Tensor, "n n"]:
 
     Scaling and squaring: the Taylor series of degree 15 of :math:`A / 2^s`, of norm at most 1/2,
     is off by less than :math:`2^{-16} / 16! \cdot 2 < 2 \cdot 10^{-18}`, and is squared s times.
-    `torch.linalg.matrix_exp` chooses its degree by the norm, which it asks on the host, and
-    differentiates by an exponential of twice the size: three times as long, both passes together.
+    `torch.linalg.matrix_exp` chooses its degree by the norm, for which it waits for the device, and
+    differentiates by an exponential of twice the size: both passes together take three times as
+    long.
 
-    Cost: 6 + s products, as many with two factors in the backward pass.
+    Cost: 6 + s products, and twice as many in the backward pass.
 
     Reference:
         Paterson, Stockmeyer (1973), SIAM J. Comput. 2: polynomials by few products.

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut._torch_private import kept
+from taut._torch_private import cached_constants
 from taut.linalg.twiddles import fourier_matrix, half_plane
 
 LONGEST = 64
@@ -103,17 +103,17 @@ def _first_axis(n: int, like: Tensor) -> Tensor:
     return _pair_matrix(n, like.dtype, like.device)[::2, : 2 * (n // 2 + 1)]
 
 
-@kept
+@cached_constants
 def _pair_matrix(n: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """From pairs to pairs: `fourier_matrix`, orthonormal."""
+    """From pairs to pairs: `fourier_matrix`, made orthonormal."""
     return (fourier_matrix(n) / math.sqrt(n)).to(device, dtype)
 
 
-@kept
+@cached_constants
 def _places(
     size: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Int[Tensor, " f"], Float[Tensor, "f 1 1 1"]]:
-    """Of the half plane: places in the grid that is computed, and counts."""
+    """The half plane: its places in the grid that is computed, and its counts."""
     grid, counts = half_plane(size)
     steps = [math.prod(size[axis + 1 :]) for axis in range(len(size))]
     places = (grid * grid.new_tensor(steps)).sum(1)

@@ -12,7 +12,7 @@ _MOST_COLUMNS = 128
 
 
 def divided(b: Tensor, a: Tensor) -> Tensor:
-    """The matrices X of X A = B, of regular matrices A: none asks on the host whether one is not.
+    """The matrices X of X A = B, for regular A; it does not wait for the device to check that.
 
     Example:
         >>> divided(torch.eye(2), 2 * torch.eye(2)).diagonal()

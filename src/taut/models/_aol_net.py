@@ -17,25 +17,25 @@ class AOLNet(AbstractNet):
     """The patchwise net of AOL: patches as channels, convolutions between them, dense layers.
 
     Patches of `patch` x `patch` pixels as channels, a 1x1 convolution to `width` channels, `depth`
-    convolutions of 3x3, a 1x1 convolution of which `kept` channels stay, `dense_depth` square dense
-    layers, of which the first features are the logits. MaxMin follows each layer but the two before
-    channels are dropped.
+    convolutions of 3x3, a 1x1 convolution of which the first `kept` channels stay, `dense_depth`
+    square dense layers, of which the first features are the logits. MaxMin follows each layer but
+    the two after which channels are dropped.
 
     Guarantee: 1-Lipschitz in l2.
 
     Args:
         patch: pixels of a side of a patch.
         width: channels of the convolutions.
-        depth: how many there are of 3x3.
+        depth: 3x3 convolutions.
         kept: channels that the dense layers read.
         dense_depth: dense layers.
         padding_mode: of the convolutions; zeros as in the paper, or None for circular.
 
-    The published sizes for images of 32 x 32 are S, M and L with 18.7 M, 62.7 M and 136 M
-    parameters (136 M are published of L); `kept` is 16, 32 and 48.
+    The published sizes for images of 32 x 32 are S, M and L with 18.7 M, 62.8 M and 136 M
+    parameters (the paper states 136 M for L); `kept` is 16, 32 and 48.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Prach, Lampert (2022), *Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz
@@ -43,7 +43,7 @@ class AOLNet(AbstractNet):
 
     Example:
         >>> net = AOLNet(width=8, depth=1, kept=2, dense_depth=2).build((3, 32, 32), 10)
-        >>> round(float(taut.lipschitz_bound(net, (3, 32, 32))), 4) <= 1
+        >>> float(taut.lipschitz_bound(net, (3, 32, 32))) <= 1 + 1e-6
         True
     """
 
@@ -68,7 +68,7 @@ class AOLNet(AbstractNet):
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Patches, convolutions, dense layers, and the logits."""
-        yield from make.multiple(self.patch)
+        yield from make.padded(self.patch)
         yield "patches", make.unshuffled(self.patch)
         yield "stem", nn.Sequential(make.conv(self.width, 1), MaxMin())
         layers = [

@@ -18,19 +18,19 @@ class BRONet(AbstractStemNet):
     Settings are those of :class:`taut.models.LiResNet`, and `rank`.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
-        to the last layer, whose pairs of rows certificates count.
+        to the last layer; certificates bound each pair of its rows.
 
     Args:
-        rank: columns of the reflectors, 0 for half of the width.
+        rank: columns of the reflectors; 0 for half of the width.
 
-    L12W512 has 68.7 M parameters for images of 32 x 32 and 10 classes, as published (68 M). For
-    Tiny-ImageNet it is 90 M with `bronet-l6w512`, where 75 M are published: there the four dense
-    layers are reflectors of rank 256, here they are orthogonal matrices.
+    L12W512 has 68.8 M parameters for images of 32 x 32 and 10 classes, as published (68 M). L6W512
+    has 90 M for Tiny-ImageNet, where 75 M are published: the four dense layers are orthogonal
+    matrices here, and reflectors of rank 256 in the paper.
 
     :class:`taut.BCOP` in place of BRO gives a backbone of finite kernels, for images of any size.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Lai et al. (2025), *Enhancing Certified Robustness via Block Reflector Orthogonal Layers and

@@ -13,7 +13,7 @@ class CPLNet(AbstractResidualNet):
     """The net of convex potential layers: that of SLL with kernels of CPL.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
-        to the last layer, whose pairs of rows certificates count.
+        to the last layer; certificates bound each pair of its rows.
 
     Settings and sizes are those of :class:`taut.models.SLLNet`; 236 M parameters are published of
     XL. The layers of the published code divide by an estimate of the norm, ours by a proven bound.

@@ -1,4 +1,4 @@
-"""Layers between channels of images, as architectures make them: every method has one."""
+"""Layers between channels of images, as architectures make them; every method has one."""
 
 from typing import Any, NamedTuple, final
 
@@ -31,14 +31,14 @@ def make_layer(
 ) -> nn.Module:
     """A layer of one of the classes between channels of images.
 
-    The size of its output is that of the input over the stride, rounded up. A layer that keeps
-    channels and size stands behind an orthogonal convolution where these change.
+    The size of its output is that of the input over the stride, rounded up. If channels or size
+    change, an orthogonal convolution changes them in front of a layer that cannot.
 
     Args:
         layer: the class, one of :data:`LAYERS`.
         channels: of input and output.
-        kernel_size: in pixels. SOC has the next smaller odd size, ECO the next larger even one, and
-            shift layers move by one position whatever the size.
+        kernel_size: in pixels. SOC rounds it down to an odd size, ECO rounds it up to an even one,
+            and shift layers ignore it: they move channels by one position.
         stride: in pixels.
         parametrization: of the kernel, or of the matrices of shift layers; SOC has none.
         options: padding mode, device and dtype.
@@ -61,17 +61,26 @@ def make_layer(
                 f"form of its own; got {parametrization}."
             )
         return SOC2d(*channels, kernel_size - 1 + kernel_size % 2, stride, **options)
-    if layer == "ShiftMix2d":
-        square = ShiftMix2d(
-            outputs, outputs, parametrization=dense_method(parametrization), **options
-        )
-    else:
-        method = {"parametrization": parametrization}
-        square = PotentialResidual2d(outputs, None, kernel_size, **method, **options)
+    square = _square_layer(layer, outputs, kernel_size, parametrization, options)
     if inputs == outputs and stride == 1:
         return square
     options.pop("padding_mode", None)
     return nn.Sequential(Conv2d(*channels, stride, stride, **options), square)
+
+
+def _square_layer(
+    layer: str,
+    channels: int,
+    kernel_size: int,
+    parametrization: Parametrization,
+    options: dict[str, Any],
+) -> nn.Module:
+    """A layer of a class that keeps channels and size."""
+    if layer == "ShiftMix2d":
+        method = dense_method(parametrization)
+        return ShiftMix2d(channels, channels, parametrization=method, **options)
+    options = {"parametrization": parametrization, **options}
+    return PotentialResidual2d(channels, None, kernel_size, **options)
 
 
 @final
@@ -95,9 +104,9 @@ class Layer(NamedTuple):
 
 
 def layers() -> dict[str, Layer]:
-    """By name: a convolution of each method, then the layers that are no convolutions.
+    """By name: a convolution of each method, then the layers of other classes.
 
-    Tables and figures of all methods iterate over it. Each is a choice for
+    Tables and figures of all methods iterate over them. Each is a choice for
     :class:`taut.models.SimpleNet` and :class:`taut.models.LipConvNet`.
 
     Example:

@@ -19,15 +19,15 @@ class LipConvNet(AbstractNet):
     of the stage; it is of size 1x1 in the last stage. SOC, LOT, BRO and ECO were first published in
     this net.
 
-    Guarantee: 1-Lipschitz in l2; with unit rows up to the last layer, whose pairs of rows
-        certificates count.
+    Guarantee: 1-Lipschitz in l2; with unit rows up to the last layer, of which certificates bound
+        each pair of rows.
 
     Args:
         depth: N, a multiple of 5.
         width: channels of the first stage.
-        layer: the class of the layers: SOC2d, Conv2d with any parametrization, and others as of
-            :class:`taut.models.SimpleNet`.
-        unit_rows: whether the last layer has rows of norm 1 at any angle, certified pair by pair;
+        layer: the class of the layers: SOC2d, or another one that :class:`taut.models.SimpleNet`
+            takes, such as Conv2d with any parametrization.
+        unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it is orthogonal.
         padding_mode: of the layers; None for the default of each.
 
@@ -35,7 +35,7 @@ class LipConvNet(AbstractNet):
     is a 1x1 convolution of 1024 x 1024 channels of which all outputs but the classes are dropped.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Singla, Feizi (2021), *Skew Orthogonal Convolutions*, arXiv:2105.11417; last layer with unit
@@ -66,7 +66,7 @@ class LipConvNet(AbstractNet):
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """The stages, and the logits."""
-        yield from make.multiple(2**5)
+        yield from make.padded(2**5)
         for stage in range(5):
             layers = self._stage(make, self.width * 2**stage, 1 if stage == 4 else 3)
             yield f"stage{stage + 1}", nn.Sequential(*layers)

@@ -21,25 +21,25 @@ class LipNeXt(AbstractNet):
     Up to the pool all layers keep the norm of gradients.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
-        to the last layer, whose pairs of rows certificates count.
+        to the last layer; certificates bound each pair of its rows.
 
     Args:
         depth: blocks.
-        width: channels, at least those of a patch.
+        width: channels; with fewer than a patch has numbers, the stem drops some of it.
         patch: pixels of a side of a patch.
-        beta: share of the channels that get their absolute value.
+        beta: share of the channels of which the absolute value is taken.
         fraction: of the channels that moves in each of four directions, at most 1/4.
-        unit_rows: whether the last layer has rows of norm 1 at any angle, certified pair by pair;
+        unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it is orthogonal.
         padding_mode: of the shifts; None for circular, as in the paper.
 
-    L32W1024 has 67.2 M parameters and L32W2048 has 269 M; published are 64 M and 256 M, which are
-    the numbers of the matrices of the blocks, 2 depth width^2, in units of 2^20. No code of the
-    paper is public: the stem and its patches are ours. Train it with
-    :class:`taut.optim.Adam`, which moves the matrices on the manifold, as the paper does.
+    L32W1024 has 67.2 M parameters and L32W2048 has 269 M. The paper states 64 M and 256 M, which is
+    the size of the matrices of the blocks, 2 depth width^2, in units of 2^20. The code of the paper
+    is not public: the stem and its patches are ours. Train it with :class:`taut.optim.Adam`, which
+    moves the matrices on the manifold, as the paper does.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Hu, Hu, Fredrikson (2026), *LipNeXt: Scaling up Lipschitz-based Certified Robustness to
@@ -71,7 +71,7 @@ class LipNeXt(AbstractNet):
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Patches, blocks, the pool, and the logits."""
-        yield from make.multiple(self.patch)
+        yield from make.padded(self.patch)
         yield "stem", make.conv(self.width, self.patch, self.patch)
         for block in range(1, self.depth + 1):
             yield f"block{block}", self._block(make)

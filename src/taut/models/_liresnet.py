@@ -31,7 +31,7 @@ class LiResNet(AbstractStemNet):
         dense_depth: dense layers behind the neck.
         centering: whether the mean over the batch is subtracted behind each convolution of the
             backbone (:class:`taut.nn.BatchCentering`).
-        unit_rows: whether the last layer has rows of norm 1 at any angle, certified pair by pair;
+        unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it is orthogonal.
         padding_mode: of the convolutions; zeros as in the paper, or None for circular.
 
@@ -40,7 +40,7 @@ class LiResNet(AbstractStemNet):
     constant by an estimate.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Hu et al. (2023), *Unlocking Deterministic Robustness Certification on ImageNet*,

@@ -1,4 +1,4 @@
-"""What architectures of named parts share: sizes that follow one another, and how they are made."""
+"""What architectures of named parts share: the factory of their layers, which tracks shapes."""
 
 import math
 from abc import abstractmethod
@@ -30,7 +30,7 @@ Configurations = Mapping[str, Mapping[str, Any]]
 
 @final
 class Parts:
-    """Makes layers, each for the shape that the layers made before it give.
+    """Makes the layers of a net in their order, and tracks the shape of what the next one reads.
 
     Args:
         shape: of one input.
@@ -58,11 +58,11 @@ class Parts:
 
     @property
     def channels(self) -> int:
-        """Channels, or features."""
+        """Channels or features that the next layer reads."""
         return self.shape[0]
 
     def strided(self, channels: int, stride: int) -> tuple[int, int]:
-        """Channels before and after a layer, which the shape follows."""
+        """Update the shape for a layer; its channels before and after."""
         before = self.channels
         self.shape = (channels, *(math.ceil(n / stride) for n in self.shape[1:]))
         return before, channels
@@ -88,8 +88,8 @@ class Parts:
         options |= self.padding | self.factory
         return make_layer(layer, between, kernel_size, stride, **options)
 
-    def multiple(self, factor: int) -> Iterator[Part]:
-        """Zeros behind rows and columns, where the factor does not divide them."""
+    def padded(self, factor: int) -> Iterator[Part]:
+        """Zeros at the bottom and the right, unless the factor divides both sizes."""
         channels, height, width = self.shape
         below, right = -height % factor, -width % factor
         if below or right:
@@ -97,7 +97,7 @@ class Parts:
             yield "pad", nn.ZeroPad2d((0, right, 0, below))
 
     def widened(self, channels: int) -> nn.Module:
-        """Zero channels behind those of the image."""
+        """Zero channels after those of the image."""
         missing = channels - self.channels
         if missing < 0:
             raise ValueError(
@@ -146,13 +146,13 @@ class Parts:
         return Linear(before, features, parametrization=self.dense, **self.factory)
 
     def dense_stack(self, features: int, count: int) -> nn.Module:
-        """Dense layers of one width, MaxMin behind each."""
+        """Dense layers of one width, each followed by MaxMin."""
         return nn.Sequential(
             *[layer for _ in range(count) for layer in (self.linear(features), MaxMin())]
         )
 
     def head(self, unit_rows: bool) -> nn.Module:
-        """The last layer: rows of norm 1 at any angle, or a dense layer."""
+        """The last layer: rows of norm 1, or a dense layer."""
         if unit_rows:
             return UnitRowLinear(self.channels, self.classes, **self.factory)
         return self.linear(self.classes)
@@ -160,7 +160,7 @@ class Parts:
 
 @dataclass(frozen=True, kw_only=True)
 class AbstractNet(AbstractModel):
-    """Named parts one after the other, for images of any size.
+    """A chain of named parts, for images of any size.
 
     A subclass defines :meth:`parts`, and may state the `method` of its layers and the settings of
     its `configurations`.
@@ -204,6 +204,7 @@ class AbstractNet(AbstractModel):
             raise ValueError(
                 f"`input_shape` must be channels, height and width; got {input_shape}."
             )
+        whole("classes", classes)
         method = parametrization or self.method
         matrices = dense or self.matrices or dense_method(method)
         methods = (_for_depth(method), _for_depth(matrices))
@@ -213,17 +214,17 @@ class AbstractNet(AbstractModel):
 
 
 def _for_depth(method: Parametrization) -> Parametrization:
-    """The method with the start that deep nets need."""
+    """The method with the initialisation that deep nets need."""
     return partial(AOL, init="identity") if method is AOL else method
 
 
 def check_sizes(model: AbstractNet, *names: str) -> None:
-    """Refuse settings that are no positive integers."""
+    """Refuse settings that are not positive integers."""
     for name in names:
         whole(name, vars(model)[name])
 
 
 def check_layer(layer: str) -> None:
-    """Refuse what is no class of layers."""
+    """Refuse a name that is not in `LAYERS`."""
     if layer not in LAYERS:
         raise ValueError(f"`layer` must be one of {', '.join(LAYERS)}; got {layer!r}.")

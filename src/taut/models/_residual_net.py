@@ -36,7 +36,7 @@ class AbstractResidualNet(AbstractNet):
     @final
     def parts(self, make: Parts) -> Iterator[Part]:
         """The layers on images, those on all pixels as one, and the logits."""
-        yield from make.multiple(4)
+        yield from make.padded(4)
         yield "widen", make.widened(self.width)
         yield "backbone", self._layers(make, self.depth, self.hidden, 3)
         yield "pool", make.pooled(ScaledAvgPool2d(4), 4)

@@ -20,7 +20,7 @@ class ResNet(AbstractNet):
     takes the place of the first block.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
-        to the last layer, whose pairs of rows certificates count.
+        to the last layer; certificates bound each pair of its rows.
 
     Args:
         blocks: of each stage.
@@ -28,7 +28,7 @@ class ResNet(AbstractNet):
         stem_kernel: of the first convolution.
         stem_stride: of the first convolution.
         stem_pool: size of the windows of a maximum behind it; 1 for none.
-        unit_rows: whether the last layer has rows of norm 1 at any angle, certified pair by pair;
+        unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it is orthogonal.
         padding_mode: of the convolutions; None for circular, where they are orthogonal.
 
@@ -37,7 +37,7 @@ class ResNet(AbstractNet):
     classes.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Boissin et al. (2025), *An Adaptive Orthogonal Convolution Scheme for Efficient and Flexible

@@ -20,13 +20,13 @@ class SandwichNet(AbstractNet):
     follow, and the head. Layers have as many hidden channels as outputs.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
-        to the last layer, whose pairs of rows certificates count.
+        to the last layer; certificates bound each pair of its rows.
 
     Args:
         width: channels of the first stage.
         stages: how many; the paper has 3 for images of 32 x 32 and 4 for those of 64 x 64.
         features: outputs of the first layers on all features.
-        unit_rows: whether the last layer has rows of norm 1 at any angle, certified pair by pair;
+        unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it is orthogonal.
         padding_mode: of the layers; None for circular, as in the paper.
 
@@ -36,7 +36,7 @@ class SandwichNet(AbstractNet):
     net to the size of its images.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Wang, Manchester (2023), *Direct Parameterization of Lipschitz-Bounded Deep Networks*,
@@ -65,7 +65,7 @@ class SandwichNet(AbstractNet):
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """The stages, the layers on all features, and the logits."""
-        yield from make.multiple(2**self.stages)
+        yield from make.padded(2**self.stages)
         for stage in range(self.stages):
             channels = self.width * 2**stage
             layers = (self._layer(make, channels, 3), self._layer(make, channels, 1, 2))

@@ -37,7 +37,7 @@ class SimpleNet(AbstractNet):
     of 64 x 64 the paper has six blocks and half the width.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Prach, Brau, Buttazzo, Lampert (2024), *1-Lipschitz Layers Compared: Memory, Speed, and
@@ -76,7 +76,7 @@ class SimpleNet(AbstractNet):
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Zero channels, a 1x1 layer, the blocks, and the logits."""
-        yield from make.multiple(2**self.blocks)
+        yield from make.padded(2**self.blocks)
         yield "widen", make.widened(self.width)
         yield "stem", nn.Sequential(make.layer(self.layer, self.width, 1), MaxMin())
         for block in range(1, self.blocks + 1):

@@ -17,7 +17,7 @@ class SLLNet(AbstractResidualNet):
     `dense_hidden` hidden ones.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
-        to the last layer, whose pairs of rows certificates count.
+        to the last layer; certificates bound each pair of its rows.
 
     Args:
         width: channels.
@@ -25,7 +25,7 @@ class SLLNet(AbstractResidualNet):
         hidden: hidden channels of each.
         dense_depth: residual layers on the features.
         dense_hidden: hidden features of each.
-        unit_rows: whether the last layer has rows of norm 1 at any angle, certified pair by pair;
+        unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it has the parametrization's form of a dense layer.
         padding_mode: of the layers; zeros as in the paper, or None for circular.
 
@@ -34,7 +34,7 @@ class SLLNet(AbstractResidualNet):
     reflection, which keeps gradients, as long as there are no more hidden channels than inputs.
 
     Raises:
-        ValueError: if a setting is not one of those.
+        ValueError: if a setting is out of its range.
 
     Reference:
         Araujo et al. (2023), *A Unified Algebraic Perspective on Lipschitz Neural Networks*,

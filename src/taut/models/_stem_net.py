@@ -32,8 +32,8 @@ class AbstractStemNet(AbstractNet):
     padding_mode: str | None = "zeros"
 
     def __post_init__(self) -> None:
-        names = ("depth", "width", "stem_kernel", "stem_stride", "features", "dense_depth")
-        check_sizes(self, *names)
+        sizes = ("depth", "width", "stem_kernel", "stem_stride", "features", "dense_depth")
+        check_sizes(self, *sizes)
 
     @abstractmethod
     def backbone_method(self, parametrization: Parametrization) -> Parametrization:
@@ -42,7 +42,7 @@ class AbstractStemNet(AbstractNet):
     @final
     def parts(self, make: Parts) -> Iterator[Part]:
         """Stem, backbone, neck, dense layers and logits."""
-        yield from make.multiple(self.stem_stride * _PATCH)
+        yield from make.padded(self.stem_stride * _PATCH)
         stem = make.conv(self.width, self.stem_kernel, self.stem_stride, CPL)
         yield "stem", nn.Sequential(stem, MaxMin())
         yield "backbone", nn.Sequential(*self._backbone(make))

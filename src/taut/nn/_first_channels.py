@@ -12,15 +12,15 @@ from taut._arguments import whole
 class FirstChannels(nn.Module):
     """Keep the first channels (or features), and drop the others.
 
-    Behind a square layer this is the way of several papers to fewer channels, and to the logits.
+    Several papers reduce channels this way behind a square layer, and end in logits this way.
 
-    Guarantee: 1-Lipschitz in l2, with orthonormal rows.
+    Guarantee: 1-Lipschitz in l2, semi-orthogonal: its rows are orthonormal.
     Cost: none; the output is a view.
 
     Inputs are `(batch, c, ...)`.
 
     Args:
-        channels: how many stay.
+        channels: how many are kept.
 
     Raises:
         ValueError: if `channels` is not a positive integer, or the input has fewer.
@@ -36,7 +36,7 @@ class FirstChannels(nn.Module):
 
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
-        """Take the first channels."""
+        """The first channels, a view."""
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
             self._check(input)
         return input[:, : self.channels]
@@ -52,5 +52,5 @@ class FirstChannels(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """How many stay."""
+        """The number of channels."""
         return f"channels={self.channels}"

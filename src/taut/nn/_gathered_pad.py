@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from taut._torch_private import kept
+from taut._torch_private import cached_constants
 from taut.linalg.padding import padded_index
 
 Size = tuple[int, ...]  # one number per spatial axis
@@ -20,7 +20,7 @@ def gathered(x: Tensor, left: Size, right: Size, *, channels_last: bool) -> Tens
     return x.flatten(first).index_select(first, index).unflatten(first, padded)
 
 
-@kept
+@cached_constants
 def _positions(size: Size, left: Size, right: Size, device: torch.device) -> Tensor:
     """Which position of the input, counted through, each position of the padded one is."""
     index = torch.zeros((), dtype=torch.int32, device="cpu")

@@ -10,7 +10,7 @@ from jaxtyping import Complex, Float, Int
 from torch import Tensor, nn
 
 from taut._arguments import wholes
-from taut._torch_private import kept
+from taut._torch_private import cached_constants
 from taut.linalg.embedding import interleaved
 from taut.linalg.twiddles import half_plane
 from taut.parametrizations._base import AbstractParametrization
@@ -172,7 +172,7 @@ def dilated_symbol(
     return torch.where(mirrored, chosen.conj(), chosen)
 
 
-@kept
+@cached_constants
 def _dilated_places(
     size: tuple[int, ...],
     dilation: tuple[int, ...],
@@ -218,7 +218,7 @@ def kernel_symbol(
     return torch.complex(cos @ taps, sin @ taps).unflatten(1, kernel.shape[:2])
 
 
-@kept
+@cached_constants
 def _waves(
     taps: tuple[int, ...], size: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> tuple[Float[Tensor, "f t"], Float[Tensor, "f t"]]:
@@ -259,7 +259,7 @@ def map_symbol(
     return mapped.index_select(0, order)
 
 
-@kept
+@cached_constants
 def _real_and_paired(
     size: tuple[int, ...], device: torch.device
 ) -> tuple[Int[Tensor, " r"], Int[Tensor, " p"], Int[Tensor, " f"]]:
@@ -294,7 +294,7 @@ def kernel_of_symbol(symbol: Complex[Tensor, "f o i"], size: tuple[int, ...]) ->
     return torch.fft.irfftn(plane, s=size, dim=tuple(range(2, plane.ndim)))
 
 
-@kept
+@cached_constants
 def _half_of_last_axis(size: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Where the frequencies that irfftn reads are in `half_plane`, and which it has itself."""
     known = _numbers(size)

@@ -61,8 +61,8 @@ def merge_pads(program: Program) -> Program:
     has norm 1). Zeros behind the image, and then another padding, are `extend`. The value between
     is computed by copying, so that the rounding stays that of the convolution.
 
-    Zeros, whose norm is 1, stay where something else reads the padded image: a residual layer is
-    known by the image that both its branches read.
+    Zeros, whose norm is 1, stay if another node reads the padded image, too: a residual layer is
+    recognised by the image that both its branches read.
     """
     made = {node.name: node for node in program.nodes}
     shapes = program.shapes
