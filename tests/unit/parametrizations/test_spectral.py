@@ -129,6 +129,18 @@ def test_gradients_are_those_of_finite_differences():
     assert torch.autograd.gradcheck(forward, (x, *raws))
 
 
+def test_constants_of_a_size_do_not_stay_in_the_transform_that_meets_it_first():
+    layer, shape = layer_of(2, 2, 3), (2, 11, 13)  # a size of this test alone
+    x = torch.randn(1, *shape)
+    names = [name for name, _ in layer.named_parameters()]
+
+    def total(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (x,)).sum()
+
+    torch.func.grad(total)(*(p.detach() for p in layer.parameters()))
+    assert float(taut.lipschitz_bound(layer, shape)) <= 1 + 1e-6
+
+
 def test_a_training_step_and_a_state_of_no_size():
     model = nn.Sequential(layer_of(1, 4, 3), taut.nn.MaxMin(), nn.AdaptiveAvgPool2d(1))
     optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
