@@ -18,13 +18,15 @@ import torch
 from torch import nn
 
 import taut
-from experiments._record import Record
+from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, QUICK, Experiment, option, sentence, tracked
+from experiments._show import markdown
 from experiments._training import shares
 from taut.parametrizations import projected, update_
 from taut.recipes import RECIPES
 
 _RECIPE = RECIPES["mnist-large-certified"]
+RECORD = RECORDS / "on-mnist.json"
 _SETTINGS = ("epochs", "batch_size", "lr", "seed", "eps")
 
 
@@ -94,6 +96,32 @@ def train(
             update_(net, len(losses))
     return losses, time.process_time() - start
 
+
+def mnist_table() -> str:
+    """One line for each method, the most certified first; and why others have none."""
+    record = read(RECORD)
+    eps, rows = record["settings"]["eps"], record["rows"]
+    trained = [row for row in rows if "clean" in row]
+    trained.sort(key=lambda row: -row["certified"][eps])
+    header = ("layers", "clean in %", f"certified at {eps} in %", "bound", "CPU seconds a step")
+    cells = [
+        (
+            row["name"],
+            f"{row['clean']:.2f}",
+            f"{row['certified'][eps]:.2f}",
+            f"{row['bound']:.4f}",
+            f"{row['CPU seconds a step']:.2f}",
+        )
+        for row in trained
+    ]
+    notes = [f"- {row['name']}: {row['note']}\n" for row in rows if "note" in row]
+    known = {row["name"] for row in rows}
+    missing = [name for name in taut.models.layers() if name not in known]
+    notes += [f"- not measured yet: {'; '.join(missing)}\n"] if missing else []
+    return markdown(header, cells) + "".join(("\n", *notes) if notes else ())
+
+
+TABLES = {"every-method-mnist": mnist_table}
 
 EXPERIMENT = Experiment(
     "methods_on_mnist",
