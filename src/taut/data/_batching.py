@@ -159,7 +159,7 @@ class Batches:
         order = torch.randperm(count, generator=draws, device="cpu")
         offsets = drawn(2 * augment.crop_padding + 1, 2).to(device)
         flips = drawn(2).bool().to(device)
-        # What a recipe leaves out draws nothing, so that it changes no other draw.
+        # A setting that is off draws no numbers: to switch it on changes no other random number.
         centres = partner = shares = None
         if augment.cutout:
             centres = torch.stack([drawn(n) for n in self.split.input_shape[1:]], 1).to(device)

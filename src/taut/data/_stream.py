@@ -221,7 +221,7 @@ class _Given(Sampler):
 
 @final
 class _Loaders:
-    """Keeps a loader, so that its worker processes are reused in the next epoch."""
+    """Keeps a data loader, whose worker processes also read the next epoch."""
 
     def __init__(self) -> None:
         self.kept: Any = None
