@@ -29,7 +29,7 @@ from taut.linalg.matrix import MatrixOperator
 from taut.linalg.rounding import up_product
 from taut.program import Head, Program, Site, head_of, operation
 
-__all__ = ["CurvedHead", "curved_head", "hidden_layer"]
+__all__ = ["CurvedHead", "curved_head"]
 
 _CLASSES, _WORK = 32, 1 << 33
 """Up to so many classes, and multiplications for all pairs, each pair has a K of its own."""
@@ -85,17 +85,32 @@ class CurvedHead:
             (slope,) = torch.autograd.grad(operation(self.site).run(self.site, u).sum(), u)
         differences = self.rows[labels][:, None] - self.rows  # (b, k, h)
         gradients = (differences * slope[:, None]) @ self.weight  # (b, k, n)
+        steep = torch.linalg.vector_norm(gradients, dim=2) * self.features
+        margin = (z.gather(1, labels[:, None]) - z).clamp(min=0)
+        return self._ways(margin, steep, labels, slopes) * _ROOM
+
+    def largest(self, margin: Tensor, labels: Tensor, slopes: Tensor) -> Tensor:
+        """What no radius exceeds, whatever the slopes at the inputs are: that of slope 0, `(b,)`.
+
+        Args:
+            margin: from the label to the next class.
+            labels: a class of each.
+            slopes: as of `radii`.
+        """
+        ways = self._ways(margin[:, None], torch.zeros_like(slopes[labels]), labels, slopes)
+        return ways.scatter(1, labels[:, None], 0.0).amax(1)
+
+    def _ways(self, margin: Tensor, steep: Tensor, labels: Tensor, slopes: Tensor) -> Tensor:
+        """How far inputs may go until margins are lost, from slopes at the inputs."""
         most = slopes[labels]
-        steep = (torch.linalg.vector_norm(gradients, dim=2) * self.features).minimum(most)
+        steep = steep.minimum(most)
         # A larger K is a smaller radius; one above 0 keeps all quotients finite.
         bend = (self.curvature[labels] * self.features**2).clamp(min=1e-200)
-        margin = (z.gather(1, labels[:, None]) - z).clamp(min=0)
         near = 2 * margin / (steep + (steep.square() + 2 * bend * margin).sqrt())
         turn = (most - steep) / bend  # from there on the slope is the largest
         fallen = steep * turn + bend * turn.square() / 2
         far = turn + (margin - fallen) / most
-        radii = torch.where(margin <= fallen, near, far) * _ROOM
-        return radii.nan_to_num(0.0, posinf=0.0)
+        return torch.where(margin <= fallen, near, far).nan_to_num(0.0, posinf=0.0)
 
 
 def curved_head(program: Program, lipschitz: Mapping[str, float]) -> CurvedHead | None:
@@ -105,7 +120,7 @@ def curved_head(program: Program, lipschitz: Mapping[str, float]) -> CurvedHead 
         program: of a model.
         lipschitz: constants of its values, by name.
     """
-    found = hidden_layer(program)
+    found = _hidden_layer(program)
     if found is None:
         return None
     site, head, inner = found
@@ -116,7 +131,7 @@ def curved_head(program: Program, lipschitz: Mapping[str, float]) -> CurvedHead 
     return CurvedHead(site, head.rows, inner.rows, lipschitz[inner.source], curvature)
 
 
-def hidden_layer(program: Program) -> tuple[Site, Head, Head] | None:
+def _hidden_layer(program: Program) -> tuple[Site, Head, Head] | None:
     """A smooth activation, and the matrices behind and before it."""
     head = head_of(program)
     sites = {site.node.name: site for site in program.sites()}

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -21,8 +22,8 @@ from taut.certification._certificate import (
     weights_sha256,
 )
 from taut.certification._changes import compose_moved, moved
-from taut.certification._curvature import hidden_layer
-from taut.certification._verify_images import check_answers, check_images, floats, numbers
+from taut.certification._curvature import curved_head
+from taut.certification._verify_images import Limit, check_answers, check_images, floats, numbers
 from taut.files import load_tensors
 from taut.program import (
     Layer,
@@ -134,14 +135,14 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     proven = layers_of(program, real=arithmetic == "real")
     layers = _recorded(file, proven)
     folds = _folds(file.get("folds", []), program, layers)
-    _compose(file, layers, program, arithmetic, folds)
+    constants = _compose(file, layers, program, arithmetic, folds)
     stretch = _check_changes(file["changes"], layers, program) if "changes" in file else 1.0
-    # In real numbers radii may follow from slopes at the images, which are not here.
-    curved = arithmetic == "real" and hidden_layer(program) is not None
+    by_curvature = arithmetic == "real" and "changes" not in file
+    curved = _curved_limit(program, constants) if by_curvature else None
     if "radius" in file:
-        check_images(file, program.shapes[program.output], curved=curved)
+        check_images(file, program.shapes[program.output], curved)
     if "radii" in file:
-        check_answers(file, program.shapes[program.output], stretch, curved=curved)
+        check_answers(file, program.shapes[program.output], stretch, curved)
     return Verified(arithmetic, shape, file["bound"])
 
 
@@ -287,7 +288,8 @@ def _compose(
     program: Program,
     arithmetic: str,
     folds: Mapping[str, tuple[str, float]],
-) -> None:
+) -> Mapping[str, float]:
+    """Check what the rows come to; the Lipschitz constants of all values, by name."""
     composed = compose(layers, program.source, program.output, arithmetic, folds)
     if not file["bound"] >= composed.lipschitz:
         raise UnprovenError("The Lipschitz bound is below what the rows come to.")
@@ -296,12 +298,24 @@ def _compose(
     if arithmetic == "real":
         if file["error"] is not None or file["norm_limit"] is not None:
             raise ValueError("A certificate in real numbers has no rounding error.")
-        return
+        return composed.constants
     errors = zip(floats(file["error"], "error"), composed.error, strict=True)
     if not all(said >= proven for said, proven in errors):
         raise UnprovenError("The rounding error is below what the rows come to.")
     if not 0 < file["norm_limit"] <= composed.norm_limit:
         raise UnprovenError("The norm limit is above what the rows come to.")
+    return composed.constants
+
+
+def _curved_limit(program: Program, constants: Mapping[str, float]) -> Limit | None:
+    """What no radius by curvature exceeds, from margins and labels; None if there are none.
+
+    Slopes at the images, which are not here, may make radii less.
+    """
+    head, pairs = curved_head(program, constants), pairs_of(program, constants)
+    if head is None or pairs is None:
+        return None
+    return partial(head.largest, slopes=pairs)
 
 
 def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) -> float:

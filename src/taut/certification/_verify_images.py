@@ -1,6 +1,7 @@
 """Check what a certificate says of images: what fits together, as the images are not here."""
 
 import math
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -9,7 +10,10 @@ from torch import Tensor
 
 from taut.certification._radius import above
 
-__all__ = ["check_answers", "check_images", "floats", "numbers"]
+__all__ = ["Limit", "check_answers", "check_images", "floats", "numbers"]
+
+Limit = Callable[[Tensor, Tensor], Tensor]
+"""From margins and labels to what no radius exceeds."""
 
 
 def floats(values: Any, what: str) -> list[float]:
@@ -36,13 +40,13 @@ def numbers(values: Any, what: str, *, kind: type = float, own: float | None = N
     )
 
 
-def check_images(file: dict[str, Any], shape: tuple[int, ...], *, curved: bool = False) -> None:
+def check_images(file: dict[str, Any], shape: tuple[int, ...], curved: Limit | None = None) -> None:
     """Refuse what does not fit together: accuracies, radii, labels, predictions and margins.
 
     Args:
         file: the certificate.
         shape: of the outputs.
-        curved: whether radii also follow from slopes at the images, which are not here.
+        curved: what radii by curvature do not exceed.
     """
     radii, n = floats(file["radius"], "radii"), len(file["radius"])
     labels, predictions, hashes = file["labels"], file["predictions"], file["images"]["sha256"]
@@ -55,8 +59,13 @@ def check_images(file: dict[str, Any], shape: tuple[int, ...], *, curved: bool =
         raise ValueError(f"Labels and predictions must be below {classes}.")
     _check_description(file["images"])
     right = [a == b for a, b in zip(predictions, labels, strict=True)]
-    for values in zip(radii, file["margin"], labels, right, strict=True):
-        _check_image(file, *values, single=single, curved=curved)
+    limits = [0.0] * n
+    if curved is not None:
+        known = [m or 0.0 for m in file["margin"]]
+        margins = torch.tensor(known, dtype=torch.float64, device="cpu")
+        limits = curved(margins.clamp(min=0), torch.tensor(labels, device="cpu")).tolist()
+    for values in zip(radii, file["margin"], labels, right, limits, strict=True):
+        _check_image(file, *values, single=single)
     radius = torch.tensor(radii, dtype=torch.float64, device="cpu")
     shares = {"clean accuracy": (file["clean_accuracy"], sum(right))}
     for eps, said in file["certified_accuracy"].items():
@@ -79,15 +88,15 @@ def _check_image(
     margin: float | None,
     label: int,
     right: bool,
+    limit: float,
     *,
     single: bool,
-    curved: bool,
 ) -> None:
     r"""Refuse a radius above what its margin m leaves.
 
     It is at most :math:`(m - 4 b) / (L + a)` for the class that the margin is to, and so for the
-    least constant L, that of the output itself where it is a single one. The margin was rounded
-    once.
+    least constant L, that of the output itself where it is a single one; or at most the limit by
+    curvature. The margin was rounded once.
     """
     if radius < 0 or not (margin is None or type(margin) is float):
         raise ValueError("A radius or a margin is no number that it can be.")
@@ -97,7 +106,7 @@ def _check_image(
         return
     if margin is None or not right:
         raise ValueError("A radius belongs to no right answer.")
-    if curved:
+    if radius <= limit:
         return
     a, b = map(Fraction, file["error"] or (0.0, 0.0))
     least = Fraction(1 if single else math.sqrt(2)) * Fraction(file["bound"])
@@ -109,7 +118,7 @@ def _check_image(
 
 
 def check_answers(
-    file: dict[str, Any], shape: tuple[int, ...], stretch: float, *, curved: bool = False
+    file: dict[str, Any], shape: tuple[int, ...], stretch: float, curved: Limit | None = None
 ) -> None:
     """Refuse classes, margins and radii of predictions that do not fit together."""
     radii = numbers(file["radii"], "radii", own=math.inf)
@@ -136,5 +145,7 @@ def check_answers(
     room = margin * (1 + 2.0**-40) - 4 * b
     limit = math.inf if file["norm_limit"] is None else file["norm_limit"]
     above = (least * (slopes + a * stretch) > room) | (least * stretch > limit)
-    if not curved and bool((above & (least > 0)).any()):
+    if curved is not None:
+        above &= least > curved(margin.clamp(min=0), classes)
+    if bool((above & (least > 0)).any()):
         raise ValueError("A radius is above what its margin leaves.")

@@ -1,5 +1,6 @@
 """Classifiers that end in one hidden layer: radii by curvature, against attacks and searches."""
 
+import json
 import math
 
 import pytest
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 import taut
 from taut.certification import certify, predict, prove
 from taut.certification._curvature import curved_head
-from taut.program import head_of, operation, trace
+from taut.program import canonical, head_of, operation, trace
 
 ACTIVATIONS = {
     "softplus": nn.Softplus(),
@@ -169,6 +170,22 @@ def test_files_of_curved_radii_are_verified(tmp_path):
     assert taut.verify(*result.save(tmp_path / "a.json")).bound == float(result.bound)
     found = predict(model, x, arithmetic="real")
     assert taut.verify(*found.save(tmp_path / "b.json")).bound == float(result.bound)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_radii_above_what_any_slope_allows_are_refused(name, tmp_path):
+    model, x = net(name), points(10)
+    result = certify(model, x, model(x).argmax(1), 0.01, arithmetic="real")
+    found = predict(model, x, arithmetic="real")
+    for proved, key in ((result, "radius"), (found, "radii")):
+        certificate, weights = proved.save(tmp_path / f"{key}.json")
+        taut.verify(certificate, weights)
+        file = json.loads(certificate.read_text())
+        rows = file[key] if key == "radii" else [file[key]]
+        rows[0][:] = [None if value is None else 1e3 + value for value in rows[0]]
+        certificate.write_text(canonical(file))
+        with pytest.raises(ValueError, match="above what its margin leaves"):
+            taut.verify(certificate, weights)
 
 
 def test_other_last_layers_have_no_curvature():
