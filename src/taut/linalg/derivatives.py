@@ -37,6 +37,15 @@ def final(derivative: Tensor, source: Tensor) -> Tensor:
     return applied(_Final, derivative, source)
 
 
+def batched_linear(
+    function: type[torch.autograd.Function], axis: int | None, x: Tensor, *options: Any
+) -> tuple[Tensor, int]:
+    """The `vmap` of a function of a batch, linear in it: `axis` is joined to the batch."""
+    assert axis is not None
+    x = x.movedim(axis, 0)
+    return applied(function, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
+
+
 @functools.cache
 def _with_jvp(function: Any) -> type[torch.autograd.Function]:
     rule = _refusing_a_second(function.tangent)

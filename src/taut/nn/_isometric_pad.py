@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from taut._arguments import wholes
-from taut.linalg.derivatives import applied, keep
+from taut.linalg.derivatives import applied, batched_linear, keep
 from taut.linalg.padding import isometric_mask
 from taut.nn._padding import Size, torch_pads
 from taut.program import AbstractOp, Rounding, Site, op
@@ -100,9 +100,7 @@ class _Pad(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        x, *options = args
-        x = x.movedim(in_dims[0], 0)
-        return applied(_Pad, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
+        return batched_linear(_Pad, in_dims[0], *args)
 
 
 class _Fold(torch.autograd.Function):
@@ -125,9 +123,7 @@ class _Fold(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        x, *options = args
-        x = x.movedim(in_dims[0], 0)
-        return applied(_Fold, x.flatten(0, 1), *options).unflatten(0, x.shape[:2]), 0
+        return batched_linear(_Fold, in_dims[0], *args)
 
 
 def _folded(y: Tensor, mask: Tensor, axes: int, padding: list[int], mode: str) -> Tensor:

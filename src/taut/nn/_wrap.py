@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from taut.linalg.derivatives import applied
+from taut.linalg.derivatives import applied, batched_linear
 from taut.linalg.rates import counts_launches
 from taut.nn._gathered_pad import Size, gathered
 
@@ -98,7 +98,7 @@ class Wrap(LinearInSides):
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        return _vmapped(Wrap, in_dims[0], *args), 0
+        return batched_linear(Wrap, in_dims[0], *args)
 
 
 class Unwrap(LinearInSides):
@@ -127,10 +127,4 @@ class Unwrap(LinearInSides):
 
     @staticmethod
     def vmap(info, in_dims: tuple, *args: Any) -> tuple[Tensor, int]:
-        return _vmapped(Unwrap, in_dims[0], *args), 0
-
-
-def _vmapped(function: type[torch.autograd.Function], axis: int, x: Tensor, *sides: Size) -> Tensor:
-    """With the axis of `torch.func.vmap` joined to the first one."""
-    x = x.movedim(axis, 0)
-    return applied(function, x.flatten(0, 1), *sides).unflatten(0, x.shape[:2])
+        return batched_linear(Unwrap, in_dims[0], *args)
