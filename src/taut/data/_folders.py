@@ -25,6 +25,7 @@ from taut.data._sets import Dataset
 from taut.files import write_atomically
 
 _HOW = "Expected {train,test}/<class>/*.jpg or other pictures, in a folder or a tar archive."
+LABELS_FILE = "val_annotations.txt"  # of Tiny-ImageNet
 _CACHE_FORMAT = 3  # part of every key: raise it when what is stored changes its meaning
 _T = TypeVar("_T")
 Tell = Callable[[int], None] | None
@@ -61,13 +62,23 @@ class Arrangement(NamedTuple):
 
 
 def arrange(
-    source: Path, take: Callable[[Place], _T], *, streamed: bool
+    source: Path,
+    take: Callable[[Place], _T],
+    *,
+    streamed: bool,
+    by_class: Callable[[Parts], Parts | None] = lambda parts: parts,
 ) -> tuple[Arrangement, list[_T]]:
-    """All pictures of a folder or an archive, each passed through `take`, and their arrangement."""
+    """All pictures of a folder or an archive, each passed through `take`, and their arrangement.
+
+    `by_class` brings the path of a file or a folder to PART/CLASS/FILE; None leaves it out.
+    """
     names: list[Parts] = []
     taken: list[_T] = []
     folders: list[Parts] = []
-    for parts, place in members(source, is_picture, streamed=streamed):
+    for path, place in members(source, is_picture, streamed=streamed):
+        parts = by_class(path)
+        if parts is None:
+            continue
         if place is None:
             folders.append(parts)
             continue
@@ -137,13 +148,13 @@ def load_folder(
 ) -> Dataset:
     """Images by class; what was decoded is kept in the cache folder."""
     source = _locate(path)
-    return dataset_of("folder", _read(source, shape, tell, draft=draft), holdout, source)
+    return dataset_of("folder", read_pictures(source, shape, tell, draft=draft), holdout, source)
 
 
 def load_jpeg75(path: Path, tell: Tell) -> Dataset:
     """CIFAR-10 re-encoded as JPEG of quality 75, which is never labelled as CIFAR-10."""
     known, source = NAMED[JPEG75], _locate(path, NAMED[JPEG75].how)
-    arrays = _read(source, None, tell)
+    arrays = read_pictures(source, None, tell)
     if list(arrays["names"][1:]) != known.classes or "x_test" not in arrays:
         raise ValueError(f"{source}: must have train/ and test/ with the ten classes of CIFAR-10.")
     shape = arrays["x_train"].shape[1:]
@@ -161,11 +172,17 @@ def _locate(path: Path, how: str = _HOW) -> Path:
     return only_file(path, ["*.tar", "*.tar.*", "*.tgz"], "archive", absent)
 
 
-def _read(
-    source: Path, shape: Shape | None, tell: Tell, *, draft: bool = False
+def read_pictures(
+    source: Path,
+    shape: Shape | None,
+    tell: Tell,
+    *,
+    draft: bool = False,
+    arranged: Callable[..., tuple[Arrangement, list[Picture]]] = arrange,
 ) -> dict[str, np.ndarray]:
     """The arrays of all images, from the user's cache folder if they are there, or decoded."""
-    kept = _cache_file(source, shape, draft=draft)
+    way = "" if arranged is arrange else arranged.__name__
+    kept = _cache_file(source, shape, draft=draft, way=way)
     with (
         suppress(OSError, EOFError, ValueError, zipfile.BadZipFile),  # absent or damaged
         kept.open("rb") as file,
@@ -183,7 +200,7 @@ def _read(
             tell(done)
         return pixels, str(place)
 
-    arrays, content = arrays_of(*arrange(source, decoded, streamed=False)), io.BytesIO()
+    arrays, content = arrays_of(*arranged(source, decoded, streamed=False)), io.BytesIO()
     np.savez(content, allow_pickle=False, **arrays)
     # A cache that cannot be written costs time, not correctness: the data is read all the same.
     with suppress(OSError):
@@ -192,15 +209,15 @@ def _read(
     return arrays
 
 
-def _cache_file(source: Path, shape: Shape | None, *, draft: bool) -> Path:
+def _cache_file(source: Path, shape: Shape | None, *, draft: bool, way: str) -> Path:
     """Its name changes with the path, the size or the time of change of any of the files."""
     digest = hashlib.sha256(f"taut data {_CACHE_FORMAT}\n".encode())
     for path in [source] if source.is_file() else below(source):
-        if path == source or is_picture(path.name):
+        if path == source or is_picture(path.name) or path.name == LABELS_FILE:
             stat = path.stat()
             digest.update(f"{path.resolve()}\n{stat.st_size} {stat.st_mtime_ns}\n".encode())
     brought = [] if shape is None else ["x".join(map(str, shape))]
-    name = "-".join([digest.hexdigest(), *brought, *(["draft"] if draft else [])])
+    name = "-".join([digest.hexdigest(), *brought, *["draft"] * draft, *[way] * bool(way)])
     folder = os.environ.get("TAUT_CACHE") or Path.home() / ".cache" / "taut"
     return Path(folder).expanduser() / f"{name}.npz"
 

@@ -11,10 +11,18 @@ from taut.data._checks import checked_shape
 from taut.data._folders import load_folder, load_jpeg75, load_pictures
 from taut.data._holdout import Holdout
 from taut.data._hub import PREFIX, open_hub
-from taut.data._named import EMBEDDED, JPEG75, NAMED, read_embedded, read_named
+from taut.data._named import (
+    EMBEDDED,
+    JPEG75,
+    NAMED,
+    TINY_IMAGENET,
+    read_embedded,
+    read_named,
+)
 from taut.data._npz import read_npz, read_npz_test
 from taut.data._sets import Dataset
 from taut.data._shards import SHARDS, open_shards
+from taut.data._tiny_imagenet import load_tiny_imagenet
 from taut.kinds import did_you_mean
 
 _FOLDER, _NPZ = "folder", "npz"
@@ -90,10 +98,12 @@ def load(
         return load_pictures(name, arranged, pictures, holdout, on_progress)
     if name == _FOLDER:
         return load_folder(path, holdout, shape, on_progress, draft=draft)
-    if shape is not None:
-        raise ValueError(f"`shape` must be None for {name}, its images have one; got {shape}.")
     if holdout is not None:
         raise ValueError(f"`holdout` must be None for {name}, it has a test split; got {holdout}.")
+    if name == TINY_IMAGENET:
+        return load_tiny_imagenet(path, shape, on_progress, draft=draft)
+    if shape is not None:
+        raise ValueError(f"`shape` must be None for {name}, its images have one; got {shape}.")
     if name == EMBEDDED:
         return read_embedded()
     if name == JPEG75:

@@ -17,7 +17,7 @@ from taut.data._sets import Dataset, Split
 
 _FILES = resources.files("taut.data")
 EMBEDDED, EMBEDDED_FILE = "fashion-mnist-subset", "fashion_mnist_subset.npz"
-JPEG75 = "cifar10-jpeg75"
+JPEG75, TINY_IMAGENET = "cifar10-jpeg75", "tiny-imagenet"
 
 
 @final

@@ -21,9 +21,11 @@ from taut.data._checks import checked_shape
 from taut.data._folders import AbstractPictures, Arrangement, Picture, arrange
 from taut.data._holdout import Holdout
 from taut.data._hub import PREFIX, open_hub
+from taut.data._named import TINY_IMAGENET
 from taut.data._pixels import Change, Shape
 from taut.data._sets import AbstractSplit, Split
 from taut.data._shards import SHARDS, FilePictures, open_shards
+from taut.data._tiny_imagenet import arrange_tiny_imagenet, locate
 
 _CPU = torch.device("cpu")
 
@@ -142,7 +144,7 @@ def stream(
     Classes, order and held-out images are those of `load`, and so are the batches.
 
     Args:
-        name: "folder", "webdataset", or "hub:NAME" of a data set of the hub.
+        name: "folder", "tiny-imagenet", "webdataset", or "hub:NAME" of a data set of the hub.
         data_dir: the folder, which may hold plain tar archives in the place of folders, or one such
             archive; the folder of the shards; for the hub where to keep its files, if wanted.
         workers: processes that decode; 0 decodes in the process that trains.
@@ -155,9 +157,9 @@ def stream(
         FileNotFoundError: if there is no image.
 
     Example:
-        >>> stream("mnist", None, workers=2)
+        >>> stream("mnist", None, workers=2)  # doctest: +ELLIPSIS
         Traceback (most recent call last):
-        ValueError: mnist is not kept as single images; folder, webdataset and hub:NAME are.
+        ValueError: mnist is not kept as single images; folder, ...
     """
     if workers < 0:
         raise ValueError(f"`workers` must be at least 0; got {workers}.")
@@ -178,9 +180,10 @@ def _opened(
     """The arrangement of the images, and what decodes one of them."""
     if name.startswith(PREFIX):
         return open_hub(name.removeprefix(PREFIX), path, shape, draft=draft)
-    if name not in ("folder", SHARDS):
+    if name not in ("folder", TINY_IMAGENET, SHARDS):
         raise ValueError(
-            f"{name} is not kept as single images; folder, {SHARDS} and {PREFIX}NAME are."
+            f"{name} is not kept as single images; folder, {TINY_IMAGENET}, {SHARDS} and "
+            f"{PREFIX}NAME are."
         )
     if path is None or not path.exists():
         raise ValueError(
@@ -188,7 +191,11 @@ def _opened(
         )
     if name == SHARDS:
         return open_shards(path, shape, draft=draft)
-    arranged, places = arrange(path, lambda place: place, streamed=True)
+    arranged, places = (
+        arrange_tiny_imagenet(locate(path), lambda place: place, streamed=True)
+        if name == TINY_IMAGENET
+        else arrange(path, lambda place: place, streamed=True)
+    )
     return arranged, FilePictures(places, shape, draft)
 
 

@@ -1,7 +1,6 @@
 """Readers of idx and CIFAR files, on small files written here, whole and broken."""
 
 import copyreg
-import gzip
 import hashlib
 import io
 import os
@@ -16,86 +15,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_files import (
+    CIFAR_FORMS,
+    IDX_STYLES,
+    as_python2_pickle,
+    cifar_files,
+    random_arrays,
+    write_idx,
+    write_mnist,
+)
 from taut.data import load
 from taut.data._inert_pickle import read_inert_pickle
 from taut.data._named import NAMED
-
-IDX_STYLES = ["{0}-{1}-ubyte", "{0}-{1}-ubyte.gz", "{0}.{1}-ubyte", "{0}.{1}-ubyte.gz"]
-CIFAR_FORMS = ["python", "binary"]
-
-
-def random_arrays(n: int, shape: tuple[int, ...], classes: int, seed: int = 0):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
-    return images, np.arange(n) % classes
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    data = header + array.astype(np.uint8).tobytes()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
-
-
-def write_mnist(folder: Path, style: str = IDX_STYLES[0], size=(5, 4)) -> dict:
-    written = {}
-    for part, n in (("train", 12), ("t10k", 7)):
-        images, labels = random_arrays(n, size, 10, seed=n)
-        write_idx(folder / style.format(f"{part}-images", "idx3"), images)
-        write_idx(folder / style.format(f"{part}-labels", "idx1"), labels)
-        written[part] = images, labels
-    return written
-
-
-def as_python2_pickle(content: dict) -> bytes:
-    """Protocol 2, with byte strings for text and arrays built by name, as CIFAR's files are."""
-    out = [b"\x80\x02}("]
-
-    def text(value: bytes) -> bytes:
-        return b"T" + len(value).to_bytes(4, "little") + value
-
-    def number(value: int) -> bytes:
-        return b"J" + int(value).to_bytes(4, "little", signed=True)
-
-    for key, value in content.items():
-        out.append(text(key))
-        if isinstance(value, np.ndarray):
-            out.append(b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(K\x00t")
-            out.append(text(b"b") + b"tR(K\x01(" + b"".join(map(number, value.shape)) + b"t")
-            out.append(b"cnumpy\ndtype\n(" + text(b"u1") + b"K\x00K\x01tR(K\x03" + text(b"|"))
-            out.append(b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89" + text(value.tobytes()))
-            out.append(b"tb")
-        else:
-            out.append(b"](" + b"".join(map(number, value)) + b"e")
-    return b"".join(out) + b"u."
-
-
-def cifar_files(name: str, form: str, per_file: int = 3) -> tuple[str, str, dict, dict]:
-    """Folder, archive, bytes by file name, and the images and labels that they hold."""
-    classes = 10 if name == "cifar10" else 100
-    stem = name.replace("cifar", "cifar-")
-    split_names = {"train": ["train"], "test": ["test"]}
-    if name == "cifar10":
-        split_names = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
-    files, truth = {}, {}
-    for part, file_names in split_names.items():
-        arrays = []
-        for at, file_name in enumerate(file_names):
-            rows, labels = random_arrays(per_file, (3072,), classes, seed=at)
-            labels = (labels + at) % classes
-            arrays.append((rows, labels))
-            if form == "python":
-                key = b"labels" if name == "cifar10" else b"fine_labels"
-                files[file_name] = as_python2_pickle({b"data": rows, key: labels.tolist()})
-            else:
-                columns = [labels[:, None]] if name == "cifar10" else [labels[:, None] * 0 + 77]
-                columns += [] if name == "cifar10" else [labels[:, None]]
-                records = np.hstack([*columns, rows]).astype(np.uint8)
-                files[f"{file_name}.bin"] = records.tobytes()
-        images = np.concatenate([rows for rows, _ in arrays]).reshape(-1, 3, 32, 32)
-        truth[part] = images, np.concatenate([labels for _, labels in arrays])
-    folder = {"python": "batches-py", "binary": "batches-bin"}[form]
-    folder = f"{stem}-{folder if name == 'cifar10' else form}"
-    return folder, f"{stem}-{form}.tar.gz", files, truth
 
 
 def write_tar(path: Path, files: dict[str, bytes], mode: str = "w:gz") -> None:
