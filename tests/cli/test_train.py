@@ -77,6 +77,36 @@ def test_train_makes_a_run_folder_named_by_recipe_and_seed(folder):
     assert len(run.history()) == 2
 
 
+def test_a_dry_run_says_what_training_needs_and_writes_nothing(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    code = main(["train", "tiny.json", "--data-dir", "data.npz", "--dry-run", "--epochs", "50"])
+    rows = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()[:-1])
+    assert code == 0
+    assert sorted(folder.rglob("*")) == before
+    assert list(rows) == [
+        *("data", "device", "parameters", "loss", "seconds", "memory", "bound", "training")
+    ]
+    assert rows["data"] == "data, 16 + 16 images of 1x6x6, 3 classes"
+    assert rows["device"] == "cpu"
+    model = Run.open(folder / "runs" / "tiny-seed3").initial_model()
+    assert rows["parameters"] == f"{sum(p.numel() for p in model.parameters()):,}"
+    assert rows["loss"].endswith("of 2 steps of 8 images")
+    assert len(rows["seconds"].split(", ")) == 2
+    assert rows["memory"].endswith(" GiB at most")
+    assert rows["bound"].startswith("1, proven in ")
+    assert rows["training"].startswith("50 epochs, 100 steps: ")
+
+
+def test_a_dry_run_refuses_what_training_refuses(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    words = ["train", "tiny.json", "--data-dir", "data.npz", "--dry-run"]
+    assert main([*words, "--classes", "4"]) == 2
+    assert "--classes" in capsys.readouterr().err
+    assert main([*words, "--lr", "1e300"]) == 1
+    assert capsys.readouterr().err.startswith("taut: The loss or the weights are not finite")
+
+
 def test_train_again_or_resume_asks_for_no_setting(folder, monkeypatch, capsys):
     run = folder / "runs" / "tiny-seed3"
     before = (run / "model.safetensors").read_bytes()
@@ -137,7 +167,7 @@ def test_another_recipe_in_the_folder_is_refused(folder):
     ("arguments", "parts"),
     [
         (["train"], ["needs a recipe"]),
-        (["train", "nope"], ["no recipe 'nope'", "mnist-small"]),
+        (["train", "nope"], ["no recipe 'nope'", "`taut list`"]),
         (["train", "gone.json"], ["gone.json"]),
         (["train", "dmeo"], ["no recipe 'dmeo'", "Did you mean demo?"]),
         (["train", "mnist-small"], ["`--data-dir`"]),

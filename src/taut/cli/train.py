@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args, get_origin
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from taut.cli.dry_run import show_dry_run
 from taut.cli.model_file import check_run
 from taut.cli.parsing import Parser, one_shape
 from taut.cli.progress import accuracies, show_training
@@ -16,7 +17,7 @@ from taut.cli.recipe_file import first_recipe, write_recipe
 from taut.cli.shared import OptionalFolder, OptionalNumber, shape_of
 from taut.data import Augment, Holdout
 from taut.kinds import construct, did_you_mean
-from taut.recipes import RECIPES
+from taut.recipes import CLAIMS, RECIPES
 from taut.training import (
     CHOICES,
     Device,
@@ -34,10 +35,11 @@ from taut.training import (
 _DESCRIPTION = """Train a recipe into a run folder, or continue a stopped run.
 
     taut train RECIPE [options]     train; all options: taut train RECIPE --help
+    taut train RECIPE --dry-run     two steps: does it work, and what will it need
     taut train --resume RUN         continue RUN with its own settings
     taut train --init FILE.json     write a recipe to edit: taut train --init mine.json --help
 
-RECIPE is a name or a .json file as in a run folder. Names: {names}.
+RECIPE is a name of `taut list`, or a .json file as in a run folder.
 
 Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m -- taut train RECIPE.
 
@@ -53,6 +55,8 @@ Example: taut train --init mine.json --data-dir photos --holdout 0.2 --augment c
 Example: taut train --init mine.json --data-dir set.npz --model my_net.py:make --epochs 30"""
 
 _RECIPE_DESCRIPTION = """Train a recipe into a run folder: {name}, with these changes.
+
+{claim}
 
 --model, --loss, --schedule and --parametrization take a name of `taut list`, or a class of your
 own as FILE.py:CLASS; --model also a function that returns a torch.nn.Module. The file is executed,
@@ -109,6 +113,9 @@ class _New(_Machine, _Chosen):
     run: OptionalFolder = None
     """the run folder; runs/NAME-seedN by default. A run of the same settings is continued."""
 
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """take two steps, print their loss, time and memory, and write nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Init(_Chosen):
@@ -133,18 +140,22 @@ def main(arguments: list[str]) -> None:
         _init(arguments[1:])
         return
     if arguments[0].startswith("-"):
-        description = _DESCRIPTION.format(names=", ".join(RECIPES))
-        parser = Parser(_Resumed, "taut train", description=description)
+        parser = Parser(_Resumed, "taut train", description=_DESCRIPTION)
         options = parser.parse(arguments)
         check_run(options.resume)
         recipe, folder = Run.open(options.resume).recipe, options.resume
     else:
         recipe, rest = _chosen(find_recipe(arguments[0]), arguments[1:])
-        description = _RECIPE_DESCRIPTION.format(name=arguments[0])
+        claim = CLAIMS.get(arguments[0], "A recipe of your own.")
+        description = _RECIPE_DESCRIPTION.format(name=arguments[0], claim=claim)
         parser = _recipe_parser(_New, recipe, f"taut train {arguments[0]}", description)
         options = parser.parse(rest)
         recipe = options.recipe
         folder = options.run or Path("runs", f"{recipe.name}-seed{recipe.seed}")
+        if options.dry_run:
+            with parser.naming_flags():
+                show_dry_run(recipe, options.data_dir, options.device, _launch(options))
+            return
     with parser.naming_flags():
         _train(recipe, folder, options)
 
@@ -344,9 +355,7 @@ def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:
                 folder,
                 data_dir=options.data_dir,
                 device=options.device,
-                launch=Launch(
-                    options.devices, options.nodes, options.workers, options.share_weights
-                ),
+                launch=_launch(options),
                 on_progress=on_progress,
             )
     except (TrainingInterrupted, TrainingDiverged, OtherProcessFailed):
@@ -355,6 +364,10 @@ def _train(recipe: Recipe, folder: Path, options: _Machine) -> None:
         return  # the first process says so, and its exit code is the one that counts
     if first:
         print(_summary(run))
+
+
+def _launch(options: _Machine) -> Launch:
+    return Launch(options.devices, options.nodes, options.workers, options.share_weights)
 
 
 def find_recipe(name: str) -> Recipe:
@@ -367,8 +380,7 @@ def find_recipe(name: str) -> Recipe:
     if Path(name).exists():
         hint = f" The name of the file {name} must end in .json."
     raise ValueError(
-        f"there is no recipe {name!r}; the recipes are {', '.join(RECIPES)}, or give a .json file."
-        f"{hint}"
+        f"there is no recipe {name!r}; give a name of `taut list`, or a .json file.{hint}"
     )
 
 

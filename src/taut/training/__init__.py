@@ -1,6 +1,7 @@
 """One training loop, recipes as data, run folders that every later step reads alone."""
 
 from taut.training._devices import Device, choose_device
+from taut.training._dry_run import DryRun, dry_run
 from taut.training._evaluation import Evaluation
 from taut.training._interruption import TrainingInterrupted
 from taut.training._loop import Progress, TrainingDiverged, train
@@ -16,7 +17,14 @@ from taut.training._run import (
     read_recipe,
     refuse_other_recipe,
 )
-from taut.training._schedules import AbstractSchedule, Constant, Cosine, Exponential, OneCycle
+from taut.training._schedules import (
+    AbstractSchedule,
+    Constant,
+    Cosine,
+    Exponential,
+    MultiStep,
+    OneCycle,
+)
 
 __all__ = [
     "CHOICES",
@@ -27,9 +35,11 @@ __all__ = [
     "Constant",
     "Cosine",
     "Device",
+    "DryRun",
     "Evaluation",
     "Exponential",
     "Launch",
+    "MultiStep",
     "OneCycle",
     "OpenedRun",
     "OtherProcessFailed",
@@ -41,6 +51,7 @@ __all__ = [
     "TrainingInterrupted",
     "check_limit",
     "choose_device",
+    "dry_run",
     "is_first_process",
     "prepare",
     "read_recipe",

@@ -1,5 +1,6 @@
 """The kinds of devices that training runs on, and what differs between them."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
@@ -64,6 +65,20 @@ def forked_random(device: torch.device) -> Iterator[None]:
         finally:
             if state is not None:
                 set_random_state(device, state)
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes in use so far: on a GPU by tensors, else by this process; None if unknown."""
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def fabric_options(device: torch.device) -> tuple[Any, Any]:

@@ -32,7 +32,7 @@ from taut.training._margins import Margins, margins_of, mean_loss
 from taut.training._optimisers import OPTIMISERS
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
-from taut.training._run import RECIPE, EpochRow, Run, alone, prepare, write_history
+from taut.training._run import RECIPE, STATE, EpochRow, Run, alone, prepare, write_history
 from taut.training._schedules import warm_up
 
 _ALONE = Launch()
@@ -103,17 +103,13 @@ def train(
         ...     [row["step"] for row in train(recipe, folder).history()]
         [2]
     """
-    if launch.share_weights and recipe.accumulate > 1:
-        raise ValueError(
-            "`share_weights` must be False where a batch has several parts, of which processes may "
-            f"have different numbers; got accumulate={recipe.accumulate}."
-        )
+    check_launch(recipe, launch)
     folder, processes = Path(run_dir), Processes(launch, choose_device(device), recipe.precision)
     if data_dir is None and (folder / RECIPE).is_file():
         data_dir = Run.open(folder).data_dir
     run = Run(folder, recipe, None if data_dir is None else Path(data_dir), launch.workers)
     data = run.data()
-    _check_fit(recipe, data)
+    check_fit(recipe, data)
     if not (folder / RECIPE).is_file():
         _try_model(recipe)  # a refused one leaves no folder that the next run would meet
     random = forked_random(processes.fabric.device)
@@ -121,7 +117,7 @@ def train(
         processes.by_first(lambda: prepare(recipe, folder, run.data_dir, run.workers))
         processes.by_first(lambda: lock.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
-        trainer = _Trainer(run, data, processes, launch.share_weights)
+        trainer = Trainer(run, data, processes, launch.share_weights)
         if isinstance(trainer.data, StreamedDataset):
             lock.callback(trainer.data.close)
         trainer.train(interrupted, on_progress or (lambda _: None))
@@ -129,7 +125,7 @@ def train(
 
 
 @final
-class _Trainer:
+class Trainer:
     """One sitting of a training, from the last checkpoint on."""
 
     def __init__(
@@ -190,10 +186,9 @@ class _Trainer:
         readings = steps_between_readings(self.device)
         if start == 0:
             self.position.loss_sum.zero_()
-        if self.recipe.loss.uses_bound:
-            self._bound(start)
+        self.bound_margins(start)
         for images, labels in self.batches.epoch(epoch, start=start):
-            self._step(images, labels)
+            self.step(images, labels)
             if self.position.step % self.steps_per_epoch == 0:
                 break
             due = self.position.step % readings == 0
@@ -206,7 +201,7 @@ class _Trainer:
             late = time.monotonic() - self.saved > _SECONDS_BETWEEN_CHECKPOINTS
             stop, late = self._agree(interrupted.is_set(), late and self.processes.first)
             if late or stop:
-                self._save(self._finished())
+                self._save(self.finished())
             if stop:
                 return True
         self._share_losses()
@@ -214,8 +209,10 @@ class _Trainer:
         tell(self._progress())
         return self._agree(interrupted.is_set())[0]
 
-    def _bound(self, start: int) -> None:
-        """Bound the margins at the first step of an epoch; a resumed epoch goes on with its own."""
+    def bound_margins(self, start: int) -> None:
+        """For a loss that needs it, bound the margins; a resumed epoch goes on with its own."""
+        if not self.recipe.loss.uses_bound:
+            return
         self.margins = margins_of(self.plain_model, self.recipe.input_shape)
         if start > 0 and self.position.bound is not None:
             self.margins = replace(self.margins, bound=self.position.bound)
@@ -232,7 +229,8 @@ class _Trainer:
         self.position.loss_sum += self.processes.total(self.losses)
         self.losses.zero_()
 
-    def _step(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
+    def step(self, images: Tensor, labels: Tensor | MixedLabels) -> None:
+        """Take the next step; `losses` grows by the loss of this process's images."""
         lr = self._learning_rate(self.position.step)
         beta1 = self.recipe.schedule.beta1(self.position.step, self.total)
         self.kind.drive(self.plain_optimiser, lr, beta1)
@@ -312,7 +310,7 @@ class _Trainer:
 
     def _finish_epoch(self) -> None:
         mean_loss = self._progress().loss
-        finished = self._finished()
+        finished = self.finished()
         averages = [] if self.average is None else self.average.model.state_dict().values()
         self.processes.require_equal("Weights", *self.plain_model.state_dict().values(), *averages)
         self.evaluation = evaluate(finished, self.data.test, self.recipe.eps, self.processes)
@@ -333,7 +331,7 @@ class _Trainer:
         self.processes.by_first(lambda: write_history(self.run, self.rows))
         self._save(finished)
 
-    def _finished(self) -> nn.Module:
+    def finished(self) -> nn.Module:
         """The model to save for others, to evaluate and to certify."""
         self._require_finite_weights()
         if self.average is not None:
@@ -345,17 +343,19 @@ class _Trainer:
         seen = min((done + 1) * self.recipe.batch_size, len(self.data.train))
         loss = float(self.position.loss_sum) / seen
         if not math.isfinite(loss):
-            raise self._diverged()
+            raise self.diverged()
         return Progress(self.position.step, self.total, epoch + 1, loss, self.evaluation)
 
     def _require_finite_weights(self) -> None:
         if not all(bool(p.isfinite().all()) for p in self.plain_model.parameters()):
-            raise self._diverged()
+            raise self.diverged()
 
-    def _diverged(self) -> TrainingDiverged:
+    def diverged(self) -> TrainingDiverged:
+        """The error for a loss or a weight that is not finite."""
+        kept = (self.run.path / STATE).is_file()
         return TrainingDiverged(
-            f"The loss or the weights are not finite after step {self.position.step}; "
-            f"{self.run.path} keeps its last checkpoint. "
+            f"The loss or the weights are not finite after step {self.position.step}"
+            f"{f'; {self.run.path} keeps its last checkpoint' if kept else ''}. "
             f"Try a smaller learning rate than {self.recipe.lr}."
         )
 
@@ -373,11 +373,21 @@ class _Trainer:
         self.clock = now
 
 
-def _check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
+def check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
+    """Refuse data that are not those of the recipe."""
     if data.input_shape != recipe.input_shape or len(data.classes) != recipe.classes:
         raise ValueError(
             f"`input_shape` and `classes` must be those of {data.name}, {data.input_shape} and "
             f"{len(data.classes)}; got {recipe.input_shape} and {recipe.classes}."
+        )
+
+
+def check_launch(recipe: Recipe, launch: Launch) -> None:
+    """Refuse to share weights where gradients accumulate."""
+    if launch.share_weights and recipe.accumulate > 1:
+        raise ValueError(
+            "`share_weights` must be False where a batch has several parts, of which processes may "
+            f"have different numbers; got accumulate={recipe.accumulate}."
         )
 
 

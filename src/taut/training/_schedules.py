@@ -99,6 +99,45 @@ class Exponential(AbstractSchedule):
 
 @final
 @dataclass(frozen=True)
+class MultiStep(AbstractSchedule):
+    """A factor of `decay` after each of some shares of the run; beta1 is 0.9.
+
+    Torch's `MultiStepLR`, its milestones given as shares of all steps.
+
+    Args:
+        drops: the shares, each strictly between 0 and 1.
+        decay: the factor, in (0, 1].
+
+    Raises:
+        ValueError: if a setting is out of its range.
+
+    Example:
+        >>> schedule = MultiStep(drops=(0.5, 0.75))
+        >>> [round(schedule.factor(s, steps_per_epoch=4, epochs=1), 3) for s in range(4)]
+        [1.0, 1.0, 0.1, 0.01]
+    """
+
+    kind = "multi-step"
+
+    drops: tuple[float, ...] = (0.5, 0.75)
+    decay: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not all(0 < drop < 1 for drop in self.drops):
+            raise ValueError(f"`drops` must be shares between 0 and 1; got {self.drops}.")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"`decay` must be above 0 and at most 1; got {self.decay}.")
+
+    def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
+        total = steps_per_epoch * epochs
+        return self.decay ** sum(step >= round(drop * total) for drop in self.drops)
+
+    def beta1(self, step: int, total: int) -> float:
+        return 0.9
+
+
+@final
+@dataclass(frozen=True)
 class Cosine(AbstractSchedule):
     r"""Half a cosine from 1 towards 0; beta1 is 0.9.
 

@@ -209,13 +209,13 @@ def test_weight_decay_acts_where_size_matters(data_dir, tmp_path):
 
 
 def test_activations_are_laid_out_as_the_recipe_says(data_dir, tmp_path, monkeypatch):
-    seen, part = [], loop._Trainer._backward_part
+    seen, part = [], loop.Trainer._backward_part
 
     def watched(self, images, *others):
         seen.append(images.is_contiguous(memory_format=torch.channels_last))
         part(self, images, *others)
 
-    monkeypatch.setattr(loop._Trainer, "_backward_part", watched)
+    monkeypatch.setattr(loop.Trainer, "_backward_part", watched)
     runs = []
     for last in (True, False):
         recipe = replace(TINY, channels_last=last, epochs=1, accumulate=2)

@@ -27,6 +27,7 @@ from taut.training import (
     CHOICES,
     Cosine,
     Exponential,
+    MultiStep,
     OneCycle,
     Recipe,
     Run,
@@ -462,6 +463,24 @@ def test_cosine_is_that_of_torch():
         assert math.isclose(factor, optimiser.param_groups[0]["lr"], rel_tol=1e-9)
         optimiser.step()
         schedule.step()
+
+
+@pytest.mark.parametrize("drops", [(0.5, 0.75), (0.3,), ()])
+def test_multi_step_is_that_of_torch(drops):
+    optimiser = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    milestones = [round(drop * 20) for drop in drops]
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones, gamma=0.2)
+    for step in range(20):
+        factor = MultiStep(drops, decay=0.2).factor(step, steps_per_epoch=4, epochs=5)
+        assert math.isclose(factor, optimiser.param_groups[0]["lr"], rel_tol=1e-9)
+        optimiser.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("wrong", [{"drops": (0.5, 1.0)}, {"drops": (0.0,)}, {"decay": 0.0}])
+def test_multi_step_refuses_what_is_no_share(wrong):
+    with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
+        MultiStep(**wrong)
 
 
 def test_exponential_decays_once_an_epoch_as_in_the_paper():
