@@ -37,6 +37,7 @@ from experiments._record import ROOT, Record
 from experiments._runner import Experiment
 from experiments._show import markdown
 from taut import parametrizations
+from taut.recipes import CLAIMS, RECIPES
 
 _PROMISES = {
     "orthogonal": "orthogonal",
@@ -74,6 +75,11 @@ def papers_table() -> str:
     return markdown(("name", "reference"), ((f"`taut.{n}`", cls.reference) for n, cls in classes))
 
 
+def recipes_table() -> str:
+    rows = ((f"`{name}`", str(RECIPES[name].epochs), claim) for name, claim in CLAIMS.items())
+    return markdown(("recipe", "epochs", "where it is from, and what was run"), rows)
+
+
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
         "results": classify.results,
@@ -95,6 +101,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **compare.TABLES,
     },
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
+    ROOT / "docs/recipes.md": {"recipes": recipes_table},
     ROOT / "docs/reproduce.md": {
         "reproduced": reproduce.recorded_tables,
         **command_line.experiment_tables("reproduce"),

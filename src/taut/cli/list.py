@@ -14,7 +14,8 @@ def list_() -> None:
 
     Example: taut list
     """
-    _print("Recipes (taut train NAME)", map(_recipe_row, RECIPES.values()))
+    title = "Recipes (taut train NAME; where one is from: taut train NAME --help)"
+    _print(title, map(_recipe_row, RECIPES.values()))
     _print("Data sets (--dataset)", ((name,) for name in names()))
     for name, choice in CHOICES.items():
         if name != "parametrization":
@@ -38,8 +39,7 @@ def _sizes(choice: Choice[Any]) -> list[tuple[str, ...]]:
 
 
 def _recipe_row(recipe: Recipe) -> tuple[str, ...]:
-    model = f"{recipe.parametrization.__name__} {recipe.model.kind}"
-    return recipe.name, recipe.dataset, model, recipe.loss.kind, f"{recipe.epochs} epochs"
+    return recipe.name, recipe.dataset, recipe.loss.kind, f"{recipe.epochs} epochs"
 
 
 def _print(title: str, rows: Iterable[tuple[str, ...]]) -> None:
