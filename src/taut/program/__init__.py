@@ -13,6 +13,7 @@ from taut.program._bound import (
 from taut.program._call import Call
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
+from taut.program._composition import Composition, composition_of
 from taut.program._folds import Fold, fold_of, folds_of
 from taut.program._functions import wraps_too_often
 from taut.program._head import Head, head_of, pairs_of
@@ -50,6 +51,7 @@ __all__ = [
     "AbstractOp",
     "Call",
     "Composed",
+    "Composition",
     "Effort",
     "Fold",
     "Head",
@@ -71,6 +73,7 @@ __all__ = [
     "check_precision",
     "checked_program",
     "compose",
+    "composition_of",
     "expanded",
     "fixed_size",
     "fold_of",
