@@ -35,6 +35,7 @@ from taut.program._parametrized import has_parametrizations, with_plain_weights
 from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
+from taut.program._shares import shares_of
 from taut.program._single_call import single_call
 from taut.program._walk import Progress, expanded, layers_of, operation, parts_of
 from taut.program.passes import PASSES
@@ -92,6 +93,7 @@ __all__ = [
     "reads",
     "replay",
     "row",
+    "shares_of",
     "single_call",
     "single_operator",
     "singular_values",

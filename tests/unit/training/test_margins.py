@@ -9,11 +9,10 @@ from torch import nn
 
 import taut
 from taut.data import batches, load
-from taut.losses import EMMA, CertificateRegularised, CertifiedTRADES, kinds
+from taut.losses import EMMA, CertificateRegularised, CertifiedTRADES, Margins, kinds
 from taut.models import AbstractModel
 from taut.program import verifiable_bound
 from taut.training import CHOICES, Recipe, TrainingInterrupted, train
-from taut.training._margins import margins_of
 from training_runs import outcome, stop_after
 
 LOSSES = (
@@ -134,24 +133,24 @@ def test_runs_resume_bitwise(step, data_dir, tmp_path):
 def test_the_last_layer_is_found_where_it_applies_its_weight():
     linear = nn.Linear(4, 3)
     scaled = nn.Sequential(taut.nn.Linear(4, 4), taut.nn.MaxMin(), nn.Sequential(linear))
-    margins = margins_of(scaled, (4,))
+    margins = Margins(scaled, (4,))
     assert margins.head == "2.0"
-    assert margins.rows(scaled) is linear.weight
+    assert margins.rows() is linear.weight
     assert 1 - 1e-6 < margins.bound < 1 + 1e-5
     # A temperature, and a convolution to one place.
     conv = nn.Conv2d(2, 3, 2)
     for last, shape in (((nn.Flatten(), linear), (4,)), ((conv, nn.Flatten()), (2, 2, 2))):
         model = Divided(*last)
-        margins = margins_of(model, shape)
+        margins = Margins(model, shape)
         (matrix,) = (p for p in model.parameters() if p.ndim > 1)
-        rows = margins.rows(model)
+        rows = margins.rows()
         torch.testing.assert_close(rows, matrix.flatten(1) / 0.25)
         (gradient,) = torch.autograd.grad(rows.sum(), matrix)
         torch.testing.assert_close(gradient, torch.full_like(matrix, 4.0))
         assert margins.bound == 1
     # A layer whose product is changed behind it, and none at all.
     for model in (nn.Sequential(linear, nn.Tanh()), nn.Sequential(nn.Tanh())):
-        margins = margins_of(model, (4,))
+        margins = Margins(model, (4,))
         assert margins.head is None
         assert 1 <= margins.bound / float(verifiable_bound(model, (4,))) < 1 + 1e-9
-        assert margins.rows(model) is None
+        assert margins.rows() is None
