@@ -1,17 +1,25 @@
-"""Our results beside the published ones, for docs/results.md and the README.
+"""Draw our results beside the published ones.
 
-What others published is in published.csv: percent, radii in l2 for pixels in [0, 1].
+Example: python -m experiments.results --figure docs/figures/results.png
+
+What others published is in published.csv: percent, radii in l2 for pixels in [0, 1]. Ours is in
+records/ and zoo/. `experiments.tables` writes the same as tables.
 """
 
+import argparse
 import csv
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._record import RECORDS, read
-from experiments._show import markdown, spread
+from experiments._record import RECORDS, Record, read
+from experiments._runner import Experiment, option
+from experiments._show import COLOURS, GREY, grid, markdown, panels, save, spread
 from taut._zoo import manifest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # By data set: the radius that nets are compared at, and all that have a column.
 RADII = {
@@ -45,6 +53,10 @@ class Net(NamedTuple):
     def at(self, radius: str) -> float:
         """The certified accuracy at a radius; -1 if it is not known."""
         return float(self.certified.get(radius, "-1").split(" ")[0])
+
+    @property
+    def is_ours(self) -> bool:
+        return "](" in self.source
 
 
 def published(dataset: str) -> Iterator[Net]:
@@ -122,7 +134,7 @@ def results_table(dataset: str) -> str:
     header = ("net", "data", "clean", *columns, "training", "arithmetic", "source")
     rows = []
     for net in nets:
-        name = f"**{net.name}**" if "](" in net.source else net.name
+        name = f"**{net.name}**" if net.is_ours else net.name
         accuracies = (net.clean, *(net.certified.get(radius, "") for radius in radii))
         rows.append((name, net.data, *accuracies, net.training, net.arithmetic, net.source))
     return markdown(header, rows)
@@ -140,4 +152,45 @@ def best() -> str:
     return markdown(("data", "net", "clean", "certified", "training", "arithmetic", "record"), rows)
 
 
+def work(args: argparse.Namespace, _: Record) -> None:
+    figure, axes = panels(1, len(_DRAWN), (10.5, 4.8))
+    for each, (dataset, title) in zip(axes, _DRAWN.items(), strict=True):
+        _panel(each, dataset, title)
+    save(figure, args.figure)
+
+
+def _panel(axes: "Axes", dataset: str, title: str) -> None:
+    """Certified against clean accuracy; nets that no other one beats in both have a name."""
+    headline = RADII[dataset][0]
+    nets = [net for net in (*published(dataset), *ours(dataset)) if net.clean]
+    points = [(float(net.clean.split(" ")[0]), net.at(headline)) for net in nets]
+    for net, (clean, proved) in zip(nets, points, strict=True):
+        rivals = [p for other, p in zip(nets, points, strict=True) if other.is_ours == net.is_ours]
+        first = all(clean >= x or proved >= y for x, y in rivals)
+        colour, marker = (COLOURS[0], "D") if net.is_ours else (GREY, "o")
+        axes.scatter(clean, proved, s=34, color=colour, marker=marker, alpha=1 if first else 0.35)
+        if first:
+            place = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right"}
+            axes.annotate(net.name.strip("`"), (clean, proved), fontsize=8, color=colour, **place)
+    axes.set_xlabel("clean accuracy, %")
+    axes.set_ylabel(f"certified accuracy at {headline}, %")
+    grid(axes, title)
+
+
+_DRAWN = {
+    "mnist": "MNIST: ours green, published grey",
+    "cifar10": "CIFAR-10: ours on its JPEG q75",
+}
 TABLES = {f"results-{dataset}": partial(results_table, dataset) for dataset in RADII}
+
+EXPERIMENT = Experiment(
+    "results",
+    __doc__,
+    work,
+    (option("--figure", Path("docs/figures/results.png"), "the file to draw", type=Path),),
+    threads=1,
+    records=False,
+)
+
+if __name__ == "__main__":
+    EXPERIMENT.main()
