@@ -126,7 +126,7 @@ class Margins:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a state of the same model, whose tensors may have changed since."""
-        names = {key.rsplit(".", 1)[0] for key in state} - {"bound"}
+        names = {key.rsplit(".", 1)[0] for key in state if key != "bound"}
         if not names <= set(self._calls):
             raise ValueError(f"`state` must be of this model; got {sorted(state)}.")
         self.bound = float(state["bound"])

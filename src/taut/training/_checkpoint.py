@@ -98,7 +98,8 @@ def load_checkpoint(
             kind.restore(optimiser, json.loads(metadata["groups"]))
         margins = tensors_under(tensors, _MARGINS)
         if "bound" in metadata:  # of version 0.1, which followed no layers
-            margins["bound"] = torch.tensor(float(metadata["bound"]), dtype=torch.float64)
+            bound = float(metadata["bound"])
+            margins["bound"] = torch.tensor(bound, dtype=torch.float64, device="cpu")
         position = Position(
             int(metadata["step"]),
             tensors[_LOSS].to(wide_dtype(device)).to(device),

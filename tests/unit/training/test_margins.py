@@ -9,6 +9,7 @@ from torch import nn
 
 import taut
 from taut.data import batches, load
+from taut.files import load_tensors, save_tensors
 from taut.losses import EMMA, CertificateRegularised, CertifiedTRADES, Margins, kinds
 from taut.models import AbstractModel
 from taut.program import verifiable_bound
@@ -127,6 +128,18 @@ def test_runs_resume_bitwise(step, data_dir, tmp_path):
     whole = train(RECIPE, tmp_path / "whole", data_dir=data_dir)
     with pytest.raises(TrainingInterrupted):
         train(RECIPE, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(step))
+    assert outcome(train(RECIPE, tmp_path / "run")) == outcome(whole)
+
+
+def test_checkpoints_of_version_0_1_go_on(data_dir, tmp_path):
+    """They have the bound as metadata."""
+    whole = train(RECIPE, tmp_path / "whole", data_dir=data_dir)
+    with pytest.raises(TrainingInterrupted):
+        train(RECIPE, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(5))
+    path = tmp_path / "run" / "state.safetensors"
+    tensors, metadata = load_tensors(path)
+    bound = tensors.pop("margins.bound")
+    save_tensors(path, tensors, metadata | {"bound": repr(float(bound))})
     assert outcome(train(RECIPE, tmp_path / "run")) == outcome(whole)
 
 
