@@ -1,6 +1,6 @@
 """Draw our results beside the published ones.
 
-Example: python -m experiments.results --figure docs/figures/results.png
+Example: python -m experiments.results --figures docs/figures
 
 What others published is in published.csv: percent, radii in l2 for pixels in [0, 1]. Ours is in
 records/ and zoo/. `experiments.tables` writes the same as tables.
@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments._record import RECORDS, Record, read
+from experiments._record import RECORDS, ROOT, Record, read
 from experiments._runner import Experiment, option
 from experiments._show import COLOURS, GREY, grid, markdown, panels, save, spread
 from taut._zoo import manifest
@@ -46,8 +46,7 @@ class Net(NamedTuple):
     data: str
     clean: str
     certified: dict[str, str]
-    training: str
-    arithmetic: str
+    facts: str  # of its size and training, and the arithmetic of what is certified
     source: str
 
     def at(self, radius: str) -> float:
@@ -64,10 +63,10 @@ def published(dataset: str) -> Iterator[Net]:
         for row in csv.DictReader(file):
             if row["data"] == dataset:
                 certified = {radius: row[radius] for radius in RADII[dataset][1] if row.get(radius)}
-                data = f"original, and {row['extra data']}" if row["extra data"] else "original"
-                size = f"{row['parameters']} parameters" if row["parameters"] else ""
-                name = f"{row['net']} ({row['year']})"
-                yield Net(name, data, row["clean"], certified, size, "real", row["source"])
+                extra = f", with {row['extra data']} images" if row["extra data"] else ""
+                name = f"{row['net']} ({row['year']}){extra}"
+                size = f"{row['parameters']} parameters; " if row["parameters"] else ""
+                yield Net(name, "", row["clean"], certified, f"{size}real", row["source"])
 
 
 def ours(dataset: str) -> Iterator[Net]:
@@ -88,8 +87,7 @@ def ours(dataset: str) -> Iterator[Net]:
                 said["data"],
                 f"{said['clean']:.2f}",
                 certified,
-                f"{said['epochs']} epochs, 1 seed",
-                "float64",
+                f"{said['epochs']} epochs, 1 seed; float64",
                 "[zoo](zoo.md)",
             )
 
@@ -107,10 +105,12 @@ def _of(dataset: str, path: Path, name: str, measured: dict[str, Any]) -> Iterat
     }
     minutes = values["training seconds"]["mean"] / 60
     seeds = len(measured["runs"])
-    training = f"{plan['epochs']} epochs, {minutes:.0f} minutes, {seeds} seed{'s' * (seeds > 1)}"
     arithmetic = first.get("arithmetic", "real")
+    facts = (
+        f"{plan['epochs']} epochs, {minutes:.0f} min, {seeds} seed{'s' * (seeds > 1)}; {arithmetic}"
+    )
     source = f"[{path.stem}](../records/{path.name})"
-    yield Net(name, first["data"], spread(values["clean"]), certified, training, arithmetic, source)
+    yield Net(name, first["data"], spread(values["clean"]), certified, facts, source)
 
 
 def _radius(text: str) -> str:
@@ -130,13 +130,13 @@ def results_table(dataset: str) -> str:
     """All nets of a data set, the largest certified accuracy first."""
     headline, radii = RADII[dataset]
     nets = sorted((*published(dataset), *ours(dataset)), key=lambda net: -net.at(headline))
-    columns = (f"at {radius}" for radius in radii)
-    header = ("net", "data", "clean", *columns, "training", "arithmetic", "source")
+    known = [radius for radius in radii if any(radius in net.certified for net in nets)]
+    header = ("net", "clean", *(f"at {radius}" for radius in known), "details", "source")
     rows = []
     for net in nets:
         name = f"**{net.name}**" if net.is_ours else net.name
-        accuracies = (net.clean, *(net.certified.get(radius, "") for radius in radii))
-        rows.append((name, net.data, *accuracies, net.training, net.arithmetic, net.source))
+        accuracies = (net.clean, *(net.certified.get(radius, "") for radius in known))
+        rows.append((name, *accuracies, net.facts, net.source))
     return markdown(header, rows)
 
 
@@ -147,16 +147,15 @@ def best() -> str:
         for net in sorted(ours(dataset), key=lambda net: -net.at(headline))[:1]:
             proved = ", ".join(f"{net.certified[r]} at {r}" for r in radii if r in net.certified)
             source = net.source.replace("../", "").replace("zoo.md", "docs/zoo.md")
-            cells = net.data, net.name, net.clean, proved, net.training
-            rows.append((*cells, net.arithmetic, source))
-    return markdown(("data", "net", "clean", "certified", "training", "arithmetic", "record"), rows)
+            rows.append((net.data, net.name, net.clean, proved, net.facts, source))
+    return markdown(("data", "net", "clean", "certified", "details", "record"), rows)
 
 
 def work(args: argparse.Namespace, _: Record) -> None:
-    figure, axes = panels(1, len(_DRAWN), (10.5, 4.8))
-    for each, (dataset, title) in zip(axes, _DRAWN.items(), strict=True):
-        _panel(each, dataset, title)
-    save(figure, args.figure)
+    for dataset, title in _DRAWN.items():
+        figure, (axes,) = panels(1, 1, (6.4, 4.6))
+        _panel(axes, dataset, title)
+        save(figure, args.figures / f"results-{dataset}.png")
 
 
 def _panel(axes: "Axes", dataset: str, title: str) -> None:
@@ -178,8 +177,8 @@ def _panel(axes: "Axes", dataset: str, title: str) -> None:
 
 
 _DRAWN = {
-    "mnist": "MNIST: ours green, published grey",
-    "cifar10": "CIFAR-10: ours on its JPEG q75",
+    "mnist": "MNIST: published grey, ours green",
+    "cifar10": "CIFAR-10: published grey, ours green, on its JPEG q75",
 }
 TABLES = {f"results-{dataset}": partial(results_table, dataset) for dataset in RADII}
 
@@ -187,7 +186,7 @@ EXPERIMENT = Experiment(
     "results",
     __doc__,
     work,
-    (option("--figure", Path("docs/figures/results.png"), "the file to draw", type=Path),),
+    (option("--figures", ROOT / "docs/figures", "the folder to draw into", type=Path),),
     threads=1,
     records=False,
 )
