@@ -45,25 +45,6 @@ def extremes(run: Run) -> dict[str, dict[str, float]]:
     }
 
 
-def results() -> str:
-    header = ("recipe", "data", "epochs", "seeds", "clean", "certified", "arithmetic", "record")
-    rows = []
-    for path in sorted(RECORDS.glob("*.json")):
-        content = read(path)
-        if "recipe" not in content:
-            continue
-        values, recipe, first = content["summary"], content["recipe"], content["runs"][0]
-        proved = (
-            f"{spread(value)} at {name.removeprefix('certified at ')}"
-            for name, value in values.items()
-            if name.startswith("certified at")
-        )
-        cells = (f"`{recipe['name']}`", first["data"], recipe["epochs"], len(content["runs"]))
-        last = first.get("arithmetic", "real"), f"[{path.stem}](records/{path.name})"
-        rows.append((*map(str, cells), spread(values["clean"]), ", ".join(proved), *last))
-    return markdown(header, rows)
-
-
 def retraction() -> str:
     rows = []
     for path in sorted((RECORDS / "retraction").glob("*.json"), reverse=True):

@@ -28,6 +28,7 @@ from experiments import (
     orthonormalisation,
     referee,
     reproduce,
+    results,
     speed,
     wasserstein,
     wgan,
@@ -82,7 +83,7 @@ def recipes_table() -> str:
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
-        "results": classify.results,
+        "results": results.best,
         "methods": method_list,
         "speed": speed.sentence,
     },
@@ -114,6 +115,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs/certificates.md": certificates.TABLES,
     ROOT / "docs/optimisers.md": {"optimisers": optimisers.optimisers_table},
+    ROOT / "docs/results.md": results.TABLES,
     ROOT / "docs/speed.md": {
         **speed.TABLES,
         "kinds": kinds.kinds_table,

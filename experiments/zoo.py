@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 import taut
 from experiments._record import ROOT, Record, write_json
@@ -26,6 +28,7 @@ from taut._zoo import manifest
 from taut.certification.verifier import verify as verify_alone
 from taut.export import export, freeze, shrink_
 from taut.training import Run
+from taut.wasserstein import measure_critic
 
 ZOO = ROOT / "zoo"
 _MODEL, _CERTIFICATE, _POINTS = "model.safetensors", "certificate.json", "points.npz"
@@ -61,15 +64,17 @@ def added(path: Path, name: str, record: Record, zoo: Path) -> None:
         certificate, _ = sample.save(Path(scratch, _CERTIFICATE))
         (folder / _CERTIFICATE).write_bytes(certificate.read_bytes())
     np.savez_compressed(folder / _POINTS, images=images[:_SAMPLES].numpy())
-    (folder / "recipe.json").write_bytes((path / "recipe.json").read_bytes())
+    for file in (path / "recipe.json", *path.glob("*.py")):  # the model's own file, if it has one
+        (folder / file.name).write_bytes(file.read_bytes())
     said = {
-        "about": f"The architecture {run.recipe.model.kind} with layers of "
+        "about": f"The architecture {type(run.recipe.model).__name__} with layers of "
         f"{run.recipe.parametrization.__name__}, trained with the loss {run.recipe.loss.kind}",
         "data": data.label,
         "input_shape": list(shape),
         "classes": list(data.classes),
         "bound": float(certification.bound),
         **shares(certification),
+        **distance(run, model, images, labels),
         "seed": run.recipe.seed,
         "epochs": run.recipe.epochs,
         "added": record.environment(),
@@ -79,9 +84,25 @@ def added(path: Path, name: str, record: Record, zoo: Path) -> None:
     write_json(zoo / "manifest.json", read_manifest(zoo) | {name: {**said, "files": files}})
 
 
+def distance(run: Run, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
+    """What a critic of two classes proves of the Wasserstein-1 distance of their test images."""
+    if run.recipe.classes != 2 or not run.recipe.loss.compares_classes:
+        return {}
+    score = nn.Linear(2, 1, bias=False)
+    score.weight.data.copy_(torch.tensor([[-1.0, 1.0]]) * 0.5**0.5)
+    critic = measure_critic(nn.Sequential(model, score), run.recipe.input_shape)
+    return {"distance": critic.lower(images[labels == 1], images[labels == 0])}
+
+
 def card(name: str, said: dict[str, Any]) -> str:
     """What a user must know of a model."""
-    accuracy = [f"- certified at {eps}: {value:.2f} %" for eps, value in said["certified"].items()]
+    measured = [f"- certified at {eps}: {value:.2f} %" for eps, value in said["certified"].items()]
+    measured.append(f"- proved Lipschitz constant in l2: {said['bound']:.9f}")
+    if "distance" in said:
+        measured.append(
+            "- the score (z_1 - z_0)/√2 of its logits proves that the test images of the two "
+            f"classes are at least {said['distance']:.3f} apart in Wasserstein-1"
+        )
     return "\n".join(
         [
             f"# {name}",
@@ -92,8 +113,7 @@ def card(name: str, said: dict[str, Any]) -> str:
             f"- classes: {', '.join(said['classes'])}",
             f"- data: {said['data']}",
             f"- clean: {said['clean']:.2f} %, of all test images",
-            *accuracy,
-            f"- proved Lipschitz constant in l2: {said['bound']:.9f}",
+            *measured,
             f"- training: {said['epochs']} epochs, seed {said['seed']}",
             "",
             "Certificates are about small changes in l2 of images like those of the test set. They "

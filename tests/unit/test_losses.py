@@ -194,6 +194,13 @@ def test_scores_may_be_a_column_and_labels_signs(loss, two_samples):
 
 
 @pytest.mark.parametrize("loss", [cls() for cls in TWO_SAMPLES], ids=lambda loss: loss.kind)
+def test_two_logits_are_a_score(loss):
+    logits, labels = torch.randn(6, 2, dtype=torch.float64), torch.tensor([0, 1, 1, 0, 1, 0])
+    scores = logits @ torch.tensor([-(0.5**0.5), 0.5**0.5], dtype=torch.float64)
+    torch.testing.assert_close(loss(logits, labels), loss(scores, labels))
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in TWO_SAMPLES], ids=lambda loss: loss.kind)
 def test_samples_that_are_not_two_are_refused(loss):
     scores = torch.zeros(2)
     for labels in ([1, 1], [0, 0], [-1, -1]):
@@ -202,7 +209,7 @@ def test_samples_that_are_not_two_are_refused(loss):
     for labels in ([0, 2], [-1, 0], [0.5, 1.0], [math.nan, 1.0]):
         with pytest.raises(ValueError, match="`labels` must be 0 and 1, or -1 and 1; got"):
             loss(scores, torch.tensor(labels))
-    for shape, count in (((2, 2), 2), ((3,), 2), ((3, 1), 2), ((2, 1, 1), 2), ((), 2)):
+    for shape, count in (((2, 3), 2), ((3,), 2), ((3, 1), 2), ((2, 1, 1), 2), ((), 2)):
         with pytest.raises(ValueError, match="must be one number per image, of shape"):
             loss(torch.zeros(shape), torch.arange(count))
 

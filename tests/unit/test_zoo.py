@@ -14,6 +14,13 @@ from taut.certification import prove
 from taut.cli import main
 
 NAME = "mnist-small"
+NET = """
+import taut
+from torch import nn
+
+def net():
+    return nn.Sequential(nn.Flatten(), taut.nn.Linear(20, 2))
+"""
 
 
 @pytest.fixture
@@ -93,6 +100,26 @@ def test_files_of_a_mirror_are_fetched_once(zoo, monkeypatch, tmp_path):
     hashes = read_manifest(zoo)[NAME]["files"]
     address = f"https://example.org/zoo/{NAME}/model.safetensors"
     assert asked == [(address, hashes["model.safetensors"])]
+
+
+def test_a_critic_is_added_with_the_file_of_its_net_and_the_distance_it_proves(zoo, tmp_path):
+    labels = np.arange(160) % 2
+    noise = np.random.default_rng(0).integers(0, 100, (160, 1, 4, 5), dtype=np.uint8)
+    shades = noise + 100 * labels[:, None, None, None].astype(np.uint8)
+    file, recipe, run = (tmp_path / name for name in ("shades.npz", "mine.json", "run"))
+    np.savez(file, x_train=shades, y_train=labels, x_test=shades, y_test=labels)
+    (tmp_path / "net.py").write_text(NET)
+    net = ["--model", f"{tmp_path / 'net.py'}:net", "--loss", "hinge-kr", "--epochs", "9"]
+    assert main(["train", "--init", str(recipe), "--data-dir", str(file), *net]) == 0
+    assert main(["train", str(recipe), "--data-dir", str(file), "--run", str(run)]) == 0
+    assert EXPERIMENT.run(["--add", str(run), "--name", "shades", "--zoo", str(zoo)]) == 0
+    said, folder = read_manifest(zoo)["shades"], zoo / "shades"
+    assert (folder / "net.py").read_text() == NET
+    logits = taut.load(folder / "model.safetensors")(torch.tensor(shades) / 255)
+    scores = (logits[:, 1] - logits[:, 0]).detach().numpy() * 0.5**0.5
+    apart = (scores[labels == 1].mean() - scores[labels == 0].mean()) / said["bound"]
+    assert said["distance"] == pytest.approx(apart, rel=1e-4)
+    assert f"at least {apart:.3f} apart" in (folder / "card.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -40,10 +40,8 @@ from taut.program import (
     Progress,
     canonical,
     check_precision,
-    compose,
-    folds_of,
+    composition_of,
     head_of,
-    layers_of,
     pairs_of,
     replay,
     row,
@@ -224,11 +222,8 @@ def prove(
     arithmetic = as_arithmetic(arithmetic)
     program = program_of(model, input_shape)
     check_arithmetic(arithmetic, program.tensors, device_of(model))
-    rows = layers_of(program, real=arithmetic == "real", progress=progress)
-    layers = tuple(layer.widened() for layer in rows)
-    folds = tuple(folds_of(program, {layer.name: layer for layer in layers}))
-    by_name = {fold.name: (fold.input, fold.gain) for fold in folds}
-    composed = compose(layers, program.source, program.output, arithmetic, by_name)
+    proven = composition_of(program, arithmetic, progress)
+    layers, folds, composed = proven.layers, proven.folds, proven.composed
     pairs = pairwise_of(program, composed.constants)
     used = tuple(dict.fromkeys(fold.by for fold in folds))
     bound = LipschitzBound(composed.lipschitz, tuple(rows_of_bound(layers, folds)), pairs, used)

@@ -12,6 +12,7 @@ from taut.losses._hinge_kr_multiclass import HingeKRMulticlass
 from taut.losses._inputs import AbstractImageLoss, AbstractLoss, LossInputs, label_counts
 from taut.losses._kr import KR
 from taut.losses._logit_annealing import LogitAnnealing
+from taut.losses._margins import Margins
 from taut.losses._multi_margin import MultiMargin
 from taut.losses._offset_cross_entropy import OffsetCrossEntropy
 from taut.losses._trades import CertifiedTRADES
@@ -27,6 +28,7 @@ __all__ = [
     "HingeKRMulticlass",
     "LogitAnnealing",
     "LossInputs",
+    "Margins",
     "MultiMargin",
     "OffsetCrossEntropy",
     "kinds",

@@ -21,8 +21,8 @@ class CertificateRegularised(AbstractImageLoss):
 
     with :math:`c_{yj} = L \|w_y - w_j\|` where a `head` is given, else :math:`\sqrt2 L`. Gradients
     flow through the radius, the head and the bound if it is a tensor that requires one;
-    `taut train` gives both as :class:`EMMA` says. The nets of the paper are 1-Lipschitz, so that
-    their bound has no gradient either.
+    `taut train` gives both as :class:`EMMA` says. The nets of the paper are 1-Lipschitz, and their
+    bound is a number.
 
     Args:
         base: the loss that is regularised.

@@ -34,10 +34,10 @@ class EMMA(AbstractImageLoss):
     r; it flows through :math:`c_{yj}`, hence through `head`, and through `bound` if it is a tensor
     that requires one, which keeps both small.
 
-    `taut train` gives the rows of the last layer with their gradient, and the bound of its features
-    as a number, proven anew at the start of each epoch. It has no gradient: for orthogonal layers,
-    whose constant is 1 at every step, none is missing; in the paper, whose layers have others,
-    constants have one.
+    `taut train` gives the rows of the last layer, and the bound of its features, proven anew at the
+    start of each epoch: a number for orthogonal layers, whose constant is 1 at every step. Where
+    layers promise no constant, as in LiResNet, it is a tensor that follows their norms from step to
+    step, with a gradient. :class:`Margins` gives the same to loops of your own.
 
     Args:
         eps: the radius aimed at, in the units of the images; a number or a text such as "36/255".
@@ -53,7 +53,7 @@ class EMMA(AbstractImageLoss):
     Reference:
         Hu et al. (2023), *Unlocking Deterministic Robustness Certification on ImageNet*,
         section 5; arXiv:2301.12549. `bound` is what the caller proves or estimates; theirs is an
-        estimate by power iteration.
+        estimate by power iteration, which `Margins` starts from a proof.
 
     Example:
         >>> loss = EMMA(eps=0.5)

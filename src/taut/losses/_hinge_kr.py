@@ -22,7 +22,8 @@ class HingeKR(AbstractImageLoss):
 
     :math:`-\bigl(\operatorname{mean}_{s_i=1} f(x_i) - \operatorname{mean}_{s_i=-1} f(x_i)\bigr)
     + \alpha \operatorname{mean}_i \max(0, m - s_i f(x_i))` with :math:`s_i = 1` for label 1, else
-    -1. Scores f are of shape `(n,)` or `(n, 1)`, labels 1 and 0, or 1 and -1.
+    -1. Scores f are of shape `(n,)` or `(n, 1)`, labels 1 and 0, or 1 and -1. Of logits `(n, 2)`
+    the score is :math:`(z_1 - z_0) / \sqrt 2`, which is as Lipschitz as they are.
 
     A critic alone is no classifier: its sign need not separate the classes, and its level is free.
     The hinge sets the level and asks for the margin m, the Kantorovich-Rubinstein term for scores

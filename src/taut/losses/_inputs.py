@@ -219,14 +219,19 @@ def can_be_read(labels: Tensor) -> bool:
 def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores `(n,)`, whether each is of the first sample, and the sizes of that and of the batch.
 
-    Labels are 0 and 1, or -1 and 1.
+    Logits are scores, or `(n, 2)`: of two classes, which are the labels. Labels are 0 and 1, or -1
+    and 1.
     """
-    scores, labels = inputs.logits, inputs.labels
-    for name, values in (("logits", scores), ("labels", labels)):
+    logits, labels = inputs.logits, inputs.labels
+    two = logits.ndim == 2 and logits.shape[1] == 2
+    # As Lipschitz as the logits, and certified at the radius abs(score), as they are.
+    scores = (logits[:, 1] - logits[:, 0]) * math.sqrt(0.5) if two else logits
+    for values in (scores, labels):
         if values.ndim not in (1, 2) or values.shape[1:].numel() != 1 or len(values) != len(scores):
             raise ValueError(
-                f"`{name}` must be one number per image, of shape (n,) or (n, 1); got "
-                f"logits of shape {tuple(scores.shape)} and labels of shape {tuple(labels.shape)}."
+                "`logits` must be one number per image, of shape (n,) or (n, 1), or two, (n, 2), "
+                "and `labels` one; got "
+                f"logits of shape {tuple(logits.shape)} and labels of shape {tuple(labels.shape)}."
             )
     if not len(scores):
         raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")

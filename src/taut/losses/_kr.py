@@ -14,7 +14,8 @@ class KR(AbstractImageLoss):
     r"""Minus the Kantorovich-Rubinstein value of a critic on two samples.
 
     :math:`-\bigl(\operatorname{mean}_{y_i=1} f(x_i) - \operatorname{mean}_{y_i \ne 1} f(x_i)\bigr)`
-    for scores f of shape `(n,)` or `(n, 1)` and labels 1 and 0, or 1 and -1.
+    for scores f of shape `(n,)` or `(n, 1)` and labels 1 and 0, or 1 and -1. Of logits `(n, 2)` the
+    score is :math:`(z_1 - z_0) / \sqrt 2`, which is as Lipschitz as they are.
 
     Guarantee: for an L-Lipschitz f, minus the loss is at most L times the Wasserstein-1 distance
         (in l2) between the two samples; the best f attains it.

@@ -17,8 +17,8 @@ class LiResNet(AbstractStemNet):
 
     A strided stem, `depth` convolutions of 3x3 with MaxMin, a neck of orthogonal patches of 4x4
     pixels and a dense layer, `dense_depth` orthogonal dense layers, and the head. **It is not
-    1-Lipschitz**: nothing keeps the norms of the backbone down but the loss, and certificates
-    divide by the bound that is proven from its kernels.
+    1-Lipschitz**: nothing keeps the norms of the backbone down but the loss, such as
+    :class:`taut.losses.EMMA`, and certificates divide by the bound that is proven from its kernels.
 
     Guarantee: none for the backbone; 1-Lipschitz in l2 in front of it and behind it.
 

@@ -18,6 +18,7 @@ from taut.parametrizations._cache import (
     read_scaled_weight,
     read_symbol,
     read_weight,
+    without_autocast,
 )
 from taut.parametrizations._cayley import Cayley
 from taut.parametrizations._cpl import CPL
@@ -112,6 +113,7 @@ __all__ = [
     "retract_",
     "shared_weights",
     "update_",
+    "without_autocast",
 ]
 
 

@@ -256,7 +256,16 @@ def _read(parametrization: AbstractParametrization, name: Any, compute: Callable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, neither autocast nor a setting for products rounds more than the dtype does."""
+    """Inside, neither autocast nor a setting for products rounds more than the dtype does.
+
+    Args:
+        device: on which is computed.
+
+    Example:
+        >>> with torch.autocast("cpu"), without_autocast(torch.device("cpu")):
+        ...     (torch.ones(1, 1) @ torch.ones(1, 1)).dtype
+        torch.float32
+    """
     if device.type == "meta":  # has no numbers, and no autocast
         return nullcontext()
     plain, exact = torch.autocast(device.type, enabled=False), exact_products(device)

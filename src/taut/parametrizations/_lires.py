@@ -21,7 +21,8 @@ class LiRes(AbstractParametrization):
     such convolutions and activations starts close to the identity without skip connections.
 
     Guarantee: none. The norm is what training makes it: :func:`taut.lipschitz_bound` proves it from
-        the kernel, and certificates divide by it. Keep it small by a penalty or by weight decay.
+        the kernel, and certificates divide by it. Losses such as :class:`taut.losses.EMMA` keep it
+        small, with the gradient of :class:`taut.losses.Margins`; so does weight decay.
     Cost: one product of entries.
 
     Args:

@@ -13,6 +13,7 @@ from taut.program._bound import (
 from taut.program._call import Call
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
+from taut.program._composition import Composition, composition_of
 from taut.program._folds import Fold, fold_of, folds_of
 from taut.program._functions import wraps_too_often
 from taut.program._head import Head, head_of, pairs_of
@@ -34,6 +35,7 @@ from taut.program._parametrized import has_parametrizations, with_plain_weights
 from taut.program._program import Node, Program, Site, canonical
 from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
+from taut.program._shares import shares_of
 from taut.program._single_call import single_call
 from taut.program._walk import Progress, expanded, layers_of, operation, parts_of
 from taut.program.passes import PASSES
@@ -50,6 +52,7 @@ __all__ = [
     "AbstractOp",
     "Call",
     "Composed",
+    "Composition",
     "Effort",
     "Fold",
     "Head",
@@ -71,6 +74,7 @@ __all__ = [
     "check_precision",
     "checked_program",
     "compose",
+    "composition_of",
     "expanded",
     "fixed_size",
     "fold_of",
@@ -89,6 +93,7 @@ __all__ = [
     "reads",
     "replay",
     "row",
+    "shares_of",
     "single_call",
     "single_operator",
     "singular_values",

@@ -1,7 +1,7 @@
 """The state of a training as one file: a crash leaves the old checkpoint whole or the new one."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import final
 
 import torch
@@ -14,7 +14,7 @@ from taut.training._optimisers import OPTIMISERS, OptimiserKind
 from taut.training._run import MODEL, STATE, Run, refuse_foreign
 
 _MODEL, _AVERAGE, _OPTIMISER, _RANDOM = "model.", "average.", "optimiser.", "random."
-_LOSS = "loss_sum"
+_MARGINS, _LOSS = "margins.", "loss_sum"
 
 
 @final
@@ -25,7 +25,8 @@ class Position:
     step: int  # optimiser steps taken
     loss_sum: Tensor  # of the current epoch, over its images so far, in float64 where there is such
     seconds: float  # wall time, over all sittings
-    bound: float | None = None  # of the features in this epoch, for losses that use it
+    # Of `Margins` in this epoch, for losses that use them.
+    margins: dict[str, Tensor] = field(default_factory=dict)
 
 
 def save_checkpoint(
@@ -55,11 +56,11 @@ def save_checkpoint(
     tensors = {f"{_MODEL}{name}": value for name, value in weights.items()}
     averages = {} if average is None else average.state_dict()
     tensors |= {f"{_AVERAGE}{name}": value for name, value in averages.items()}
-    tensors |= moments | random | {_LOSS: position.loss_sum}
+    margins = {f"{_MARGINS}{name}": value for name, value in position.margins.items()}
+    tensors |= moments | random | margins | {_LOSS: position.loss_sum}
     metadata = {"step": str(position.step), "recipe": run.recipe.to_json()}
     save_tensors(run.path / MODEL, finished.state_dict(), metadata)
     metadata |= {"seconds": repr(position.seconds)}
-    metadata |= {} if position.bound is None else {"bound": repr(position.bound)}
     kind = OPTIMISERS[run.recipe.optimizer]
     metadata |= {"groups": json.dumps(kind.numbers(optimiser))} if kind.scalars else {}
     save_tensors(run.path / STATE, tensors, metadata)
@@ -95,11 +96,15 @@ def load_checkpoint(
         optimiser.load_state_dict(_nested(moments, optimiser, kind))
         if kind.scalars:
             kind.restore(optimiser, json.loads(metadata["groups"]))
+        margins = tensors_under(tensors, _MARGINS)
+        if "bound" in metadata:  # of version 0.1, which followed no layers
+            bound = float(metadata["bound"])
+            margins["bound"] = torch.tensor(bound, dtype=torch.float64, device="cpu")
         position = Position(
             int(metadata["step"]),
             tensors[_LOSS].to(wide_dtype(device)).to(device),
             float(metadata["seconds"]),
-            float(metadata["bound"]) if "bound" in metadata else None,
+            margins,
         )
         random = tensors_under(tensors, _RANDOM)
         if position.step < 0 or position.loss_sum.shape:

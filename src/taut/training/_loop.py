@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from taut.data import Batches, Dataset, MixedLabels, Share, StreamedDataset
 from taut.kinds import in_file_of
-from taut.losses import label_counts
+from taut.losses import Margins, label_counts
 from taut.parametrizations import after_step, batched_if_quicker, projected, shared_weights
 from taut.training._average import Average, parameter_groups
 from taut.training._checkpoint import load_checkpoint, save_checkpoint
@@ -28,7 +28,7 @@ from taut.training._devices import (
 )
 from taut.training._evaluation import Evaluation, evaluate
 from taut.training._interruption import TrainingInterrupted, interrupt_flag
-from taut.training._margins import Margins, margins_of, mean_loss
+from taut.training._mean_loss import mean_loss
 from taut.training._optimisers import OPTIMISERS
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
@@ -211,12 +211,10 @@ class Trainer:
 
     def bound_margins(self, start: int) -> None:
         """For a loss that needs it, bound the margins; a resumed epoch goes on with its own."""
-        if not self.recipe.loss.uses_bound:
-            return
-        self.margins = margins_of(self.plain_model, self.recipe.input_shape)
-        if start > 0 and self.position.bound is not None:
-            self.margins = replace(self.margins, bound=self.position.bound)
-        self.position.bound = self.margins.bound
+        if self.recipe.loss.uses_bound:
+            self.margins = Margins(self.plain_model, self.recipe.input_shape)
+            if start > 0 and self.position.margins:
+                self.margins.load_state_dict(self.position.margins)
 
     def _agree(self, *flags: bool) -> list[bool]:
         """For each flag, whether any process has it set."""
@@ -247,6 +245,8 @@ class Trainer:
                 self.position.step,
                 retract_every=self.recipe.retract_every if self.kind.retracts else 0,
             )
+            if self.margins is not None:
+                self.margins.update_()
         if self.average is not None:
             self.average.update(self.plain_model, self.position.step)
 
@@ -278,9 +278,8 @@ class Trainer:
         world = self.processes.share.world
         with self._finite_raw_tensors(), self._weights():
             logits = self.model(images)
-            head = None if self.margins is None else self.margins.rows(self.plain_model)
-        known = {"bound": self.position.bound, "head": head, "counts": counts}
-        known["progress"] = self.position.step / self.total
+            known = {} if self.margins is None else self.margins()
+        known |= {"counts": counts, "progress": self.position.step / self.total}
         with in_file_of(type(self.recipe.loss)):
             loss = mean_loss(self.recipe.loss, logits, labels, **known)
         self.losses += loss.detach().to(self.losses) * count
@@ -362,6 +361,7 @@ class Trainer:
     def _save(self, finished: nn.Module) -> None:
         self._progress()  # raises if the loss is not finite
         self._tick()
+        self.position.margins = {} if self.margins is None else self.margins.state_dict()
         state = self.run, self.plain_model, self.plain_optimiser, self.position
         average = None if self.average is None else self.average.model
         self.processes.by_first(lambda: save_checkpoint(*state, finished=finished, average=average))

@@ -4,6 +4,7 @@ import copy
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 import taut
 from processes import RANK, check, run_checks
+from taut.losses import Margins
 from taut.parametrizations import methods
 
 SHAPE = (1, 6, 6)
@@ -271,6 +273,12 @@ def bounds_and_certificates():
     assert_equal(model, other)
     assert isinstance(other, FSDPModule)
     assert isinstance(other[0], FSDPModule)
+
+
+@check
+def margins_are_refused():
+    with pytest.raises(ValueError, match=r"^`model` must not be sharded"):
+        Margins(pair()[1], SHAPE)
 
 
 @check

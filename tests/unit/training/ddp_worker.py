@@ -151,6 +151,7 @@ def main(folder):
     train("stiefel", optimizer="stiefel-adam")
     train("mixed", loss=EMMA(), augment=MIXED)
     train("shared rows", Launch(share_weights=True), loss=EMMA())
+    train("followed", loss=EMMA(), parametrization=taut.LiRes, accumulate=2)
     said["weights"] = weights(train)
     (folder / f"said-{RANK}.json").write_text(json.dumps(said))
 

@@ -120,6 +120,13 @@ def test_rows_bounds_and_partners_are_those_of_one_process(name, augment, folder
     assert_same_curve(Run.open(folder / name), alone)
 
 
+def test_norms_that_are_followed_are_those_of_one_process(folder, said):
+    run = Run.open(folder / "followed")
+    alone = train(run.recipe, folder / "followed-alone", data_dir=folder / "data.npz")
+    assert_same_curve(run, alone)
+    assert run.history()[-1]["bound"] > 1.01
+
+
 def test_torchrun_trains_as_one_process(folder, alone):
     arguments = ["taut", "train", "tiny.json", "--data-dir", "data.npz", "--run", "torchrun"]
     stdout = finished(python(*TORCHRUN, "-m", "--", *arguments, cwd=folder))

@@ -9,11 +9,11 @@ from torch import nn
 
 import taut
 from taut.data import batches, load
-from taut.losses import EMMA, CertificateRegularised, CertifiedTRADES, kinds
+from taut.files import load_tensors, save_tensors
+from taut.losses import EMMA, CertificateRegularised, CertifiedTRADES, Margins, kinds
 from taut.models import AbstractModel
 from taut.program import verifiable_bound
 from taut.training import CHOICES, Recipe, TrainingInterrupted, train
-from taut.training._margins import margins_of
 from training_runs import outcome, stop_after
 
 LOSSES = (
@@ -131,27 +131,39 @@ def test_runs_resume_bitwise(step, data_dir, tmp_path):
     assert outcome(train(RECIPE, tmp_path / "run")) == outcome(whole)
 
 
+def test_checkpoints_of_version_0_1_go_on(data_dir, tmp_path):
+    """They have the bound as metadata."""
+    whole = train(RECIPE, tmp_path / "whole", data_dir=data_dir)
+    with pytest.raises(TrainingInterrupted):
+        train(RECIPE, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(5))
+    path = tmp_path / "run" / "state.safetensors"
+    tensors, metadata = load_tensors(path)
+    bound = tensors.pop("margins.bound")
+    save_tensors(path, tensors, metadata | {"bound": repr(float(bound))})
+    assert outcome(train(RECIPE, tmp_path / "run")) == outcome(whole)
+
+
 def test_the_last_layer_is_found_where_it_applies_its_weight():
     linear = nn.Linear(4, 3)
     scaled = nn.Sequential(taut.nn.Linear(4, 4), taut.nn.MaxMin(), nn.Sequential(linear))
-    margins = margins_of(scaled, (4,))
+    margins = Margins(scaled, (4,))
     assert margins.head == "2.0"
-    assert margins.rows(scaled) is linear.weight
+    assert margins.rows() is linear.weight
     assert 1 - 1e-6 < margins.bound < 1 + 1e-5
     # A temperature, and a convolution to one place.
     conv = nn.Conv2d(2, 3, 2)
     for last, shape in (((nn.Flatten(), linear), (4,)), ((conv, nn.Flatten()), (2, 2, 2))):
         model = Divided(*last)
-        margins = margins_of(model, shape)
+        margins = Margins(model, shape)
         (matrix,) = (p for p in model.parameters() if p.ndim > 1)
-        rows = margins.rows(model)
+        rows = margins.rows()
         torch.testing.assert_close(rows, matrix.flatten(1) / 0.25)
         (gradient,) = torch.autograd.grad(rows.sum(), matrix)
         torch.testing.assert_close(gradient, torch.full_like(matrix, 4.0))
         assert margins.bound == 1
     # A layer whose product is changed behind it, and none at all.
     for model in (nn.Sequential(linear, nn.Tanh()), nn.Sequential(nn.Tanh())):
-        margins = margins_of(model, (4,))
+        margins = Margins(model, (4,))
         assert margins.head is None
         assert 1 <= margins.bound / float(verifiable_bound(model, (4,))) < 1 + 1e-9
-        assert margins.rows(model) is None
+        assert margins.rows() is None
