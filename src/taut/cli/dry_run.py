@@ -36,7 +36,7 @@ def _rows(recipe: Recipe, tried: DryRun) -> dict[str, str]:
 def _duration(seconds: float) -> str:
     """A time in the unit that suits it.
 
-    >>> _duration(90), _duration(7200)
+    >>> _duration(90.0), _duration(7200.0)
     ('90 seconds', '2.0 hours')
     """
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
