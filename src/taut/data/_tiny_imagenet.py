@@ -14,6 +14,7 @@ from taut.data._sets import Dataset
 
 _T = TypeVar("_T")
 _CLASSES = 200
+_PICTURES = {"train": 100_000, "test": 10_000}  # as published; tested on val
 
 
 def load_tiny_imagenet(path: Path, shape: Shape | None, tell: Tell, *, draft: bool) -> Dataset:
@@ -44,18 +45,29 @@ def arrange_tiny_imagenet(
             f"{source}: train and val must have the {_CLASSES} classes of Tiny-ImageNet; got "
             f"{len(arranged.classes)} in {where}."
         )
-    return arranged._replace(label=NAMED[TINY_IMAGENET].label), taken
+    whole = {part: len(labels) for part, (_, labels) in arranged.parts.items()} == _PICTURES
+    label = NAMED[TINY_IMAGENET].label + ("" if whole else " (not the published files)")
+    return arranged._replace(label=label), taken
 
 
 def _labels(file: Path) -> dict[str, str]:
     """The class of each validation picture; none where they lie in the folders of their classes."""
     if not file.is_file():
         return {}
-    rows = [row.split("\t") for row in file.read_text(encoding="utf-8").splitlines() if row]
+    try:
+        rows = file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: must be text; got {error}.") from None
+    labels: dict[str, str] = {}
     for number, row in enumerate(rows, start=1):
-        if len(row) < 2:
+        name, *values = row.split("\t")
+        if not row.strip():
+            continue
+        if not values:
             raise ValueError(f"{file}: line {number} must be a picture, a tab and its class.")
-    return {name: label for name, label, *_ in rows}
+        if labels.setdefault(name, values[0]) != values[0]:
+            raise ValueError(f"{file}: line {number} gives {name} a second class.")
+    return labels
 
 
 def _by_class(labels: dict[str, str], source: Path, parts: Parts) -> Parts | None:

@@ -11,6 +11,12 @@ from data_files import jpeg, tiny_imagenet_files, write_files
 from taut.data import load, stream
 
 FILES = tiny_imagenet_files(side=8)
+LABELS = "val/val_annotations.txt"
+
+
+def labelled(row):
+    """The labels with one more line."""
+    return {LABELS: FILES[LABELS] + row}
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +38,7 @@ def decoded(folder, name):
 
 def test_pictures_have_the_labels_of_their_folder_and_of_the_file_of_labels(published):
     data = load("tiny-imagenet", published)
-    assert (data.label, data.input_shape) == ("Tiny-ImageNet", (3, 8, 8))
+    assert data.input_shape == (3, 8, 8)
     assert data.classes == tuple(f"n{at:08}" for at in range(200))
     assert (len(data.train), len(data.test)) == (200, 200)
     for label in (0, 7, 199):
@@ -57,13 +63,30 @@ def test_the_folder_itself_may_be_given_and_streamed(published):
 @pytest.mark.parametrize("below", ["", "images/"])
 def test_validation_pictures_may_be_sorted_into_folders(published, below, tmp_path):
     files = {name: data for name, data in FILES.items() if not name.startswith("val/")}
-    rows = FILES["val/val_annotations.txt"].decode().splitlines()
+    rows = FILES[LABELS].decode().splitlines()
     for name, wnid, *_ in (row.split("\t") for row in rows):
         files[f"val/{wnid}/{below}{name}"] = FILES[f"val/images/{name}"]
     write_files(tmp_path, files)
     data, known = load("tiny-imagenet", tmp_path), load("tiny-imagenet", published)
     assert data.test.images.equal(known.test.images)
     assert data.test.labels.equal(known.test.labels)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_labels_may_be_as_editors_save_them(end, published, tmp_path):
+    rows = b"\xef\xbb\xbf" + FILES[LABELS].replace(b"\n", end) + end
+    write_files(tmp_path, FILES | {LABELS: rows})
+    known = load("tiny-imagenet", published).test
+    assert load("tiny-imagenet", tmp_path).test.labels.equal(known.labels)
+
+
+def test_the_label_says_that_pictures_are_missing(published, monkeypatch):
+    """The published set has 500 pictures of each class to train on, and 50 to test on."""
+    label = "Tiny-ImageNet (not the published files)"
+    assert stream("tiny-imagenet", published, workers=0).label == label
+    assert load("tiny-imagenet", published).label == label
+    monkeypatch.setattr("taut.data._tiny_imagenet._PICTURES", {"train": 200, "test": 200})
+    assert stream("tiny-imagenet", published, workers=0).label == "Tiny-ImageNet"
 
 
 def test_changed_labels_are_seen_in_spite_of_the_cache(tmp_path):
@@ -81,9 +104,11 @@ def test_changed_labels_are_seen_in_spite_of_the_cache(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"val/val_annotations.txt": None}, "val_0.JPEG: has no label in val_annotations.txt"),
+        ({LABELS: None}, "val_0.JPEG: has no label in val_annotations.txt"),
         ({"val/images/new.JPEG": jpeg(8, 0)}, "new.JPEG: has no label in val_annotations.txt"),
-        ({"val/val_annotations.txt": b"val_0.JPEG n0\n"}, "line 1 must be a picture, a tab and"),
+        ({LABELS: b"val_0.JPEG n0\n"}, "line 1 must be a picture, a tab and"),
+        (labelled(b"val_1.JPEG\tn00000000\n"), "line 201 gives val_1.JPEG a second class"),
+        (labelled(b"\xff\tn00000000\n"), "val_annotations.txt: must be text"),
         ({"val/images/val_0.JPEG": None}, "class n00000199 has no image in test"),
         ({"train/n00000005/images/n00000005_0.JPEG": None}, "n00000005 has no image in train"),
         ({"val/images/val_0.JPEG": b"no picture"}, "val_0.JPEG"),
