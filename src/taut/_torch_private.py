@@ -163,6 +163,12 @@ def has_no_numbers(x: Tensor) -> bool:
     return x.is_meta or hasattr(x, "fake_mode")
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch, on any device, had no memory left."""
+    words = str(error)  # CPUs and MPS have no class of their own
+    return "DefaultCPUAllocator" in words or "out of memory" in words
+
+
 def end_workers(loader: Any) -> None:
     """End the worker processes of a loader that keeps them, even while it is iterated."""
     iterator = loader._iterator

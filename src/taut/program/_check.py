@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
+from taut._torch_private import is_out_of_memory
 from taut.program._parametrized import has_parametrizations
 from taut.program._program import Program
 from taut.program._replay import replay
@@ -144,6 +145,8 @@ def _call(model: nn.Module, x: Tensor) -> Tensor:
     except RuntimeError as error:
         if x.requires_grad and "in-place" in str(error):
             return model(x.detach().clone())  # a leaf may not be written to; nothing more is shown
+        if is_out_of_memory(error):
+            raise
         words = " ".join(str(error).split())
         raise UnprovenError(
             f"The model does not take batches of any size, such as {len(x)}: {words}"

@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 from taut._torch_private import (
     UncompiledMode,
     is_functorch_wrapped_tensor,
+    is_out_of_memory,
     peek_interpreter_stack,
 )
 from taut.program._batch import BatchSize, concrete, depends_on_batch
@@ -60,6 +61,8 @@ def record(model: nn.Module, x: Tensor, *, through: bool = False) -> tuple[Progr
         with torch.no_grad(), _Bypass(recorder), recorder:
             result = model(x)
     except Exception as error:  # a forward may raise anything
+        if is_out_of_memory(error):
+            raise error.__cause__ or error from None  # in torch's words
         place, module = recorder.places.of_error(error)
         reason = reason_against(module)
         if reason is not None:
@@ -207,11 +210,10 @@ class Recorder(TorchFunctionMode):
         except (NotImplementedError, UnprovenError):
             raise
         except (RuntimeError, ValueError, IndexError, TypeError) as error:
-            where = f"`{self.places.layer('').path or 'model'}`"
+            where = self.places.layer("").path or "model"
             words = wraps_too_often(error, *args[:2]) or " ".join(str(error).split()).rstrip(".")
-            raise ValueError(
-                f"`input_shape` does not fit the model at {where}: {words}."
-            ) from error
+            fault = f"`input_shape` does not fit the model at `{where}`: {words}."
+            raise ValueError(fault) from error
         finally:
             self.depth -= 1
 

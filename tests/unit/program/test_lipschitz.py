@@ -338,6 +338,20 @@ def test_what_is_not_proven_is_refused_by_name(model, message):
         lipschitz_bound(model, (6,))
 
 
+@pytest.mark.parametrize("calls", [0, 1])
+def test_a_lack_of_memory_is_said_as_it_is(calls):
+    """In the call that is followed, or in one that it is compared with."""
+    seen = []
+
+    def forward(_, x):
+        seen.append(x)
+        return x + torch.ones(1 << 50)[0] if len(seen) > calls else x + 1
+
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator") as raised:
+        lipschitz_bound(Forward(forward), (6,))
+    assert not isinstance(raised.value, NotImplementedError)
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm2d(2), nn.Dropout(), nn.Dropout2d()])
 def test_training_mode_is_refused_where_it_matters(kind):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), kind)
