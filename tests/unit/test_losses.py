@@ -200,6 +200,19 @@ def test_two_logits_are_a_score(loss):
     torch.testing.assert_close(loss(logits, labels), loss(scores, labels))
 
 
+@pytest.mark.parametrize("loss", [*TWO_SAMPLES, HingeKRMulticlass])
+def test_one_class_alone_has_the_hinge_where_labels_cannot_be_read(loss):
+    """As on a GPU: it has finite gradients."""
+    logits, labels = torch.randn(6, 2), torch.ones(6, dtype=torch.long)
+    gradient = torch.func.vmap(torch.func.grad(lambda x: loss()(x, labels)))(logits[None])[0]
+    other = torch.func.vmap(torch.func.grad(lambda x: HingeKR(20.0)(x, labels)))(logits[None])[0]
+    if loss is KR:
+        assert not gradient.any()
+    elif loss is HingeKR:
+        torch.testing.assert_close(2 * gradient, other)
+    assert bool(gradient.isfinite().all())
+
+
 @pytest.mark.parametrize("loss", [cls() for cls in TWO_SAMPLES], ids=lambda loss: loss.kind)
 def test_samples_that_are_not_two_are_refused(loss):
     scores = torch.zeros(2)

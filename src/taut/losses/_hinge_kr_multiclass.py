@@ -9,6 +9,7 @@ from torch import Tensor
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
+    can_be_read,
     check_positive,
     classification,
     dual_terms,
@@ -63,12 +64,10 @@ class HingeKRMulticlass(AbstractImageLoss):
         inside = first.sum(0) if inputs.counts is None else inputs.counts
         images = inside.sum()
         present = (inside > 0) & (inside < images)
-        if labels.is_cpu and not bool(present.any()):
+        if can_be_read(labels) and not bool(present.any()):
             raise ValueError(
                 "`labels` must hold at least two classes in each batch; got one alone."
             )
-        inside = torch.where(present, inside, 1)  # to divide by; absent classes get terms of 0
         exact = torch.promote_types(logits.dtype, torch.float32)
-        terms = dual_terms(logits, first, inside.to(exact), images.to(exact)).to(logits.dtype)
-        lacking = hinge(logits, first, self.margin)
-        return (self.alpha * lacking - terms * present).mean(1)
+        terms = dual_terms(logits, first, inside.to(exact), images.to(exact))
+        return (self.alpha * hinge(logits, first, self.margin) - terms).mean(1)

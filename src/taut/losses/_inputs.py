@@ -251,9 +251,13 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def dual_terms(scores: Tensor, first: Tensor, inside: Tensor, images: Tensor) -> Tensor:
     """Terms of which the mean over all images is the mean score where `first` less that elsewhere.
 
-    Column by column; of `images` there are `inside` where `first`, and both samples have some.
+    Column by column; of `images` there are `inside` where `first`. Terms are 0 if that is none or
+    all of them.
     """
-    return torch.where(first, scores * (images / inside), -scores * (images / (images - inside)))
+    outside = images - inside
+    # Of weights, so that a division by 0 that is not chosen has no gradient.
+    weights = torch.where(first, images / inside, -images / outside)
+    return (scores * weights.where((inside > 0) & (outside > 0), 0.0)).to(scores.dtype)
 
 
 def hinge(scores: Tensor, first: Tensor, margin: float) -> Tensor:
