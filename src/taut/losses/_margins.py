@@ -118,18 +118,21 @@ class Margins:
             call.follow(_STEPS)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The constant and the directions, to go on from within an epoch."""
+        """The constant, the factors and the directions, to go on from within an epoch."""
         state = {"bound": torch.tensor(self.bound, dtype=torch.float64, device="cpu")}
+        state |= {} if self._factors is None else {"factors": self._factors}
         for name, call in self._followed.items():
             state |= {f"{name}.{key}": tensor for key, tensor in call.state().items()}
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Go on from a state of the same model, whose tensors may have changed since."""
-        names = {key.rsplit(".", 1)[0] for key in state if key != "bound"}
-        if not names <= set(self._calls):
+        names = {key.rsplit(".", 1)[0] for key in state if "." in key}
+        keys = {"bound", *(f"{name}.{key}" for name in names for key in ("direction", "numbers"))}
+        if not names <= self._calls.keys() or keys != state.keys() - {"factors"}:
             raise ValueError(f"`state` must be of this model; got {sorted(state)}.")
         self.bound = float(state["bound"])
+        self._factors = state.get("factors", self._factors)
         self._followed = {n: call for n, call in self._calls.items() if n in names}
         for name, call in self._followed.items():
             call.restore({key: state[f"{name}.{key}"] for key in ("direction", "numbers")})

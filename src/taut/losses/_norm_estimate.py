@@ -18,10 +18,21 @@ _NUDGE = 1e-3
 def weight_at(model: nn.Module, path: str) -> Tensor | None:
     """The matrix or kernel of a layer, with its gradient, if it has one."""
     try:
-        weight = model.get_submodule(path).weight
+        weight = _weight_of(model.get_submodule(path))
     except AttributeError:
         return None
     return weight if isinstance(weight, Tensor) and weight.ndim >= 2 else None
+
+
+def _weight_of(layer: Any) -> Any:
+    """The weight, as in evaluation: in training, readings of `spectral_norm` move its vectors."""
+    modes = [(module, module.training) for module in layer.modules()]
+    layer.eval()
+    try:
+        return layer.weight
+    finally:
+        for module, mode in modes:
+            module.training = mode
 
 
 @final
@@ -50,20 +61,20 @@ class NormEstimate:
         shape = shape[-1:] if self.site.node.op == "linear" else shape
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, *shape, generator=generator, dtype=torch.float64, device="cpu")
-        self.noise = (noise / noise.norm()).to(self.module.weight.detach())
+        self.noise = (noise / noise.norm()).to(_weight_of(self.module).detach())
         self.direction = self.noise
 
     @torch.no_grad()
     def follow(self, steps: int) -> None:
         """Improve the direction by steps of Lanczos' method."""
-        weight, start = self.module.weight, self.direction + _NUDGE * self.noise
+        weight, start = _weight_of(self.module), self.direction + _NUDGE * self.noise
         with without_autocast(weight.device):
             found = leading_direction(lambda x: self._normal(weight, x), start, steps)
         self.direction = found.contiguous()
 
     def norm(self) -> Tensor:
         """The estimate of the norm, from below; the weight with its gradient."""
-        weight = self.module.weight
+        weight = _weight_of(self.module)
         with without_autocast(weight.device):
             return self._apply(weight, self.direction).norm()
 
@@ -81,7 +92,7 @@ class NormEstimate:
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from a state."""
         self.share, self.start = state["numbers"].tolist()
-        self.direction = state["direction"].to(self.module.weight)
+        self.direction = state["direction"].to(self.noise)
 
     def _apply(self, weight: Tensor, x: Tensor) -> Tensor:
         """W x, without the bias."""

@@ -257,6 +257,11 @@ def test_a_state_of_numbers_alone_follows_no_layer():
     assert margins()["bound"] == 3.0
     with pytest.raises(ValueError, match=r"^`state` must be of this model; got "):
         margins.load_state_dict(Margins(Branches(), (4,)).state_dict())
+    for missing in ("bound", "0.direction", "0.numbers"):
+        state = Margins(model, (4,)).state_dict()
+        del state[missing]
+        with pytest.raises(ValueError, match=r"^`state` must be of this model; got "):
+            margins.load_state_dict(state)
     with pytest.raises(ValueError, match=r"^`iterations` must be a positive integer; got 0\."):
         Margins(model, (4,), iterations=0)
 

@@ -1,5 +1,6 @@
 """Losses of certified margins in training: what they are given, against a slow loop."""
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -129,6 +130,41 @@ def test_runs_resume_bitwise(step, data_dir, tmp_path):
     with pytest.raises(TrainingInterrupted):
         train(RECIPE, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(step))
     assert outcome(train(RECIPE, tmp_path / "run")) == outcome(whole)
+
+
+@dataclass(frozen=True)
+class Moving(AbstractModel):
+    """Buffers move in training: of a power iteration, and of a batch norm behind the last layer."""
+
+    def build(self, input_shape, classes, **options):
+        return nn.Sequential(
+            nn.Flatten(),
+            nn.utils.parametrizations.spectral_norm(nn.Linear(math.prod(input_shape), 8)),
+            taut.nn.MaxMin(),
+            nn.Linear(8, classes),
+            nn.BatchNorm1d(classes),
+        )
+
+
+def test_runs_resume_bitwise_where_buffers_move(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setitem(CHOICES["model"].known, "moving", Moving)
+    monkeypatch.setattr(Moving, "kind", "moving", raising=False)
+    recipe = replace(RECIPE, model=Moving())
+    whole = train(recipe, tmp_path / "whole", data_dir=data_dir)
+    with pytest.raises(TrainingInterrupted):
+        train(recipe, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(5))
+    assert outcome(train(recipe, tmp_path / "run")) == outcome(whole)
+
+
+def test_the_model_is_left_as_it_is():
+    model = Moving().build((4,), 3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    margins = Margins(model, (4,))
+    margins()
+    margins.update_()
+    assert margins.layers == ("1",)
+    assert all(module.training for module in model.modules())
+    assert all(t.equal(before[name]) for name, t in model.state_dict().items())
 
 
 def test_checkpoints_of_version_0_1_go_on(data_dir, tmp_path):
