@@ -52,6 +52,8 @@ def read_manifest(zoo: Path) -> dict[str, Any]:
 def added(path: Path, name: str, record: Record, zoo: Path) -> None:
     """Write the files of a finished run, and its entry in the manifest."""
     run, folder = Run.open(path), zoo / name
+    if (path / "model.py").is_file():
+        raise ValueError(f"{path}: the file of its net must not be model.py, as the zoo's is.")
     folder.mkdir(parents=True, exist_ok=True)
     shape, data = run.recipe.input_shape, run.dataset()
     frozen = freeze(run.model().eval(), shape)

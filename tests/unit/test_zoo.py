@@ -122,6 +122,19 @@ def test_a_critic_is_added_with_the_file_of_its_net_and_the_distance_it_proves(z
     assert f"at least {apart:.3f} apart" in (folder / "card.md").read_text()
 
 
+def test_a_net_whose_file_would_be_written_over_is_refused(zoo, tmp_path, capsys):
+    images, labels = np.zeros((4, 1, 4, 5), np.uint8), np.array([0, 1, 0, 1])
+    file, net, run = tmp_path / "flat.npz", tmp_path / "model.py", str(tmp_path / "run")
+    np.savez(file, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    net.write_text(NET)
+    command = ["train", "demo", "--classes", "2", "--input-shape", "1,4,5", "--dataset", "npz"]
+    command += ["--data-dir", str(file), "--model", f"{net}:net", "--epochs", "1", "--run", run]
+    assert main(command) == 0
+    assert EXPERIMENT.run(["--add", run, "--name", "own", "--zoo", str(zoo)]) != 0
+    assert "must not be model.py" in capsys.readouterr().err
+    assert not (zoo / "own").exists()
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "sentence"),
     [
