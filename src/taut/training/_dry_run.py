@@ -13,6 +13,7 @@ from typing import final
 
 import torch
 
+from taut._arguments import whole
 from taut.certification import prove
 from taut.data import StreamedDataset
 from taut.training._devices import Device, choose_device, forked_random, peak_memory
@@ -72,7 +73,7 @@ def dry_run(
         data_dir: where the data set is.
         device: "auto" uses a GPU if there is one.
         launch: number of processes, one per device, that divide each batch.
-        steps: how many to take.
+        steps: how many to take; no more than the run has.
 
     Raises:
         ValueError: if `steps` is below 1; as `train`.
@@ -85,8 +86,7 @@ def dry_run(
         >>> len(tried.losses), tried.steps_per_epoch, round(tried.bound, 4)
         (2, 100, 1.0)
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be at least 1; got {steps}.")
+    whole("steps", steps)
     check_launch(recipe, launch)
     processes = Processes(launch, choose_device(device), recipe.precision)
     place = None if data_dir is None else Path(data_dir)
@@ -125,7 +125,7 @@ def _tried(trainer: Trainer, steps: int) -> DryRun:
 def _losses(trainer: Trainer, steps: int) -> Iterator[float]:
     """The loss of each of the first steps, as they are taken."""
     batches = itertools.chain.from_iterable(map(trainer.batches.epoch, itertools.count()))
-    for at, (images, labels) in enumerate(itertools.islice(batches, steps)):
+    for at, (images, labels) in enumerate(itertools.islice(batches, min(steps, trainer.total))):
         trainer.losses.zero_()
         trainer.step(images, labels)
         total = float(trainer.processes.total(trainer.losses))  # waits for a GPU

@@ -160,6 +160,11 @@ def test_steps_go_on_in_the_next_epoch():
     assert max(result.losses) < 20  # means, also of the batch of 500 images
 
 
+def test_there_are_no_more_steps_than_the_run_has():
+    recipe = replace(RECIPES["demo"], batch_size=2000, epochs=1)
+    assert len(dry_run(recipe, device="cpu").losses) == 1
+
+
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -174,7 +179,7 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("change", "options", "error", "message"),
     [
-        ({}, {"steps": 0}, ValueError, "`steps` must be at least 1; got 0"),
+        ({}, {"steps": 0}, ValueError, "`steps` must be a positive integer; got 0"),
         ({"classes": 3}, {}, ValueError, "`classes` must be those of"),
         ({"lr": 1e300}, {}, TrainingDiverged, "finite after step 1. Try a smaller learning rate"),
         ({"weight_decay": 0.1, "model": FC3()}, {}, ValueError, "`weight_decay` must be 0"),
