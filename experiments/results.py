@@ -55,10 +55,12 @@ class Net(NamedTuple):
 
     @property
     def is_ours(self) -> bool:
+        """Whether the source is a link: to a record, or the zoo."""
         return "](" in self.source
 
 
 def published(dataset: str) -> Iterator[Net]:
+    """The rows of published.csv."""
     with _PUBLISHED.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             if row["data"] == dataset:
