@@ -40,7 +40,7 @@ _SPECTRUM = (16, (8, 8))  # channels and images of which the Jacobian is small
 # Module and class of other libraries' layers, and what they add to (in, out, kernel).
 _PEERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "orthogonium, AOC": ("orthogonium.layers.conv.AOC", "AdaptiveOrthoConv2d", {"padding": 1}),
-    "orthogonium, SOC": (  # a kernel of 3 x 3 grows to 7 x 7, which its padding="same" does not heed
+    "orthogonium, SOC": (  # its kernel grows to 7 x 7, which padding="same" does not heed
         "orthogonium.layers.conv.adaptiveSOC",
         "AdaptiveSOCConv2d",
         {"padding": 3},
