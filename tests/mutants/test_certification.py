@@ -441,7 +441,7 @@ MUTANTS = {
             "_PRECISIONS.get(self.arithmetic, images.dtype)",
             "torch.float64",
         ),
-        (C, "prove", "program.output, arithmetic, by_name)", 'program.output, "float64", by_name)'),
+        (C, "prove", "composition_of(program, arithmetic,", 'composition_of(program, "float64",'),
     ],
     check_pairs: [
         (H, "pairs_of", "constants[head.source]", "1.0"),
