@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import json
 import tempfile
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
 from typing import Any
 
@@ -99,11 +100,11 @@ def distance(run: Run, model: nn.Module, images: Tensor, labels: Tensor) -> dict
 def card(name: str, said: dict[str, Any]) -> str:
     """What a user must know of a model."""
     measured = [f"- certified at {eps}: {value:.2f} %" for eps, value in said["certified"].items()]
-    measured.append(f"- proved Lipschitz constant in l2: {said['bound']:.9f}")
+    measured.append(f"- proved Lipschitz constant in l2: {_up(said['bound'], 9)}")
     if "distance" in said:
         measured.append(
             "- the score (z_1 - z_0)/√2 of its logits proves that the test images of the two "
-            f"classes are at least {said['distance']:.3f} apart in Wasserstein-1"
+            f"classes are at least {_down(said['distance'], 3)} apart in Wasserstein-1"
         )
     return "\n".join(
         [
@@ -138,7 +139,17 @@ def verified(name: str, zoo: Path) -> str:
         alone = verify_alone(certificate, weights, folder / _POINTS)
     except ValueError as error:  # it may speak of a row alone
         raise RuntimeError(f"{certificate} does not hold: {error}") from error
-    return f"Lipschitz bound {proved.bound:.9f} in l2. By the stand-alone verifier: {alone}."
+    return f"Lipschitz bound {_up(proved.bound, 9)} in l2. By the stand-alone verifier: {alone}."
+
+
+def _up(value: float, digits: int) -> str:
+    """In decimals, and no less: what is proved must still hold as it is printed."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_CEILING))
+
+
+def _down(value: float, digits: int) -> str:
+    """In decimals, and no more."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-digits), ROUND_FLOOR))
 
 
 def sha256(path: Path) -> str:
