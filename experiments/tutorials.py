@@ -19,11 +19,12 @@ _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def work(args: argparse.Namespace, _: Record) -> None:
-    for page in sorted((ROOT / "docs").glob("tutorial-*.md")):
+    docs = ROOT / "docs"
+    for page in (docs / "adding-a-method.md", *sorted(docs.glob("tutorial-*.md"))):
         start = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
             _run(page, Path(folder))
-            for picture in Path(folder).glob("tutorial-*.png"):
+            for picture in Path(folder).glob("*.png"):
                 shutil.copy(picture, args.figures / picture.name)
         print(f"{page.name}: {time.perf_counter() - start:.1f} s")
 

@@ -67,13 +67,15 @@ def groups(taut: griffe.Module) -> list[Group]:
     for name in sorted(names - {"nn"}, key=lambda name: ([*_TITLES, name].index(name), name)):
         title = _TITLES.get(name, name.capitalize())
         found.append(Group(title, f"api/{name}.md", taut[name], tuple(_entries(taut[name]))))
-    return found
+    shown = {entry.canonical_path for group in found for entry in group.entries}
+    alone = [entry for entry in _face(taut) if entry.canonical_path not in shown]
+    return [*found, Group("Names of taut alone", "api/taut.md", taut, tuple(alone))]
 
 
 def page(group: Group) -> str:
     """The summaries of a group, then each of its names."""
     lines = [f"# {group.title}", "", f"`{group.package.path}`", ""]
-    if group.package.name != "nn":
+    if group.package.name not in ("nn", "taut"):
         lines += [_text(group.package), ""]
     lines += [*_table(group.entries), ""]
     for entry in group.entries:
@@ -83,12 +85,15 @@ def page(group: Group) -> str:
 
 def index(taut: griffe.Module, pages: list[Group]) -> str:
     """The names that `import taut` gives, and those of each page."""
-    face = [_exported(taut, name) for name in _names(taut)]
-    lines = ["## taut", "", _text(taut), ""]
-    lines += _table([entry for entry in face if not entry.is_module], "taut")
+    lines = ["## taut", "", _text(taut), "", *_table(_face(taut), "taut")]
     for group in pages:
         lines += ["", f"## [{group.title}]({group.uri})", "", *_table(group.entries)]
     return "\n".join(lines) + "\n"
+
+
+def _face(taut: griffe.Module) -> list[Found]:
+    """What `import taut` gives, without its packages."""
+    return [entry for entry in _entries(taut) if not entry.is_module]
 
 
 def _layer_groups(nn: Found) -> list[Group]:
