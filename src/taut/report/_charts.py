@@ -9,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from taut.diagnostics import LayerDiagnostics
-from taut.plotting import clipped, mark_one, needs_log, spread
+from taut.plot import draw_along, spread
 from taut.report._robustness import Robustness
 from taut.report._svg import (
     ATTACKED,
@@ -18,15 +18,12 @@ from taut.report._svg import (
     INK,
     LINE,
     MUTED,
-    brief,
     chart,
     inline,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_MOST_LABELS = 16  # layers named below a chart
 
 
 def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
@@ -83,19 +80,8 @@ def history_chart(history: Sequence[Mapping[str, int | float]], eps: Sequence[st
 
 def gradient_chart(layers: Sequence[LayerDiagnostics]) -> Markup:
     """Norm of the margin's gradient at the input of each layer, relative to the output's."""
-    values = [layer.margin for layer in layers]
-    log = needs_log(values)
     with chart("layer, input to output", "gradient norm") as (figure, axes):
-        mark_one(axes, colour=MUTED)
-        marker = "o" if len(values) <= 40 else ""
-        axes.plot(clipped(values, log=log), color=CERTIFIED, marker=marker, ms=4)
-        named = range(0, len(layers), -(-len(layers) // _MOST_LABELS))
-        labels = [brief(layers[i].label, 16) for i in named]
-        axes.set_xticks(list(named), labels, rotation=35, ha="right", rotation_mode="anchor")
-        if log:
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(0, max(1.1, 1.1 * max(values)))
+        draw_along(axes, layers, {"margin": CERTIFIED})
         text = ", ".join(f"{layer.label}: {layer.margin:.2g}" for layer in layers)
         return inline(figure, f"Gradient norm at the input of each layer: {text}.", "gradient")
 

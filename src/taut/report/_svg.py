@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from taut.plotting import plot_style
+from taut.plot import plot_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +55,3 @@ def inline(figure: "Figure", description: str, prefix: str) -> Markup:
     text = re.sub(r"(font:[^;\"]*?px )[^;\"]*", r"\1inherit", text)
     text = re.sub(r'\bid="', f'id="{prefix}-', text.replace("xlink:href", "href"))
     return Markup(re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", text))
-
-
-def brief(name: str, longest: int) -> str:
-    """The end of a long name, which tells it from others."""
-    return name if len(name) <= longest else "…" + name[1 - longest :]
