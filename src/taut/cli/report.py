@@ -85,6 +85,7 @@ def make_report(opened: OpenedRun, limit: int) -> tuple[Path, Robustness]:
         history=run.history(),
         settings=_settings(run),
         commands=_commands(run, limit),
+        judged_on="validation" if run.recipe.validation else "test",
         **measured,
     )
     return write_report(run.path / "report.html", inputs), inputs.robustness

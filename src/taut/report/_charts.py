@@ -9,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from taut.diagnostics import LayerDiagnostics
-from taut.plot import draw_along, spread
+from taut.plot import ATTACKED_LINE, CERTIFIED_LINE, CLEAN_LINE, draw_along, spread
 from taut.report._robustness import Robustness
 from taut.report._svg import (
     ATTACKED,
@@ -25,6 +25,9 @@ from taut.report._svg import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+_CERTIFIED_LINES = (CERTIFIED_LINE, (0, (7, 1.6)), (0, (7, 1.6, 1, 1.6)))
+"""One for each eps, in turn."""
+
 
 def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, accuracy under attack, and the gap between them."""
@@ -34,8 +37,8 @@ def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
     attacked = _share_beyond(robustness.nearest, grid)
     with chart("eps: l2 norm of the perturbation", "accuracy in %") as (figure, axes):
         axes.fill_between(grid, certified, attacked, color=MUTED, alpha=0.13, linewidth=0)
-        axes.plot(grid, attacked, color=ATTACKED)
-        axes.plot(grid, certified, color=CERTIFIED)
+        axes.plot(grid, attacked, color=ATTACKED, linestyle=ATTACKED_LINE)
+        axes.plot(grid, certified, color=CERTIFIED, linestyle=CERTIFIED_LINE)
         for text in eps:
             radius = float(Fraction(text))
             axes.axvline(radius, color=LINE, linewidth=0.8, zorder=0)
@@ -59,18 +62,22 @@ def loss_chart(history: Sequence[Mapping[str, int | float]]) -> Markup:
         return inline(figure, f"Training loss over {len(history)} epochs.", "loss")
 
 
-def history_chart(history: Sequence[Mapping[str, int | float]], eps: Sequence[str]) -> Markup:
-    """Clean and certified test accuracy over epochs."""
+def history_chart(
+    history: Sequence[Mapping[str, int | float]], eps: Sequence[str], judged_on: str
+) -> Markup:
+    """Clean and certified accuracy over epochs, on the images that `judged_on` names."""
     epochs = _column(history, "epoch")
-    curves = {"clean": ("clean_accuracy", CLEAN)}
-    curves |= {f"certified {text}": (f"certified_accuracy_{text}", CERTIFIED) for text in eps}
-    with chart("epoch", "test accuracy in %", height=2.6) as (figure, axes):
+    curves = {"clean": ("clean_accuracy", CLEAN, CLEAN_LINE)}
+    for i, text in enumerate(eps):
+        style = _CERTIFIED_LINES[i % len(_CERTIFIED_LINES)]
+        curves[f"certified {text}"] = (f"certified_accuracy_{text}", CERTIFIED, style)
+    with chart("epoch", f"{judged_on} accuracy in %", height=2.6) as (figure, axes):
         ends = []
-        for column, colour in curves.values():
+        for column, colour, style in curves.values():
             values = [100 * share for share in _column(history, column)]
-            axes.plot(epochs, values, color=colour)
+            axes.plot(epochs, values, color=colour, linestyle=style)
             ends.append(values[-1])
-        for (name, (_, colour)), y in zip(curves.items(), spread(ends, 8.0), strict=True):
+        for (name, (_, colour, _)), y in zip(curves.items(), spread(ends, 8.0), strict=True):
             _annotate(axes, name, (epochs[-1], y), (6, 0), color=colour, va="center")
         axes.set_ylim(0, 100)
         _whole_epochs(axes)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Matplotlib needs plain colours. Each stands for a variable of the page's style and is replaced by
-# it in the SVG text, so that one chart serves light and dark pages.
+# it in the SVG text, so that one chart serves light and dark pages. That is why pages have charts
+# beside those of `taut.plot`, with which they share line styles and the drawing of gradients.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 CERTIFIED, ATTACKED, CLEAN = "#040404", "#050505", "#060606"
 _VARIABLES = {
