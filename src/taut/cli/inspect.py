@@ -12,7 +12,7 @@ from torch import Tensor
 
 from taut import diagnostics, plot
 from taut.cli.model_file import NO_FILE, ModelFile, check_source
-from taut.cli.shared import OptionalFolder, check_output, plural, show_table
+from taut.cli.shared import OptionalFolder, Runs, check_output, plural, show_table
 from taut.data import load_test
 from taut.diagnostics import Inspection, LayerDiagnostics, five_numbers, histogram
 from taut.training import Device, OpenedRun, check_limit, choose_device
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
 
 
 def inspect(
-    runs: _Runs = (),
+    runs: Runs = (),
     *,
     plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
     limit: int = 200,

@@ -1,6 +1,5 @@
 """A plane through an image: decision regions and the certified disc."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,7 +23,7 @@ def slice(
     image: Float[Tensor, "*shape"],
     *,
     adversarial: Float[Tensor, "*shape"] | None = None,
-    classes: Sequence[str] = (),
+    classes: tuple[str, ...] = (),
     extent: float | None = None,
     resolution: int = 61,
     seed: int = 0,
@@ -125,7 +124,7 @@ def _classes_on(
     return torch.cat(parts).argmax(1).cpu().view(len(steps), len(steps))
 
 
-def _draw_regions(axes: "Axes", labels: Tensor, side: float, classes: Sequence[str]) -> None:
+def _draw_regions(axes: "Axes", labels: Tensor, side: float, classes: tuple[str, ...]) -> None:
     """One pale colour for each class on the plane, with its name where it takes most room."""
     from matplotlib.colors import ListedColormap
 

@@ -33,8 +33,8 @@ def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, accuracy under attack, and the gap between them."""
     reach = _reach(robustness, eps)
     grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
-    certified = _share_beyond(robustness.radius, grid)
-    attacked = _share_beyond(robustness.nearest, grid)
+    certified = share_beyond(robustness.radius, grid)
+    attacked = share_beyond(robustness.nearest, grid)
     with chart("eps: l2 norm of the perturbation", "accuracy in %") as (figure, axes):
         axes.fill_between(grid, certified, attacked, color=MUTED, alpha=0.13, linewidth=0)
         axes.plot(grid, attacked, color=ATTACKED, linestyle=ATTACKED_LINE)
@@ -56,9 +56,9 @@ def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
 def loss_chart(history: Sequence[Mapping[str, int | float]]) -> Markup:
     """Training loss over epochs."""
     with chart("epoch", "training loss", height=2.6) as (figure, axes):
-        axes.plot(_column(history, "epoch"), _column(history, "train_loss"), color=INK)
+        axes.plot(column(history, "epoch"), column(history, "train_loss"), color=INK)
         axes.set_ylim(bottom=0)
-        _whole_epochs(axes)
+        whole_epochs(axes)
         return inline(figure, f"Training loss over {len(history)} epochs.", "loss")
 
 
@@ -66,21 +66,21 @@ def history_chart(
     history: Sequence[Mapping[str, int | float]], eps: Sequence[str], judged_on: str
 ) -> Markup:
     """Clean and certified accuracy over epochs, on the images that `judged_on` names."""
-    epochs = _column(history, "epoch")
-    curves = {"clean": ("clean_accuracy", CLEAN, CLEAN_LINE)}
+    epochs = column(history, "epoch")
+    curves: dict[str, tuple[str, str, Any]] = {"clean": ("clean_accuracy", CLEAN, CLEAN_LINE)}
     for i, text in enumerate(eps):
         style = _CERTIFIED_LINES[i % len(_CERTIFIED_LINES)]
         curves[f"certified {text}"] = (f"certified_accuracy_{text}", CERTIFIED, style)
     with chart("epoch", f"{judged_on} accuracy in %", height=2.6) as (figure, axes):
         ends = []
-        for column, colour, style in curves.values():
-            values = [100 * share for share in _column(history, column)]
+        for name, colour, style in curves.values():
+            values = [100 * share for share in column(history, name)]
             axes.plot(epochs, values, color=colour, linestyle=style)
             ends.append(values[-1])
         for (name, (_, colour, _)), y in zip(curves.items(), spread(ends, 8.0), strict=True):
-            _annotate(axes, name, (epochs[-1], y), (6, 0), color=colour, va="center")
+            annotate(axes, name, (epochs[-1], y), (6, 0), color=colour, va="center")
         axes.set_ylim(0, 100)
-        _whole_epochs(axes)
+        whole_epochs(axes)
         description = f"Clean and certified accuracy over {len(epochs)} epochs."
         return inline(figure, description, "history")
 
@@ -100,7 +100,7 @@ def _reach(robustness: Robustness, eps: Sequence[str]) -> float:
     return 1.1 * max([most, 1e-3, *(float(Fraction(text)) for text in eps)])
 
 
-def _share_beyond(values: Tensor, grid: Tensor) -> list[float]:
+def share_beyond(values: Tensor, grid: Tensor) -> list[float]:
     """Percentage of `values` that exceed each point of the grid."""
     return (100 * (values[:, None] > grid).double().mean(0)).tolist()
 
@@ -112,27 +112,29 @@ def _name_curves(
     gaps = [upper - lower for lower, upper in zip(certified, attacked, strict=True)]
     first, last = len(gaps) // 4, 3 * len(gaps) // 4
     widest = min(max(gaps.index(max(gaps)), first), last)
-    _annotate(
+    annotate(
         axes, "attacked", (grid[widest], attacked[widest]), (6, 6), color=ATTACKED, weight="bold"
     )
     # The label hangs below its curve, which must be high enough there.
     high = [i for i in range(first, widest + 1) if certified[i] >= 14]
     i = high[-1] if high else widest
     style = {"color": CERTIFIED, "weight": "bold", "ha": "right", "va": "top"}
-    _annotate(axes, "certified", (grid[i], certified[i]), (-6, -6), **style)
+    annotate(axes, "certified", (grid[i], certified[i]), (-6, -6), **style)
 
 
-def _annotate(axes: "Axes", text: str, point: tuple, offset: tuple, **style: Any) -> None:
+def annotate(axes: "Axes", text: str, point: tuple, offset: tuple, **style: Any) -> None:
     """Text at an offset in points from a point of the chart; may lie beside the axes."""
     x, y = map(float, point)
     axes.annotate(text, (x, y), offset, textcoords="offset points", annotation_clip=False, **style)
 
 
-def _column(history: Sequence[Mapping[str, int | float]], name: str) -> list[float]:
+def column(history: Sequence[Mapping[str, int | float]], name: str) -> list[float]:
+    """One column of the metrics."""
     return [float(row[name]) for row in history]
 
 
-def _whole_epochs(axes: "Axes") -> None:
+def whole_epochs(axes: "Axes") -> None:
+    """Number whole epochs alone."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

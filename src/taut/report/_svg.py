@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 # beside those of `taut.plot`, with which they share line styles and the drawing of gradients.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 CERTIFIED, ATTACKED, CLEAN = "#040404", "#050505", "#060606"
+SERIES = ("#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c")
+"""Colours of runs that are compared."""
+
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -26,6 +29,7 @@ _VARIABLES = {
     CERTIFIED: "var(--certified)",
     ATTACKED: "var(--attacked)",
     CLEAN: "var(--clean)",
+    **{colour: f"var(--s{i})" for i, colour in enumerate(SERIES, start=1)},
 }
 _SETTINGS = {"grid_color": LINE, "svg_fonttype": "none", "svg_hashsalt": "taut"}
 

@@ -10,7 +10,7 @@ from taut.training._evaluation import Evaluation
 from taut.training._recipe import Recipe
 from taut.training._run import TEST, Run
 
-_Data = TypeVar("_Data", Dataset, StreamedDataset)
+_Data = TypeVar("_Data", bound=Dataset | StreamedDataset)
 
 
 def divide(data: _Data, recipe: Recipe) -> tuple[_Data, AbstractSplit]:
