@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, final
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from markupsafe import Markup
@@ -95,7 +95,7 @@ def write_comparison(
     )
 
 
-def _styles(count: int) -> list[dict[str, object]]:
+def _styles(count: int) -> list[dict[str, Any]]:
     """A colour and a line style for each run; neighbours differ in both."""
     return [
         {"color": SERIES[i % len(SERIES)], "linestyle": _STYLES[i % len(_STYLES)]}
@@ -154,7 +154,7 @@ def _name_ends(
     axes: "Axes",
     names: Sequence[str],
     ends: Sequence[tuple[float, float]],
-    styles: Mapping[str, Mapping[str, object]],
+    styles: Mapping[str, Mapping[str, Any]],
     gap: float,
 ) -> None:
     """Write the names beside the ends of the curves, at least `gap` apart."""
