@@ -29,11 +29,11 @@ def report(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Certify, attack and inspect a run, and write one HTML page about it.
+    """Certify, attack and inspect a run, and write the results as one HTML page.
 
-    Writes report.html into the run folder; it needs no network, and includes the results of
-    `taut attack` there. Of a model in a file, the page is report.html here. Fails (exit code 1) if
-    an attack refutes a certificate; the page says so.
+    Writes report.html into the run folder, or into the current folder for a model in a file. The
+    page needs no network and includes the results of `taut attack`. Exit code 1 if an attack
+    refutes a certificate; the page says so.
 
     Example: taut report runs/demo --limit 500
 
@@ -42,7 +42,7 @@ def report(
     Args:
         run: the run folder.
         plain: a model in a file; it needs data.
-        output: the page of a model in a file, if another.
+        output: another file for the page of a model in a file.
         limit: number of test images to attack, the first ones.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one.
