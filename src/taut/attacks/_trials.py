@@ -27,7 +27,7 @@ _IMAGES, _IMAGES_IF_SLOW = 1000, 100
 @final
 @dataclass(frozen=True)
 class AttackTrial:
-    """An attack with its options, on the first so many images.
+    """An attack with its options and the number of images to attack.
 
     Attributes:
         name: for tables.

@@ -111,7 +111,7 @@ class Certification:
         *,
         places: Sequence[int] | None = None,
     ) -> Bool[Tensor, " b"]:
-        """Which changed images lie within the certified radius of theirs, and so are spoken of.
+        """Which changed images lie within the certified radius of the original image.
 
         Distances are rounded up, so that one within the radius is.
 

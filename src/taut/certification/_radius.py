@@ -26,9 +26,8 @@ __all__ = [
 ]
 
 _CONFIRM = 4.0
-"""How often the error is taken off a margin: at the point and at the perturbed one, and twice so
-that whoever computes the same logits in another order of summation, with an error of his own, comes
-to the same verdict."""
+"""How often the error is subtracted from a margin: at the point and at the perturbed one, and both
+twice, so that anyone who sums in another order, with another error, reaches the same verdict."""
 
 
 def certified_radius(

@@ -32,12 +32,13 @@ def inspect(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Show where a model loses its gradient: layer by layer, and from image to output.
+    """Show where a model loses gradient norm: layer by layer, and from image to output.
 
     Prints, for each layer, its singular values before and after training, and the norm of the
     gradient at its input relative to that at the output: for the margin, and for all directions of
-    the output. Prints the singular values of the Jacobian from image to output. If all are 1,
-    nothing is lost. Saves a figure in the run folder; several runs are compared in one figure.
+    the output. Prints the singular values of the Jacobian from image to output; if all are 1, the
+    model preserves gradient norms. Saves a figure in the run folder; several runs are compared in
+    one figure.
 
     Example: taut inspect runs/demo
 
@@ -49,7 +50,7 @@ def inspect(
         runs: run folders.
         plain: a model in a file.
         limit: number of test images, the first ones.
-        output: file of the figure; in the first run folder by default.
+        output: file of the figure; by default in the first run folder.
         data_dir: where the data set of the runs is now, if it has moved.
         device: auto uses a GPU if there is one.
     """

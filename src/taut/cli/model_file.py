@@ -24,15 +24,15 @@ _WEIGHTS = (".safetensors", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Any torch model, instead of a run.
+    """Any torch model, in place of a run.
 
     Args:
-        model: FILE.py:FUNCTION that makes the model; the file is executed.
-        weights: its state_dict, as .safetensors, .pt or .pth; a model that would round them is run
-            in their precision.
+        model: FILE.py:FUNCTION that returns the model; the file is executed.
+        weights: its state_dict, as .safetensors, .pt or .pth; the model takes the precision of the
+            file if its own is lower.
         input_shape: shape of one input, such as 3,32,32.
-        data: npz file with test images; without it, certify and export prove the bound alone, and
-            inspect takes uniform noise in [0, 1].
+        data: npz file with test images; without it, certify and export prove only the bound, and
+            inspect uses uniform noise in [0, 1].
     """
 
     model: OptionalText = None

@@ -41,12 +41,12 @@ def report(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Certify, attack and inspect a run, and write one HTML page about it.
+    """Certify, attack and inspect a run, and write the results as one HTML page.
 
-    Writes report.html into the run folder; it needs no network, and includes the results of
-    `taut attack` there. Of a model in a file, the page is report.html here. Several runs are
-    compared on one page, comparison.html in the folder of the first. Fails (exit code 1) if an
-    attack refutes a certificate; the page says so.
+    Writes report.html into the run folder, or into the current folder for a model in a file. The
+    page needs no network and includes the results of `taut attack`. Several runs are compared on
+    one page, comparison.html in the folder of the first. Exit code 1 if an attack refutes a
+    certificate; the page says so.
 
     Example: taut report runs/demo --limit 500
 
@@ -59,7 +59,7 @@ def report(
     Args:
         runs: run folders; or one file that `taut export` wrote, or model of the zoo, with data.
         plain: a model in a file; it needs data.
-        output: the page of a model in a file or of several runs, if another.
+        output: another file for the page of a model in a file or of several runs.
         limit: number of test images to attack, the first ones.
         data_dir: where the data set of the runs is now, if it has moved.
         device: auto uses a GPU if there is one.

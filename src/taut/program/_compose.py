@@ -291,7 +291,7 @@ def widened(value: float, rows: int = 0) -> float:
 
 
 def row(layer: Layer) -> dict[str, Any]:
-    """The row as it stands in a certificate.
+    """The row in the form that a certificate holds.
 
     Example:
         >>> row(Layer("relu", "ReLU", ("fc",), (1.0,), "slope at most 1"))["bound"]

@@ -84,7 +84,7 @@ def measure_critic(critic: nn.Module, shape: tuple[int, ...], exponent: int = 0)
     Args:
         critic: gives one number a point.
         shape: of a point.
-        exponent: the critic is made for 2^exponent times the points that are to be scored.
+        exponent: the critic is built for 2^exponent times the points to score.
 
     Raises:
         UnprovenError: if the critic cannot be bounded.
