@@ -22,6 +22,7 @@ COMMANDS = {
     "attack": "Search for adversarial examples of a run.",
     "inspect": "Show spectrum and gradient at every layer of a model.",
     "report": "Write one HTML page about a run.",
+    "play": "Write one HTML page in which a net runs and is attacked.",
     "export": "Write the model of a run to a file that needs no taut.",
     "demo": "Train, certify, attack and report on embedded images.",
     "wasserstein": "Bound the distance of two samples from both sides.",

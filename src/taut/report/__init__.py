@@ -4,6 +4,7 @@ from taut.report._attack_lines import AttackLine, attack_lines
 from taut.report._distance import DistanceInputs, write_distance_report
 from taut.report._robustness import Robustness, measure_robustness
 from taut.report._run import ReportInputs, write_report
+from taut.report._templates import write_page
 
 __all__ = [
     "AttackLine",
@@ -13,5 +14,6 @@ __all__ = [
     "attack_lines",
     "measure_robustness",
     "write_distance_report",
+    "write_page",
     "write_report",
 ]
