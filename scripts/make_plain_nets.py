@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[1] / "src/taut/playground/plain"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("name", choices=("mnist", "fashion-mnist", "cifar10-jpeg75"))
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=4)

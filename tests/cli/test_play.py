@@ -25,6 +25,7 @@ DENSE = "nn.Flatten(), taut.nn.Linear(16, 3)"
 def content(page) -> dict:
     """What the page computes with."""
     found = re.search(r'id="content">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
     return json.loads(found[1])
 
 

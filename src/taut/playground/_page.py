@@ -121,6 +121,7 @@ def write_playground(path: str | os.PathLike[str], inputs: PlaygroundInputs) -> 
         "play.html",
         package="taut.playground",
         run=inputs,
+        bound=_rounded_up(inputs.certificate),
         nets=_columns(inputs),
         content=Markup(canonical(content).replace("<", r"\u003c")),
         arrays=Markup(arrays.text()),

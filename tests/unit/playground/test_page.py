@@ -1,12 +1,14 @@
 """The page in a headless Chromium: its numbers, its attacks, and how it is operated."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from experiments import playground
 from experiments._browser import browser, chromium
 from playground_cases import CASES, made
 from taut._zoo import zoo_file
@@ -18,6 +20,7 @@ from taut.playground._payload import Arrays, net_content
 from taut.program import canonical
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="there is no Chromium on PATH")
+DATA = Path(os.environ.get("TAUT_DATA", "data"))
 IDLE = "!attacks.jobs.length && !maps.jobs.length"
 
 
@@ -62,6 +65,17 @@ def test_answers_are_those_of_the_certificate_and_radii_never_above(tab, play, c
     assert (radii[right] <= proven[right]).all()
     assert (radii[right] >= 0.999999 * proven[right]).all()
     assert (radii[right] > 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA / "mnist").is_dir(), reason="there is no MNIST in TAUT_DATA or data")
+@pytest.mark.parametrize("name", ["mnist-small", "mnist-sequence", "mnist-wide"])
+def test_a_thousand_test_images_have_the_certified_answers(tab, name, tmp_path):
+    images, labels = playground.test_images(name, DATA, 1000)
+    found = playground.compared(tab, tmp_path / "play.html", name, images, labels)
+    assert found["equal_classes"] == found["images"] == 1000
+    assert found["radii_above"] == 0
+    assert found["least_ratio"] >= 0.999
 
 
 def test_pixels_are_those_that_taut_reads(tab, play, certified):
