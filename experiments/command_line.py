@@ -31,6 +31,7 @@ RECORD = RECORDS / "command-line.json"
 SESSION = (
     "taut list",
     "taut train demo --epochs 3 --run runs/short",
+    "taut watch runs/short",
     "taut certify runs/short --eps 0.1 0.3",
     "taut predict runs/short images.npy --at-least 0.1",
     "taut verify runs/short/certificate.json",

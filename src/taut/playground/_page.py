@@ -144,7 +144,7 @@ def _columns(inputs: PlaygroundInputs) -> list[dict[str, str]]:
 def _rounded_up(certificate: Certificate) -> str:
     """The bound in few digits, not below it."""
     bound = float(certificate.bound)
-    digits = 4 if bound < 100 else 0
+    digits = 4 if bound < 10 else 0
     return f"{math.ceil(bound * 10**digits) / 10**digits:,.{digits}f}"
 
 

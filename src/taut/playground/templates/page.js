@@ -392,7 +392,8 @@ function drawOverlay(side) {
   add("circle", { class: "eps", r: state.eps });
   const name = { "font-size": text, "stroke-width": text / 3 };
   for (const { label, x, y } of side.view.step === 1 ? regionNames(side) : []) {
-    add("text", { ...name, x, y: -y }, nameOf(label));
+    const words = nameOf(label), room = Math.max(0, reach - 0.32 * text * words.length);  // inside the map
+    add("text", { ...name, x: Math.min(room, Math.max(-room, x)), y: -y }, words);
   }
   if (side.nearest) {
     const away = moved(side.nearest.image, state.image, -1), [a, b] = axes.map((axis) => inner(axis, away));
