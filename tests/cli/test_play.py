@@ -133,6 +133,8 @@ def test_inputs_that_are_no_pictures_are_refused(tmp_path, capsys):
 
 
 def test_options_that_do_not_fit(net, tmp_path, capsys):
+    _, _, error = run(capsys, *net, "--beside", "zoo:mnist-small", "--out", tmp_path / "page.html")
+    assert "`--beside` must be a net that takes inputs of (1, 4, 4); got zoo:mnist-small" in error
     assert "`--images` must be at least 1; got 0" in run(capsys, *net, "--images", 0)[2]
     assert "`--out` must be a file" in run(capsys, *net, "--out", tmp_path)[2]
     assert "has its own images" in run(capsys, "zoo:mnist-small", "--data-dir", tmp_path)[2]

@@ -146,7 +146,15 @@ def _contrast(source: _Source, beside: str | None) -> Contrast | None:
     if beside is not None:
         model = taut.load(beside).cpu()
         about = f"{Path(beside).name}, given to stand beside."
-        return Contrast(name="Beside it", about=about, certificate=prove(model, source.shape))
+        try:
+            certificate = prove(model, source.shape)
+        except ValueError as error:
+            if "`input_shape` does not fit" not in str(error):
+                raise
+            raise ValueError(
+                f"`beside` must be a net that takes inputs of {source.shape}; got {beside}."
+            ) from None
+        return Contrast(name="Beside it", about=about, certificate=certificate)
     found = plain_net(source.kind)
     if found is None:
         return None

@@ -19,7 +19,7 @@ from taut.report import write_page
 
 __all__ = ["Contrast", "PlaygroundInputs", "write_playground"]
 
-_SCRIPTS = ("net.js", "attack.js", "page.js")
+_SCRIPTS = ("net.js", "attack.js", "page.js", "pictures.js", "maps.js", "start.js")
 
 
 @final
