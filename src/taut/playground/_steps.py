@@ -74,4 +74,4 @@ class Steps:
         return self._places[key]
 
 
-_ARRAYS = ("places", "weight", "bias", "by", "slope", "low", "high")
+_ARRAYS = ("places", "weight", "by", "slope", "low", "high")

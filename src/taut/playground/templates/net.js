@@ -256,7 +256,7 @@ class Net {
     const sizes = [content.input, ...content.steps.map((step) => step.size)];
     this.steps = content.steps.map((plain) => {
       const step = { ...plain, inputSize: sizes[plain.from[0]] };
-      for (const role of ["places", "weight", "bias", "by", "slope", "low", "high"]) {
+      for (const role of ["places", "weight", "by", "slope", "low", "high"]) {
         if (role in plain) step[role] = arrays[plain[role]];
       }
       const { prepare } = OPERATIONS[step.op];

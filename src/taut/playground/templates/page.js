@@ -9,7 +9,7 @@ const [channels, height, width] = content.shape;
 const element = (name) => document.getElementById(name);
 const nameOf = (label) => content.classes[label] ?? `class ${label}`;
 const attacks = new Queue(), maps = new Queue();
-const state = { image: null, index: -1, label: null, eps: 0, longest: 1, drawing: false };
+const state = { image: null, index: -1, eps: 0, longest: 1, drawing: false };
 let sides = [], pictures = [];
 
 /** A number with three decimals, rounded down: what is proved stays proved. */
