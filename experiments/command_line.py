@@ -38,6 +38,7 @@ SESSION = (
     "taut attack runs/short --method pgd fgsm --eps 0.1 0.3 --limit 100",
     "taut inspect runs/short --limit 50",
     "taut report runs/short --limit 100",
+    "taut play runs/short",
     "taut export runs/short --to safetensors",
     "taut certify runs/short/safetensors/model.safetensors",
     "taut wasserstein fashion-mnist-subset fashion-mnist-subset --samples 200 --steps 50",

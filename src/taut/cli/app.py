@@ -23,6 +23,7 @@ COMMANDS = {
     "inspect": "Show spectrum and gradient at every layer of a model.",
     "watch": "Show the last epochs of a run while it trains.",
     "report": "Write one HTML page about a run, or several.",
+    "play": "Write one HTML page in which a net runs and is attacked.",
     "export": "Write the model of a run to a file that needs no taut.",
     "demo": "Train, certify, attack and report on embedded images.",
     "wasserstein": "Bound the distance of two samples from both sides.",

@@ -5,6 +5,7 @@ from taut.report._comparison import MOST, ComparedRun, write_comparison
 from taut.report._distance import DistanceInputs, write_distance_report
 from taut.report._robustness import Robustness, measure_robustness
 from taut.report._run import ReportInputs, write_report
+from taut.report._templates import write_page
 
 __all__ = [
     "MOST",
@@ -17,5 +18,6 @@ __all__ = [
     "measure_robustness",
     "write_comparison",
     "write_distance_report",
+    "write_page",
     "write_report",
 ]
