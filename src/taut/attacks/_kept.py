@@ -60,7 +60,7 @@ class Attacked(AbstractOutcome):
         return len(self.success)
 
     def survived(self, eps: str) -> float:
-        """Share of the images left correct within `eps`, which is at most its own."""
+        """Share of images that remain correct within `eps`, at most the eps of the attack."""
         return strongest({self.method: self}, eps).accuracy
 
     def same_attack(self, other: "Attacked") -> bool:
@@ -72,7 +72,7 @@ class Attacked(AbstractOutcome):
 
 
 def read_attacks(path: str | os.PathLike[str], weights_sha256: str | None = None) -> list[Attacked]:
-    """Read the attacks kept in a file, attacks.json of a run folder; none if there is no file.
+    """Read the attacks saved in a file, such as attacks.json of a run; none if there is no file.
 
     Args:
         path: of the file.

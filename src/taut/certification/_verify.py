@@ -61,7 +61,7 @@ _ANSWERS = {"classes": list, "images": dict, "margin": list, "radii": list}
 @final
 @dataclass(frozen=True)
 class Verified:
-    """What a certificate proves of some weights.
+    """The verified claims of a certificate.
 
     Attributes:
         arithmetic: "float64", "float32" or "real".
@@ -82,7 +82,7 @@ def verify(
     certificate: str | os.PathLike[str],
     weights: str | os.PathLike[str] | Mapping[str, Tensor] | nn.Module,
 ) -> Verified:
-    """Prove again what a certificate says of a model, whoever wrote it.
+    """Verify a certificate: prove its claims again from the weights.
 
     Hashes of the weights and of the graph are compared, the graph is run and recorded, the bound of
     each operation is proven anew, and the rows are composed anew. Radii and accuracies must fit one

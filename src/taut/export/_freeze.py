@@ -26,7 +26,7 @@ def freeze(
     *,
     window: int | None = None,
 ) -> nn.Module:
-    r"""A copy of a model in which plain torch layers stand for the parametrized ones.
+    r"""Return a copy of a model with plain torch layers in place of parametrized ones.
 
     Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d` (of a subclass,
     :class:`taut.nn.CircularConv2d`, where padding is circular), each :class:`taut.nn.Linear` a

@@ -37,7 +37,7 @@ __all__ = [
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], *, through: bool = False) -> Program:
-    """Write a model down: the operations that its forward calls, with copies of its weights.
+    """Trace a model: record the operations that its forward calls, with copies of its weights.
 
     The forward is run for real, on a few random inputs; see docs/certificates.md for what is
     followed and what is refused.
@@ -73,7 +73,7 @@ def _checked_operators(program: Program) -> Program:
 def checked_program(
     graph: Mapping[str, Any], shape: tuple[int, ...], tensors: Mapping[str, Tensor]
 ) -> Program:
-    """The program that a file writes down, if it is one that a model can have.
+    """The program of a file, checked to be one that a model can have.
 
     It is run and recorded: what is recorded must be what the file says, operation by operation,
     argument by argument and tensor by tensor.
@@ -196,7 +196,7 @@ def lipschitz_bound(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> LipschitzBound:
-    r"""Proven upper bound of the l2 Lipschitz constant of a model.
+    r"""Prove an upper bound of the l2 Lipschitz constant of a model.
 
     Affine neighbours (convolutions, matrices, batch norms in eval mode, factors, pools, sums) are
     composed before they are bounded; what is split and joined is followed by parts; everything
@@ -245,7 +245,7 @@ def lipschitz_bound(
 
 @gathers
 def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
-    """The plain product of the layers, by proofs that others repeat quickly, see `prove`.
+    """The product of the layer bounds, from proofs that are quick to verify; see `prove`.
 
     Example:
         >>> float(verifiable_bound(nn.ReLU(), (3,)))
@@ -261,7 +261,7 @@ def bound_of(
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> LipschitzBound:
-    """The bound of a program that was rewritten already; see `lipschitz_bound`."""
+    """The bound of a program that is already rewritten; see `lipschitz_bound`."""
     effort = effort or Effort()
     norms = Norms(effort, progress)
     slopes = Slopes(
@@ -294,7 +294,7 @@ def _row(slopes: Slopes, step: Step) -> LayerBound | None:
 
 @gathers
 def singular_values(module: nn.Module, input_shape: tuple[int, ...]) -> Float[Tensor, " s"]:
-    r"""Exact singular values of a linear module, of its operator on inputs of one shape.
+    r"""Compute the exact singular values of a linear module as an operator on inputs of one shape.
 
     The operator is what forward does, with padding, stride, dilation and groups, without the bias.
     Convolutions and matrices go by their own spectrum; any other affine module, and any model made

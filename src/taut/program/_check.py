@@ -131,7 +131,7 @@ def _compare_calls(model: nn.Module, program: Program, x: Tensor) -> None:
 
 
 def check_precision(model: nn.Module, program: Program) -> None:
-    """Refuse a program whose float64 execution is far from what the model computes."""
+    """Refuse a program whose float64 outputs differ too much from those of the model."""
     x = _samples(_SCALES[:2], program.input_shape, _like(model), seed=0)
     with torch.no_grad():
         check_agreement(_call(model, x), replay(program, wide(x)), x)
@@ -163,7 +163,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def check_agreement(computed: Tensor, expected: Tensor, x: Tensor) -> None:
-    """Refuse a program that is not the model: outputs that differ by more than rounding does.
+    """Refuse a program whose outputs differ from those of the model by more than rounding.
 
     Args:
         computed: outputs of one.

@@ -64,7 +64,7 @@ class Node:
 @final
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A node with all that its operation may ask for.
+    """A node with its arguments, shapes and tensors.
 
     Attributes:
         node: the node.
@@ -97,7 +97,7 @@ class Site:
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class Program:
-    """A model, written down: what every proof, file and execution of it is made from.
+    """The graph of a model, from which every proof, file and execution is derived.
 
     Attributes:
         nodes: each after those that it reads.

@@ -100,7 +100,7 @@ class Run:
         return model.to(device).eval()
 
     def initial_model(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The model that training started from, rebuilt from the seed, in eval mode."""
+        """The initial model, rebuilt from the seed, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.recipe.seed)
             return self.recipe.build_model().to(device).eval()
@@ -112,7 +112,7 @@ class Run:
         return load(recipe.dataset, self.data_dir, **options)
 
     def data(self) -> Dataset | StreamedDataset:
-        """The same, streamed from disk if the run streams it."""
+        """The data set, streamed from disk if the run streams it."""
         if self.workers is None:
             return self.dataset()
         recipe, workers = self.recipe, self.workers
@@ -166,7 +166,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def prepare(recipe: Recipe, folder: Path, data_dir: Path | None, workers: int | None = None) -> Run:
-    """Make a run folder, or open the one of the same recipe.
+    """Create a run folder, or open an existing one with the same recipe.
 
     Args:
         recipe: the settings; the Python files that define its classes are copied into the folder.
@@ -225,7 +225,7 @@ def refuse_foreign(metadata: Mapping[str, str], recipe: Recipe, path: Path) -> N
 
 
 def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
-    """Refuse to go on in a folder whose recipe, `found`, is not the one asked for.
+    """Refuse to continue in a folder with another recipe, `found`.
 
     Raises:
         ValueError: if they differ; the message names the first setting that does.
