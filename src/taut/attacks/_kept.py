@@ -91,7 +91,7 @@ def read_attacks(path: str | os.PathLike[str], weights_sha256: str | None = None
     try:
         content = json.loads(file.read_text())
         if (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"it is no {FORMAT} file of version {VERSION}")
+            raise ValueError(f"it is not a {FORMAT} file of version {VERSION}")
         kept = [_from_plain(entry) for entry in content["attacks"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
@@ -113,7 +113,7 @@ def _from_plain(entry: dict[str, Any]) -> Attacked:
     """Read one attack, and check what the file says of it."""
     success, only, distance = (entry[name] for name in ("success", "float32_only", "distance"))
     if not all(isinstance(flag, bool) for flag in (*success, *only)):
-        raise ValueError("a flag is neither true nor false")
+        raise ValueError("a flag is not true or false")
     if not len(success) == len(only) == len(distance):
         raise ValueError("its lists differ in length")
     return Attacked(

@@ -187,10 +187,10 @@ def _compare(program: Program, written: Program) -> None:
         )
         if not same:
             raise ValueError(
-                f"The file that was written has another `{a.name}` ({a.op}) than `model`."
+                f"The written file differs from `model` in `{a.name}` ({a.op}) than `model`."
             )
     if not same or number.get(program.output) != other.get(written.output):
-        raise ValueError("The file that was written computes something else than `model`.")
+        raise ValueError("The written file does not compute the same function as `model`.")
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -119,7 +119,7 @@ def _check(module: nn.Module, name: str) -> None:
         raise ValueError(f"{name} is lazy: run it once, so that its weights exist.")
     for attribute, value in vars(module).items():
         if attribute.endswith("_hooks") and value:
-            raise ValueError(f"{name} has hooks, which may be tied to this model; remove them.")
+            raise ValueError(f"{name} has hooks, which may refer to this model; remove them.")
         if callable(value) and callable(getattr(type(module), attribute, None)):
             raise ValueError(f"{name} has a replaced {attribute}; freeze the plain module.")
     if _is_foreign(module):

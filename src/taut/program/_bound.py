@@ -89,15 +89,13 @@ def checked_program(
     """
     program = program_from(graph, _checked_shape(shape), tensors)
     if canonical(program.content()) != canonical(graph):
-        raise ValueError("The graph says more, or other things, than graphs do.")
+        raise ValueError("The graph holds invalid entries.")
     _check_shapes(program)
     again = trace(ProgramModule(_wide(program)), program.input_shape)
     said, recorded = _numbered(program), _numbered(again)
     for node, one, other in zip(program.nodes, said, recorded, strict=False):
         if one != other:
-            raise ValueError(
-                f"`{node.name}` ({node.op}) does not compute what the graph says of it."
-            )
+            raise ValueError(f"`{node.name}` ({node.op}) does not compute what the graph states.")
     same = len(said) == len(recorded) and all(
         torch.equal(program.tensors[a].to(again.tensors[b].dtype), again.tensors[b])
         for one, other in zip(program.nodes, again.nodes, strict=True)
@@ -181,8 +179,8 @@ def _check_operator(site: Site) -> None:
     expected = operator.apply(slices).reshape(moved.shape)
     if not torch.allclose(moved, expected, 1e-5, 1e-5 * float(expected.abs().max())):
         raise UnprovenError(
-            f"`{site.node.name}` ({site.node.type}) has an operator that is far from what the "
-            "model computes: the op gives another one than its forward."
+            f"`{site.node.name}` ({site.node.type}) has an operator that differs from the "
+            "output of the model: its op and its forward disagree."
         )
 
 

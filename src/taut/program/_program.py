@@ -198,7 +198,7 @@ def program_from(graph: Mapping[str, Any], shape: Shape, tensors: Mapping[str, T
             what = f"`{missing[0]}` is read before it is there" if missing else "is there twice"
             raise ValueError(f"`{entry['name']}` cannot be read: {what}.")
         if not all(type(n) is int and n >= 1 for n in (*entry["shape"], *shape)):
-            raise ValueError(f"`{entry['name']}` has a shape that is none.")
+            raise ValueError(f"`{entry['name']}` has an invalid shape.")
         known.add(entry["name"])
         nodes.append(
             Node(

@@ -45,7 +45,7 @@ class Run:
     Example:
         >>> Run.open("no-such-run")
         Traceback (most recent call last):
-        FileNotFoundError: no-such-run is no run folder: it has no recipe.json.
+        FileNotFoundError: no-such-run is not a run folder: it has no recipe.json.
     """
 
     path: Path
@@ -72,7 +72,7 @@ class Run:
         """
         folder = Path(path)
         if not (folder / RECIPE).is_file():
-            raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE}.")
+            raise FileNotFoundError(f"{folder} is not a run folder: it has no {RECIPE}.")
         recipe = read_recipe(folder / RECIPE)
         origin, workers = _read_origin(folder / ORIGIN)
         return cls(folder, recipe, origin if data_dir is None else Path(data_dir), workers)
@@ -221,7 +221,7 @@ def alone(folder: Path) -> Iterator[None]:
 def refuse_foreign(metadata: Mapping[str, str], recipe: Recipe, path: Path) -> None:
     """Refuse a file whose header has another recipe than its run; one without a recipe passes."""
     if "recipe" in metadata and Recipe.from_json(metadata["recipe"], path.parent) != recipe:
-        raise ValueError(f"{path} is of another recipe than the {RECIPE} beside it.")
+        raise ValueError(f"{path} belongs to another recipe than the {RECIPE} beside it.")
 
 
 def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
