@@ -45,7 +45,7 @@ def strongest(
     *,
     first: int | None = None,
 ) -> Strongest:
-    """Take, for each image, the attack that misclassified it at the smallest distance.
+    """Combine attacks: for each image, the one that misclassified it at the smallest distance.
 
     Args:
         results: of attacks on the same images, by name.

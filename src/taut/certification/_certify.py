@@ -40,7 +40,7 @@ _BATCH = 256
 @final
 @dataclass(frozen=True, eq=False)
 class Certification:
-    """What is proven about a model on a set of images.
+    """Certified radii and accuracies of a model on a set of images.
 
     Attributes:
         clean_accuracy: share of the images whose largest logit is the label's.
@@ -101,7 +101,7 @@ class Certification:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What the radii hold for: the program in float64 or float32, or real numbers only."""
+        """The arithmetic that the radii hold for: "float64", "float32" or "real"."""
         return self.certificate.arithmetic
 
     def within(
@@ -146,7 +146,7 @@ class Certification:
         *,
         places: Sequence[int] | None = None,
     ) -> Bool[Tensor, " b"]:
-        """Which changed images are counterexamples: within the radius, with another answer.
+        """Which changed images are counterexamples: within the radius, but with another prediction.
 
         What counts is the answer of the certified program: in float64 arithmetic the float64 run of
         the exported weights, whatever the model itself answers in its own precision.
@@ -179,7 +179,7 @@ class Certification:
         return found
 
     def content(self) -> dict[str, Any]:
-        """What the file holds, as plain values: the certificate of the model, and each image."""
+        """The content of the file as plain values: the certificate of the model, and each image."""
         return self.certificate.content() | {
             "certified_accuracy": {str(eps): a for eps, a in self.certified_accuracy.items()},
             "clean_accuracy": self.clean_accuracy,
@@ -191,7 +191,7 @@ class Certification:
         }
 
     def to_json(self) -> str:
-        """The certificate and the results as canonical JSON: equal results, equal text."""
+        """The certificate and the results as canonical JSON: equal results give equal text."""
         return canonical(self.content())
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -239,7 +239,7 @@ def certify(
     *,
     arithmetic: str = "float64",
 ) -> Certification:
-    r"""Certified accuracy of a classifier: how many points no perturbation up to eps can change.
+    r"""Certify a classifier on labelled images: certified accuracy, and a radius for each image.
 
     The model's Lipschitz bound is proven from its weights, its logits are computed in batches, and
     each point gets its certified radius. What the radius is about is the `arithmetic`:
@@ -293,7 +293,7 @@ def certify_batches(
     *,
     arithmetic: str = "float64",
 ) -> Certification:
-    r"""What :func:`certify` finds, from one batch of images after the other.
+    r"""As :func:`certify`, for images that come in batches.
 
     Args:
         model: from images to logits.

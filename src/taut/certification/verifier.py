@@ -100,7 +100,7 @@ def read_certificate(path):
     """The file, each number exactly as written."""
     text = Path(path).read_bytes().strip()
     plain = json.loads(text)
-    require(canonical(plain) == text, "it is not the canonical JSON that certificates are")
+    require(canonical(plain) == text, "it is not canonical JSON, as certificates are")
     file = json.loads(text, parse_float=lambda digits: Q(float(digits)))
     require(
         isinstance(file, dict) and file.get("format") == "taut-certificate", "it is no certificate"

@@ -69,7 +69,9 @@ def attack(
     """
     trials = plan(method, limit, {} if steps is None else {"steps": steps})
     if run is not None and output is not None:
-        raise ValueError("`output` is for a model in a file; a run keeps its attacks itself.")
+        raise ValueError(
+            "`output` is for a model in a file; a run saves its attacks in its folder."
+        )
     opened = open_model(run, plain, device, data_dir)
     radii = opened.radii(eps)
     everything = range(len(opened.test))

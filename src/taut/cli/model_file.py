@@ -201,7 +201,7 @@ def check_run(run: Path, sources: str = "a run folder", *, files: bool = False) 
     if run.is_dir() and not (run / RECIPE).is_file():
         exported = [str(file) for file in sorted(run.iterdir()) if file.suffix in SUFFIXES]
         hint = f" It holds {', '.join(exported)}: give that." if files and exported else ""
-        raise FileNotFoundError(f"{run} is no run folder: it has no {RECIPE}.{hint}")
+        raise FileNotFoundError(f"{run} is not a run folder: it has no {RECIPE}.{hint}")
 
 
 def _near(path: Path, *, zoo: bool) -> str:

@@ -65,7 +65,7 @@ def predict(
         device: auto uses a GPU if there is one.
     """
     if csv and json:
-        raise ValueError("`csv` and `json` are two forms of one output; give one of them.")
+        raise ValueError("give `csv` or `json`, not both.")
     _check_at_least(at_least)
     model, shape, title, names, files, resize = _opened(list(paths), plain, data_dir)
     like = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -99,7 +99,9 @@ class _Opened(NamedTuple):
 def _opened(paths: list[Path], plain: ModelFile, data_dir: Path | None) -> _Opened:
     """The model with the names of its classes, and the files of images."""
     if plain.data is not None:
-        raise ValueError("`data` is for test images with labels; name the images themselves.")
+        raise ValueError(
+            "`data` is for test images with labels; give the image files as arguments."
+        )
     run = None
     if plain.model is not None:
         if paths and (paths[0] / RECIPE).is_file():

@@ -380,7 +380,7 @@ def find_recipe(name: str) -> Recipe:
     if Path(name).exists():
         hint = f" The name of the file {name} must end in .json."
     raise ValueError(
-        f"there is no recipe {name!r}; give a name of `taut list`, or a .json file.{hint}"
+        f"There is no recipe {name!r}; give a name of `taut list`, or a .json file.{hint}"
     )
 
 

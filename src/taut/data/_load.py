@@ -34,7 +34,7 @@ _PLACES = {
 
 
 def names() -> tuple[str, ...]:
-    r"""What `load` knows; `NAME` in the last one stands for a data set of the hub.
+    r"""The names that `load` takes; `NAME` in the last one stands for a data set of the hub.
 
     Example:
         >>> names()[:3]

@@ -68,7 +68,7 @@ class AbstractParametrizedLayer(nn.Module, ABC):
 
     @abstractmethod
     def frozen(self, tensors: SharedTensors) -> nn.Module:
-        """The same layer in plain torch; pads of its own as a `Sequential` that ends in `layer`."""
+        """The same layer in plain torch; a `Sequential` ending in `layer` if it pads separately."""
 
     @property
     def fills_input(self) -> bool:

@@ -28,7 +28,7 @@ _ALONE = Launch()
 @final
 @dataclass(frozen=True)
 class DryRun:
-    """What the first steps of a training gave and needed.
+    """Loss, time and memory of the first steps of a training run.
 
     Args:
         data: how reports name the data set.
@@ -63,7 +63,7 @@ def dry_run(
     launch: Launch = _ALONE,
     steps: int = 2,
 ) -> DryRun:
-    """Take the first steps of :func:`taut.training.train`, and leave nothing behind.
+    """Take the first steps of :func:`taut.training.train` without writing files.
 
     They are those of a run in an empty folder, with the data, the batch size and the settings of
     the recipe; then the bound is proven. Decoded pictures are kept in the cache folder as always.

@@ -177,7 +177,7 @@ class Trainer:
             if stop and self.position.step < self.total:
                 raise TrainingInterrupted(
                     f"Stopped after step {self.position.step} of {self.total}; "
-                    f"go on with: taut train --resume {shlex.quote(str(self.run.path))}"
+                    f"continue with: taut train --resume {shlex.quote(str(self.run.path))}"
                 )
 
         if self.recipe.validation and self.run.test_accuracy() is None:

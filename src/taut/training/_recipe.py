@@ -262,7 +262,7 @@ class Recipe:
         try:
             return json.dumps(values, indent=2) + "\n"
         except TypeError as error:
-            raise ValueError(f"A recipe holds plain values alone: {error}.") from None
+            raise ValueError(f"A recipe must hold plain values: {error}.") from None
 
     @classmethod
     def from_json(cls, text: str, folder: Path = Path()) -> "Recipe":
@@ -300,7 +300,7 @@ def _parsed(text: str) -> dict[str, Any]:
     try:
         return _tuples(json_object("recipe", json.loads(text)))
     except RecursionError:
-        raise ValueError("A recipe cannot be nested that deeply.") from None
+        raise ValueError("The recipe is nested too deeply.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}.") from None
 
@@ -330,7 +330,7 @@ def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
     cls = choice.find(kind, folder)
     file = source_file(cls)
     if digest is not None and (file is None or file.sha256 != digest):
-        raise ValueError(f"{kind} is in another file than when the recipe was written.")
+        raise ValueError(f"{kind} is not in the file it was in when the recipe was written.")
     if choice.instance:
         values = choice.settings(kind) | values
         inner = {one.name for one in fields(cls) if _is_loss(_default(one))}

@@ -46,7 +46,7 @@ class Run:
     Example:
         >>> Run.open("no-such-run")
         Traceback (most recent call last):
-        FileNotFoundError: no-such-run is no run folder: it has no recipe.json.
+        FileNotFoundError: no-such-run is not a run folder: it has no recipe.json.
     """
 
     path: Path
@@ -73,7 +73,7 @@ class Run:
         """
         folder = Path(path)
         if not (folder / RECIPE).is_file():
-            raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE}.")
+            raise FileNotFoundError(f"{folder} is not a run folder: it has no {RECIPE}.")
         recipe = read_recipe(folder / RECIPE)
         origin, workers = _read_origin(folder / ORIGIN)
         return cls(folder, recipe, origin if data_dir is None else Path(data_dir), workers)
@@ -101,7 +101,7 @@ class Run:
         return model.to(device).eval()
 
     def initial_model(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The model that training started from, rebuilt from the seed, in eval mode."""
+        """The initial model, rebuilt from the seed, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.recipe.seed)
             return self.recipe.build_model().to(device).eval()
@@ -113,7 +113,7 @@ class Run:
         return load(recipe.dataset, self.data_dir, **options)
 
     def data(self) -> Dataset | StreamedDataset:
-        """The same, streamed from disk if the run streams it."""
+        """The data set, streamed from disk if the run streams it."""
         if self.workers is None:
             return self.dataset()
         recipe, workers = self.recipe, self.workers
@@ -189,7 +189,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def prepare(recipe: Recipe, folder: Path, data_dir: Path | None, workers: int | None = None) -> Run:
-    """Make a run folder, or open the one of the same recipe.
+    """Create a run folder, or open an existing one with the same recipe.
 
     Args:
         recipe: the settings; the Python files that define its classes are copied into the folder.
@@ -244,11 +244,11 @@ def alone(folder: Path) -> Iterator[None]:
 def refuse_foreign(metadata: Mapping[str, str], recipe: Recipe, path: Path) -> None:
     """Refuse a file whose header has another recipe than its run; one without a recipe passes."""
     if "recipe" in metadata and Recipe.from_json(metadata["recipe"], path.parent) != recipe:
-        raise ValueError(f"{path} is of another recipe than the {RECIPE} beside it.")
+        raise ValueError(f"{path} belongs to another recipe than the {RECIPE} beside it.")
 
 
 def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
-    """Refuse to go on in a folder whose recipe, `found`, is not the one asked for.
+    """Refuse to continue in a folder with another recipe, `found`.
 
     Raises:
         ValueError: if they differ; the message names the first setting that does.
