@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-mutants lint docs zoo bench check-core clean
+.PHONY: demo test test-slow test-mutants lint docs zoo bench check-core release-check clean
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/taut demo
@@ -43,6 +43,10 @@ bench: $(VENV)/.ready-bench
 check-core:
 	$(PYTHON) scripts/check_core_install.py
 
+# The sdist and the wheel in dist/: metadata, README, and the demo from the installed wheel.
+release-check: $(VENV)/.ready-release
+	$(BIN)/python scripts/release.py
+
 # Commands, training and reports, without the tools of tests, lint, docs and benchmarks.
 $(VENV)/.ready-demo: pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'taut needs Python 3.11 or later; pass one with PYTHON=...')"
@@ -52,10 +56,10 @@ $(VENV)/.ready-demo: pyproject.toml constraints.txt
 	@$(PIP) -e '.[cli]'
 	@touch $@
 
-# Each dependency group of pyproject.toml: test, lint, docs, bench.
+# Each dependency group of pyproject.toml: test, lint, docs, bench, release.
 $(VENV)/.ready-%: $(VENV)/.ready-demo
 	@$(PIP) -e '.[cli]' --group $*
 	@touch $@
 
 clean:
-	rm -rf $(VENV) site .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .hypothesis

@@ -1,69 +1,73 @@
-"""What taut and its neighbours give for a certificate; docs/comparison.md has the sources."""
+"""Where taut stands beside its neighbours, as README.md shows it."""
 
 from experiments._record import RECORDS, read
 from experiments._show import markdown
 
-_NET = "large-cifar10b128"
-_HEADER = (
-    "",
-    "taut",
-    "deel-torchlip 1.0.5",
-    "orthogonium 0.0.4",
-    "randomized smoothing",
-    "auto_LiRPA",
-)
+_COLUMNS = ("", "guarantee", "arithmetic", "cost of inference", "training step", "verified by")
+_LINKS = {
+    "deel-torchlip": "https://github.com/deel-ai/deel-torchlip",
+    "orthogonium": "https://github.com/deel-ai/orthogonium",
+    "randomized smoothing": "https://arxiv.org/abs/1902.02918",
+    "auto_LiRPA": "https://github.com/Verified-Intelligence/auto_LiRPA",
+}
+_UNSOUND = "https://arxiv.org/abs/2207.07209"  # Voracek, Hein (2023)
 
 
 def comparison_table() -> str:
-    """Five properties, one tool a column; times are those of records/speed.json."""
-    rows = read(RECORDS / "speed.json")["rows"]["steps"]
-    timed = {row["contender"]: row for row in rows if row["case"] == _NET}
-    step = {name: f"{row['train_ratio']:.2f}" for name, row in timed.items()}
-    evaluation = {name: f"{row['eval_ratio']:.2f}" for name, row in timed.items()}
-    frozen = f"{timed['taut']['frozen_ratio']:.2f}"
-    peer = "no certificate files; `taut.lipschitz_bound` bounds its layers"
-    return markdown(
-        _HEADER,
+    """Guarantees and costs; times are those of CIFAR-10 Large in records/speed.json."""
+    steps = {
+        row["contender"]: row
+        for row in read(RECORDS / "speed.json")["rows"]["steps"]
+        if row["case"] == "large-cifar10b128"
+    }
+
+    def step(contender: str) -> str:
+        return f"{steps[contender]['train_ratio']:.1f} x plain"
+
+    rows = [
         (
-            (
-                "**guarantee**",
-                "a radius for each input, from a Lipschitz constant proved from the weights",
-                "a constant of 1 by construction of each layer",
-                "a constant of 1 by construction; orthogonal convolutions",
-                "a radius that holds with a chosen probability (99.9 % in the paper)",
-                "bounds of the outputs for each input and radius, for general networks",
-            ),
-            (
-                "**arithmetic**",
-                "float64 or float32 with every rounding counted, or real numbers",
-                "real numbers",
-                "real numbers",
-                "real numbers; float needs a modified sampler",
-                "real numbers, computed in float",
-            ),
-            (
-                "**cost of inference**",
-                f"one forward pass, {frozen} times the plain net (frozen)",
-                f"one forward pass, {evaluation['deel-torchlip']} times",
-                f"one forward pass, {evaluation['orthogonium']} times",
-                "about 100,000 forward passes for each certificate",
-                "a propagation of bounds for each input",
-            ),
-            (
-                "**training step**",
-                f"{step['taut']} times the plain net",
-                f"{step['deel-torchlip']} times",
-                f"{step['orthogonium']} times",
-                "a plain step on noisy images",
-                "a plain step; certified training propagates bounds in each step",
-            ),
-            (
-                "**what verifies it**",
-                "`taut verify`, and a stand-alone verifier of one file that needs only numpy",
-                peer,
-                peer,
-                "sampling again",
-                "computing the bounds again; α,β-CROWN makes them complete",
-            ),
+            "taut",
+            "l2 radius of each prediction, proved from the weights",
+            "float64 or float32, rounding included",
+            f"one pass, {steps['taut']['frozen_ratio']:.2f} x plain",
+            step("taut"),
+            "`taut verify`; a stand-alone verifier in numpy",
         ),
+        (
+            "deel-torchlip",
+            "1-Lipschitz layers; gradients may shrink",
+            "real numbers",
+            "one pass, plain layers once exported",
+            step("deel-torchlip"),
+            "nothing of its own; `taut.lipschitz_bound` reads it",
+        ),
+        (
+            "orthogonium",
+            "1-Lipschitz, orthogonal layers",
+            "real numbers",
+            "one pass, plain layers once exported",
+            step("orthogonium"),
+            "nothing of its own; `taut.lipschitz_bound` reads it",
+        ),
+        (
+            "randomized smoothing",
+            "l2 radius of any classifier, wrong with probability at most 0.001",
+            f"real numbers ([unsound in floats]({_UNSOUND}) unless adapted)",
+            "100,000 noisy passes an image",
+            "plain, with noise",
+            "sampling again",
+        ),
+        (
+            "auto_LiRPA",
+            "output bounds of any net on a ball of given radius",
+            "floats; rounding not counted",
+            "bound propagation for each image and radius",
+            "not measured",
+            "nothing of its own",
+        ),
+    ]
+    linked = (
+        (f"[{name}]({_LINKS[name]})" if name in _LINKS else f"**{name}**", *cells)
+        for name, *cells in rows
     )
+    return markdown(_COLUMNS, linked)

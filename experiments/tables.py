@@ -4,6 +4,7 @@ Example: python -m experiments.tables
 """
 
 import argparse
+import inspect
 import re
 from collections.abc import Callable
 from functools import partial
@@ -28,6 +29,7 @@ from experiments import (
     methods_on_mnist,
     optimisers,
     orthonormalisation,
+    playground,
     referee,
     reproduce,
     results,
@@ -42,12 +44,6 @@ from experiments._show import markdown
 from taut import parametrizations
 from taut.recipes import CLAIMS, RECIPES
 
-_PROMISES = {
-    "orthogonal": "orthogonal",
-    "lipschitz": "1-Lipschitz",
-    "none": "bounded by their weights alone",
-}
-
 
 def work(args: argparse.Namespace, record: Record) -> None:
     for page in PAGES:
@@ -58,7 +54,7 @@ def updated(page: Path) -> str:
     """The text of a page with its tables as they should be."""
     text = page.read_text()
     for name, table in PAGES[page].items():
-        pattern = re.compile(rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)", re.DOTALL)
+        pattern = re.compile(rf"(<!-- {name}(?:: [^\n]*)? -->\n).*?(<!-- end -->)", re.DOTALL)
         shown = table()
         text, count = pattern.subn(lambda m, shown=shown: m[1] + shown + m[2], text, count=1)
         assert count, f"a page has lost its mark for {name}"
@@ -66,11 +62,10 @@ def updated(page: Path) -> str:
 
 
 def method_list() -> str:
-    """The methods by what they promise."""
-    kinds: dict[str, list[str]] = {}
-    for name, cls in parametrizations.methods().items():
-        kinds.setdefault(_PROMISES[cls.guarantee], []).append(f"`{name}`")
-    return "".join(f"- {kind}: {', '.join(kinds[kind])}\n" for kind in _PROMISES.values())
+    """The methods, each with the first sentence of its docstring."""
+    docs = {name: inspect.getdoc(cls) or "" for name, cls in parametrizations.methods().items()}
+    rows = ((f"`{name}`", doc.split("\n")[0].removesuffix(".")) for name, doc in docs.items())
+    return markdown(("method", "weight"), rows)
 
 
 def papers_table() -> str:
@@ -85,9 +80,9 @@ def recipes_table() -> str:
 
 PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "README.md": {
+        "comparison": _comparison.comparison_table,
         "results": results.best,
         "methods": method_list,
-        "speed": speed.sentence,
     },
     ROOT / "docs/any-net.md": {**any_net.TABLES, "referee": referee.referee_table},
     ROOT / "docs/attacks.md": {
@@ -107,6 +102,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **compare.TABLES,
     },
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
+    ROOT / "docs/playground.md": {"playground": playground.playground_table},
     ROOT / "docs/recipes.md": {"recipes": recipes_table},
     ROOT / "docs/reproduce.md": {
         "reproduced": reproduce.recorded_tables,

@@ -5,7 +5,9 @@ Hooks of mkdocs, named in mkdocs.yml.
 
 import logging
 import re
+import subprocess
 import sys
+import tempfile
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -57,20 +59,29 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     }
     for uri, content in pages.items():
         files.append(File.generated(config, uri, content=content))
+    files.append(File.generated(config, "mnist-small.html", content=_playground()))
     for path in (*(ROOT / "records").rglob("*.json"), *(ROOT / "examples").glob("*.py")):
         uri = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, uri, abs_src_path=str(path)))
 
 
+def _playground() -> str:
+    """The page that docs/playground.md links to."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "play.html")
+        subprocess.run(
+            [sys.executable, "-m", "taut", "play", "zoo:mnist-small", "--out", str(page)],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        return page.read_text(encoding="utf-8")
+
+
 def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
-    """Links as they are on the site; tutorials offer their notebook, the first page plays."""
+    """Links as they are on the site; tutorials offer their notebook."""
     source = ROOT / "docs" / page.file.src_uri
     if source in tutorials():
         button = f"[Download as a notebook]({_notebook(source)}){{ .md-button .notebook }}"
         markdown = re.sub(r"(^# .*\n)", rf"\1\n{button}\n", markdown, count=1)
-    if (ROOT / "docs" / "playground.md").exists():
-        play = "**[Playground](playground.md)**: change an image, and watch its certified radius."
-        markdown = markdown.replace("<!-- playground -->", play)
     if "<!-- reference -->" in markdown:
         names = site_reference.index(_TAUT, _GROUPS)
         markdown = markdown.replace("<!-- reference -->", names)

@@ -37,6 +37,7 @@ _TITLES = {
     "training": "Training",
     "optim": "Optimisers",
     "diagnostics": "Diagnostics",
+    "plot": "Figures",
     "theory": "Theory",
 }
 

@@ -94,6 +94,6 @@ def test_tutorial_says_what_it_gives_and_what_not(page):
 
 
 def test_figures_are_shown():
-    text = "".join(page.read_text() for page in PAGES)
+    text = "".join(page.read_text() for page in (*PAGES, ROOT / "README.md"))
     for figure in (ROOT / "docs" / "figures").iterdir():
         assert f"figures/{figure.name}" in text, figure.name

@@ -67,7 +67,13 @@ def trained(record: Mapping[str, Any]) -> list[dict[str, Any]]:
     order = {name: place for place, name in enumerate(layers())}
     rows = [row for row in record.get("rows", ()) if "note" not in row]
     rows.sort(key=lambda row: order.get(row["name"], len(order)))
-    return sorted(rows, key=lambda row: (row["certified"][EPS[0]], row["clean"]), reverse=True)
+    return sorted(rows, key=_rank, reverse=True)
+
+
+def _rank(row: Mapping[str, Any]) -> tuple[bool, float, float]:
+    """By certified accuracy; last, nets with one class for all images, which no change moves."""
+    certified, clean = row["certified"][EPS[0]], row["clean"]
+    return certified < clean, certified, clean
 
 
 def _accuracies(row: Mapping[str, Any]) -> tuple[str, ...]:

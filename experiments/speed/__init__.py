@@ -1,6 +1,6 @@
 """What layers cost: cases, contenders, times, memory, and how orthogonal the result is."""
 
 from experiments.speed._command import EXPERIMENT
-from experiments.speed._page import TABLES, sentence
+from experiments.speed._page import TABLES
 
-__all__ = ["EXPERIMENT", "TABLES", "sentence"]
+__all__ = ["EXPERIMENT", "TABLES"]

@@ -166,29 +166,6 @@ def _unique(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def sentence() -> str:
-    """What README.md says of it."""
-    record = read(RECORD)
-    reached = {row["what"]: row["reached"] for row in record.get("targets", ())}
-    parts = [
-        f"{words} {reached[what]:.2f} times"
-        for what, words in (
-            ("training step, CIFAR-10 Large, batch 128", "A step of CIFAR-10 Large takes"),
-            ("evaluation, CIFAR-10 Large, frozen", "its frozen evaluation"),
-            ("training step, 12 layers of 256 channels", "one of 12 layers of 256 channels"),
-        )
-        if what in reached
-    ]
-    if not parts:
-        return "[Speed](docs/speed.md) is measured beside the fastest plain net of torch.\n"
-    threads = record["environment"]["threads"]
-    return (
-        f"[Speed](docs/speed.md), {threads} CPU threads, over the fastest plain net with MaxMin:\n"
-        + ", ".join(parts)
-        + ".\n"
-    )
-
-
 def accuracy_table() -> str:
     columns = {
         "case": "{case}",

@@ -11,7 +11,7 @@ from taut.kinds import did_you_mean
 
 
 def load(path: str | os.PathLike[str]) -> nn.Module:
-    """The model of a run folder, of an exported file or of the zoo, in eval mode, on the CPU.
+    """Load the model of a run folder, an exported file or the zoo, in eval mode on the CPU.
 
     A run's model is the one that was trained, with its parametrized layers; it needs `taut[cli]`.
     An exported file gives plain modules; :func:`taut.export.load` also tells their input shape.

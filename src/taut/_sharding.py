@@ -60,7 +60,7 @@ def stored(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def gathered(model: nn.Module, *, from_first: bool = False) -> Iterator[None]:
-    """Inside this context a model that `fully_shard` distributed is whole in every process.
+    """Context in which each process holds all parameters of a model sharded by `fully_shard`.
 
     The modules stay, and are what they were before `torch.distributed.fsdp.fully_shard`: with full
     parameters, and without its hooks. What is written into the parameters inside is kept, each

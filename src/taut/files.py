@@ -15,7 +15,7 @@ _CHECKSUM = "sha256"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step: a reader, and a crash, see the old content or the new.
+    """Replace a file atomically: readers see the old content or the new, even after a crash.
 
     Args:
         path: the file; its folder exists.
@@ -50,7 +50,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files of killed writers of `path`; no writer may be at work.
+    """Remove temporary files that killed writers of `path` left; no writer may be active.
 
     Example:
         >>> with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and text as one safetensors file, atomically, with a checksum of all.
+    """Write tensors and text atomically to a safetensors file, with a checksum.
 
     Equal content gives equal bytes.
 
@@ -87,7 +87,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, 
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a file of `save_tensors`, or any safetensors file; those of others have no checksum.
+    """Read a file of `save_tensors`, or any other safetensors file, which has no checksum.
 
     Returns:
         The tensors on the CPU, and the text.
@@ -119,7 +119,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def rounded_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str]:
-    """The names of tensors whose numbers the model would round: `load_state_dict` says nothing.
+    """The names of tensors that the model would round, which `load_state_dict` does silently.
 
     Example:
         >>> rounded_tensors(nn.Linear(1, 1), {"weight": torch.tensor([[0.1]]).double()})
@@ -134,7 +134,7 @@ def rounded_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> list[str
 
 
 def load_state(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """`model.load_state_dict`, which says in one sentence what does not fit.
+    """As `model.load_state_dict`, with a one-sentence error if something does not fit.
 
     Raises:
         ValueError: naming the file, three of the keys that are missing and of those that are too
@@ -174,7 +174,7 @@ def _few(names: Collection[str]) -> str:
 
 
 def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin with a prefix, by the rest of their names.
+    """The tensors whose names start with a prefix, named without it.
 
     Example:
         >>> tensors_under({"model.x": torch.ones(1), "step": torch.ones(1)}, "model.")

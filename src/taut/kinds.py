@@ -52,7 +52,7 @@ def exported(namespace: Mapping[str, Any], base: type[_T]) -> dict[str, type[_T]
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A question with the name that is most like a misspelt one; empty if none is.
+    """The question "did you mean ...?" with the closest name; empty if no name is close.
 
     Example:
         >>> did_you_mean("bkop", ["BCOP", "RKO"])
@@ -63,7 +63,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def nearest_name(name: str, names: Iterable[str]) -> str | None:
-    """The name that is most like a misspelt one; None if none is."""
+    """The name closest to a misspelt one; None if none is close."""
     spelling = {known.lower(): known for known in names}
     close = difflib.get_close_matches(name.lower(), spelling, n=1)
     return spelling[close[0]] if close else None
@@ -131,7 +131,7 @@ class Choice(Generic[_T]):
         return {one.name: vars(named)[one.name] for one in _fields(named)}
 
     def kind_of(self, cls: type[_T]) -> str:
-        """What `find` takes for a class, in the folder that holds its file if it has one."""
+        """The argument of `find` that gives a class, relative to the folder of its file."""
         if cls in _origins:
             return _origins[cls][0]
         kinds = [kind for kind, known in self.known.items() if known is cls]
@@ -189,7 +189,7 @@ def _executed(path: Path, content: bytes) -> ModuleType:
 
 
 def in_file_of(cls: type) -> AbstractContextManager[None]:
-    """Inside, errors in the file of a class are one sentence; as usual for a class of taut."""
+    """Context that reports errors in a user's file in one sentence; for taut's classes a no-op."""
     path = vars(sys.modules[cls.__module__]).get("__file__")
     return one_sentence(Path(path)) if cls in _origins and path else nullcontext()
 
@@ -214,7 +214,7 @@ def one_sentence(path: Path) -> Iterator[None]:
 
 
 def construct(cls: Callable[..., _T], values: Mapping[str, Any], settings: Iterable[str]) -> _T:
-    """Make an instance from settings by name; refuse unknown and missing ones in one sentence.
+    """Build an instance from named settings; unknown and missing ones raise an error.
 
     Example:
         >>> construct(taut.losses.HingeKR, {"alhpa": 1.0}, ["alpha"])

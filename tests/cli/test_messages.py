@@ -40,8 +40,8 @@ def folder(tmp_path, monkeypatch):
     ("line", "sentence"),
     [
         ("certfy", "there is no command 'certfy'; .* Did you mean certify\\?"),
-        ("train mnst-small", "there is no recipe 'mnst-small'; .* Did you mean mnist-small\\?"),
-        ("train mine.jsn", "there is no recipe 'mine.jsn'; .* must end in .json."),
+        ("train mnst-small", "There is no recipe 'mnst-small'; .* Did you mean mnist-small\\?"),
+        ("train mine.jsn", "There is no recipe 'mine.jsn'; .* must end in .json."),
         ("train demo --dataset mnits", "`--dataset` must be one of .* Did you mean mnist\\?"),
         ("train demo --loss krr", "`--loss` must be one of .* Did you mean kr\\?"),
         ("train demo --model Smal", "`--model` must be one of .* Did you mean small\\?"),

@@ -236,7 +236,7 @@ def test_pictures_are_turned_before_their_size_is_looked_at(base, capsys, tmp_pa
         (("{run}",), "Give the images to predict after"),
         (("{run}", "no.png"), "There is no file no.png."),
         (("no-run", "{zero}"), "There is no run folder or file no-run."),
-        (("{run}", "{zero}", "--csv", "--json"), "`--csv` and `--json` are two forms"),
+        (("{run}", "{zero}", "--csv", "--json"), "give `--csv` or `--json`, not both"),
         (("{run}", "{zero}", "--data", "{npz}"), "`--data` is for test images with labels"),
         (("{run}", "{zero}", "--weights", "w.pt"), "A run folder has its own model"),
         (("{run}", "{large}"), "must be 8 x 8 pixels (width x height); got 9 x 8."),

@@ -15,7 +15,7 @@ from taut.linalg.rates import wide
 @final
 @dataclass(frozen=True, kw_only=True)
 class DDN(AbstractSmallestAttack):
-    r"""Gradient steps on a sphere that shrinks and grows about the boundary: good distances.
+    r"""DDN: gradient steps on a sphere whose radius adapts to the boundary; finds small distances.
 
     The point moves along the normalised gradient and is put back on a sphere about the image,
     whose radius shrinks by the factor :math:`1-\gamma` while the point is misclassified and

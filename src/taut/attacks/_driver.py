@@ -105,7 +105,7 @@ def smallest_attack(
 
 
 def methods() -> dict[str, type[AbstractAttack]]:
-    """Return the attacks that `taut.attacks` exports by their kind, taut's own ones first.
+    """Return the exported attacks by their kind, those of taut first.
 
     Example:
         >>> methods()["pgd"]

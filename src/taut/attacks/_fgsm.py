@@ -11,7 +11,7 @@ from taut.attacks._objective import Batch, Labels, Objective, Radii
 @final
 @dataclass(frozen=True)
 class FGSM(AbstractAttack):
-    r"""One step of length eps along the normalised gradient: a baseline that tables report.
+    r"""FGSM: one step of length eps along the normalised gradient; a baseline.
 
     :math:`x' = x + \varepsilon\, g / \lVert g \rVert_2` with the gradient g of the margin: in l2
     the steepest step is along the gradient itself, not along its sign as in the original for

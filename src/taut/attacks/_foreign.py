@@ -67,7 +67,7 @@ class AbstractFoolboxWalk(AbstractSmallestAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(AbstractFoolboxAttack):
-    r"""Steps to the nearest boundary of the linearised logits: quick distances, to every class.
+    r"""DeepFool: steps to the nearest boundary of the linearised logits; quick.
 
     Exact on linear models; on curved ones it stops at the first error, not at the nearest one. The
     way back to the image is bisected, so that overshooting costs nothing.
@@ -96,7 +96,7 @@ class DeepFool(AbstractFoolboxAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class CarliniWagner(AbstractFoolboxAttack):
-    r"""Distance plus weighted margin, minimised over the pixel box: thorough distances, slowly.
+    r"""Carlini-Wagner: minimises distance plus weighted margin; slow, finds small distances.
 
     Minimises :math:`\lVert x' - x\rVert_2^2 + c \max(0, \text{margin})` with
     :math:`x' = (1 + \tanh w) / 2`, which keeps the box, and searches the weight c for each image.
@@ -136,7 +136,7 @@ class CarliniWagner(AbstractFoolboxAttack):
 @final
 @dataclass(frozen=True, kw_only=True)
 class BoundaryAttack(AbstractFoolboxWalk):
-    r"""A random walk along the boundary: checks that gradients hide nothing, in thousands of steps.
+    r"""Boundary attack: a random walk along the decision boundary; slow, uses no gradients.
 
     Departure from the paper: each walk starts on the way to the nearest misclassified one of some
     noise images and of the other images of the batch, not from noise alone, which often looks like
@@ -166,7 +166,7 @@ class BoundaryAttack(AbstractFoolboxWalk):
 @final
 @dataclass(frozen=True, kw_only=True)
 class PointwiseAttack(AbstractFoolboxWalk):
-    r"""Salt and pepper, each pixel put back as far as it goes: few changed pixels, weak in l2.
+    r"""Pointwise attack: salt-and-pepper noise, reset pixel by pixel; weak in l2.
 
     Where salt and pepper change no answer, it starts where `BoundaryAttack` does.
 
@@ -197,7 +197,7 @@ class PointwiseAttack(AbstractFoolboxWalk):
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(AbstractAttack):
-    r"""Four attacks in turn, each on the images left, nothing to tune: for numbers to report.
+    r"""AutoAttack: four attacks without parameters, each on the images that survive; the standard.
 
     APGD on the cross-entropy, targeted APGD, targeted FAB, and Square: the standard version in l2.
     The first three follow gradients of different losses, with steps that adapt; the last draws
@@ -230,7 +230,7 @@ class AutoAttack(AbstractAttack):
     seed: int = 0
 
     def perturb(self, objective: Objective, images: Batch, labels: Labels, radius: Radii) -> Batch:
-        """Return, for each image, the misclassified point of the first part that found one."""
+        """Return, for each image, the misclassified point of the first attack that found one."""
         with torch.no_grad():
             classes = objective.logits(images[:1]).shape[1]
         if images.ndim != 4 or images.shape[2] != images.shape[3] or images.shape[2] < 5:

@@ -18,7 +18,7 @@ def hold(
     method: str = "the attack",
     places: Sequence[int] | None = None,
 ) -> Bool[Tensor, " b"]:
-    r"""Check an attack against the certificate of the same images; raise if it breaks it.
+    r"""Compare an attack with the certificate of the same images; raise if it refutes it.
 
     A certificate is broken if the certified program misclassifies an adversarial image within the
     certified radius: `certified.refuted` decides. In float64 arithmetic that is the float64 run of

@@ -60,7 +60,7 @@ class Attacked(AbstractOutcome):
         return len(self.success)
 
     def survived(self, eps: str) -> float:
-        """Share of the images left correct within `eps`, which is at most its own."""
+        """Share of images that remain correct within `eps`, at most the eps of the attack."""
         return strongest({self.method: self}, eps).accuracy
 
     def same_attack(self, other: "Attacked") -> bool:
@@ -72,7 +72,7 @@ class Attacked(AbstractOutcome):
 
 
 def read_attacks(path: str | os.PathLike[str], weights_sha256: str | None = None) -> list[Attacked]:
-    """Read the attacks kept in a file, attacks.json of a run folder; none if there is no file.
+    """Read the attacks saved in a file, such as attacks.json of a run; none if there is no file.
 
     Args:
         path: of the file.
@@ -91,7 +91,7 @@ def read_attacks(path: str | os.PathLike[str], weights_sha256: str | None = None
     try:
         content = json.loads(file.read_text())
         if (content["format"], content["version"]) != (FORMAT, VERSION):
-            raise ValueError(f"it is no {FORMAT} file of version {VERSION}")
+            raise ValueError(f"it is not a {FORMAT} file of version {VERSION}")
         kept = [_from_plain(entry) for entry in content["attacks"]]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = " ".join(str(error).split())
@@ -113,7 +113,7 @@ def _from_plain(entry: dict[str, Any]) -> Attacked:
     """Read one attack, and check what the file says of it."""
     success, only, distance = (entry[name] for name in ("success", "float32_only", "distance"))
     if not all(isinstance(flag, bool) for flag in (*success, *only)):
-        raise ValueError("a flag is neither true nor false")
+        raise ValueError("a flag is not true or false")
     if not len(success) == len(only) == len(distance):
         raise ValueError("its lists differ in length")
     return Attacked(

@@ -19,7 +19,7 @@ _STEPS_BETWEEN_WAITS = 10
 @final
 @dataclass(frozen=True, kw_only=True)
 class PGD(AbstractAttack):
-    r"""Steps of fixed length along the normalised gradient: quick and strong, try it first.
+    r"""PGD: projected gradient steps of fixed length; quick and strong, the attack to try first.
 
     It climbs the margin from a random start. After each step the point is clipped to the ball and
     the box. An image once misclassified is left alone, so the cost falls as the attack succeeds.
@@ -51,7 +51,7 @@ class PGD(AbstractAttack):
     generator: torch.Generator | None = None
 
     def perturb(self, objective: Objective, images: Batch, labels: Labels, radius: Radii) -> Batch:
-        """Return, for each image, the first misclassified point met, else the last point."""
+        """Return, for each image, the first misclassified point found, else the last point."""
         generator = self.generator or torch.Generator("cpu").manual_seed(0)
         moved = images.clone()
         active = torch.arange(len(images), device=images.device)

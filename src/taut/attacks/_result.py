@@ -73,7 +73,7 @@ class AttackResult(AbstractOutcome):
 
     @property
     def attacked_accuracy(self) -> dict[Eps, float]:
-        """For each eps as it was given, the share left correctly classified within it."""
+        """For each eps, the share of images that remain correctly classified within it."""
         within = {eps: self.success & (self.distance <= as_float(eps)) for eps in self.eps}
         return {eps: 1 - hits.double().mean().item() for eps, hits in within.items()}
 

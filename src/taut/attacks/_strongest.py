@@ -45,13 +45,13 @@ def strongest(
     *,
     first: int | None = None,
 ) -> Strongest:
-    """Take, for each image, the attack that misclassified it at the smallest distance.
+    """Combine attacks: for each image, the one that misclassified it at the smallest distance.
 
     Args:
         results: of attacks on the same images, by name.
         eps: count only what lies within this l2 radius, or the largest of several; None counts
             every success.
-        first: use only the first so many images, which each result must cover.
+        first: use only this many images, the first ones, which each result must cover.
 
     Raises:
         ValueError: if there is no result, they are of different numbers of images, or `eps` is not

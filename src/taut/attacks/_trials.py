@@ -27,7 +27,7 @@ _IMAGES, _IMAGES_IF_SLOW = 1000, 100
 @final
 @dataclass(frozen=True)
 class AttackTrial:
-    """An attack with its options, on the first so many images.
+    """An attack with its options and the number of images to attack.
 
     Attributes:
         name: for tables.
@@ -50,7 +50,7 @@ class AttackTrial:
         return make_attack(self.method, self.options)
 
     def size(self, images: Sequence[object] | Tensor) -> int:
-        """Number of images attacked, of those there are."""
+        """Number of images to attack, at most those available."""
         return len(images) if self.limit is None else min(self.limit, len(images))
 
 
@@ -159,7 +159,7 @@ class Target:
         return hashlib.sha256(self.images[:count].cpu().contiguous().numpy().tobytes()).hexdigest()
 
     def kept(self, path: Path) -> list[Attacked]:
-        """Attacks in a file that were on this model and these images; none if there is no file."""
+        """Saved attacks on this model and these images; none if there is no file."""
         kept = read_attacks(path, self.weights_sha256)
         return [a for a in kept if a.images_sha256 == self.images_sha256(len(a))]
 
@@ -171,7 +171,7 @@ def run_trial(
     path: Path,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Attacked:
-    """Run an attack, or what is missing of it, and save each batch to a file at once.
+    """Run an attack, or the missing part of one, and save each batch to a file.
 
     Args:
         trial: the attack.

@@ -98,7 +98,7 @@ _SWITCHES = _Switches()
 
 
 def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
-    r"""l2 norm of each sample in float64, never below the exact one.
+    r"""Upper bound of the l2 norm of each sample, computed in float64.
 
     The n squares are summed in any order: a relative error of at most :math:`\gamma_{n+2}`. The
     samples are scaled by a power of two so that no square that matters underflows.
@@ -115,7 +115,7 @@ def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
 
 
 def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
-    r"""l2 distance of each pair of samples in float64, never below the exact one.
+    r"""Upper bound of the l2 distance of each pair of samples, computed in float64.
 
     A certificate speaks of exact distances. One computed in float32 may come out too small, so that
     a perturbation seems to lie within a radius and does not; hold this one against the radius.

@@ -69,7 +69,7 @@ _PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
 @final
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """What is proven of a model, whatever its input; it owns copies of the weights.
+    """The certificate of a model, for all inputs of one shape; it owns copies of the weights.
 
     Attributes:
         arithmetic: what the certified program computes in; "real" says nothing of any program.
@@ -104,21 +104,21 @@ class Certificate:
 
     @property
     def meaning(self) -> str:
-        """In words, what the arithmetic says: what the radii hold for."""
+        """The meaning of the arithmetic in words: what the radii hold for."""
         return MEANINGS[self.arithmetic]
 
     @property
     def output_shape(self) -> tuple[int, ...]:
-        """Shape of what the program returns for one input."""
+        """Shape of the output for one input."""
         return self.program.shapes[self.program.output]
 
     @property
     def class_bound(self) -> LipschitzBound:
-        """The bound of the logits of the classes: of one output f, of (0, f)."""
+        """The Lipschitz bound of the logits; a single output f has the logits (0, f)."""
         return class_bound(self.bound, self.output_shape)
 
     def logits(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k ..."]:
-        """The logits of the certified program on a batch, by the certificate's own weights.
+        """The logits of a batch, computed by the certified program with its own weights.
 
         A model with one output f has the logits (0, f): class 1 where f > 0, and class 0 if not.
         """
@@ -136,7 +136,7 @@ class Certificate:
         labels: Int[Tensor, " b"],
         images: Float[Tensor, "b ..."],
     ) -> Float[Tensor, " b"]:
-        """Certified radii of logits that the certified program computed from these images."""
+        """Certified radii of these images, from the logits that the certified program computed."""
         if self.arithmetic == "real":
             radius = certified_radius(logits, labels, self.class_bound)
             return torch.maximum(radius, self.curved_radii(logits, labels, images).amin(1))
@@ -144,7 +144,7 @@ class Certificate:
         return executed_radius(logits, labels, norms, self.class_bound, self.composed)
 
     def curved_radii(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        """Radii to each class by the curvature of the last layers; 0 where that says nothing."""
+        """Radii to each class from the curvature of the last layers; 0 if it gives none."""
         pairs = self.bound.pairwise
         if self.curved is None or pairs is None:
             return torch.zeros_like(logits, dtype=torch.float64)
@@ -156,7 +156,7 @@ class Certificate:
         return radii.scatter(1, labels[:, None], math.inf)
 
     def content(self) -> dict[str, Any]:
-        """What the file holds of the model, as plain values."""
+        """The content of the file about the model, as plain values."""
         program, real = self.program, self.arithmetic == "real"
         rows = [row(layer) for layer in self.layers]
         exact = ("name", "type", "bound", "proof", "inputs", "combine", "gains")
@@ -180,7 +180,7 @@ class Certificate:
         }
 
     def to_json(self) -> str:
-        """The certificate as canonical JSON: equal certificates, equal text."""
+        """The certificate as canonical JSON: equal certificates give equal text."""
         return canonical(self.content())
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -202,7 +202,7 @@ def prove(
     arithmetic: str = "float64",
     progress: Progress | None = None,
 ) -> Certificate:
-    """The certificate of a model, without any image.
+    """Prove the certificate of a model, without images.
 
     Args:
         model: made of modules and functions with rules; in eval mode where that matters.

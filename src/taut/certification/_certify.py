@@ -28,7 +28,9 @@ from taut.certification._radius import above, logit_margin
 from taut.program import LipschitzBound, canonical
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+
+    from taut.attacks import AttackResult
 
 __all__ = ["Certification", "certify", "certify_batches"]
 
@@ -38,7 +40,7 @@ _BATCH = 256
 @final
 @dataclass(frozen=True, eq=False)
 class Certification:
-    """What is proven about a model on a set of images.
+    """Certified radii and accuracies of a model on a set of images.
 
     Attributes:
         clean_accuracy: share of the images whose largest logit is the label's.
@@ -99,7 +101,7 @@ class Certification:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What the radii hold for: the program in float64 or float32, or real numbers only."""
+        """The arithmetic that the radii hold for: "float64", "float32" or "real"."""
         return self.certificate.arithmetic
 
     def within(
@@ -109,7 +111,7 @@ class Certification:
         *,
         places: Sequence[int] | None = None,
     ) -> Bool[Tensor, " b"]:
-        """Which changed images lie within the certified radius of theirs, and so are spoken of.
+        """Which changed images lie within the certified radius of the original image.
 
         Distances are rounded up, so that one within the radius is.
 
@@ -144,7 +146,7 @@ class Certification:
         *,
         places: Sequence[int] | None = None,
     ) -> Bool[Tensor, " b"]:
-        """Which changed images are counterexamples: within the radius, with another answer.
+        """Which changed images are counterexamples: within the radius, but with another prediction.
 
         What counts is the answer of the certified program: in float64 arithmetic the float64 run of
         the exported weights, whatever the model itself answers in its own precision.
@@ -177,7 +179,7 @@ class Certification:
         return found
 
     def content(self) -> dict[str, Any]:
-        """What the file holds, as plain values: the certificate of the model, and each image."""
+        """The content of the file as plain values: the certificate of the model, and each image."""
         return self.certificate.content() | {
             "certified_accuracy": {str(eps): a for eps, a in self.certified_accuracy.items()},
             "clean_accuracy": self.clean_accuracy,
@@ -189,7 +191,7 @@ class Certification:
         }
 
     def to_json(self) -> str:
-        """The certificate and the results as canonical JSON: equal results, equal text."""
+        """The certificate and the results as canonical JSON: equal results give equal text."""
         return canonical(self.content())
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
@@ -203,22 +205,28 @@ class Certification:
         """
         return save(self.certificate, Path(path), self.to_json())
 
-    def plot(self) -> "Figure":
-        """A figure of the certified accuracy over eps."""
-        from matplotlib.figure import Figure
+    def plot(self, attack: "AttackResult | None" = None, *, ax: "Axes | None" = None) -> "Axes":
+        """Plot the certified accuracy over eps, as :func:`taut.plot.radius_curve` does.
 
-        radii = self.radius[self.radius > 0].sort().values.cpu()
-        total = len(self.radius)
-        shares = torch.arange(len(radii), -1, -1, device="cpu") / total  # share with radius > eps
-        edges = torch.cat([torch.zeros(1, dtype=radii.dtype, device="cpu"), radii])
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
-        axes = figure.subplots()
-        axes.step(edges, shares, where="post", label=f"certified ({self.arithmetic})")
-        axes.axhline(self.clean_accuracy, linestyle=":", color="gray", label="clean")
-        axes.set(xlabel="eps (l2)", ylabel="accuracy", ylim=(0, 1))
-        axes.set_xlim(left=0)
-        axes.legend()
-        return figure
+        Args:
+            attack: result of an attack on the same images, drawn as a second curve.
+            ax: axes to draw on; a new figure by default.
+
+        Returns:
+            The axes; `axes.figure.savefig("radius.png")` writes the figure.
+
+        Raises:
+            ValueError: if the attack is on another number of images.
+            ImportError: if matplotlib is not installed.
+
+        Example:
+            >>> found = certify(nn.Linear(3, 2), torch.rand(4, 3), torch.zeros(4).long())
+            >>> found.plot().get_ylabel()
+            'accuracy'
+        """
+        from taut.plot import radius_curve
+
+        return radius_curve(self, attack, ax=ax)
 
 
 @gathers
@@ -231,7 +239,7 @@ def certify(
     *,
     arithmetic: str = "float64",
 ) -> Certification:
-    r"""Certified accuracy of a classifier: how many points no perturbation up to eps can change.
+    r"""Certify a classifier on labelled images: certified accuracy, and a radius for each image.
 
     The model's Lipschitz bound is proven from its weights, its logits are computed in batches, and
     each point gets its certified radius. What the radius is about is the `arithmetic`:
@@ -285,7 +293,7 @@ def certify_batches(
     *,
     arithmetic: str = "float64",
 ) -> Certification:
-    r"""What :func:`certify` finds, from one batch of images after the other.
+    r"""As :func:`certify`, for images that come in batches.
 
     Args:
         model: from images to logits.

@@ -83,7 +83,7 @@ def bound_changes(certificate: Certificate, weights: Tensor) -> Changes:
 def compose_moved(
     program: Program, layers: Sequence[Layer], folds: Mapping[str, tuple[str, float]]
 ) -> Composed:
-    """What the rows of a program come to behind the factor that `moved` put before them."""
+    """The composed bounds of a program behind the factor that `moved` put before it."""
     rows = [*_factor(program), *layers]
     return compose(rows, program.source, program.output, "real", folds)
 

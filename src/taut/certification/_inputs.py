@@ -62,7 +62,7 @@ def check_one_answer(outputs: tuple[int, ...]) -> None:
 
 
 def numbers_of(labels: Tensor, outputs: tuple[int, ...]) -> Tensor:
-    """The labels as numbers from 0 on: of a model with one output they may be -1 and +1.
+    """The labels counted from 0; a model with one output may have labels -1 and +1.
 
     Args:
         labels: of images.

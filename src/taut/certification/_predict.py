@@ -47,7 +47,7 @@ def predict(
     weights: Tensor | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Predictions:
-    r"""The class of each image, and how far the image may move before another class can win.
+    r"""Predict the class of each image with its certified radius; no labels are needed.
 
     A radius r of an image x means: every x' with :math:`\|x' - x\|_2 \le r` gets the same class
     from the certified program, which is that of `taut.certify` for the same `arithmetic`. An entry
@@ -103,7 +103,7 @@ def predict_batches(
     weights: Tensor | None = None,
     on_progress: Callable[[int], None] = lambda done: None,
 ) -> Predictions:
-    r"""What :func:`predict` finds, from one batch of images after the other.
+    r"""As :func:`predict`, for images that come in batches.
 
     Args:
         model: from images to logits.

@@ -27,7 +27,7 @@ __all__ = ["Predictions"]
 @final
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """The classes of images, and how far each image may move before another class can win.
+    """Predicted classes of images, with margins and certified radii.
 
     All tensors are on the CPU. Where a model answers at places p, as pixels, there is a class for
     each.
@@ -63,12 +63,12 @@ class Predictions:
 
     @property
     def arithmetic(self) -> Arithmetic:
-        """What the radii hold for: the program in float64 or float32, or real numbers."""
+        """The arithmetic that the radii hold for: "float64", "float32" or "real"."""
         return self.certificate.arithmetic
 
     @property
     def meaning(self) -> str:
-        """In words, what the arithmetic says: what the radii hold for."""
+        """The meaning of the arithmetic in words: what the radii hold for."""
         return self.certificate.meaning
 
     def __repr__(self) -> str:
@@ -112,7 +112,7 @@ class Predictions:
         images: Sequence[str] | None = None,
         names: Sequence[str] | None = None,
     ) -> str:
-        """The rows as a table of comma-separated values, written to a file if one is given.
+        """The rows as comma-separated values; written to a file if one is given.
 
         Args:
             path: of the file; its folder exists.
@@ -135,7 +135,7 @@ class Predictions:
     def to_json(
         self, *, images: Sequence[str] | None = None, names: Sequence[str] | None = None
     ) -> str:
-        """All of it as canonical JSON; null stands for a number that is not finite.
+        """All predictions as canonical JSON; null stands for a number that is not finite.
 
         Args:
             images: names of the images, if they are to be in it.

@@ -26,9 +26,8 @@ __all__ = [
 ]
 
 _CONFIRM = 4.0
-"""How often the error is taken off a margin: at the point and at the perturbed one, and twice so
-that whoever computes the same logits in another order of summation, with an error of his own, comes
-to the same verdict."""
+"""How often the error is subtracted from a margin: at the point and at the perturbed one, and both
+twice, so that anyone who sums in another order, with another error, reaches the same verdict."""
 
 
 def certified_radius(
@@ -38,7 +37,7 @@ def certified_radius(
     *,
     head: Float[Tensor, "k n"] | None = None,
 ) -> Float[Tensor, " b"]:
-    r"""l2 radius within which no input changes the prediction; the inequality is strict.
+    r"""l2 radius within which no perturbation changes the prediction; the inequality is strict.
 
     :math:`\min_{j \ne y} (z_y - z_j) / L_{yj}`, rounded down, where :math:`L_{yj}` bounds the
     Lipschitz constant of :math:`z_y - z_j`: :math:`\sqrt 2 L` for logits that are L-Lipschitz as a
@@ -156,7 +155,7 @@ def _beside(values: Tensor, z: Tensor) -> Tensor:
 
 
 def class_logits(outputs: Float[Tensor, "b *k"]) -> Float[Tensor, "b k *p"]:
-    """Outputs as logits of classes: of one output f (0, f), so that f > 0 is class 1.
+    """Outputs as logits of classes; a single output f becomes (0, f), so that f > 0 is class 1.
 
     Example:
         >>> class_logits(torch.tensor([[-2.0], [3.0]])).argmax(1)
@@ -185,7 +184,7 @@ def _down(values: Tensor) -> Tensor:
 
 
 def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """Logit of the label minus the largest of the others, in float64; negative where wrong.
+    """Logit of the label minus the largest other logit, in float64; negative if misclassified.
 
     Differentiable in the logits.
 
@@ -236,7 +235,7 @@ def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> T
 
 
 def as_rational(eps: float | str | Fraction) -> Fraction:
-    """The exact number that an eps stands for: "36/255" is a ratio, 0.1 the float.
+    """The exact value of an eps: "36/255" is that ratio, 0.1 is the float.
 
     Raises:
         ValueError: if it is not a finite number >= 0.

@@ -61,7 +61,7 @@ _ANSWERS = {"classes": list, "images": dict, "margin": list, "radii": list}
 @final
 @dataclass(frozen=True)
 class Verified:
-    """What a certificate proves of some weights.
+    """The verified claims of a certificate.
 
     Attributes:
         arithmetic: "float64", "float32" or "real".
@@ -82,7 +82,7 @@ def verify(
     certificate: str | os.PathLike[str],
     weights: str | os.PathLike[str] | Mapping[str, Tensor] | nn.Module,
 ) -> Verified:
-    """Prove again what a certificate says of a model, whoever wrote it.
+    """Verify a certificate: prove its claims again from the weights.
 
     Hashes of the weights and of the graph are compared, the graph is run and recorded, the bound of
     each operation is proven anew, and the rows are composed anew. Radii and accuracies must fit one
@@ -98,7 +98,8 @@ def verify(
         What is proven.
 
     Raises:
-        UnprovenError: if a bound in the file is below what can be proven, or a layer is unknown.
+        UnprovenError: if a bound in the file is smaller than the proven bound, or a layer is
+            unknown.
         ValueError: if the file is damaged, or of other weights or another graph.
         FileNotFoundError: if there is no such file.
 
@@ -125,11 +126,11 @@ def _verify(file: dict[str, Any], weights: Any) -> Verified:
     arithmetic, shape = _check_format(file)
     program = _program(file, weights, shape)
     if canonical(program.content()) != canonical(file["graph"]):
-        raise ValueError("The model computes another graph than the one that was certified.")
+        raise ValueError("The graph of the model is not the certified one.")
     if program.sha256() != file["graph_sha256"]:
-        raise ValueError("The graph is another than its hash says.")
+        raise ValueError("The graph does not match its hash.")
     if canonical(file["weights"]) != canonical(describe(program.tensors)):
-        raise ValueError("The weights are described as others than they are.")
+        raise ValueError("The description of the weights does not match the weights.")
     device = device_of(weights) if isinstance(weights, nn.Module) else torch.device("cpu")
     check_arithmetic(arithmetic, program.tensors, device)
     proven = layers_of(program, real=arithmetic == "real")
@@ -159,13 +160,13 @@ def _read(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"The certificate {path} is damaged: {error}.") from error
     if not same or not isinstance(file, dict):
-        raise ValueError(f"{path} is not the canonical JSON that certificates are.")
+        raise ValueError(f"{path} is not canonical JSON, as certificates are.")
     return file
 
 
 def _check_format(file: dict[str, Any]) -> tuple[Arithmetic, tuple[int, ...]]:
     if file.get("format") != FORMAT or type(file.get("version")) is not int:
-        raise ValueError(f"The file is no certificate of version {VERSION}.")
+        raise ValueError(f"The file is not a certificate of version {VERSION}.")
     if file["version"] in _OLD:
         raise ValueError(
             f"The certificate is of version {file['version']}: {_OLD[file['version']]}."
@@ -174,10 +175,14 @@ def _check_format(file: dict[str, Any]) -> tuple[Arithmetic, tuple[int, ...]]:
     kinds |= {"changes": dict} if "changes" in file and "radii" in file else {}
     kinds |= {"folds": list} if "folds" in file else {}
     if file["version"] != VERSION or file.keys() != kinds.keys():
-        raise ValueError(f"The file has other keys than a certificate of version {VERSION}.")
+        raise ValueError(
+            f"The keys of the file are not those of a certificate of version {VERSION}."
+        )
     wrong = [key for key, kind in kinds.items() if not _is(file[key], kind)]
     if wrong or file["input"].keys() != {"shape", "space"} or not _texts(file["software"]):
-        raise ValueError(f"`{wrong[0] if wrong else 'input'}` is not what a certificate has there.")
+        raise ValueError(
+            f"`{wrong[0] if wrong else 'input'}` is not a valid entry of a certificate."
+        )
     if file["input"]["space"] != SPACE or file["arithmetic"] not in ARITHMETICS:
         raise ValueError(f"The file must be about the {SPACE}, in a known arithmetic.")
     return file["arithmetic"], tuple(file["input"]["shape"])
@@ -207,16 +212,14 @@ def _program(file: dict[str, Any], weights: Any, shape: tuple[int, ...]) -> Prog
 
 def _check_weights(tensors: Mapping[str, Tensor], file: dict[str, Any]) -> None:
     if weights_sha256(tensors) != file["weights_sha256"]:
-        raise ValueError("The weights are not the ones that were certified: their hash differs.")
+        raise ValueError("The weights are not the certified ones: their hash differs.")
 
 
 def _tensors(weights: Any, file: dict[str, Any]) -> Mapping[str, Tensor]:
     if not isinstance(weights, Mapping):
         tensors, text = load_tensors(Path(weights))
         if (text.get("graph_sha256") or file["graph_sha256"]) != file["graph_sha256"]:
-            raise ValueError(
-                "The weights are those of another graph than the one that was certified."
-            )
+            raise ValueError("The weights belong to another graph than the certified one.")
         return tensors
     # A state dict may hold counters too, which no result depends on.
     return {n: t for n, t in weights.items() if n in file["weights"] or t.is_floating_point()}
@@ -228,7 +231,7 @@ def _tensors(weights: Any, file: dict[str, Any]) -> Mapping[str, Tensor]:
 def _recorded(file: dict[str, Any], proven: list[Layer]) -> list[Layer]:
     """The rows of the file, each at least what was proven just now."""
     if len(file["layers"]) != len(proven):
-        raise ValueError("The rows are not those of the graph.")
+        raise ValueError("The rows do not match the graph.")
     real = file["arithmetic"] == "real"
     return [
         _row(said, layer, real=real) for said, layer in zip(file["layers"], proven, strict=True)
@@ -242,12 +245,12 @@ def _row(said: dict[str, Any], layer: Layer, *, real: bool) -> Layer:
     same = [key for key in ("name", "type", "inputs", "combine", "entries") if key in own]
     kept = said.keys() == own.keys() and isinstance(said["proof"], str)
     if not kept or canonical([said[k] for k in same]) != canonical([own[k] for k in same]):
-        raise ValueError(f"The row of `{layer.name}` is another than the graph has.")
+        raise ValueError(f"The row of `{layer.name}` does not match the graph.")
     gains = tuple(floats(said["gains"], "gains"))
     enough = len(gains) == len(layer.gains) and type(said["bound"]) is float
     enough = enough and said["bound"] == max(gains, default=0.0)
     if not enough or not all(g >= p for g, p in zip(gains, layer.gains, strict=True)):
-        raise UnprovenError(f"The bound of `{layer.name}` is below what can be proven.")
+        raise UnprovenError(f"The bound of `{layer.name}` is smaller than the proven bound.")
     if real:
         return replace(layer, gains=gains)
     absolutes = tuple(floats([*said["absolutes"], said["constant"]], "absolutes and constant"))
@@ -257,9 +260,9 @@ def _row(said: dict[str, Any], layer: Layer, *, real: bool) -> Layer:
         or said["count"] < layer.count
         or len(absolutes) != len(least)
     ):
-        raise UnprovenError(f"The roundings of `{layer.name}` are more than the file says.")
+        raise UnprovenError(f"The roundings of `{layer.name}` are larger than the file states.")
     if not all(s >= p for s, p in zip(absolutes, least, strict=True)):
-        raise UnprovenError(f"The rounding of `{layer.name}` is more than the file says.")
+        raise UnprovenError(f"The rounding of `{layer.name}` is larger than the file states.")
     return replace(
         layer, gains=gains, absolutes=absolutes[:-1], constant=absolutes[-1], count=said["count"]
     )
@@ -272,12 +275,14 @@ def _folds(said: list[Any], program: Program, layers: list[Layer]) -> dict[str, 
     for fold in said:
         own = fold_of(program, fold["name"], terms, rows, folds)
         if own is None or fold["name"] in folds or fold.keys() != own.content().keys():
-            raise ValueError(f"`{fold['name']}` is no fold of the graph, or there twice.")
+            raise ValueError(f"`{fold['name']}` is not a fold of the graph, or occurs twice.")
         gain, absolute = floats([fold["gain"], fold["absolute"]], "gains of folds")
         if fold["input"] != own.input or not isinstance(fold["proof"], str):
-            raise ValueError(f"The fold of `{own.name}` is another than the graph has.")
+            raise ValueError(f"The fold of `{own.name}` does not match the graph.")
         if not (gain >= own.gain and absolute >= own.absolute):
-            raise UnprovenError(f"The bound of the fold of `{own.name}` is below what is proven.")
+            raise UnprovenError(
+                f"The bound of the fold of `{own.name}` is smaller than the proven bound."
+            )
         folds[own.name] = own.input, gain
     return folds
 
@@ -289,10 +294,10 @@ def _compose(
     arithmetic: str,
     folds: Mapping[str, tuple[str, float]],
 ) -> Mapping[str, float]:
-    """Check what the rows come to; the Lipschitz constants of all values, by name."""
+    """Check the bounds composed from the rows; return the Lipschitz constants of all values."""
     composed = compose(layers, program.source, program.output, arithmetic, folds)
     if not file["bound"] >= composed.lipschitz:
-        raise UnprovenError("The Lipschitz bound is below what the rows come to.")
+        raise UnprovenError("The Lipschitz bound is smaller than that composed from the rows.")
     if file["pairwise"] is not None:
         _check_pairs(file["pairwise"], pairs_of(program, composed.constants))
     if arithmetic == "real":
@@ -301,9 +306,9 @@ def _compose(
         return composed.constants
     errors = zip(floats(file["error"], "error"), composed.error, strict=True)
     if not all(said >= proven for said, proven in errors):
-        raise UnprovenError("The rounding error is below what the rows come to.")
+        raise UnprovenError("The rounding error is smaller than that composed from the rows.")
     if not 0 < file["norm_limit"] <= composed.norm_limit:
-        raise UnprovenError("The norm limit is above what the rows come to.")
+        raise UnprovenError("The norm limit is larger than that composed from the rows.")
     return composed.constants
 
 
@@ -321,7 +326,7 @@ def _curved_limit(program: Program, constants: Mapping[str, float]) -> Limit | N
 def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) -> float:
     """Refuse bounds of changes below what is proven; the largest of their weights."""
     if said.keys() != {"bound", "folds", "pairwise", "weights"} or type(said["bound"]) is not float:
-        raise ValueError("`changes` is not what a certificate has there.")
+        raise ValueError("`changes` is not a valid entry of a certificate.")
     weights = numbers(said["weights"], "weights of changes")
     shape = program.input_shape
     fits = weights.dim() == len(shape) and all(
@@ -332,7 +337,7 @@ def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) 
     behind = moved(program, weights)
     composed = compose_moved(behind, layers, _folds(said["folds"], behind, layers))
     if not said["bound"] >= composed.lipschitz:
-        raise UnprovenError("The bound of changes is below what the rows come to.")
+        raise UnprovenError("The bound of changes is smaller than that composed from the rows.")
     if said["pairwise"] is not None:
         _check_pairs(said["pairwise"], pairs_of(behind, composed.constants))
     return weights.max().item()
@@ -340,9 +345,9 @@ def _check_changes(said: dict[str, Any], layers: list[Layer], program: Program) 
 
 def _check_pairs(pairs: list[Any], proven: Tensor | None) -> None:
     if proven is None:
-        raise ValueError("Constants of pairs are of graphs that end in a matrix.")
+        raise ValueError("Only graphs that end in a matrix have constants of pairs.")
     rows = [floats(values, "constants of pairs") for values in pairs]
     if {len(values) for values in rows} | {len(rows)} != {len(proven)}:
-        raise ValueError("The constants of pairs are not one for each pair of classes.")
+        raise ValueError("There must be one constant for each pair of classes.")
     if not bool((torch.tensor(rows, dtype=torch.float64, device="cpu") >= proven).all()):
-        raise UnprovenError("A constant of two classes is below what can be proven.")
+        raise UnprovenError("A constant of two classes is smaller than the proven bound.")

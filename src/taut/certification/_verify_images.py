@@ -72,7 +72,7 @@ def check_images(file: dict[str, Any], shape: tuple[int, ...], curved: Limit | N
         shares[f"certified accuracy at {eps}"] = said, int(above(radius, eps).sum())
     for name, (said, count) in shares.items():
         if type(said) is not float or said != count / n:
-            raise ValueError(f"The {name} is not what the images beside it come to.")
+            raise ValueError(f"The {name} does not match the images.")
 
 
 def _check_description(images: dict[str, Any]) -> None:
@@ -99,13 +99,13 @@ def _check_image(
     curvature. The margin was rounded once.
     """
     if radius < 0 or not (margin is None or type(margin) is float):
-        raise ValueError("A radius or a margin is no number that it can be.")
+        raise ValueError("A radius or a margin is not a valid number.")
     if margin is not None and (margin > 0) > right:
-        raise ValueError("A margin is above 0 though the answer is wrong.")
+        raise ValueError("A margin is above 0 although the prediction is wrong.")
     if radius == 0:
         return
     if margin is None or not right:
-        raise ValueError("A radius belongs to no right answer.")
+        raise ValueError("A radius is above 0 although the prediction is wrong.")
     if radius <= limit:
         return
     a, b = map(Fraction, file["error"] or (0.0, 0.0))
@@ -114,7 +114,7 @@ def _check_image(
         least = min(Fraction(v) for j, v in enumerate(file["pairwise"][label]) if j != label)
     room = Fraction(margin) * (1 + Fraction(1, 2**50)) - 4 * b
     if Fraction(radius) * (least + a) > room or radius > (file["norm_limit"] or math.inf):
-        raise ValueError("A radius is above what its margin leaves.")
+        raise ValueError("A radius is larger than its margin allows.")
 
 
 def check_answers(
@@ -148,4 +148,4 @@ def check_answers(
     if curved is not None:
         above &= least > curved(margin.clamp(min=0), classes)
     if bool((above & (least > 0)).any()):
-        raise ValueError("A radius is above what its margin leaves.")
+        raise ValueError("A radius is larger than its margin allows.")

@@ -97,10 +97,10 @@ def flags(value, key=""):  # the keys under which there are truth values
 
 
 def read_certificate(path):
-    """The file, each number exactly as it stands."""
+    """The file, each number exactly as written."""
     text = Path(path).read_bytes().strip()
     plain = json.loads(text)
-    require(canonical(plain) == text, "it is not the canonical JSON that certificates are")
+    require(canonical(plain) == text, "it is not canonical JSON, as certificates are")
     file = json.loads(text, parse_float=lambda digits: Q(float(digits)))
     require(
         isinstance(file, dict) and file.get("format") == "taut-certificate", "it is no certificate"
@@ -289,7 +289,7 @@ class Step:
         return bias.reshape(-1, *[1] * len(torus))
 
     def products(self, kernels, torus, q, terms, constant=0):
-        """The claims of sums of so many products, with the largest norm of the kernels."""
+        """The claims of sums of `terms` products, with the largest norm of the kernels."""
         self.claims([0], terms + 2, [0], constant)
         bounds = [self.row[key][0] ** 2 / Q(q) for key in ("gains", "absolutes")]
         for kernel in kernels:
@@ -731,7 +731,7 @@ def LinearSpline(node, /, step):
 
 
 def smooth(step, square, run):
-    """Libraries do not specify how they round it: no program in floats has so many roundings."""
+    """Libraries do not specify how they round it: no program in floats has that many roundings."""
     step.claims([square], 2**60)
     return run
 

@@ -41,10 +41,10 @@ def attack(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Search for misclassified images near test images, and compare with the proof.
+    """Attack a model: search for misclassified images near test images.
 
-    Keeps each batch in attacks.json of the run folder: the same command continues after a stop,
-    and repeats nothing. Fails (exit code 1) if an attack breaks an image inside its certified
+    Saves each batch to attacks.json in the run folder; the same command continues a stopped attack.
+    Compares the results with the certificate: exit code 1 if an attack succeeds within a certified
     radius.
 
     Example: taut attack runs/demo --method pgd fgsm --eps 0.3 --limit 200
@@ -56,20 +56,22 @@ def attack(
     Args:
         run: the run folder.
         plain: a model in a file; it needs data.
-        output: where to keep the attacks of a model in a file, such as attacks.json; by default
-            they are not kept.
-        method: the attacks to run; paper is the protocol of the founding paper (PGD with steps of
-            0.01 and FGSM on all test images, boundary and pointwise on 100), all is every method.
-        eps: l2 radii, pixels in [0, 1]; those of the recipe by default.
-        limit: attack the first so many test images, with all methods (200) or with one
-            (autoattack=50). If not given 1000; slow methods take 100.
-        steps: iterations of each method; fgsm has none, so name others.
+        output: file for the results of a model in a file, such as attacks.json; by default they are
+            not saved.
+        method: the attacks to run; `paper` is the protocol of Li et al. (2019): PGD with steps of
+            0.01 and FGSM on all test images, boundary and pointwise on 100; `all` is every method.
+        eps: l2 radii for pixels in [0, 1]; by default those of the recipe.
+        limit: number of test images to attack, the first ones: for all methods (200) or for one
+            (autoattack=50); by default 1000, and 100 for slow methods.
+        steps: iterations of each method; fgsm has none, so name other methods.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one.
     """
     trials = plan(method, limit, {} if steps is None else {"steps": steps})
     if run is not None and output is not None:
-        raise ValueError("`output` is for a model in a file; a run keeps its attacks itself.")
+        raise ValueError(
+            "`output` is for a model in a file; a run saves its attacks in its folder."
+        )
     opened = open_model(run, plain, device, data_dir)
     radii = opened.radii(eps)
     everything = range(len(opened.test))

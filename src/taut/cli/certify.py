@@ -27,11 +27,11 @@ def certify(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Print how many test images keep their correct answer within l2 distances.
+    """Certify a model: print the certified accuracy on test images at l2 radii.
 
-    For a run, writes certificate.json and certificate.safetensors, the certified weights, into its
+    For a run, writes certificate.json and the certified weights, certificate.safetensors, into its
     folder. For a model in a file, prints the proven Lipschitz constant, layer by layer. For an
-    exported file, proves everything from that file alone, and checks the certificate beside it.
+    exported file, certifies the model in that file and verifies the certificate beside it.
 
     Example: taut certify runs/demo --eps 0.1 36/255
 
@@ -43,10 +43,10 @@ def certify(
         run: the run folder, a file that `taut export` wrote, or a model of the zoo
             (zoo:mnist-small).
         plain: a model in a file.
-        output: where to write the certificate of a model in a file; its weights go beside it.
+        output: file for the certificate of a model in a file; its weights are saved beside it.
         arithmetic: what the radii hold for: the exported weights run in float64, the model in
             float32, or real numbers only.
-        eps: l2 radii, pixels in [0, 1]; those of the recipe by default.
+        eps: l2 radii for pixels in [0, 1]; by default those of the recipe.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one.
     """

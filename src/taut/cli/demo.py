@@ -16,7 +16,7 @@ attacked:  still correct after our attacks; never below certified
 
 
 def demo(*, run: Path = Path("runs/demo"), limit: int = 1000) -> None:
-    """Train on embedded images, certify, attack and write a report: about a minute.
+    """Train on embedded images, certify, attack and write a report, in about one minute.
 
     The same command continues a stopped run; a finished run is not trained again.
 

@@ -24,10 +24,10 @@ def export(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Write the model of a run to a file that needs no taut, with a certificate of that file.
+    """Export the model of a run to a file that does not need taut, with a certificate of that file.
 
-    Freezes the model to plain layers, writes it, reads the file back, and certifies what was read
-    on the whole test set. Check it again at any time: taut certify FILE.
+    Freezes the model to plain layers, writes the file, reads it back, and certifies the result on
+    the whole test set. `taut certify FILE` verifies it again at any time.
 
     Example: taut export runs/demo --to onnx
 
@@ -36,12 +36,13 @@ def export(
 
     Args:
         run: the run folder.
-        plain: a model in a file; without data its certificate says nothing of images.
-        to: torch writes a program of torch.export, model.pt2; onnx writes model.onnx; safetensors
+        plain: a model in a file; without data its certificate holds no images.
+        to: torch writes model.pt2, a program of torch.export; onnx writes model.onnx; safetensors
             writes model.safetensors and model.py, a module of plain torch.
-        output: the folder to write to; RUN/torch, RUN/onnx or RUN/safetensors by default. A model
-            in a file needs one. Each format needs its own, for its certificate.
-        shrink: scale each weight by a few units in the last place, to a proved norm of at most 1.
+        output: the folder to write to; by default RUN/torch, RUN/onnx or RUN/safetensors. Required
+            for a model in a file. Each format needs its own folder, for its certificate.
+        shrink: scale each weight by a few units in the last place, so that its proven norm is at
+            most 1.
         data_dir: where the data set of the run is now, if it has moved.
         device: auto uses a GPU if there is one, for the certificate.
     """

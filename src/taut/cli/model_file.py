@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from taut._zoo import PREFIX, is_zoo_name, manifest
+from taut._zoo import PREFIX, is_zoo_name, located, manifest
 from taut.certification import Arithmetic, Certification, as_rational, certify
 from taut.cli.shared import OptionalFolder, OptionalShape, OptionalText, plural, shape_of
 from taut.data import load_test
@@ -24,15 +24,15 @@ _WEIGHTS = (".safetensors", ".pt", ".pth")
 
 @dataclass(frozen=True)
 class ModelFile:
-    """Any torch model, instead of a run.
+    """Any torch model, in place of a run.
 
     Args:
-        model: FILE.py:FUNCTION that makes the model; the file is executed.
-        weights: its state_dict, as .safetensors, .pt or .pth; a model that would round them is run
-            in their precision.
+        model: FILE.py:FUNCTION that returns the model; the file is executed.
+        weights: its state_dict, as .safetensors, .pt or .pth; the model takes the precision of the
+            file if its own is lower.
         input_shape: shape of one input, such as 3,32,32.
-        data: npz file with test images; without it, certify and export prove the bound alone, and
-            inspect takes uniform noise in [0, 1].
+        data: npz file with test images; without it, certify and export prove only the bound, and
+            inspect uses uniform noise in [0, 1].
     """
 
     model: OptionalText = None
@@ -141,15 +141,32 @@ def opened_file(
 
 
 def open_model(
-    run: Path | None, plain: ModelFile, device: Device, data_dir: Path | None
+    run: Path | None,
+    plain: ModelFile,
+    device: Device,
+    data_dir: Path | None,
+    *,
+    files: bool = False,
 ) -> OpenedRun | OpenedFile:
-    """A run, or a model in a file with test images."""
-    check_source(run, plain)
-    if run is not None:
+    """A run, or a model in a file with test images; with `files` also an exported file."""
+    name, run = str(run), run if run is None or not files else located(run)
+    check_source(run, plain, files=files)
+    if run is not None and run.is_dir():
         return OpenedRun.open(run, device=device, data_dir=data_dir)
     if data_dir is not None:
         raise ValueError("`data_dir` is for a run folder; give test images with --data.")
+    if run is not None:
+        model, shape = plain.load_exported(run)
+        if plain.data is None:
+            raise ValueError(f"{name} needs `data`, an npz file with test images.")
+        return opened_file(name, model, shape, plain.data, choose_device(device))
     return plain.open(choose_device(device))
+
+
+def open_run(folder: Path, device: Device, data_dir: Path | None) -> OpenedRun:
+    """A run, or an error that says what else was given."""
+    check_run(folder)
+    return OpenedRun.open(folder, device=device, data_dir=data_dir)
 
 
 def check_source(run: Path | None, plain: ModelFile, *, files: bool = False) -> None:
@@ -184,7 +201,7 @@ def check_run(run: Path, sources: str = "a run folder", *, files: bool = False) 
     if run.is_dir() and not (run / RECIPE).is_file():
         exported = [str(file) for file in sorted(run.iterdir()) if file.suffix in SUFFIXES]
         hint = f" It holds {', '.join(exported)}: give that." if files and exported else ""
-        raise FileNotFoundError(f"{run} is no run folder: it has no {RECIPE}.{hint}")
+        raise FileNotFoundError(f"{run} is not a run folder: it has no {RECIPE}.{hint}")
 
 
 def _near(path: Path, *, zoo: bool) -> str:

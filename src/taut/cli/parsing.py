@@ -152,7 +152,7 @@ def _message(printed: str) -> list[str]:
 
 
 def _deferred(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same signature, for a function that is to be called later.
+    """The same signature, for a function that is called later.
 
     Each argument of the docstring is on one line: tyro keeps line breaks, and wraps once more.
     """

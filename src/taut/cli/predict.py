@@ -38,12 +38,12 @@ def predict(
     data_dir: OptionalFolder = None,
     device: Device = "auto",
 ) -> None:
-    """Print the class of each image, and the l2 distance within which nothing changes it.
+    """Print the class of each image, and its certified l2 radius.
 
-    The model is that of a run folder, of a file that `taut export` wrote, or one in a Python file.
-    Images are JPEG, PNG or WebP files of the size that the model takes, folders of these, and npz
-    or npy files; no label is needed. A run that was trained with --resize resizes pictures as in
-    training. Of a model that answers at each pixel, the table has shares of pixels and their
+    The model comes from a run folder, from a file that `taut export` wrote, or from a Python file.
+    Images are JPEG, PNG or WebP files of the size that the model takes, folders of these, or npz
+    and npy files, without labels. A run that was trained with --resize resizes pictures as in
+    training. For a model that classifies each pixel, the table shows shares of pixels and their
     smallest and median radius. Radii are in units of pixels in [0, 1].
 
     Example: taut predict runs/demo photo.png scans/
@@ -53,19 +53,19 @@ def predict(
     Example: taut predict --model net.py:make --weights net.pt --input-shape 3,32,32 photo.png
 
     Args:
-        paths: the run folder, the exported file or the model of the zoo (zoo:mnist-small), and then
-            the images; with --model images alone.
+        paths: the run folder, the exported file or the model of the zoo (zoo:mnist-small), then the
+            images; with --model only images.
         plain: a model in a file.
         csv: print comma-separated values.
         json: print JSON, with the radius to each other class.
-        at_least: a radius such as 36/255; exit code 1 if that of any image is not above it.
+        at_least: a radius such as 36/255; exit code 1 if the radius of any image is not larger.
         arithmetic: what the radii hold for: the exported weights run in float64, the model in
             float32, or real numbers only.
         data_dir: where the data set of the run is now, for the names of its classes.
         device: auto uses a GPU if there is one.
     """
     if csv and json:
-        raise ValueError("`csv` and `json` are two forms of one output; give one of them.")
+        raise ValueError("give `csv` or `json`, not both.")
     _check_at_least(at_least)
     model, shape, title, names, files, resize = _opened(list(paths), plain, data_dir)
     like = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -99,7 +99,9 @@ class _Opened(NamedTuple):
 def _opened(paths: list[Path], plain: ModelFile, data_dir: Path | None) -> _Opened:
     """The model with the names of its classes, and the files of images."""
     if plain.data is not None:
-        raise ValueError("`data` is for test images with labels; name the images themselves.")
+        raise ValueError(
+            "`data` is for test images with labels; give the image files as arguments."
+        )
     run = None
     if plain.model is not None:
         if paths and (paths[0] / RECIPE).is_file():

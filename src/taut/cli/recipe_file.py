@@ -32,7 +32,7 @@ def first_recipe(path: Path, arguments: list[str]) -> Recipe:
 def write_recipe(path: Path, recipe: Recipe, data_dir: Path | None, *, shaped: bool) -> None:
     """Write the recipe with the shape and the classes of the data, and say how to train it."""
     if recipe.resize and not shaped:
-        raise ValueError("`resize` needs `input_shape`, what images are brought to.")
+        raise ValueError("`resize` needs `input_shape`, the size to resize to.")
     with progress("reading images", 0) as tell:
         data = load(
             recipe.dataset,

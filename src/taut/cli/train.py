@@ -35,11 +35,11 @@ from taut.training import (
 _DESCRIPTION = """Train a recipe into a run folder, or continue a stopped run.
 
     taut train RECIPE [options]     train; all options: taut train RECIPE --help
-    taut train RECIPE --dry-run     two steps: does it work, and what will it need
+    taut train RECIPE --dry-run     take two steps, and print time and memory
     taut train --resume RUN         continue RUN with its own settings
     taut train --init FILE.json     write a recipe to edit: taut train --init mine.json --help
 
-RECIPE is a name of `taut list`, or a .json file as in a run folder.
+RECIPE is a name from `taut list`, or a JSON file like recipe.json of a run folder.
 
 Several GPUs: taut train RECIPE --devices 4, or torchrun --nproc-per-node=4 -m -- taut train RECIPE.
 
@@ -75,22 +75,22 @@ _Class = Annotated[str, tyro.conf.arg(metavar=_CLASS)]
 @dataclass(frozen=True, kw_only=True)
 class _Machine:
     data_dir: OptionalFolder = None
-    """the folder with the original files of the data set; embedded ones need none."""
+    """the folder with the original files of the data set; not needed for embedded data."""
 
     device: Device = "auto"
     """auto uses a GPU if there is one."""
 
     devices: int = 1
-    """processes on this machine, one per device, that divide each batch; torchrun sets it."""
+    """processes on this machine, one per device; they share each batch. torchrun sets it."""
 
     nodes: int = 1
-    """machines; the same command is started on each."""
+    """number of machines; start the same command on each."""
 
     workers: OptionalNumber = None
-    """stream images from disk, decoded by this many processes; by default all are in memory."""
+    """stream images from disk, with this many decoding processes; by default they are in memory."""
 
     share_weights: bool = False
-    """compute each weight in one process, and send it to the others."""
+    """compute each weight in one process, and send it to the other processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,13 +105,13 @@ class _Chosen:
     """the training loss."""
 
     schedule: _Class
-    """how the learning rate and Adam's beta1 move over the run."""
+    """how the learning rate and Adam's beta1 change over the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _New(_Machine, _Chosen):
     run: OptionalFolder = None
-    """the run folder; runs/NAME-seedN by default. A run of the same settings is continued."""
+    """the run folder; by default runs/NAME-seedN. A run with the same settings is continued."""
 
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """take two steps, print their loss, time and memory, and write nothing."""
@@ -126,7 +126,7 @@ class _Init(_Chosen):
 @dataclass(frozen=True, kw_only=True)
 class _Resumed(_Machine):
     resume: Annotated[Path, tyro.conf.arg(metavar="RUN")]
-    """the run folder to continue; --data-dir if its data set has moved."""
+    """the run folder to continue; add --data-dir if its data set has moved."""
 
 
 def main(arguments: list[str]) -> None:
@@ -380,11 +380,17 @@ def find_recipe(name: str) -> Recipe:
     if Path(name).exists():
         hint = f" The name of the file {name} must end in .json."
     raise ValueError(
-        f"there is no recipe {name!r}; give a name of `taut list`, or a .json file.{hint}"
+        f"There is no recipe {name!r}; give a name of `taut list`, or a .json file.{hint}"
     )
 
 
 def _summary(run: Run) -> str:
-    last = run.history()[-1]
-    certified = {eps: last[f"certified_accuracy_{eps}"] for eps in run.recipe.eps}
-    return f"{run.path}: {accuracies(last['clean_accuracy'], certified)} (test set, %)"
+    judged = {"test set": run.test_accuracy()}
+    if run.recipe.validation:
+        judged = {"validation": run.history()[-1], **judged}
+    parts = []
+    for name, row in judged.items():
+        if row is not None:
+            certified = {eps: row[f"certified_accuracy_{eps}"] for eps in run.recipe.eps}
+            parts.append(f"{accuracies(row['clean_accuracy'], certified)} ({name}, %)")
+    return f"{run.path}: {'; '.join(parts)}"

@@ -23,12 +23,12 @@ _Weights = Annotated[
 
 
 def verify(certificate: _Certificate, weights: _Weights = None, *, points: _Path = None) -> None:
-    """Prove again what a certificate says, whoever wrote it.
+    """Verify a certificate: prove its bound and radii again.
 
-    The graph in the certificate is run and recorded, the bound of every operation is proven anew
-    from the weights, and what they come to is composed anew. With the images a second verifier,
-    which shares no code with taut, proves the bound by its own means, computes the answers itself
-    in float64, and proves the radius of each image. Exit code 1 if anything does not hold.
+    Runs and records the graph in the certificate, proves the bound of every operation again from
+    the weights, and composes these bounds. With the images, a second verifier, which shares no code
+    with taut, proves the bound independently, computes the predictions in float64, and proves the
+    radius of each image. Exit code 1 if any claim does not hold.
 
     Example: taut verify runs/demo/certificate.json
 
@@ -36,7 +36,7 @@ def verify(certificate: _Certificate, weights: _Weights = None, *, points: _Path
 
     Args:
         certificate: the JSON file that `taut certify` wrote.
-        weights: the safetensors file that it is about; the one beside it if not given.
+        weights: the safetensors file with the certified weights; by default the one beside it.
         points: the certified images: the file that `taut certify --data` read, or the run folder;
             or an npz file with the tensors themselves, in their precision, as the array `images`.
     """

@@ -28,7 +28,7 @@ def wasserstein(
     out: Path = Path("distance.html"),
     device: Device = "auto",
 ) -> None:
-    """Bound the Wasserstein-1 distance of two samples from both sides, and write a page about it.
+    """Bound the Wasserstein-1 distance of two samples from both sides, and write an HTML page.
 
     P and Q are folders of images, files (npz, npy, csv, parquet; one point a row) or data sets.
 
@@ -40,11 +40,11 @@ def wasserstein(
         p: the sample that the critic scores high.
         q: the sample that the critic scores low.
         data_dir: the folder with a data set's files, or with one folder for each data set.
-        samples: points of each, at most.
-        steps: of the critic.
-        seed: of the choice of points, of weights and of the order.
-        out: the page.
-        device: auto takes a GPU if there is one.
+        samples: maximal number of points of each sample.
+        steps: training steps of the critic.
+        seed: seed for the choice of points, the weights and the order of batches.
+        out: file of the page.
+        device: auto uses a GPU if there is one.
     """
     if samples < FEWEST:  # refused before the work, as all that would fail after it
         raise ValueError(f"`samples` must be at least {FEWEST}; got {samples}.")

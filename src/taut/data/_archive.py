@@ -99,7 +99,7 @@ def _in_tar(
     except (*BROKEN, tarfile.TarError) as error:
         kind = " without compression, as is needed to read single images from it"
         kind = " (unpack a zip archive first)" if _is_zip(archive) else kind * streamed
-        raise ValueError(f"{archive}: not a whole tar archive{kind}: {error}.") from error
+        raise ValueError(f"{archive}: not a complete tar archive{kind}: {error}.") from error
 
 
 def _is_zip(archive: Path) -> bool:

@@ -24,7 +24,7 @@ _CROP, _COLOUR = 0, 1  # keep the draws of the two apart
 @final
 @dataclass(frozen=True)
 class Augment:
-    r"""Random changes of training images; each is left out by its 0 or False.
+    r"""Random augmentation of training images; 0 or False disables an operation.
 
     In this order: `resized_crop`, `randaugment`, `flip`, `crop_padding`, `cutout`, `mixup`.
 
@@ -79,7 +79,7 @@ class Augment:
 
     @property
     def changes_pictures(self) -> bool:
-        r"""Whether it changes single pictures, and not whole batches alone."""
+        r"""Whether any operation changes single pictures, not only whole batches."""
         return self.resized_crop > 0 or self.randaugment > 0
 
 

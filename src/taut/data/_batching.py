@@ -47,7 +47,7 @@ def batches(
 @final
 @dataclass(frozen=True)
 class Share:
-    r"""Which part of every batch one of several processes takes.
+    r"""The part of every batch that one of several processes takes.
 
     Args:
         rank: number of the process, from 0.
@@ -69,7 +69,7 @@ class Share:
             raise ValueError(f"`rank` must be from 0 to {self.world - 1}; got {self.rank}.")
 
     def of(self, begin: int, end: int) -> slice:
-        r"""Its part of a range: no two differ in size by more than one, and some may be empty."""
+        r"""The part of a range; sizes of parts differ by at most one, and parts may be empty."""
         count = end - begin
         first, after = (begin + rank * count // self.world for rank in (self.rank, self.rank + 1))
         return slice(first, after)
@@ -78,7 +78,7 @@ class Share:
 @final
 @dataclass(frozen=True, kw_only=True)
 class Batches:
-    r"""The batches of a training run, shuffled, or one process's share of each of them.
+    r"""The shuffled batches of a training run, or the share of one process in each.
 
     Order and augmentation depend on `seed`, the epoch and the image alone: a run that
     resumes at any step sees the same batches bitwise, on every device, and any number of processes
@@ -113,11 +113,11 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        r"""Batches an epoch."""
+        r"""Number of batches in an epoch."""
         return -(-len(self.split) // self.batch_size)
 
     def size(self, step: int) -> int:
-        r"""Images in the whole batch at a step of an epoch, all shares together."""
+        r"""Number of images in the batch at a step, over all processes."""
         return min(self.batch_size, len(self.split) - step * self.batch_size)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Batch]:

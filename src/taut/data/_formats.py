@@ -33,7 +33,7 @@ def read_idx(place: Place) -> bytearray:
             check_size(promised, size_of(path), f"{path}: the array that its header promises")
             data = bytearray(header) + read_at_most(stream.read, promised - len(header) + 1)
     except BROKEN as error:
-        raise ValueError(f"{path}: not a whole gzip file: {error}.") from error
+        raise ValueError(f"{path}: not a complete gzip file: {error}.") from error
     if len(data) != promised:
         got = len(data) if len(data) < promised else "more"
         raise ValueError(

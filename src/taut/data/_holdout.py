@@ -12,7 +12,7 @@ from taut.data._sets import Split, generator
 @final
 @dataclass(frozen=True)
 class Holdout:
-    r"""How much of a data set without a test split to hold out, and with which seed.
+    r"""The share of a data set without a test split to hold out, and the seed.
 
     Args:
         fraction: of the images, strictly between 0 and 1.
@@ -36,12 +36,12 @@ class Holdout:
             raise ValueError(f"`fraction` must be between 0 and 1; got {self.fraction}.")
 
     def split(self, pool: Split) -> tuple[Split, Split]:
-        r"""Train and test: a random part of the pool each, in the order of the pool."""
+        r"""Split a pool at random into train and test; both keep its order."""
         train, test = (Split(pool.images[at], pool.labels[at]) for at in self.choose(len(pool)))
         return train, test
 
     def choose(self, total: int) -> tuple[Tensor, Tensor]:
-        r"""Indices of the train and the test images among `total`, each in rising order.
+        r"""Sorted indices of the train and the test images among `total`.
 
         Raises:
             ValueError: if one of the two would be empty.

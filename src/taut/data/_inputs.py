@@ -24,7 +24,7 @@ _ARRAYS = ("images", "x", "X", "x_test", "X_test", "test_images")
 
 
 class Inputs(NamedTuple):
-    r"""Images that are read as they are needed.
+    r"""Images that are read on demand.
 
     Attributes:
         names: of the images: paths, and for arrays also the place.
@@ -163,7 +163,7 @@ def _present(path: Path) -> Path:
 
 
 def class_names(name: str, data_dir: Path | None = None) -> tuple[str, ...] | None:
-    r"""The names of the classes of a data set, read without its images; None if not known.
+    r"""The class names of a data set, read without its images; None if unknown.
 
     Args:
         name: one of `names()`.

@@ -34,13 +34,23 @@ _PLACES = {
 
 
 def names() -> tuple[str, ...]:
-    r"""What `load` knows; `NAME` in the last one stands for a data set of the hub.
+    r"""The names that `load` takes; `NAME` in the last one stands for a data set of the hub.
 
     Example:
         >>> names()[:3]
         ('fashion-mnist-subset', 'mnist', 'fashion-mnist')
     """
     return (*NAMED, _NPZ, _FOLDER, SHARDS, f"{PREFIX}NAME")
+
+
+def is_published(name: str) -> bool:
+    r"""Whether `name` is a published data set, with a training and a test split of its own.
+
+    Example:
+        >>> is_published("mnist"), is_published("folder")
+        (True, False)
+    """
+    return name in NAMED
 
 
 def load(

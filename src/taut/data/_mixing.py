@@ -36,7 +36,7 @@ class MixedLabels:
         return MixedLabels(self.first[part], self.second[part], self.share[part])
 
     def probabilities(self, classes: int) -> Float[Tensor, "b classes"]:
-        r"""What losses take as labels: a probability for each class."""
+        r"""Labels for losses: a probability for each class."""
         rows = self.share.new_zeros(len(self), classes)
         rows.scatter_add_(1, self.first[:, None], self.share[:, None])
         return rows.scatter_add_(1, self.second[:, None], 1 - self.share[:, None])

@@ -210,7 +210,7 @@ def broken_pictures(source: object) -> Iterator[Any]:
     except Image.DecompressionBombError as error:  # has the number of pixels and the limit
         raise ValueError(f"{source}: {error}") from None
     except Image.UnidentifiedImageError:  # which would name the bytes in memory
-        raise ValueError(f"{kind}: it begins like none.") from None
+        raise ValueError(f"{kind}: its first bytes match none.") from None
     except (OSError, SyntaxError, EOFError, ValueError, MemoryError, struct.error) as error:
         raise ValueError(f"{kind}: {error}.") from error
 

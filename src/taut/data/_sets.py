@@ -14,7 +14,7 @@ from taut.data._augment import Variation, varied
 
 
 class AbstractSplit(ABC):
-    r"""One part of a data set: uint8 images of one shape, and a label each."""
+    r"""One split of a data set: uint8 images of one shape, with labels."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -31,7 +31,11 @@ class AbstractSplit(ABC):
 
     @abstractmethod
     def to(self, device: torch.device | str) -> "AbstractSplit":
-        r"""The same split, its images to be fetched to `device`."""
+        r"""The same split, with images fetched to `device`."""
+
+    @abstractmethod
+    def pick(self, indices: Int64[Tensor, " n"]) -> "AbstractSplit":
+        r"""The split of the images at these indices, in their order."""
 
     @abstractmethod
     def fetch(
@@ -41,7 +45,7 @@ class AbstractSplit(ABC):
         *,
         variation: Variation | None = None,
     ) -> Iterator["Split"]:
-        r"""The images at `order[part]`, indices on the CPU, for one part after the other.
+        r"""Yield the images at `order[part]` for each part; indices are on the CPU.
 
         Parts are slices without steps; empty ones give splits without images. A `variation` changes
         each image by its index.
@@ -113,11 +117,15 @@ class Split(AbstractSplit):
                 images = varied(images, order[part], variation)
             yield Split(images, self.labels[places[part]])
 
+    def pick(self, indices: Int64[Tensor, " n"]) -> "Split":
+        indices = indices.to(self.device)
+        return Split(self.images[indices], self.labels[indices])
+
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))
 
     def take(self, n: int) -> "Split":
-        r"""The first `n` images in the order of the files (all of them if there are fewer)."""
+        r"""The first `n` images in the order of the files, or all if there are fewer."""
         if n < 1:
             raise ValueError(f"`n` must be at least 1; got {n}.")
         return Split(self.images[:n], self.labels[:n])
@@ -192,7 +200,7 @@ def to_unit_range(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def generator(*key: str | int) -> torch.Generator:
-    r"""A CPU generator that depends on all parts of `key` and nothing else.
+    r"""A CPU generator seeded by all parts of `key`.
 
     Hashing keeps the streams of (0, 1) and (1, 0) apart, which a sum of seeds would not.
 

@@ -33,7 +33,7 @@ _CPU = torch.device("cpu")
 @final
 @dataclass(frozen=True, eq=False)
 class Stream(AbstractSplit):
-    r"""One part of a data set on disk: labels in memory, images decoded when they are fetched.
+    r"""One split of a data set on disk: labels in memory, images decoded on demand.
 
     Args:
         pictures: from the index of an image to its uint8 pixels (c, h, w) and its name.
@@ -75,6 +75,13 @@ class Stream(AbstractSplit):
 
     def to(self, device: torch.device | str) -> "Stream":
         return replace(self, target=torch.device(device))
+
+    def pick(self, indices: Int64[Tensor, " n"]) -> "Stream":
+        return replace(self, which=self.which[indices], labels=self.labels[indices])
+
+    def close(self) -> None:
+        r"""End the worker processes; they start again when they are needed."""
+        self.loaders.close()
 
     def fetch(
         self,
@@ -127,7 +134,7 @@ class StreamedDataset:
     def close(self) -> None:
         r"""End the worker processes; they start again when they are needed."""
         for split in (self.train, self.test):
-            split.loaders.close()
+            split.close()
 
 
 def stream(
@@ -139,7 +146,7 @@ def stream(
     shape: Shape | None = None,
     draft: bool = False,
 ) -> StreamedDataset:
-    r"""The data set called `name`, its images left on disk until a batch needs them.
+    r"""The data set called `name`, with images read from disk when a batch needs them.
 
     Classes, order and held-out images are those of `load`, and so are the batches.
 

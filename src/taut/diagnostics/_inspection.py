@@ -52,14 +52,14 @@ class LayerDiagnostics:
 
     @property
     def label(self) -> str:
-        """The name, followed by the number of the call if that is not the first."""
+        """The name, followed by the number of the call if it is not the first."""
         return call_label(self.name, self.call)
 
 
 @final
 @dataclass(frozen=True, repr=False)
 class Inspection:
-    """What :func:`inspect` measures.
+    """The result of :func:`inspect`.
 
     Attributes:
         layers: the layers in the order of the forward pass.

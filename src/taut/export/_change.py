@@ -9,7 +9,7 @@ __all__ = ["Change", "Converted"]
 
 @final
 class Change(NamedTuple):
-    """What became of one layer.
+    """The conversion of one layer.
 
     Attributes:
         name: of the layer in the model, or of a function in its forward.
@@ -39,7 +39,7 @@ class Change(NamedTuple):
 
 @final
 class Converted(NamedTuple):
-    """A converted model and what was done to it.
+    """A converted model, with the change of each layer.
 
     Attributes:
         model: with new weights, to be trained.
@@ -55,12 +55,12 @@ class Converted(NamedTuple):
 
     @property
     def left(self) -> tuple[Change, ...]:
-        """What could not be converted, and keeps the model from being 1-Lipschitz by design."""
+        """The parts that could not be converted, so that the model is not 1-Lipschitz by design."""
         return tuple(change for change in self.changes if change.after is None)
 
     @property
     def unwritten(self) -> tuple[Change, ...]:
-        """What a kind of exported file cannot hold; known where the shape of an input is."""
+        """The parts that an exported file cannot hold; known if the input shape is."""
         return tuple(change for change in self.changes if change.unwritten)
 
     def __repr__(self) -> str:

@@ -29,7 +29,7 @@ def convert(
     dense: Parametrization = Orthogonal,
     init: str = "random",
 ) -> Converted:
-    r"""Swap the layers of a plain network for 1-Lipschitz ones, and list what could not be.
+    r"""Replace the layers of a plain network by 1-Lipschitz ones, and report each change.
 
     Convolutions and matrices become those of :mod:`taut.nn` of the same sizes (depthwise ones, and
     others that no orthogonal kernel has, with :class:`taut.AOL`); rectifiers become

@@ -24,7 +24,7 @@ __all__ = ["SUFFIXES", "Exported", "export", "load"]
 
 
 class Exported(NamedTuple):
-    """A model that was read from a file.
+    """A model read from a file.
 
     Attributes:
         model: a `taut.program.ProgramModule`, made from what the file holds alone.
@@ -47,7 +47,7 @@ def export(
     *,
     any_size: bool = False,
 ) -> Exported:
-    """Write a model to a file that runs without taut; the ending of the name says which.
+    """Export a model to a file that runs without taut; the suffix selects the format.
 
     `.onnx`: standard operators, for onnxruntime and others. `.pt2`: a program of torch.export, for
     `torch.export.load`. `.safetensors`: its tensors, with a `.py` file beside them that holds the
@@ -133,7 +133,7 @@ def _check_sizes(model: nn.Module, program: Program) -> None:
 
 
 def load(path: str | os.PathLike[str], input_shape: tuple[int, ...] | None = None) -> Exported:
-    """Read an exported model back, from its file alone; nothing in the file is run or unpickled.
+    """Load an exported model from its file; no code in the file is executed or unpickled.
 
     Args:
         path: a file that :func:`export` wrote, or another of the same operators.
@@ -187,10 +187,10 @@ def _compare(program: Program, written: Program) -> None:
         )
         if not same:
             raise ValueError(
-                f"The file that was written has another `{a.name}` ({a.op}) than `model`."
+                f"The written file differs from `model` in `{a.name}` ({a.op}) than `model`."
             )
     if not same or number.get(program.output) != other.get(written.output):
-        raise ValueError("The file that was written computes something else than `model`.")
+        raise ValueError("The written file does not compute the same function as `model`.")
 
 
 def _alike(a: Any, b: Any) -> bool:

@@ -26,7 +26,7 @@ def freeze(
     *,
     window: int | None = None,
 ) -> nn.Module:
-    r"""A copy of a model in which plain torch layers stand for the parametrized ones.
+    r"""Return a copy of a model with plain torch layers in place of parametrized ones.
 
     Each :class:`taut.nn.Conv2d` becomes a `torch.nn.Conv2d` (of a subclass,
     :class:`taut.nn.CircularConv2d`, where padding is circular), each :class:`taut.nn.Linear` a
@@ -119,7 +119,7 @@ def _check(module: nn.Module, name: str) -> None:
         raise ValueError(f"{name} is lazy: run it once, so that its weights exist.")
     for attribute, value in vars(module).items():
         if attribute.endswith("_hooks") and value:
-            raise ValueError(f"{name} has hooks, which may be tied to this model; remove them.")
+            raise ValueError(f"{name} has hooks, which may refer to this model; remove them.")
         if callable(value) and callable(getattr(type(module), attribute, None)):
             raise ValueError(f"{name} has a replaced {attribute}; freeze the plain module.")
     if _is_foreign(module):

@@ -64,7 +64,7 @@ def program_of_tensors(path: Path, input_shape: tuple[int, ...] | None = None) -
             f"{path} was written by taut 0.1, in another form; export the model again."
         )
     if "program" not in header:
-        raise ValueError(f"{path} was not written by `taut export`: it says nothing of layers.")
+        raise ValueError(f"{path} was not written by `taut export`: it holds no list of layers.")
     try:
         content = json.loads(header["program"])
         program = checked_program(
@@ -130,7 +130,7 @@ def _expression(site: Site) -> str:
         *(p for n in site.node.tensors.values() for p in n.split(".")),
     )
     if not all(name.isidentifier() for name in names):
-        raise ValueError(f"`{site.node.name}` has a name that none has")
+        raise ValueError(f"`{site.node.name}` has an invalid name")
     try:
         return operation(site).source(site, *site.node.inputs)
     except ValueError as error:

@@ -21,7 +21,7 @@ _M = TypeVar("_M", bound=nn.Module)
 
 
 def shrink_(model: _M, input_shape: tuple[int, ...]) -> _M:
-    r"""Scale nearly orthogonal weights, in place, until the proved norm of each is at most 1.
+    r"""Scale nearly orthogonal weights in place, so that the proven norm of each is at most 1.
 
     The norm of an orthogonal weight stored as floats lies some units in the last place off 1, and
     its proved bound a little above. Each plain layer of torch whose bound b is in (1, 1 + 1e-4) has

@@ -84,7 +84,7 @@ class Downsampling(AbstractFactor):
 @final
 @dataclass(frozen=True, eq=False)
 class Channels(AbstractFactor):
-    """The first `kept` of so many channels."""
+    """The first `kept` of `channels` channels."""
 
     channels: int
     kept: int

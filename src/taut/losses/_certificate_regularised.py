@@ -14,7 +14,7 @@ from taut.losses._pairs import pair_constants
 @final
 @dataclass(frozen=True)
 class CertificateRegularised(AbstractImageLoss):
-    r"""A loss, minus the mean certified radius of images that are classified right.
+    r"""A loss minus the mean certified radius of correctly classified images.
 
     .. math:: \text{base} - \gamma \cdot \frac1n \sum_i \max\Bigl(0,
         \min_{j \ne y_i} \frac{z_{y_i} - z_j}{c_{y_i j}}\Bigr)

@@ -21,7 +21,7 @@ _LEAST = 0.01
 @final
 @dataclass(frozen=True)
 class EMMA(AbstractImageLoss):
-    r"""Efficiently maximised margins: cross-entropy of the logits of a worst input nearby.
+    r"""EMMA, efficiently maximised margins: cross-entropy at bounded worst-case logits.
 
     Within :math:`\varepsilon` the logit of class j gains at most :math:`c_{yj}\varepsilon` on that
     of the label y, with :math:`c_{yj} = L \|w_y - w_j\|`. The loss is the cross-entropy of
@@ -79,7 +79,7 @@ class EMMA(AbstractImageLoss):
             raise ValueError(f"`ramp` must be from 0 to 1; got {self.ramp}.")
 
     def radius(self, progress: float | None) -> float:
-        """The radius at a share of the training."""
+        """The radius after a share of the training."""
         if progress is None or progress >= self.ramp:
             return radius_of(self.eps)
         return radius_of(self.eps) * (self.start + (1 - self.start) * progress / self.ramp)

@@ -21,7 +21,7 @@ from taut.losses._inputs import (
 @final
 @dataclass(frozen=True)
 class HingeKRMulticlass(AbstractImageLoss):
-    r"""HKR for several classes: the mean over classes of one against the rest.
+    r"""HKR for several classes: the mean of the one-against-rest losses.
 
     With each logit as a critic between its class and all others,
     :math:`\frac1c \sum_k -\bigl(\operatorname{mean}_{y_i=k} f_k(x_i) -

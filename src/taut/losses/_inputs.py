@@ -16,7 +16,7 @@ _REDUCTIONS = ("none", "sum", "mean")
 @final
 @dataclass(frozen=True, eq=False)
 class LossInputs:
-    """All that a loss may depend on.
+    """The arguments of a loss: logits, labels, bound and last layer.
 
     Args:
         logits: outputs of the model, one row per image; for a critic one score per image.
@@ -39,7 +39,7 @@ class LossInputs:
 
 
 def label_counts(labels: Tensor, classes: int = 2) -> Tensor:
-    """How many images of each class all processes of `torch.distributed` have together.
+    """Number of images of each class, summed over all processes of `torch.distributed`.
 
     Losses that compare classes (:class:`KR`, :class:`HingeKR`, :class:`HingeKRMulticlass`) take
     them as `counts`. The loss of a part of a batch is such then that the mean over the parts,
@@ -88,7 +88,7 @@ class AbstractLoss(ABC):
         """The loss of a batch, a scalar: a mean over its images."""
 
     def each(self, inputs: LossInputs) -> Tensor:
-        """The loss of each image, `(n,)`, if there is such a thing.
+        """The loss of each image, `(n,)`, if it is defined.
 
         Raises:
             ValueError: by default.
@@ -139,7 +139,7 @@ class AbstractLoss(ABC):
 
 
 class AbstractImageLoss(AbstractLoss):
-    r"""A loss that is a mean over the images; a subclass defines :meth:`each`.
+    r"""A loss that is a mean over images; subclasses define :meth:`each`.
 
     Labels may be probabilities q of the classes, unless the loss compares classes: then the loss of
     an image is the sum of :math:`q_k` times its loss for the label k, as mixup has it. That takes
@@ -157,7 +157,7 @@ class AbstractImageLoss(AbstractLoss):
 
     @final
     def expected(self, inputs: LossInputs) -> Tensor:
-        """The loss of each image, the mean over labels drawn with their probabilities."""
+        """The expected loss of each image under its label probabilities."""
         logits, probabilities = inputs.logits, inputs.labels
         if self.compares_classes:
             raise ValueError(

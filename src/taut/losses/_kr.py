@@ -11,7 +11,7 @@ from taut.losses._inputs import AbstractImageLoss, LossInputs, dual_terms, two_s
 @final
 @dataclass(frozen=True)
 class KR(AbstractImageLoss):
-    r"""Minus the Kantorovich-Rubinstein value of a critic on two samples.
+    r"""The negative Kantorovich-Rubinstein value of a critic on two samples.
 
     :math:`-\bigl(\operatorname{mean}_{y_i=1} f(x_i) - \operatorname{mean}_{y_i \ne 1} f(x_i)\bigr)`
     for scores f of shape `(n,)` or `(n, 1)` and labels 1 and 0, or 1 and -1. Of logits `(n, 2)` the
@@ -36,5 +36,5 @@ class KR(AbstractImageLoss):
     compares_classes = True
 
     def each(self, inputs: LossInputs) -> Tensor:
-        """Minus the score of each image, times its sign and its weight in the mean."""
+        """The negative score of each image, times its sign and its weight in the mean."""
         return -dual_terms(*two_samples(inputs))

@@ -20,7 +20,7 @@ from taut.losses._inputs import (
 @final
 @dataclass(frozen=True)
 class LogitAnnealing(AbstractImageLoss):
-    r"""Cross-entropy with an offset, annealed where the label wins already.
+    r"""Cross-entropy with an offset and less weight on images that are already classified well.
 
     .. math:: -T (1 - p_y)^\beta \log p_y, \qquad
         p = \operatorname{softmax}\bigl((z - \xi e_y) / T\bigr)

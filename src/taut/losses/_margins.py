@@ -18,7 +18,7 @@ _STEPS = 6
 
 @final
 class Margins:
-    r"""By how much logits may move: the rows of the last layer, and a constant, with gradients.
+    r"""Margin bounds with gradients: the rows of the last layer, and a Lipschitz constant.
 
     Losses such as :class:`taut.losses.EMMA` take both, `loss(logits, labels, **margins())`. Make it
     anew at the start of each epoch, and call :meth:`update_` after each optimiser step.
@@ -93,7 +93,7 @@ class Margins:
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """Names of the operations whose norm is followed."""
+        """Names of the operations whose norms are tracked."""
         return tuple(self._followed)
 
     def __call__(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ class Margins:
         return {"bound": self.estimate(), "head": self.rows()}
 
     def estimate(self) -> float | Tensor:
-        """The constant with its gradient; the number, where no layer is followed."""
+        """The constant with its gradient; without one if no layer is tracked."""
         return math.prod((call.factor() for call in self._followed.values()), start=self.bound)
 
     def rows(self) -> Tensor | None:
@@ -113,12 +113,12 @@ class Margins:
         return rows if self._factors is None else rows * self._factors.to(rows)[:, None]
 
     def update_(self) -> None:
-        """Follow the directions of the layers after an optimiser step."""
+        """Update the singular vectors of the layers after an optimiser step."""
         for call in self._followed.values():
             call.follow(_STEPS)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The constant, the factors and the directions, to go on from within an epoch."""
+        """The constant, the factors and the singular vectors, to resume within an epoch."""
         state = {"bound": torch.tensor(self.bound, dtype=torch.float64, device="cpu")}
         state |= {} if self._factors is None else {"factors": self._factors}
         for name, call in self._followed.items():
@@ -126,7 +126,7 @@ class Margins:
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on from a state of the same model, whose tensors may have changed since."""
+        """Restore a state of the same model, whose tensors may have changed since."""
         names = {key.rsplit(".", 1)[0] for key in state if "." in key}
         keys = {"bound", *(f"{name}.{key}" for name in names for key in ("direction", "numbers"))}
         if not names <= self._calls.keys() or keys != state.keys() - {"factors"}:

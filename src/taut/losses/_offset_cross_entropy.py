@@ -22,7 +22,7 @@ from taut.losses._pairs import Radius, radius_of
 @final
 @dataclass(frozen=True)
 class OffsetCrossEntropy(AbstractImageLoss):
-    r"""Cross-entropy that asks the true class to win by an offset.
+    r"""Cross-entropy with an offset subtracted from the true logit.
 
     Cross-entropy of :math:`(z - \text{offset} \cdot e_y) / \text{temperature}`. With
     :math:`\text{offset} = \sqrt2\,\varepsilon` it aims at the certified radius
@@ -65,7 +65,7 @@ class OffsetCrossEntropy(AbstractImageLoss):
     def for_radius(
         cls, eps: Radius, *, temperature: float = 0.25, smoothing: float = 0.0
     ) -> "OffsetCrossEntropy":
-        r"""The loss with the offset :math:`2 \sqrt2\,\varepsilon`, to be certified at eps.
+        r"""The loss with the offset :math:`2 \sqrt2\,\varepsilon`, for certified accuracy at eps.
 
         A 1-Lipschitz classifier is certified where its margin exceeds :math:`\sqrt2\,\varepsilon`.
         At a margin equal to the offset the loss still pulls as if classes were tied: twice the

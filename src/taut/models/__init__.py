@@ -61,7 +61,7 @@ def kinds() -> dict[str, type[AbstractModel]]:
 
 
 def configurations() -> dict[str, AbstractNet]:
-    """The models of the papers in their published sizes, and small ones, by name.
+    """Configurations by name: the models of the papers in published sizes, and small ones.
 
     Example:
         >>> configurations()["simple-m"].width
@@ -81,7 +81,7 @@ def build(
     classes: int = 10,
     **options: Any,
 ) -> nn.Module:
-    """A freshly initialised model of a name of `taut list`.
+    """Build a freshly initialised model by its name in `taut list`.
 
     Args:
         name: of a configuration, or the kind of a model with its default settings.

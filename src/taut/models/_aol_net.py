@@ -14,7 +14,7 @@ from taut.parametrizations import AOL
 @final
 @dataclass(frozen=True, kw_only=True)
 class AOLNet(AbstractNet):
-    """The patchwise net of AOL: patches as channels, convolutions between them, dense layers.
+    """The AOL network: image patches as channels, convolutions, then dense layers.
 
     Patches of `patch` x `patch` pixels as channels, a 1x1 convolution to `width` channels, `depth`
     convolutions of 3x3, a 1x1 convolution of which the first `kept` channels stay, `dense_depth`

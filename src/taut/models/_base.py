@@ -36,7 +36,7 @@ class AbstractModel(ABC):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> nn.Module:
-        """A freshly initialised model; its weights depend on torch's global seed alone.
+        """Build the model, initialised from torch's global seed.
 
         Args:
             input_shape: of one input: for images channels, height and width.

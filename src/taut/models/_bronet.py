@@ -13,7 +13,7 @@ from taut.parametrizations import BRO
 @final
 @dataclass(frozen=True, kw_only=True)
 class BRONet(AbstractStemNet):
-    """BRONet: the skeleton of LiResNet with a backbone of block reflectors.
+    """BRONet: LiResNet with a backbone of block reflectors.
 
     Settings are those of :class:`taut.models.LiResNet`, and `rank`.
 
@@ -53,6 +53,6 @@ class BRONet(AbstractStemNet):
     rank: int = 0
 
     def backbone_method(self, parametrization: Parametrization) -> Parametrization:
-        """Reflectors of the rank."""
+        """Block reflectors of the given rank."""
         ranked = parametrization is BRO and self.rank
         return partial(BRO, rank=self.rank) if ranked else parametrization

@@ -10,7 +10,7 @@ from taut.parametrizations import CPL
 @final
 @dataclass(frozen=True, kw_only=True)
 class CPLNet(AbstractResidualNet):
-    """The net of convex potential layers: that of SLL with kernels of CPL.
+    """The network of convex potential layers: that of SLL with kernels of CPL.
 
     Guarantee: 1-Lipschitz in l2 with `unit_rows=False`. With unit rows, the default, that holds up
         to the last layer; certificates bound each pair of its rows.

@@ -85,7 +85,7 @@ def _square_layer(
 
 @final
 class Layer(NamedTuple):
-    """A class of layers with the parametrization of its kernels; called, it makes a layer.
+    """A layer class with a parametrization; calling it builds a layer.
 
     Example:
         >>> Layer("Sandwich2d", taut.AOL)(2, 4, 3, 1)(torch.zeros(1, 2, 5, 5)).shape
@@ -104,7 +104,7 @@ class Layer(NamedTuple):
 
 
 def layers() -> dict[str, Layer]:
-    """By name: a convolution of each method, then the layers of other classes.
+    """Layers by name: a convolution of each method, then other layer classes.
 
     Tables and figures of all methods iterate over them. Each is a choice for
     :class:`taut.models.SimpleNet` and :class:`taut.models.LipConvNet`.

@@ -13,7 +13,7 @@ from taut.nn import MaxMin
 @final
 @dataclass(frozen=True, kw_only=True)
 class LipConvNet(AbstractNet):
-    """LipConvNet-N: five stages of N / 5 layers, and a dense layer; MaxMin behind each layer.
+    """LipConvNet-N: five stages of N / 5 layers with MaxMin after each, and a dense layer.
 
     The last layer of each stage reads blocks of 2x2 pixels as channels and has twice the channels
     of the stage; it is of size 1x1 in the last stage. SOC, LOT, BRO and ECO were first published in

@@ -13,7 +13,7 @@ from taut.parametrizations import LiRes
 @final
 @dataclass(frozen=True, kw_only=True)
 class LiResNet(AbstractStemNet):
-    """LiResNet in its second form: a deep backbone of plain kernels around the identity.
+    """LiResNet, second version: a deep backbone of linear residual layers.
 
     A strided stem, `depth` convolutions of 3x3 with MaxMin, a neck of orthogonal patches of 4x4
     pixels and a dense layer, `dense_depth` orthogonal dense layers, and the head. **It is not
@@ -62,6 +62,6 @@ class LiResNet(AbstractStemNet):
     }
 
     def backbone_method(self, parametrization: Parametrization) -> Parametrization:
-        """LiRes knows how many layers there are."""
+        """LiRes with the depth of the backbone."""
         known = parametrization is LiRes
         return partial(LiRes, depth=self.depth) if known else parametrization

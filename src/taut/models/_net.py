@@ -182,7 +182,7 @@ class AbstractNet(AbstractModel):
 
     @abstractmethod
     def parts(self, make: Parts) -> Iterator[Part]:
-        """Names and modules of the parts, in their order."""
+        """Names and modules of the parts, in order."""
 
     @final
     def build(

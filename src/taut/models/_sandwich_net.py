@@ -13,7 +13,7 @@ from taut.nn import Sandwich2d
 @final
 @dataclass(frozen=True, kw_only=True)
 class SandwichNet(AbstractNet):
-    """The net of sandwich layers: pairs of them on the image, then on all features.
+    """The Sandwich network: pairs of sandwich layers on the image, then dense ones.
 
     Each stage has a layer of 3x3 kernels, and one of 2x2 blocks that halves the size of the image;
     channels double from stage to stage. Layers with `features`, `features` and half as many outputs

@@ -13,7 +13,7 @@ from taut.nn import MaxMin
 @final
 @dataclass(frozen=True, kw_only=True)
 class SimpleNet(AbstractNet):
-    """The net in which Prach et al. compare 1-Lipschitz layers: all layers are square.
+    """The network of "1-Lipschitz Layers Compared" (Prach et al.): all layers are square.
 
     Zero channels, a 1x1 layer, `blocks` times (`depth` layers, the first half of the channels,
     2x2 pixels as channels), a dense layer as wide as its input, and the first features as logits.

@@ -10,7 +10,7 @@ from taut.parametrizations import SLL
 @final
 @dataclass(frozen=True, kw_only=True)
 class SLLNet(AbstractResidualNet):
-    """The net of SLL: residual layers on the image, an average, residual layers on all features.
+    """The SLL network: residual layers on the image, average pooling, dense residual layers.
 
     The image gets zero channels up to `width`; `depth` layers of 3x3 kernels with `hidden` hidden
     channels follow, averages of 4x4 pixels times 4, and `dense_depth` layers on all features with

@@ -18,7 +18,7 @@ from taut.program import AbstractOp, UnprovenError, op
 
 @final
 class LayerCentering(nn.Module):
-    r"""A value less its mean along axes of a sample, and a bias: LayerNorm without the division.
+    r"""Subtract the mean over axes of a sample and add a bias: LayerNorm without the division.
 
     With `dim=(-2, -1)` each channel of an image loses its mean, with `dim=-1` each token, with
     `dim=(-3, -2, -1)` the whole image.
@@ -207,7 +207,7 @@ class _BatchStatistics(nn.Module):
 
 @final
 class BatchCentering(_BatchStatistics):
-    r"""Channels less their mean over the batch, and a bias: BatchNorm without the division.
+    r"""Subtract the batch mean of each channel and add a bias: BatchNorm without the division.
 
     As torch's BatchNorm, and unlike all other layers of :mod:`taut.nn`, it computes something else
     in training: there it subtracts the mean of the batch, and moves `running_mean` towards it in
@@ -266,7 +266,7 @@ class BatchCentering(_BatchStatistics):
 
 @final
 class BatchLipNorm(_BatchStatistics):
-    r"""Channels less their means, divided by the largest standard deviation of all of them.
+    r"""Subtract channel means and divide by the largest standard deviation of all channels.
 
     :math:`y = (x - \mu) / \sqrt{\max_c \sigma_c^2 + \epsilon} + \beta`: one factor for all
     channels, so that no direction is stretched more than another, as BatchNorm does. In training
@@ -323,12 +323,12 @@ class BatchLipNorm(_BatchStatistics):
         self.reset_parameters()
 
     def reset_running_stats(self) -> None:
-        """The statistics before the first batch: mean 0 and variance 1."""
+        """Reset the statistics to mean 0 and variance 1."""
         super().reset_running_stats()
         nn.init.ones_(self.running_var)
 
     def factor(self) -> Float[Tensor, ""]:
-        """What the layer multiplies by in evaluation, its Lipschitz constant."""
+        """The factor in evaluation mode, which is the Lipschitz constant of the layer."""
         return (self.running_var.max() + self.numerical_eps).rsqrt()
 
     def forward(self, input: Float[Tensor, "b c ..."]) -> Float[Tensor, "b c ..."]:

@@ -141,7 +141,7 @@ class CircularPad1d(_CircularPad):
 
 @final
 class CircularPad2d(_CircularPad):
-    r"""Circular padding that an activation writes to: no copy but that of the border.
+    r"""Circular padding into whose buffer an activation writes: it copies only the border.
 
     Computes `torch.nn.CircularPad2d(padding)(activation(x))`. In frozen models it stands for an
     activation in front of a circular convolution, which is then a convolution without padding.
@@ -223,7 +223,7 @@ class CircularConv1d(nn.Conv1d):
 
 @final
 class CircularConv2d(nn.Conv2d):
-    r"""`torch.nn.Conv2d` with `padding_mode="circular"`, padded with one copy.
+    r"""`torch.nn.Conv2d` with `padding_mode="circular"`, which pads with a single copy.
 
     The same function with the same names: what :func:`taut.freeze` makes of circular layers. That
     of torch takes several copies, and loses `torch.channels_last` on the way.

@@ -10,7 +10,7 @@ from taut._arguments import whole
 
 @final
 class FirstChannels(nn.Module):
-    """Keep the first channels (or features), and drop the others.
+    """Keep the first channels (or features) and drop the others.
 
     Several papers reduce channels this way behind a square layer, and end in logits this way.
 

@@ -189,7 +189,7 @@ class IsometricPad1d(_IsometricPad):
 
 @final
 class IsometricPad2d(_IsometricPad):
-    r"""Reflect or replicate the border of an image, as an isometry.
+    r"""Reflection or replication padding of an image, scaled to an isometry.
 
     `torch.nn.ReflectionPad2d` has norm 2 and `torch.nn.ReplicationPad2d(p)` norm p + 1, as both
     copy entries. Here each entry is first divided by the root of how often it occurs in the padded

@@ -124,7 +124,7 @@ class _PadToMultiple(nn.Module):
 
 @final
 class PadToMultiple1d(_PadToMultiple):
-    """Add zeros on the right until `multiple` divides the length; see :class:`PadToMultiple2d`.
+    """Pad with zeros at the end until `multiple` divides the length; see :class:`PadToMultiple2d`.
 
     Inputs are `(batch, c, l)` or `(c, l)`.
 
@@ -138,7 +138,7 @@ class PadToMultiple1d(_PadToMultiple):
 
 @final
 class PadToMultiple2d(_PadToMultiple):
-    r"""Add zeros below and on the right until `multiple` divides height and width.
+    r"""Pad with zeros at the bottom and right until `multiple` divides height and width.
 
     Strided layers pad so if their stride does not divide the size of the input; in frozen models
     this module precedes the plain convolution.
@@ -164,7 +164,7 @@ class PadToMultiple2d(_PadToMultiple):
 
 @final
 class PadToMultiple3d(_PadToMultiple):
-    """Add zeros after depth, height and width; see :class:`PadToMultiple2d`.
+    """Pad depth, height and width with zeros; see :class:`PadToMultiple2d`.
 
     Inputs are `(batch, c, d, h, w)` or `(c, d, h, w)`.
 

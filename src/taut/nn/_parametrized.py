@@ -68,7 +68,7 @@ class AbstractParametrizedLayer(nn.Module, ABC):
 
     @abstractmethod
     def frozen(self, tensors: SharedTensors) -> nn.Module:
-        """The same layer in plain torch; pads of its own as a `Sequential` that ends in `layer`."""
+        """The same layer in plain torch; a `Sequential` ending in `layer` if it pads separately."""
 
     @property
     def fills_input(self) -> bool:
@@ -107,9 +107,9 @@ class AbstractParametrizedLayer(nn.Module, ABC):
 
         It is computed at each read: writing into it changes nothing, and raises nothing. Assign it
         instead: `layer.weight = w` sets the raw tensors, if the method can have w and w determines
-        them; else it raises a `ValueError` and changes nothing. A method of one's own needs a
-        `raw_of` for it. :class:`taut.BCOP` says which kernels it takes; :class:`taut.BCOPFixed`
-        takes every orthogonal one.
+        them; else it raises a `ValueError` and changes nothing. Methods of your own need a `raw_of`
+        for it. :class:`taut.BCOP` says which kernels it takes; :class:`taut.BCOPFixed` takes every
+        orthogonal one.
         """
         return self._amplified(read_weight(self.parametrization))
 

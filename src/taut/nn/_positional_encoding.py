@@ -12,7 +12,7 @@ from taut._sharding import draws
 
 @final
 class PositionalEncoding(nn.Module):
-    r"""Add a learned map to images of one size, so that circular layers know where they are.
+    r"""Add a learned map to images of one size, which tells circular layers the position.
 
     Layers with circular padding treat all positions alike; behind this one they need not.
 

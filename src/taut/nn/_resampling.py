@@ -82,8 +82,8 @@ class InvertibleDownsample2d(_InvertibleDownsample):
         is the inverse, bit for bit.
     Cost: one copy of the input.
 
-    Inputs are `(batch, c, h, w)` or `(c, h, w)`; outputs have `c * rows * columns` channels for
-    blocks of so many rows and columns, in the order of `torch.nn.PixelUnshuffle`.
+    Inputs are `(batch, c, h, w)` or `(c, h, w)`; outputs have `c * rows * columns` channels, where
+    `rows` and `columns` are the size of a block, in the order of `torch.nn.PixelUnshuffle`.
 
     Args:
         factor: size of a block, or a pair (rows, columns).

@@ -106,7 +106,7 @@ class Shift1d(_Shift):
 
 @final
 class Shift2d(_Shift):
-    r"""Move parts of the channels of an image by one position, each in a direction of its own.
+    r"""Shift groups of channels of an image by one position, each in its own direction.
 
     The first `moved` channels move to the next row, the next ones to the row before, two more parts
     to the next column and to the column before; all others stay. :class:`ShiftMix2d` makes a

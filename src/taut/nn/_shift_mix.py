@@ -127,7 +127,7 @@ class ShiftMix1d(_ShiftMix):
 
 @final
 class ShiftMix2d(_ShiftMix):
-    r"""3x3 convolution by two matrices and a shift: the layer of LipNeXt.
+    r"""The layer of LipNeXt: a 3x3 convolution made of two orthogonal matrices and a shift.
 
     .. math:: y = N S R x + b
 

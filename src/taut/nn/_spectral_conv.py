@@ -143,7 +143,7 @@ class _OfOneSize(nn.Module):
 
 @final
 class SpectralConv(_OfOneSize):
-    r"""A convolution, or its adjoint, as one matrix per frequency: of inputs of one size.
+    r"""Convolution or its adjoint for one input size, as one matrix per frequency.
 
     What :func:`taut.freeze` makes of layers whose kernel fills the periodic domain of its input
     (:class:`taut.Cayley` and others): matrices at half of the frequencies as buffers `real` and
@@ -196,7 +196,7 @@ class SpectralConv(_OfOneSize):
         return apply_spectral(x, self.real, self.imag, self.bias, self.geometry)
 
     def as_taps(self) -> "FullSizeConv":
-        """The same function, to rounding, as a circular convolution with as many taps as places."""
+        """The same function, up to rounding, as a circular convolution with a full-size kernel."""
         domain = self.geometry.domain(self.size)
         kernel = kernel_of_symbol(torch.complex(self.real, self.imag), domain)
         return FullSizeConv(kernel, self.bias, self.size, self.geometry)
@@ -204,7 +204,7 @@ class SpectralConv(_OfOneSize):
 
 @final
 class FullSizeConv(_OfOneSize):
-    r"""A convolution on the periodic domain of its input with a kernel of the size of the domain.
+    r"""Circular convolution with a kernel of the size of its input.
 
     What :func:`taut.export.export` writes for a :class:`SpectralConv`: plain padding, convolution,
     reshaping.

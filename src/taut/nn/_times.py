@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 @final
 class Times(nn.Module):
-    """The input times a number, of which the modulus is the Lipschitz constant.
+    """Multiply by a number, whose absolute value is the Lipschitz constant.
 
     Args:
         factor: a finite number.

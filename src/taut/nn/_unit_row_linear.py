@@ -46,7 +46,7 @@ class _UnitRows(AbstractParametrization):
 
 @final
 class UnitRowLinear(AbstractParametrizedLayer):
-    r"""Last layer of a classifier: a matrix with rows of norm 1, certified pair by pair.
+    r"""Last layer of a classifier: a matrix with unit rows, certified for each pair of classes.
 
     .. math:: z_i = \langle w_i, f(x) \rangle + b_i, \qquad \|w_i\| = 1
 

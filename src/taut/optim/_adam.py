@@ -9,7 +9,7 @@ from taut.optim._manifold import keep_on_manifold
 
 @final
 class Adam(torch.optim.AdamW):
-    r"""Adam that keeps the raw tensors of orthogonal layers orthonormal.
+    r"""Adam on the Stiefel manifold: keeps the parameters of orthogonal layers orthonormal.
 
     .. math:: V \leftarrow \pi(V - \eta\, \hat m / (\sqrt{\hat v} + \varepsilon))
 

@@ -9,7 +9,7 @@ from taut.optim._manifold import keep_on_manifold
 
 @final
 class SGD(torch.optim.SGD):
-    r"""Gradient descent that keeps the raw tensors of orthogonal layers orthonormal.
+    r"""SGD on the Stiefel manifold: keeps the parameters of orthogonal layers orthonormal.
 
     .. math:: V \leftarrow \pi(V - \eta\, m), \qquad m \leftarrow \mu m + g
 

@@ -23,7 +23,7 @@ _LARGEST = 8.0
 
 @final
 class AOL(AbstractParametrization):
-    r"""1-Lipschitz kernels of any stride and any groups: a raw kernel, rescaled channel by channel.
+    r"""1-Lipschitz kernel: a free kernel with each channel rescaled, for any stride and groups.
 
     With :math:`A_{ij} = \sum_\tau |(K^* K)_{ij, \tau}|` and :math:`T_i = \sum_j A_{ij} q_j / q_i`,
     the kernel :math:`K T^{-1/2}` has norm at most 1 for every q > 0, since :math:`K^* K \preceq T`

@@ -8,7 +8,7 @@ from taut.parametrizations._composed import AbstractStepped, Order
 
 @final
 class BCOP(AbstractStepped):
-    r"""Orthogonal convolution: an orthogonal matrix times two-tap steps :math:`[P, I-P]`.
+    r"""Orthogonal kernel: an orthogonal matrix times orthogonal steps of two taps.
 
     .. math:: K = U(H * [P_1, I-P_1] * [Q_1, I-Q_1] * [I-P_2, P_2] * \dots) * [R_1, I-R_1] * \dots
 

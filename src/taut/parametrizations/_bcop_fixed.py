@@ -14,7 +14,7 @@ from taut.parametrizations._orthogonal import Orthogonal
 
 @final
 class BCOPFixed(AbstractParametrization):
-    r"""The kernel of a fresh :class:`taut.BCOP`, never trained: a baseline for training kernels.
+    r"""Orthogonal kernel drawn as a random BCOP kernel and never trained: a baseline.
 
     The kernel is a buffer, not a parameter: optimisers do not see it, distributed training does not
     wait for its gradient, and checkpoints contain it. Any orthogonal kernel may be assigned. It

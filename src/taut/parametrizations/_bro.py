@@ -13,7 +13,7 @@ from taut.parametrizations._spectral import AbstractSpectral
 
 @final
 class BRO(AbstractSpectral):
-    r"""Orthogonal kernel of the size of the input: a reflection of low rank at each frequency.
+    r"""Orthogonal kernel of the size of the input: a low-rank reflection at each frequency.
 
     At each frequency :math:`Q = I - 2 B B^*` with an orthonormal basis B of the symbol of a raw
     kernel of `rank` columns: a Hermitian unitary matrix that reflects the range of B. It is never

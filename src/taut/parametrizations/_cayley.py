@@ -15,7 +15,7 @@ _LIMIT = 16.0
 
 @final
 class Cayley(AbstractSpectral):
-    r"""Orthogonal kernel of the size of the input: Cayley's transform of a raw kernel's symbol.
+    r"""Orthogonal kernel of the size of the input: a Cayley transform at each frequency.
 
     At each frequency, :math:`Q = (I - A) (I + A)^{-1}` with a skew-Hermitian A, the difference of
     the symbol of :math:`g W / \|W\|_F` and its adjoint; see :func:`taut.linalg.unitary.cayley` for

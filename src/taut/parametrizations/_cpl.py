@@ -10,12 +10,13 @@ from taut.parametrizations._hidden_kernel import AbstractHiddenKernel
 
 @final
 class CPL(AbstractHiddenKernel):
-    r"""1-Lipschitz kernels W / bound for residual layers, of any raw kernel W.
+    r"""1-Lipschitz kernel for residual layers: a free kernel divided by a proven bound of its norm.
 
-    The bound is proven and differentiable: with :math:`G = W^* W`, :math:`\|W\|^4 = \|G * G\|` is
-    at most the spectral radius of the absolute values of :math:`G * G`, summed over the taps. In
-    :class:`taut.nn.PotentialResidual2d` the bound is the hidden scale as well: the layer is
-    :math:`x - 2 W^* \sigma(W x + b) / \mathrm{bound}^2`, the convex potential layer.
+    With the free kernel W, the weight is W / bound. The bound is proven and differentiable: with
+    :math:`G = W^* W`, :math:`\|W\|^4 = \|G * G\|` is at most the spectral radius of the absolute
+    values of :math:`G * G`, summed over the taps. In :class:`taut.nn.PotentialResidual2d` the bound
+    is the hidden scale as well: the layer is :math:`x - 2 W^* \sigma(W x + b) / \mathrm{bound}^2`,
+    the convex potential layer.
 
     Guarantee: every singular value of the operator is at most 1, on every input size, with circular
         or zero padding, any stride, dilation and groups. Orthogonal kernels stay as they are. The

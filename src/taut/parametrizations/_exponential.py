@@ -12,10 +12,10 @@ from taut.parametrizations._base import AbstractParametrization
 
 @final
 class Exponential(AbstractParametrization):
-    r"""Semi-orthogonal matrix :math:`\exp(A)` of a skew matrix :math:`A = R - R^\top`, cropped.
+    r"""Semi-orthogonal matrix: the exponential of a skew-symmetric matrix, cropped.
 
-    R is square, of the larger of the two feature counts n; the weight is the upper left part of the
-    exponential. It is the identity at R = 0.
+    The weight is the upper left part of :math:`\exp(A)` with :math:`A = R - R^\top`. R is square,
+    with as many rows as the larger feature count n. At R = 0 the weight is the identity.
 
     The exponential of a matrix of large norm is lost to rounding. Every rotation is that of an A
     of norm at most :math:`\pi`, whose rows have sums of moduli of at most :math:`\pi \sqrt n`.

@@ -13,12 +13,12 @@ from taut.parametrizations._composed import AbstractComposed, CoreCosts, Order, 
 
 @final
 class FiniteReflector(AbstractComposed):
-    r"""Orthogonal convolution: a block reflector, :math:`K = \delta - 2 V * V^\top`.
+    r"""Orthogonal kernel: a block reflector built from a thin orthogonal kernel.
 
-    V is an orthogonal kernel from `rank` channels to c, made as in :class:`taut.BCOP`, of
-    :math:`\lceil k / 2 \rceil` taps an axis. K is symmetric and its own inverse, with `rank`
-    eigenvalues -1 at each frequency. It is the reflector of BRO (Lai et al., 2025) without a
-    Fourier transform: of finite size, for inputs of every size.
+    The kernel is :math:`K = \delta - 2 V * V^\top`, where V is an orthogonal kernel from `rank`
+    channels to c, made as in :class:`taut.BCOP`, of :math:`\lceil k / 2 \rceil` taps an axis. K is
+    symmetric and its own inverse, with `rank` eigenvalues -1 at each frequency. It is the reflector
+    of BRO (Lai et al., 2025) without a Fourier transform: of finite size, for inputs of every size.
 
     *Other sizes.* Rows or columns are dropped if there are more inputs or outputs. A stride s works
     on the channels of its patches, with :math:`\lfloor k/s \rfloor` taps. Of an even number of taps

@@ -12,10 +12,10 @@ from taut.parametrizations._base import AbstractParametrization
 
 @final
 class Householder(AbstractParametrization):
-    r"""Semi-orthogonal matrix: a product of reflections :math:`I - 2 v v^\top / v^\top v`, cropped.
+    r"""Semi-orthogonal matrix: a product of Householder reflections, cropped.
 
-    The columns of the raw matrix V are the vectors :math:`v_1 .. v_r`. Their product is one matrix,
-    the compact WY form
+    The columns of the raw matrix V are the vectors :math:`v_1 .. v_r` of reflections :math:`H_i = I
+    - 2 v_i v_i^\top / v_i^\top v_i`. Their product is one matrix, the compact WY form
 
     .. math:: H_1 \cdots H_r = I - V T V^\top, \qquad
         T^{-1} = \mathrm{triu}(V^\top V, 1) + \tfrac12 \mathrm{diag}(V^\top V)

@@ -12,7 +12,7 @@ from taut.parametrizations._base import AbstractParametrization
 
 @final
 class LiRes(AbstractParametrization):
-    r"""A linear residual block as one kernel: the identity plus a free kernel.
+    r"""Kernel of a linear residual block: the identity plus a free kernel.
 
     .. math:: K = \delta + \gamma W / \sqrt{depth}
 

@@ -10,7 +10,7 @@ from taut.parametrizations._spectral import AbstractKernelSpectral
 
 @final
 class LOT(AbstractKernelSpectral):
-    r"""Orthogonal kernel of the size of the input: the polar factor of a raw kernel's symbol.
+    r"""Orthogonal kernel of the size of the input: the polar factor at each frequency.
 
     At each frequency :math:`Q = (\hat V \hat V^*)^{-1/2} \hat V`, the unitary matrix nearest to
     :math:`\hat V`; of a matrix, its polar factor. It starts near the identity, since the raw kernel

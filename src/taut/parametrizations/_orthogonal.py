@@ -16,7 +16,7 @@ from taut.parametrizations._kept import is_own_basis
 
 @final
 class Orthogonal(AbstractParametrization):
-    r"""Semi-orthogonal matrix: the orthonormal basis Q of the raw matrix, transposed if wide.
+    r"""Semi-orthogonal matrix: the Q factor of a free matrix, transposed if wide.
 
     Guarantee: :math:`W W^\top = I` or :math:`W^\top W = I`, whichever the shape allows, for every
         finite raw matrix (see :func:`taut.linalg.bases.orthonormal_basis`).

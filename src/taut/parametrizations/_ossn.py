@@ -25,7 +25,7 @@ _NUDGE = 1e-3
 
 @final
 class OSSN(AbstractParametrization):
-    r"""Kernel divided by an estimate of its operator's norm, where that exceeds 1.
+    r"""Free kernel divided by an estimate of its spectral norm, if that exceeds 1.
 
     .. math:: W = K / \max(1, \hat\sigma), \qquad \hat\sigma = \langle u, K v \rangle
 

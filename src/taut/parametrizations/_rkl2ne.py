@@ -12,7 +12,7 @@ from taut.parametrizations._reshaped import as_kernel, as_matrix, overlap, resha
 
 @final
 class RKL2NE(AbstractParametrization):
-    r"""1-Lipschitz convolution: the reshaped kernel over the root of a norm of its Gram matrices.
+    r"""1-Lipschitz kernel: a free kernel divided by a norm bound from its Gram matrices.
 
     .. math:: K = A \big/ \sqrt{\textstyle\prod_i \lceil k_i / s_i \rceil \cdot
         \min(\|A A^\top\|_\infty, \|A^\top A\|_\infty)}

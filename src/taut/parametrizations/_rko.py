@@ -12,7 +12,7 @@ from taut.parametrizations._reshaped import as_kernel, as_matrix, overlap, resha
 
 @final
 class RKO(AbstractParametrization):
-    r"""1-Lipschitz convolution: the kernel as one orthonormal matrix, divided by its patch overlap.
+    r"""1-Lipschitz kernel: an orthonormal reshaped kernel divided by its patch overlap.
 
     The kernel reshaped to `(out_channels, in_channels * taps)` is semi-orthogonal. Every input
     position is in at most :math:`p = \prod_i \lceil k_i / s_i \rceil` patches, so the map from the

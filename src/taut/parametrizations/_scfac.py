@@ -7,7 +7,7 @@ from taut.parametrizations._composed import AbstractStepped, Order
 
 @final
 class SCFac(AbstractStepped):
-    r"""Orthogonal convolution: an orthogonal matrix times the two-tap steps of one axis, the next.
+    r"""Orthogonal kernel: an orthogonal matrix times two-tap steps along one axis, then the next.
 
     .. math:: K = U(H * [P_1, I-P_1] * [I-P_2, P_2] * \dots * [Q_1, I-Q_1] * [I-Q_2, Q_2] * \dots)
 

@@ -20,12 +20,13 @@ _RANGE = 8.0
 
 @final
 class SLL(AbstractHiddenKernel):
-    r"""1-Lipschitz kernels :math:`T^{-1/2} W` for residual layers, of any raw kernel W.
+    r"""1-Lipschitz kernel for residual layers: a free kernel with each output rescaled.
 
-    With :math:`T_i = \sum_j \sum_\tau |(W W^*)_{ij, \tau}| \, q_j / q_i`, i and j over the outputs,
-    :math:`W W^* \preceq T` for every q > 0 (diagonal dominance), so that :math:`C = T^{-1/2} W` has
-    norm at most 1. In :class:`taut.nn.PotentialResidual2d` the hidden scale is :math:`\sqrt T`:
-    the layer is :math:`x - 2 W^* T^{-1} \sigma(W x + b)`, the SDP-based Lipschitz layer.
+    The kernel is :math:`C = T^{-1/2} W`, for any raw kernel W. With :math:`T_i = \sum_j \sum_\tau
+    |(W W^*)_{ij, \tau}| \, q_j / q_i`, i and j over the outputs, :math:`W W^* \preceq T` for every
+    q > 0 (diagonal dominance), so that :math:`C = T^{-1/2} W` has norm at most 1. In
+    :class:`taut.nn.PotentialResidual2d` the hidden scale is :math:`\sqrt T`: the layer is :math:`x
+    - 2 W^* T^{-1} \sigma(W x + b)`, the SDP-based Lipschitz layer.
 
     Guarantee: every singular value of the operator is at most 1, on every input size, with circular
         or zero padding, any stride, dilation and groups. The kernel does not depend on the size of

@@ -10,7 +10,7 @@ from taut.parametrizations._spectral import AbstractKernelSpectral
 
 @final
 class SpectralQR(AbstractKernelSpectral):
-    r"""Orthogonal kernel of the size of the input: an orthonormal basis of a raw kernel's symbol.
+    r"""Orthogonal kernel of the size of the input: the Q factor at each frequency.
 
     At each frequency Q of :math:`\hat V = Q R`, with a real diagonal of R, >= 0: Gram and Schmidt's
     basis of the columns, or of the rows where there are fewer of them. It starts near the identity.

@@ -23,7 +23,7 @@ _NUMERICAL_EPS = 1e-12
 
 @final
 class SVCM(AbstractParametrization):
-    r"""Unconstrained kernel, projected every few steps towards operators of norm at most 1.
+    r"""Free kernel, projected every few steps towards spectral norm at most 1.
 
     A round of the projection transforms the kernel to the frequencies of a periodic domain, clips
     every singular value to at most 1 at each of them, and cuts the result back to the taps of the

@@ -37,7 +37,7 @@ __all__ = [
 
 
 def trace(model: nn.Module, input_shape: tuple[int, ...], *, through: bool = False) -> Program:
-    """Write a model down: the operations that its forward calls, with copies of its weights.
+    """Trace a model: record the operations that its forward calls, with copies of its weights.
 
     The forward is run for real, on a few random inputs; see docs/certificates.md for what is
     followed and what is refused.
@@ -73,7 +73,7 @@ def _checked_operators(program: Program) -> Program:
 def checked_program(
     graph: Mapping[str, Any], shape: tuple[int, ...], tensors: Mapping[str, Tensor]
 ) -> Program:
-    """The program that a file writes down, if it is one that a model can have.
+    """The program of a file, checked to be one that a model can have.
 
     It is run and recorded: what is recorded must be what the file says, operation by operation,
     argument by argument and tensor by tensor.
@@ -89,15 +89,13 @@ def checked_program(
     """
     program = program_from(graph, _checked_shape(shape), tensors)
     if canonical(program.content()) != canonical(graph):
-        raise ValueError("The graph says more, or other things, than graphs do.")
+        raise ValueError("The graph holds invalid entries.")
     _check_shapes(program)
     again = trace(ProgramModule(_wide(program)), program.input_shape)
     said, recorded = _numbered(program), _numbered(again)
     for node, one, other in zip(program.nodes, said, recorded, strict=False):
         if one != other:
-            raise ValueError(
-                f"`{node.name}` ({node.op}) does not compute what the graph says of it."
-            )
+            raise ValueError(f"`{node.name}` ({node.op}) does not compute what the graph states.")
     same = len(said) == len(recorded) and all(
         torch.equal(program.tensors[a].to(again.tensors[b].dtype), again.tensors[b])
         for one, other in zip(program.nodes, again.nodes, strict=True)
@@ -181,8 +179,8 @@ def _check_operator(site: Site) -> None:
     expected = operator.apply(slices).reshape(moved.shape)
     if not torch.allclose(moved, expected, 1e-5, 1e-5 * float(expected.abs().max())):
         raise UnprovenError(
-            f"`{site.node.name}` ({site.node.type}) has an operator that is far from what the "
-            "model computes: the op gives another one than its forward."
+            f"`{site.node.name}` ({site.node.type}) has an operator that differs from the "
+            "output of the model: its op and its forward disagree."
         )
 
 
@@ -196,7 +194,7 @@ def lipschitz_bound(
     seconds: float | None = None,
     progress: Progress | None = None,
 ) -> LipschitzBound:
-    r"""Proven upper bound of the l2 Lipschitz constant of a model.
+    r"""Prove an upper bound of the l2 Lipschitz constant of a model.
 
     Affine neighbours (convolutions, matrices, batch norms in eval mode, factors, pools, sums) are
     composed before they are bounded; what is split and joined is followed by parts; everything
@@ -245,7 +243,7 @@ def lipschitz_bound(
 
 @gathers
 def verifiable_bound(model: nn.Module, input_shape: tuple[int, ...]) -> LipschitzBound:
-    """The plain product of the layers, by proofs that others repeat quickly, see `prove`.
+    """The product of the layer bounds, from proofs that are quick to verify; see `prove`.
 
     Example:
         >>> float(verifiable_bound(nn.ReLU(), (3,)))
@@ -261,7 +259,7 @@ def bound_of(
     effort: Effort | None = None,
     progress: Progress | None = None,
 ) -> LipschitzBound:
-    """The bound of a program that was rewritten already; see `lipschitz_bound`."""
+    """The bound of a program that is already rewritten; see `lipschitz_bound`."""
     effort = effort or Effort()
     norms = Norms(effort, progress)
     slopes = Slopes(
@@ -294,7 +292,7 @@ def _row(slopes: Slopes, step: Step) -> LayerBound | None:
 
 @gathers
 def singular_values(module: nn.Module, input_shape: tuple[int, ...]) -> Float[Tensor, " s"]:
-    r"""Exact singular values of a linear module, of its operator on inputs of one shape.
+    r"""Compute the exact singular values of a linear module as an operator on inputs of one shape.
 
     The operator is what forward does, with padding, stride, dilation and groups, without the bias.
     Convolutions and matrices go by their own spectrum; any other affine module, and any model made

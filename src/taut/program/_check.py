@@ -69,9 +69,7 @@ def check_model(model: nn.Module) -> None:
     if kind in _WRAPPERS:
         raise UnprovenError(f"`model` is a {kind}, which wraps a model; pass {_WRAPPERS[kind]}.")
     if isinstance(model, torch.jit.ScriptModule):
-        raise UnprovenError(
-            "`model` is a script, whose forward cannot be followed; pass the module."
-        )
+        raise UnprovenError("`model` is a script, whose forward cannot be traced; pass the module.")
     reason = reason_against(model)
     if reason is not None:
         raise UnprovenError(f"`model` ({kind}) has no proven bound: {reason}.")
@@ -106,7 +104,7 @@ def _compare_programs(first: Program, second: Program) -> None:
     )
     if not same:
         raise UnprovenError(
-            "The model computes something else in each call, so that it cannot be followed: it "
+            "The model computes a different function in each call, so it cannot be traced: it "
             "draws random numbers, counts its calls, or depends on the size of the batch."
         )
 
@@ -114,9 +112,7 @@ def _compare_programs(first: Program, second: Program) -> None:
 def _compare_calls(model: nn.Module, program: Program, x: Tensor) -> None:
     whole = _call(model, x)
     if not _equal(whole, _call(model, x)):
-        raise UnprovenError(
-            "The model computes something else in each call: it is not deterministic."
-        )
+        raise UnprovenError("The model is not deterministic: two calls give different outputs.")
     check_agreement(whole, replay(program, x), x)
     for sizes in ([1, len(x) - 1], [2, len(x) - 2]):
         parts = [_call(model, part) for part in x.split(sizes)]
@@ -131,7 +127,7 @@ def _compare_calls(model: nn.Module, program: Program, x: Tensor) -> None:
 
 
 def check_precision(model: nn.Module, program: Program) -> None:
-    """Refuse a program whose float64 execution is far from what the model computes."""
+    """Refuse a program whose float64 outputs differ too much from those of the model."""
     x = _samples(_SCALES[:2], program.input_shape, _like(model), seed=0)
     with torch.no_grad():
         check_agreement(_call(model, x), replay(program, wide(x)), x)
@@ -163,7 +159,7 @@ def wide(x: Tensor) -> Tensor:
 
 
 def check_agreement(computed: Tensor, expected: Tensor, x: Tensor) -> None:
-    """Refuse a program that is not the model: outputs that differ by more than rounding does.
+    """Refuse a program whose outputs differ from those of the model by more than rounding.
 
     Args:
         computed: outputs of one.
@@ -184,8 +180,8 @@ def check_agreement(computed: Tensor, expected: Tensor, x: Tensor) -> None:
         if bool((close | (a == b) | (a.isnan() & b.isnan()) | ~b.isfinite()).all()):
             return
     raise UnprovenError(
-        "The model computes something else than the program that was recorded from it, or mixes "
-        "the samples of a batch; it cannot be followed. (Or float32 breaks down on such inputs.)"
+        "The model differs from the program that was recorded from it, or mixes "
+        "the samples of a batch; it cannot be traced. (Or float32 breaks down on such inputs.)"
     )
 
 

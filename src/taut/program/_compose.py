@@ -68,7 +68,7 @@ FORMATS = {
 @final
 @dataclass(frozen=True)
 class Layer:
-    """One row of a certificate: what one node of the program may do, and why.
+    """One row of a certificate: the bounds of one node, with the proof.
 
     Attributes:
         name: of the node.
@@ -104,11 +104,11 @@ class Layer:
 
     @property
     def bound(self) -> float:
-        """The largest of the gains, what the row of a table shows."""
+        """The largest of the gains, which tables show."""
         return max(self.gains, default=0.0)
 
     def rounded(self, rounding: Rounding | None) -> "Layer":
-        """The row with what its rounding rule promises; in real arithmetic there is none."""
+        """The row with its rounding bounds; none in real arithmetic."""
         if rounding is None:
             return replace(self, absolutes=self.gains)
         absolutes = tuple(max(rounding.absolute, gain) for gain in self.gains)
@@ -121,7 +121,7 @@ class Layer:
         )
 
     def widened(self) -> "Layer":
-        """The row with bounds so large that another machine's proof confirms them."""
+        """The row with slightly larger bounds, so that a proof on another machine confirms them."""
         return replace(
             self,
             gains=tuple(widened(gain, self.rows) for gain in self.gains),
@@ -133,7 +133,7 @@ class Layer:
 @final
 @dataclass
 class Composed:
-    """What the rows of a program amount to.
+    """The composed bounds of a program.
 
     Attributes:
         lipschitz: of the logits.
@@ -274,7 +274,7 @@ def compose(
 
 
 def widened(value: float, rows: int = 0) -> float:
-    """A bound made larger by 2^-40 of itself, so that another proof confirms it, too.
+    """A bound enlarged by the factor 1 + 2^-40, so that other proofs confirm it.
 
     By more for matrices of 4 rows or more: the rounding of a Cholesky factor grows with the square
     of their number.
@@ -291,7 +291,7 @@ def widened(value: float, rows: int = 0) -> float:
 
 
 def row(layer: Layer) -> dict[str, Any]:
-    """The row as it stands in a certificate.
+    """The row in the form that a certificate holds.
 
     Example:
         >>> row(Layer("relu", "ReLU", ("fc",), (1.0,), "slope at most 1"))["bound"]

@@ -14,7 +14,7 @@ __all__ = ["Composition", "composition_of"]
 @final
 @dataclass(frozen=True, eq=False)
 class Composition:
-    """A proof of a program, as certificates have it.
+    """The proof of a program, in the form that certificates hold.
 
     Attributes:
         layers: one row for each operation, with room for another's proof.

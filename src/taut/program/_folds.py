@@ -58,7 +58,7 @@ class Fold:
         return "follow_parts" if self.proof == _PARTS else "compose_affine"
 
     def content(self) -> dict[str, Any]:
-        """The fold as it stands in a certificate."""
+        """The fold in the form that a certificate holds."""
         return {
             "name": self.name,
             "input": self.input,

@@ -33,7 +33,7 @@ cheapest within the next."""
 @final
 @dataclass(frozen=True)
 class Effort:
-    """What may be spent.
+    """The time and the work that a proof may take.
 
     Attributes:
         seconds: time for all bounds; None for no limit.

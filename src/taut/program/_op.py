@@ -58,7 +58,7 @@ _T = TypeVar("_T", bound="AbstractOp")
 
 
 class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not state
-    """All that taut knows of one operation; what is not stated is refused by name.
+    """Everything that taut knows of one operation; missing rules raise an error with its name.
 
     State either `gains` or, where the operation is linear in one input (up to a bias), `operator`.
 
@@ -103,15 +103,15 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         return ComputedKernel.of(operator) if isinstance(operator, ConvOperator) else None
 
     def curvatures(self, site: Site) -> tuple[float, float] | None:
-        """For a function of each entry, between what its second derivative is; None if unknown."""
+        """Bounds of the second derivative of an elementwise function; None if unknown."""
         return None
 
     def gains(self, site: Site) -> tuple[Gain, ...]:
-        """Lipschitz constant in each input; as a `NormBound` where the proof is one of its own."""
+        """Lipschitz constant in each input; a `NormBound` if it has its own proof."""
         raise UnprovenError("it has no proven bound")
 
     def rounding(self, site: Site) -> Rounding:
-        """How far the computed operation may be from the exact one."""
+        """Bound of the rounding error of the computed operation."""
         operator = self.operator(site)
         if operator is not None:
             return operator_rounding(operator, site)
@@ -123,7 +123,7 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         )
 
     def run(self, site: Site, *x: Tensor) -> Tensor:
-        """The operation on batches, in their precision: what is certified, and what files do."""
+        """Run the operation on batches, in their precision, as the certified program does."""
         return _module_in(site, self.target, x[0].dtype)(*x)
 
     def emit(self, e: Any, site: Site, *x: str) -> None:
@@ -131,7 +131,7 @@ class AbstractOp(ABC):  # noqa: B024 - it refuses whatever a class does not stat
         raise ValueError("it has no form in ONNX")
 
     def parts(self, site: Site) -> tuple[Node, ...]:
-        """The operations that it is made of, the last with its name; none by default.
+        """The simpler operations of which this one consists; none by default.
 
         They are what runs, and what files hold, of which a pass makes the operation again.
         """
@@ -260,7 +260,7 @@ def op_of(module: nn.Module, name: str) -> AbstractOp:
 def captures(
     *names: str, kind: str = "", fallback: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Say what calls of functions of torch are in a program.
+    """Register how calls of torch functions appear in a program.
 
     Args:
         names: as torch, torch.nn.functional and Tensor have them; the variants that write in place
@@ -285,7 +285,7 @@ def captures(
 
 
 def reads(kind: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Say which function of torch a node of ONNX is: of its inputs, and of its attributes by name.
+    """Register the torch function of an ONNX node, given its inputs and its attributes by name.
 
     Reading a file is recording the model that these functions make. Constants that are whole
     numbers come as lists.

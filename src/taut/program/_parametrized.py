@@ -16,7 +16,7 @@ def has_parametrizations(model: nn.Module) -> bool:
 
 
 def with_plain_weights(model: nn.Module) -> nn.Module:
-    """A copy in which each parametrized weight is a plain one, read once; the model stays as it is.
+    """A copy of a model with a plain tensor for each parametrized weight, read once.
 
     Raises:
         ValueError: if the model cannot be copied.

@@ -64,7 +64,7 @@ class Node:
 @final
 @dataclass(frozen=True, eq=False)
 class Site:
-    """A node with all that its operation may ask for.
+    """A node with its arguments, shapes and tensors.
 
     Attributes:
         node: the node.
@@ -97,7 +97,7 @@ class Site:
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class Program:
-    """A model, written down: what every proof, file and execution of it is made from.
+    """The graph of a model, from which every proof, file and execution is derived.
 
     Attributes:
         nodes: each after those that it reads.
@@ -198,7 +198,7 @@ def program_from(graph: Mapping[str, Any], shape: Shape, tensors: Mapping[str, T
             what = f"`{missing[0]}` is read before it is there" if missing else "is there twice"
             raise ValueError(f"`{entry['name']}` cannot be read: {what}.")
         if not all(type(n) is int and n >= 1 for n in (*entry["shape"], *shape)):
-            raise ValueError(f"`{entry['name']}` has a shape that is none.")
+            raise ValueError(f"`{entry['name']}` has an invalid shape.")
         known.add(entry["name"])
         nodes.append(
             Node(

@@ -15,7 +15,7 @@ __all__ = ["LayerBound", "LipschitzBound", "UnprovenError"]
 
 @final
 class UnprovenError(NotImplementedError, ValueError):
-    """Something in the model has no proven bound; the message names it and what to do.
+    """A part of the model has no proven bound; the message names the part and a remedy.
 
     Also a ValueError, so that code that shows wrong input to a user in one sentence shows this too.
 
@@ -27,7 +27,7 @@ class UnprovenError(NotImplementedError, ValueError):
 @final
 @dataclass(frozen=True)
 class LayerBound:
-    """One row of a bound: by how much a layer, or a place where branches meet, multiplies it.
+    """One row of a bound: the factor of a layer, or of a sum or concatenation of branches.
 
     Attributes:
         name: of the layer, the last one of several that were composed.

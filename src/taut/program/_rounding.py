@@ -18,7 +18,7 @@ __all__ = ["EXACT", "Rounding", "norm_upper", "operator_rounding"]
 @final
 @dataclass(frozen=True)
 class Rounding:
-    r"""How far a computed operation may be from the exact one.
+    r"""Bound of the rounding error of an operation.
 
     Let f be the operation in real arithmetic and :math:`\hat f` the same as it is executed with
     unit roundoff u, in any order of summation, with or without fused operations. Promised is

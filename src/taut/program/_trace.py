@@ -98,7 +98,7 @@ class _Bypass(UncompiledMode):
         if not self.recorder.depth and any(map(self.recorder.holds, tensors_in((args, kwargs)))):
             self.recorder.refused = UnprovenError(
                 f"The forward runs {func} outside of the functions of torch (in a script, an "
-                "extension, or with overrides disabled), where it cannot be followed."
+                "extension, or with overrides disabled), where it cannot be traced."
             )
             raise self.recorder.refused
         return func(*args, **kwargs)

@@ -18,7 +18,7 @@ from taut.theory._kernels import orthogonal_taps, square_taps
 @final
 @dataclass(frozen=True)
 class Component:
-    r"""What no continuous change of an orthogonal kernel alters: :math:`\det W(z) = \pm z^m`.
+    r"""The connected component of an orthogonal kernel, given by :math:`\det W(z) = \pm z^m`.
 
     Attributes:
         sign: 1 or -1, the determinant at z = 1.
@@ -136,7 +136,7 @@ def determinant_curve(
 
 
 def winding_estimate(kernel: Tensor, *, axis: int = 0) -> int:
-    """How often the determinant goes round 0, from the angles between points of a grid.
+    """Estimate of the winding number of the determinant around 0, from a grid of angles.
 
     Independent of :func:`component`, and defined for kernels that are not orthogonal. Wrong where
     the determinant comes near 0 between the points.
@@ -158,7 +158,7 @@ def winding_estimate(kernel: Tensor, *, axis: int = 0) -> int:
 
 
 def components(channels: int, kernel_size: tuple[int, ...]) -> Iterator[Component]:
-    r"""All values that :func:`component` can take.
+    r"""All possible values of :func:`component`.
 
     The taps of an orthogonal kernel have :math:`\sum_j \|K_j\|_F^2 = c`, so each winding number is
     one of 0, ..., (k - 1) c; :func:`representative` shows that each occurs. In one axis these are

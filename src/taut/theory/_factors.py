@@ -160,7 +160,7 @@ def _rank(values: Tensor, wanted: int) -> int:
 
 
 def embed(factors: Factorisation) -> Factorisation:
-    r"""The same convolution within twice the channels, all projectors of half rank.
+    r"""Embed a convolution in twice the channels, where all projectors have half rank.
 
     :math:`H' = H \oplus H` and :math:`P_i' = P_i \oplus (I - P_i)`, of rank c whatever the ranks.
     The first c output channels of K' are K of the first c input channels,

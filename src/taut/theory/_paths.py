@@ -140,6 +140,6 @@ def connect(start: Tensor, end: Tensor) -> KernelPath:
     first, second = component(start), component(end)
     if first != second:
         raise ValueError(
-            f"No path of orthogonal kernels joins `start` and `end`: {first} and {second}."
+            f"No path of orthogonal kernels connects `start` and `end`: {first} and {second}."
         )
     return KernelPath(*(_Half.of(factorise(k.double()), first.sign) for k in (start, end)))

@@ -40,7 +40,7 @@ def save_checkpoint(
 ) -> None:
     """Write the finished model, :func:`taut.projected`, then the state to resume from.
 
-    A crash in between leaves an older state, from which training comes to the same model again.
+    A crash in between leaves an older state, from which training reaches the same model.
     """
     weights = model.state_dict()
     moments = {

@@ -14,7 +14,7 @@ _GPUS = tuple(name for name in get_args(Device) if name not in ("auto", "cpu"))
 
 
 def choose_device(device: Device) -> torch.device:
-    """The torch device of a name; "auto" is a GPU if there is one.
+    """The torch device for a name; "auto" is a GPU if there is one.
 
     Raises:
         ValueError: if torch finds no such device.

@@ -15,12 +15,12 @@ import torch
 
 from taut._arguments import whole
 from taut.certification import prove
-from taut.data import StreamedDataset
 from taut.training._devices import Device, choose_device, forked_random, peak_memory
-from taut.training._loop import Trainer, check_fit, check_launch
+from taut.training._loop import Trainer, check_launch
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import Run
+from taut.training._validation import check_fit
 
 _ALONE = Launch()
 
@@ -28,7 +28,7 @@ _ALONE = Launch()
 @final
 @dataclass(frozen=True)
 class DryRun:
-    """What the first steps of a training gave and needed.
+    """Loss, time and memory of the first steps of a training run.
 
     Args:
         data: how reports name the data set.
@@ -63,7 +63,7 @@ def dry_run(
     launch: Launch = _ALONE,
     steps: int = 2,
 ) -> DryRun:
-    """Take the first steps of :func:`taut.training.train`, and leave nothing behind.
+    """Take the first steps of :func:`taut.training.train` without writing files.
 
     They are those of a run in an empty folder, with the data, the batch size and the settings of
     the recipe; then the bound is proven. Decoded pictures are kept in the cache folder as always.
@@ -84,7 +84,7 @@ def dry_run(
         >>> recipe = Recipe(name="brief", dataset="fashion-mnist-subset", batch_size=20)
         >>> tried = dry_run(recipe, device="cpu")
         >>> len(tried.losses), tried.steps_per_epoch, round(tried.bound, 4)
-        (2, 100, 1.0)
+        (2, 90, 1.0)
     """
     whole("steps", steps)
     check_launch(recipe, launch)
@@ -96,10 +96,8 @@ def dry_run(
         check_fit(recipe, data)
         torch.manual_seed(recipe.seed)
         trainer = Trainer(run, data, processes, launch.share_weights)
-        if isinstance(trainer.data, StreamedDataset):
-            with closing(trainer.data):
-                return _tried(trainer, steps)
-        return _tried(trainer, steps)
+        with closing(trainer):
+            return _tried(trainer, steps)
 
 
 def _tried(trainer: Trainer, steps: int) -> DryRun:

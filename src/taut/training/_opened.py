@@ -96,6 +96,6 @@ class OpenedRun:
 
 
 def check_limit(limit: int) -> None:
-    """Refuse to look at no image."""
+    """Refuse a limit below one image."""
     if limit < 1:
         raise ValueError(f"`limit` must be at least 1; got {limit}.")

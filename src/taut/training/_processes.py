@@ -18,7 +18,7 @@ from taut.training._devices import fabric_options
 @final
 @dataclass(frozen=True)
 class Launch:
-    """How many processes train, one a device.
+    """The number of training processes, one per device.
 
     `torchrun` and Slurm's `srun` set the numbers themselves: leave the defaults, or repeat theirs.
 
@@ -51,7 +51,7 @@ class Launch:
             raise ValueError(f"`workers` must be at least 0; got {self.workers}.")
 
     def resolve(self) -> "Launch":
-        """These numbers, or those of `torchrun` or Slurm, if it started this process.
+        """These numbers, or those of `torchrun` or Slurm if it started this process.
 
         Raises:
             ValueError: if the two contradict each other.
@@ -90,11 +90,11 @@ def _leave() -> None:
 
 @final
 class OtherProcessFailed(RuntimeError):
-    """The first process failed at what all wait for; its own message says why."""
+    """The first process failed while others waited for it; its own message says why."""
 
 
 def is_first_process() -> bool:
-    """Whether this process is the one that writes and prints, by its environment.
+    """Whether this process writes and prints: the first one, by its environment.
 
     Example:
         >>> is_first_process()

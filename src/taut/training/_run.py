@@ -25,6 +25,7 @@ from taut.training._recipe import Recipe
 RECIPE = "recipe.json"
 ORIGIN = "run.json"
 METRICS = "metrics.csv"
+TEST = "test.json"
 LOCK = ".lock"
 MODEL = "model.safetensors"
 STATE = "state.safetensors"
@@ -45,7 +46,7 @@ class Run:
     Example:
         >>> Run.open("no-such-run")
         Traceback (most recent call last):
-        FileNotFoundError: no-such-run is no run folder: it has no recipe.json.
+        FileNotFoundError: no-such-run is not a run folder: it has no recipe.json.
     """
 
     path: Path
@@ -72,7 +73,7 @@ class Run:
         """
         folder = Path(path)
         if not (folder / RECIPE).is_file():
-            raise FileNotFoundError(f"{folder} is no run folder: it has no {RECIPE}.")
+            raise FileNotFoundError(f"{folder} is not a run folder: it has no {RECIPE}.")
         recipe = read_recipe(folder / RECIPE)
         origin, workers = _read_origin(folder / ORIGIN)
         return cls(folder, recipe, origin if data_dir is None else Path(data_dir), workers)
@@ -100,19 +101,19 @@ class Run:
         return model.to(device).eval()
 
     def initial_model(self, device: torch.device | str = "cpu") -> nn.Module:
-        """The model that training started from, rebuilt from the seed, in eval mode."""
+        """The initial model, rebuilt from the seed, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.recipe.seed)
             return self.recipe.build_model().to(device).eval()
 
     def dataset(self) -> Dataset:
-        """The data set it was trained on, in memory."""
+        """The data set it was trained on, in memory; `train` with what was held out of it."""
         recipe = self.recipe
         options = {"holdout": recipe.holdout, "shape": recipe.image_shape, "draft": recipe.draft}
         return load(recipe.dataset, self.data_dir, **options)
 
     def data(self) -> Dataset | StreamedDataset:
-        """The same, streamed from disk if the run streams it."""
+        """The data set, streamed from disk if the run streams it."""
         if self.workers is None:
             return self.dataset()
         recipe, workers = self.recipe, self.workers
@@ -120,7 +121,11 @@ class Run:
         return stream(recipe.dataset, self.data_dir, workers=workers, **options)
 
     def history(self) -> list[EpochRow]:
-        """One row per epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
+        """One row per epoch, as in metrics.csv; `epoch` and `step` are whole numbers.
+
+        Accuracies are those of the images held out for validation, or of the test images if the
+        recipe holds none out.
+        """
         path = self.path / METRICS
         if not path.is_file():
             return []
@@ -129,6 +134,24 @@ class Run:
             whole = ("epoch", "step")
             return [{k: int(v) if k in whole else float(v) for k, v in r.items()} for r in rows]
         except (csv.Error, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+
+    def test_accuracy(self) -> EpochRow | None:
+        """Accuracies on the test images at the end, named as in metrics.csv; None before it.
+
+        Raises:
+            ValueError: if a file is damaged; the message names it.
+        """
+        if not self.recipe.validation:
+            rows = self.history()
+            return rows[-1] if len(rows) >= self.recipe.epochs else None
+        path = self.path / TEST
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text())
+            return {k: int(v) if k == "step" else float(v) for k, v in values.items()}
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
 
     def finished(self) -> bool:
@@ -166,7 +189,7 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def prepare(recipe: Recipe, folder: Path, data_dir: Path | None, workers: int | None = None) -> Run:
-    """Make a run folder, or open the one of the same recipe.
+    """Create a run folder, or open an existing one with the same recipe.
 
     Args:
         recipe: the settings; the Python files that define its classes are copied into the folder.
@@ -213,7 +236,7 @@ def alone(folder: Path) -> Iterator[None]:
             f"Another process trains in {folder}; wait for it, or choose another folder."
         ) from None
     with lock:
-        for name in (RECIPE, ORIGIN, MODEL, STATE, METRICS):
+        for name in (RECIPE, ORIGIN, MODEL, STATE, METRICS, TEST):
             remove_leftovers(folder / name)
         yield
 
@@ -221,11 +244,11 @@ def alone(folder: Path) -> Iterator[None]:
 def refuse_foreign(metadata: Mapping[str, str], recipe: Recipe, path: Path) -> None:
     """Refuse a file whose header has another recipe than its run; one without a recipe passes."""
     if "recipe" in metadata and Recipe.from_json(metadata["recipe"], path.parent) != recipe:
-        raise ValueError(f"{path} is of another recipe than the {RECIPE} beside it.")
+        raise ValueError(f"{path} belongs to another recipe than the {RECIPE} beside it.")
 
 
 def refuse_other_recipe(asked: Recipe, found: Recipe, folder: Path) -> None:
-    """Refuse to go on in a folder whose recipe, `found`, is not the one asked for.
+    """Refuse to continue in a folder with another recipe, `found`.
 
     Raises:
         ValueError: if they differ; the message names the first setting that does.

@@ -7,7 +7,7 @@ from typing import ClassVar, final
 
 
 class AbstractSchedule(ABC):
-    """How the learning rate and Adam's beta1 move over a run: a frozen dataclass.
+    """A schedule of the learning rate and Adam's beta1: a frozen dataclass.
 
     SGD has beta1 as its momentum.
 

@@ -108,7 +108,7 @@ def _read_parquet(path: Path) -> np.ndarray:
     except (OSError, ValueError) as error:  # some of pyarrow's are both
         if str(error).startswith(str(path)):
             raise
-        raise ValueError(f"{path}: not a whole parquet file: {error}.") from None
+        raise ValueError(f"{path}: not a complete parquet file: {error}.") from None
     return np.stack(columns, 1).astype(np.float64, copy=False)
 
 

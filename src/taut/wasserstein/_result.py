@@ -13,7 +13,7 @@ from taut.program import LipschitzBound
 @final
 @dataclass(frozen=True)
 class W1Progress:
-    """Where an estimate stands.
+    """The progress of an estimate.
 
     Attributes:
         step: of the critic's training.
@@ -31,7 +31,7 @@ class W1Progress:
 @final
 @dataclass(frozen=True, eq=False, repr=False)
 class W1Estimate:
-    """The Wasserstein-1 distance (in l2) between two samples, and what it says of their origin.
+    """Bounds of the Wasserstein-1 distance (in l2) between two samples and their distributions.
 
     Attributes:
         lower: dual value over proved bound, on the held-out points and on all points, the smaller

@@ -64,7 +64,7 @@ class Points:
         return torch.cat([self.training, self.validation]) if self.cut else self.training
 
     def batches(self, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-        """Batches without end: new points from a sampler, else epochs of shuffled points."""
+        """Infinite batches: new points from a sampler, or epochs of shuffled points."""
         while self.sampler is not None:
             yield self.sampler(size).to(self.training)
         while self.weights is not None:
@@ -103,7 +103,7 @@ def read_samples(
     device: torch.device | str | None = None,
     weights: tuple[Weights | None, Weights | None] = (None, None),
 ) -> tuple[Points, Points]:
-    """The points of both sides, cut alike.
+    """The points of both samples, cut to the same shape.
 
     Args:
         p: points to score high.

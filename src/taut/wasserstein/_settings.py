@@ -8,7 +8,7 @@ from typing import final
 @final
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options of an estimate: all that decides it but the samples and the critic.
+    """Options of an estimate, beside the samples and the critic.
 
     Args:
         steps: of Adam at most; 0 trains nothing.

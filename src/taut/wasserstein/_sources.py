@@ -21,7 +21,7 @@ from taut.wasserstein._files import READERS, read_points
 
 
 class Source(NamedTuple):
-    """Points, and whether their numbers lie in [0, 1] because of what they are: pixels."""
+    """Points, and whether they are pixels in [0, 1]."""
 
     points: Tensor
     pixels: bool
@@ -34,7 +34,7 @@ def read_source(
     count: int = 2000,
     seed: int = 0,
 ) -> Source:
-    """Points drawn at random, without repetition, from what a word names.
+    """Points drawn at random, without replacement, from a file, folder or data set.
 
     Args:
         source: a folder with images at any depth; an npz file with one array (or its array `x`, its

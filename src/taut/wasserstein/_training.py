@@ -25,7 +25,7 @@ _BATCH = 256
 
 
 class MeasuredCritic(NamedTuple):
-    """A critic in float64: its proved bound, and how to score with it.
+    """A critic in float64 with its proven Lipschitz bound.
 
     Attributes:
         model: the critic in float64 and eval mode.
@@ -53,7 +53,7 @@ class MeasuredCritic(NamedTuple):
         return rescaled(torch.cat(parts), -self.exponent)
 
     def lower(self, p: Float[Tensor, "n *shape"], q: Float[Tensor, "m *shape"]) -> float:
-        """What the critic proves of the distance between two samples, up to rounding of scores."""
+        """The lower bound of the distance that the critic proves, up to rounding of scores."""
         return dual_over_bound((self.scores(p), self.scores(q)), self.bound)
 
 
@@ -79,12 +79,12 @@ def dual_over_bound(
 
 
 def measure_critic(critic: nn.Module, shape: tuple[int, ...], exponent: int = 0) -> MeasuredCritic:
-    """A copy of a critic in float64 and eval mode, with its proved bound.
+    """A copy of a critic in float64 and eval mode, with its proven bound.
 
     Args:
         critic: gives one number a point.
         shape: of a point.
-        exponent: the critic is made for 2^exponent times the points that are to be scored.
+        exponent: the critic is built for 2^exponent times the points to score.
 
     Raises:
         UnprovenError: if the critic cannot be bounded.
@@ -114,7 +114,7 @@ def adam(parameters: Iterable[nn.Parameter], settings: Settings) -> tuple[Optimi
 
 
 def after_step(critic: nn.Module, step: int) -> None:
-    """What the methods of a critic ask for after an optimiser step.
+    """Update the methods of a critic after an optimiser step.
 
     Example:
         >>> after_step(nn.Linear(1, 1), 1)
@@ -125,7 +125,7 @@ def after_step(critic: nn.Module, step: int) -> None:
 
 
 class CriticTraining(NamedTuple):
-    """How a critic descends, and what keeps it from being steep beyond what its layers guarantee.
+    """Options of the training of a critic.
 
     Attributes:
         penalty: added to the loss; of the critic and a batch of either side.
@@ -150,7 +150,7 @@ def train_critic(
     check: Callable[[int, nn.Module], float | None],
     training: CriticTraining = CriticTraining(),  # noqa: B008 (frozen)
 ) -> nn.Module:
-    """Maximise the dual value; the weights of the best check are kept.
+    """Maximise the dual value, and keep the weights of the best check.
 
     Args:
         critic: trained in place.

@@ -130,7 +130,7 @@ def test_whole_numbers_in_a_graph_are_saved_and_verified(arithmetic, tmp_path):
     assert taut.verify(path, model).input_shape == taut.verify(path, weights).input_shape == (4,)
     assert arithmetic in verifier.verify(path, weights)
     model.order.copy_(torch.arange(4))
-    with pytest.raises(ValueError, match="weights are not the ones"):
+    with pytest.raises(ValueError, match="weights are not the certified ones"):
         taut.verify(path, model)
 
 

@@ -318,7 +318,7 @@ def test_a_model_that_went_on_training_is_refused(file):
     with torch.no_grad():
         model[0].weight[0, 0, 0, 0] += 1e-7
     try:
-        with pytest.raises(ValueError, match="weights are not the ones"):
+        with pytest.raises(ValueError, match="weights are not the certified ones"):
             taut.verify(path, model)
     finally:
         with torch.no_grad():

@@ -358,5 +358,5 @@ def test_rules_that_are_not_the_forward_are_refused():
         def operator(self, site):
             return MatrixOperator(site.tensors["weight"])
 
-    with pytest.raises(UnprovenError, match="far from what the model computes"):
+    with pytest.raises(UnprovenError, match="its op and its forward disagree"):
         prove(Wrong(), (3,))

@@ -184,7 +184,7 @@ def test_radii_above_what_any_slope_allows_are_refused(name, tmp_path):
         rows = file[key] if key == "radii" else [file[key]]
         rows[0][:] = [None if value is None else 1e3 + value for value in rows[0]]
         certificate.write_text(canonical(file))
-        with pytest.raises(ValueError, match="above what its margin leaves"):
+        with pytest.raises(ValueError, match="larger than its margin allows"):
             taut.verify(certificate, weights)
 
 

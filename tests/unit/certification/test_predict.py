@@ -251,7 +251,7 @@ def test_one_output_is_certified_with_either_convention_of_labels(wrap, arithmet
         with pytest.raises(verifier.Refused):
             verifier.verify(path, weights, points)
         if key == "radius":
-            with pytest.raises(ValueError, match="radius is above"):
+            with pytest.raises(ValueError, match="radius is larger"):
                 verify(path, weights)
         path.write_text(taut.program.canonical(content))
 

@@ -141,7 +141,7 @@ def tar_entry(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
         (tar_entry("a/readme.md", 1 << 40), r"readme\.md would take 1,024\.0 GiB"),
         (tar_entry("x", 1 << 40, tarfile.XHDTYPE), "a header of 1,099,511,627,776 bytes; the lim"),
         (tar_entry("x", 1 << 27, tarfile.GNUTYPE_LONGNAME), "a header of 134,217,728 bytes"),
-        (tar_entry("train/cat/0.png", 1 << 20), "not a whole tar archive"),
+        (tar_entry("train/cat/0.png", 1 << 20), "not a complete tar archive"),
     ],
 )
 def test_tar_entries_that_claim_too_much_are_refused(pack, content, message, tmp_path):

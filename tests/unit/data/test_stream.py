@@ -272,9 +272,9 @@ def test_archives_stream_what_their_folder_holds(photos, tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda p: p.write_bytes(p.read_bytes()[:1700]), "not a whole tar archive"),
+        (lambda p: p.write_bytes(p.read_bytes()[:1700]), "not a complete tar archive"),
         (lambda p: p.write_bytes(gzip.compress(p.read_bytes())), "without compression"),
-        (lambda p: p.write_bytes(b"no archive" * 100), "not a whole tar archive"),
+        (lambda p: p.write_bytes(b"no archive" * 100), "not a complete tar archive"),
     ],
 )
 def test_archives_that_are_not_whole_are_refused_by_name(damage, message, photos, tmp_path):

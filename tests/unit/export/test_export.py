@@ -261,7 +261,7 @@ def test_a_file_changed_after_its_certificate_is_refused(trained, capsys, tmp_pa
     path.write_bytes(content)
     code, out, err = taut_command(capsys, "certify", path)
     assert code == 2
-    assert "The weights are not the ones that were certified" in err
+    assert "The weights are not the certified ones" in err
     assert "Traceback" not in err + out
     (tmp_path / "certificate.json").unlink()
     code, _, err = taut_command(capsys, "certify", path)  # a file on its own is proven as it is
@@ -271,7 +271,7 @@ def test_a_file_changed_after_its_certificate_is_refused(trained, capsys, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("export", "{}/nowhere", "--to", "onnx"), "is no run folder"),
+        (("export", "{}/nowhere", "--to", "onnx"), "is not a run folder"),
         (("certify", "{}/recipe.json"), "must end in .onnx"),
         (("certify", "{}/model.safetensors"), "was not written by `taut export`"),
         (("certify", "{}/recipe.json", "--weights", "{}/model.safetensors"), "its own weights"),

@@ -293,7 +293,7 @@ for name, value in (("model", taut.models.Small), ("loss", "kr"), ("schedule", t
 
 def test_settings_that_are_no_json_are_refused(files):
     model = CHOICES["model"].find("net.py:MyNet")(width={1})
-    with pytest.raises(ValueError, match="A recipe holds plain values alone: Object of type set"):
+    with pytest.raises(ValueError, match="A recipe must hold plain values: Object of type set"):
         Recipe(name="a", dataset="mnist", model=model).to_json()
 
 

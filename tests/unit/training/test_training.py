@@ -132,7 +132,7 @@ def test_the_result_follows_the_seed(finished, data_dir, tmp_path):
 
 @pytest.mark.parametrize("step", [1, 4, 6, 11])
 def test_resume_after_ctrl_c_is_bitwise_equal(finished, data_dir, tmp_path, step):
-    with pytest.raises(TrainingInterrupted, match=r"go on with: taut train --resume .*run"):
+    with pytest.raises(TrainingInterrupted, match=r"continue with: taut train --resume .*run"):
         train(TINY, tmp_path / "run", data_dir=data_dir, on_progress=stop_after(step))
     assert len(Run.open(tmp_path / "run").history()) == step // 4
     # Neither the data nor any other setting is asked for again.

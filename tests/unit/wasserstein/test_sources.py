@@ -101,7 +101,7 @@ def test_parquet_columns_are_coordinates(tmp_path):
     with pytest.raises(ValueError, match=r"must hold columns of numbers; got name \(string\)"):
         read_source(tmp_path / "a.parquet")
     (tmp_path / "a.parquet").write_bytes(b"PAR1")
-    with pytest.raises(ValueError, match="not a whole parquet file"):
+    with pytest.raises(ValueError, match="not a complete parquet file"):
         read_source(tmp_path / "a.parquet")
 
 

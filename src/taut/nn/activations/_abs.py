@@ -16,7 +16,7 @@ fx.wrap("_abs")  # it counts channels, which a symbolic trace does not know
 
 @final
 class Abs(nn.Module):
-    r"""Absolute values of the first `round(beta * c)` of c channels; the others do not change.
+    r"""Absolute value of the first `round(beta * c)` of c channels; the others are unchanged.
 
     The cheapest activation that preserves gradient norms. With `beta=0.5` it is :class:`MaxMin` in
     another orthonormal basis: in :math:`(a \pm b) / \sqrt 2`, :math:`(\max, \min)` of a pair is

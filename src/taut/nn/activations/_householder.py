@@ -23,7 +23,7 @@ fx.wrap("_units")
 
 @final
 class HouseHolder(nn.Module):
-    r"""Fold groups of channels along learned hyperplanes.
+    r"""Householder activation: reflect groups of channels at learned hyperplanes.
 
     For unit vectors :math:`v_1, \ldots, v_n` of each group, in turn
 

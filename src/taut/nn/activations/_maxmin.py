@@ -15,7 +15,7 @@ _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 @final
 class MaxMin(nn.Module):
-    r"""Replace each pair of channels (the first half against the second) by its max and its min.
+    r"""MaxMin: replace each pair of channels (first half with second half) by its max and min.
 
     :math:`y = (\max(a, b), \min(a, b))` for :math:`x = (a, b)` split in halves along the channels:
     :class:`GroupSort` of size 2 up to a fixed permutation of the channels (GroupSort pairs

@@ -15,7 +15,7 @@ from taut.program import AbstractOp, Call, Rounding, Site, like, norm_upper, op,
 
 @final
 class NActivation(nn.Module):
-    r"""A function of each channel with slopes 1, -1 and 1, between two learned thresholds.
+    r"""N-activation of each channel: slopes 1, -1 and 1, with two learned thresholds.
 
     For the thresholds :math:`l \le h` of a channel, sorted,
 

@@ -109,7 +109,7 @@ class L2NormPool1d(_L2NormPool):
 
 @final
 class L2NormPool2d(_L2NormPool):
-    r"""The l2 norm of each window, divided by the root of how many windows share an entry.
+    r"""l2-norm pooling: the norm of each window, divided by the root of the window overlap.
 
     :math:`y = \sqrt{\sum x^2 / q + \epsilon^2}` over a window, with
     :math:`q = \prod \lceil k / s \rceil` over the axes: 1 where windows do not overlap. Inputs are
@@ -213,7 +213,7 @@ class AdaptiveL2NormPool1d(_Adaptive):
 
 @final
 class AdaptiveL2NormPool2d(_Adaptive):
-    r"""The l2 norms of as many windows as are asked for, 1-Lipschitz; with 1 that of each channel.
+    r"""Adaptive l2-norm pooling: norms of windows for a given output size, 1-Lipschitz.
 
     Windows are those of `torch.nn.AdaptiveAvgPool2d`. Norms are divided by the root of how many
     windows share an entry: 1 where the size of the output divides that of the input.

@@ -117,7 +117,7 @@ class ScaledAvgPool1d(_ScaledAvgPool):
 
 @final
 class ScaledAvgPool2d(_ScaledAvgPool):
-    r"""`torch.nn.AvgPool2d` times the inverse of its norm: k for windows of k x k.
+    r"""`torch.nn.AvgPool2d` divided by its norm: times k for k x k windows.
 
     Guarantee: 1-Lipschitz in l2. Where windows do not overlap its rows are orthonormal: signals
         that are constant in each window keep their norm, while `torch.nn.AvgPool2d` divides it
@@ -237,7 +237,7 @@ class ScaledAdaptiveAvgPool3d(_ScaledAdaptiveAvgPool):
 
 @final
 class ScaledMean(nn.Module):
-    r"""The mean over axes, times the root of how many entries it takes: 1-Lipschitz in l2.
+    r"""Mean over axes, times the root of the number of entries: 1-Lipschitz in l2.
 
     Args:
         dim: the axes, none of them that of the batch.

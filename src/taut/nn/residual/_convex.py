@@ -51,7 +51,7 @@ class _Convex(nn.Module):
 
 @final
 class ConvexSum(_Convex):
-    r"""The sum of branches with learnable weights :math:`t_i > 0` of sum 1.
+    r"""Convex combination of branches, with learnable weights :math:`t_i > 0` of sum 1.
 
     In place of the sum of a residual block, `ConvexSum()(x, f(x))` is 1-Lipschitz where f is;
     `x + f(x)` may be 2-Lipschitz.
@@ -85,7 +85,7 @@ class ConvexSum(_Convex):
 
 @final
 class ConvexConcat(_Convex):
-    r"""Branches side by side, each times the root of a learnable weight :math:`t_i > 0` of sum 1.
+    r"""Concatenate branches, each times the root of a learnable weight :math:`t_i > 0` of sum 1.
 
     Guarantee: 1-Lipschitz in l2 as a function of what all branches are functions of; parts of one
         value need no weights, they may simply be concatenated.

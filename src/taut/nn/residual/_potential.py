@@ -97,7 +97,7 @@ class PotentialResidual1d(_PotentialResidual):
 
 @final
 class PotentialResidual2d(_PotentialResidual):
-    r"""A residual layer with a single kernel C: :math:`y = x - 2 C^* g^{-1} \varphi(g C x + b)`.
+    r"""Potential residual layer :math:`y = x - 2 C^* g^{-1} \varphi(g C x + b)` with one kernel C.
 
     :math:`\varphi` is an activation with slopes in [0, 1], and g a positive scale of each hidden
     channel, given by the parametrization (1 unless it is :class:`taut.SLL` or :class:`taut.CPL`).
@@ -165,7 +165,7 @@ class PotentialResidual3d(_PotentialResidual):
 
 @final
 class FrozenPotentialResidual(nn.Module):
-    r"""A potential residual layer with plain tensors, as :func:`taut.freeze` makes it.
+    r"""A frozen potential residual layer, which :func:`taut.freeze` returns.
 
     Guarantee: that of :class:`PotentialResidual2d` for the kernel that it holds, which
         :func:`taut.lipschitz_bound` proves.

@@ -182,7 +182,7 @@ class Sandwich1d(_Sandwich):
 
 @final
 class Sandwich2d(_Sandwich):
-    r"""Two parts of one kernel: :math:`y = \sqrt 2 A^* \Psi \varphi(\sqrt 2 \Psi^{-1} B x + b)`.
+    r"""Sandwich layer :math:`y = \sqrt 2 A^* \Psi \varphi(\sqrt 2 \Psi^{-1} B x + b)`.
 
     A and B are the parts of a kernel :math:`Q = [A\ B]` with `out_channels + in_channels` inputs
     and `hidden_channels` outputs, :math:`\varphi` is an activation with slopes in [0, 1], and
@@ -258,7 +258,7 @@ class Sandwich3d(_Sandwich):
 
 @final
 class FrozenSandwich(nn.Module):
-    r"""A sandwich layer with plain tensors, as :func:`taut.freeze` makes it.
+    r"""A frozen sandwich layer, which :func:`taut.freeze` returns.
 
     Guarantee: that of :class:`Sandwich2d` for the kernel that it holds, which
         :func:`taut.lipschitz_bound` proves.

@@ -38,7 +38,7 @@ def _check_shape(x: Tensor, y: Tensor) -> None:
 
 @final
 class ConvexResidual(nn.Module):
-    r"""The residual block :math:`a x + (1 - a) f(x)` with a learnable a in (0, 1).
+    r"""Residual block :math:`a x + (1 - a) f(x)` with learnable a in (0, 1).
 
     Guarantee: 1-Lipschitz in l2 if f is; max(1, L) if f is L-Lipschitz.
     Cost: f, two products and a sum.
@@ -72,7 +72,9 @@ class ConvexResidual(nn.Module):
 
 @final
 class ConcatResidual(nn.Module):
-    r"""The residual block :math:`(\cos t \, x, \sin t \, f(x))`, concatenated, t learnable.
+    r"""Residual block that concatenates :math:`\cos t \, x` and :math:`\sin t \, f(x)`.
+
+    The angle t is learnable.
 
     Guarantee: 1-Lipschitz in l2 if f is, and an isometry if f is one: then
         :math:`\cos^2 t |\Delta x|^2 + \sin^2 t |\Delta f|^2 = |\Delta x|^2`. Squares of the weights
@@ -159,7 +161,7 @@ class ReZeroResidual(nn.Module):
 
 @final
 class SplitResidual(nn.Module):
-    r"""The block :math:`(x_1, f(x_2))` of the two halves of the channels of x; it scales nothing.
+    r"""Residual block :math:`(x_1, f(x_2))` on the two halves of the channels, without scaling.
 
     Guarantee: 1-Lipschitz in l2 if f is, an isometry if f is one, and invertible if f is:
         :math:`|\Delta y|^2 = |\Delta x_1|^2 + |\Delta f(x_2)|^2`. A block whose halves never change

@@ -136,7 +136,7 @@ class SOC1d(_SOC):
 
 @final
 class SOC2d(_SOC):
-    r"""Skew orthogonal convolution: the exponential of a convolution with a skew kernel.
+    r"""Skew orthogonal convolution: the exponential of a convolution with a skew-symmetric kernel.
 
     .. math:: y = \sum_{j \le m} J^j x / j! + b, \qquad J^\top = -J
 

@@ -67,7 +67,7 @@ def skew_exponential(x, weight, bias, degree, dilation, groups, mode):
         series = self.operator(site)
         known, degree = operator_rounding(series, site), _degree(site)
         if not known.absolute <= 10 * degree:
-            raise UnprovenError("the moduli of its kernel have too large a norm")
+            raise UnprovenError("the absolute values of its kernel have too large a norm")
         return Rounding(degree * (series.op.fan_in + 5), known.absolute, known.constant)
 
     def run(self, site: Site, *x: Tensor) -> Tensor:

@@ -147,7 +147,7 @@ def sliced(c: Call, x: str, axis: int, start: int, stop: int, step: int = 1) -> 
     if (start, count) == (0, size):
         return x
     if count == 0:
-        raise UnprovenError("it leaves nothing of the signal")
+        raise UnprovenError("its output is empty")
     shape = (*c.shape(x)[:axis], count, *c.shape(x)[axis + 1 :])
     args = {"axis": axis, "start": start, "stop": stop, "step": step}
     return c.add("slice", [x], shape, args)
@@ -364,12 +364,12 @@ def _split(
         return tuple([number] for number in x)
     if sizes is None:
         if num_outputs not in (None, outputs):
-            raise ValueError("it has not as many outputs as it says")
+            raise ValueError("it has another number of outputs than it states")
         parts = x.split(-(-x.shape[axis] // outputs), axis)
     else:
         parts = x.split(integers(sizes), axis)
     if len(parts) != outputs:
-        raise ValueError("it has not as many outputs as parts")
+        raise ValueError("its numbers of outputs and parts differ")
     return parts
 
 

@@ -36,5 +36,5 @@ def steps_of(weight: Tensor, kernel_shape: Any, strides: Any, dilations: Any) ->
     axes, kernel = weight.dim() - 2, list(weight.shape[2:])
     strides, gaps = strides or [1] * axes, dilations or [1] * axes
     if axes not in (1, 2, 3) or list(kernel_shape or kernel) != kernel:
-        raise ValueError("its kernel has another shape than it says")
+        raise ValueError("its kernel does not have the stated shape")
     return strides, [d * (k - 1) + 1 for k, d in zip(kernel, gaps, strict=True)]
