@@ -24,8 +24,9 @@ from experiments._record import FIGURES, RECORDS, Record, read
 from experiments._runner import SEEDS, Experiment, option, tracked
 from experiments._show import markdown, save
 from experiments._training import steps_of
-from taut.diagnostics import GradientProfile, five_numbers, inspect, plot_profiles
+from taut.diagnostics import GradientProfile, five_numbers, inspect
 from taut.parametrizations import projected
+from taut.plot import profiles as plot_profiles
 
 SIZE, PLAIN = 16, "plain"
 _SETTINGS = ("depths", "channels", "steps", "batch_size", "images", "lr", "seeds")

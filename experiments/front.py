@@ -86,6 +86,7 @@ def recipe(
     return Recipe(
         name=f"front-{dataset}-{architecture}-o{loss.offset:g}-t{loss.temperature:g}",
         dataset=dataset,
+        validation=0.0,
         model=kinds()[architecture](),
         loss=loss,
         epochs=epochs,

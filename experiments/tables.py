@@ -28,6 +28,7 @@ from experiments import (
     methods_on_mnist,
     optimisers,
     orthonormalisation,
+    playground,
     referee,
     reproduce,
     results,
@@ -97,6 +98,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **compare.TABLES,
     },
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
+    ROOT / "docs/playground.md": {"playground": playground.playground_table},
     ROOT / "docs/recipes.md": {"recipes": recipes_table},
     ROOT / "docs/reproduce.md": {
         "reproduced": reproduce.recorded_tables,

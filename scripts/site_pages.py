@@ -5,6 +5,9 @@ Hooks of mkdocs, named in mkdocs.yml.
 
 import logging
 import re
+import subprocess
+import sys
+import tempfile
 from html import unescape
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -40,9 +43,21 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     for name in _packages():
         page = _face(taut) if name == "taut" else _package(taut[name.removeprefix("taut.")])
         files.append(File.generated(config, f"api/{name}.md", content=page))
+    files.append(File.generated(config, "mnist-small.html", content=_playground()))
     for path in (*(ROOT / "records").rglob("*.json"), *(ROOT / "examples").glob("*.py")):
         uri = path.relative_to(ROOT).as_posix()
         files.append(File.generated(config, uri, abs_src_path=str(path)))
+
+
+def _playground() -> str:
+    """The page that docs/playground.md links to."""
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder, "play.html")
+        subprocess.run(
+            [sys.executable, "-m", "taut", "play", "zoo:mnist-small", "--out", str(page)],
+            check=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        return page.read_text(encoding="utf-8")
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:

@@ -71,6 +71,7 @@ class ClassifierSetting:
         return Recipe(
             name=f"{dataset}-{architecture}-{method.lower()}",
             dataset=dataset,
+            validation=0.0,
             input_shape=data.input_shape,
             model=kinds()[architecture](),
             parametrization=methods()[method],

@@ -1,6 +1,6 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, theory, wasserstein
+from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
@@ -79,6 +79,7 @@ __all__ = [
     "models",
     "nn",
     "optim",
+    "plot",
     "predict",
     "projected",
     "retract_",

@@ -200,7 +200,7 @@ def test_export_into_the_folder_of_something_else_is_refused(given, other, tmp_p
     ("command", "arguments", "sentence"),
     [
         ("attack", [], "Give a run folder, or a model with"),
-        ("report", [], "Give a run folder, or a model with"),
+        ("report", [], "Give a run folder, an exported file, or a model with"),
         ("export", ["--to", "onnx", "--output", "x"], "Give a run folder, or a model with"),
         ("attack", ["MODEL"], "`--model` needs `--data` here, an npz file with test images."),
         ("report", ["MODEL"], "`--model` needs `--data` here, an npz file with test images."),
@@ -227,7 +227,7 @@ def test_export_into_the_folder_of_something_else_is_refused(given, other, tmp_p
         ("certify", ["MODEL", "--output", "c.safetensors"], "`--output` must be the JSON file"),
         *(
             (command, ["files/a.pt2"], "files/a.pt2 is a file; give a run folder, or a model with")
-            for command in ("attack", "inspect", "report", "export --to onnx")
+            for command in ("attack", "inspect", "export --to onnx")
         ),
         ("attack", ["runs/a", "--output", "x"], "`--output` is for a model in a file"),
         ("report", ["runs/a", "--output", "x"], "`--output` is for a model in a file"),

@@ -6,15 +6,17 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import taut
 from taut.cli import main
 from taut.losses import MultiMargin
-from taut.training import Recipe, train
+from taut.training import OpenedRun, Recipe, Run, train
 
 TINY = Recipe(
     name="tiny",
@@ -229,19 +231,85 @@ def test_a_moved_data_set_is_found_by_every_command_that_reads_a_run(
     assert (code, err) == (2, "taut: nowhere.npz not found; give an npz file.\n")
 
 
-def test_every_command_that_takes_a_run_takes_a_data_dir():
+def test_every_command_that_reads_images_takes_a_data_dir():
     import inspect
     from importlib import import_module
 
     from taut.cli.app import COMMANDS
 
     takes_run = []
-    for name in set(COMMANDS) - {"train", "list", "demo"}:
+    for name in set(COMMANDS) - {"train", "list", "demo", "watch"}:
         parameters = inspect.signature(vars(import_module(f"taut.cli.{name}"))[name]).parameters
         if {"run", "runs"} & parameters.keys():
             takes_run.append(name)
             assert "data_dir" in parameters, name
     assert {"certify", "attack", "report", "export", "inspect"} <= set(takes_run)
+
+
+def test_several_runs_are_compared_on_one_page(folder, tmp_path, capsys):
+    other = tmp_path / "other"
+    train(replace(TINY, seed=1, epochs=1), other, data_dir=folder.parent / "data.npz")
+    page = tmp_path / "page.html"
+    code, out, _ = run(capsys, "report", folder, other, "--limit", 9, "--output", page)
+    assert (code, out) == (0, f"Wrote {page}\n")
+    text = page.read_text(encoding="utf-8")
+    assert "2 runs compared" in text
+    assert "the first 9 test images" in text
+    assert not re.search(r"https?:|<script|<link", text)
+    rows = re.findall(r"<tr><td><strong>(.*?)</strong>(.*?)</tr>", text, flags=re.DOTALL)
+    assert [name for name, _ in rows] == ["run", "other"]
+    for path, (_, cells) in zip((folder, other), rows, strict=True):
+        opened = OpenedRun.open(path, device="cpu")
+        found = taut.certify(opened.model, *opened.head(9), TINY.eps)
+        shares = [found.clean_accuracy, *found.certified_accuracy.values()]
+        numbers = [float(x) for x in re.findall(r'(?:clean|certified)">([\d.]+)', cells)]
+        assert numbers == [pytest.approx(100 * share, abs=0.051) for share in shares]
+    code, _, err = run(capsys, "report", folder, folder)
+    assert (code, "each given once" in err) == (2, True)
+
+
+def test_report_of_a_model_of_the_zoo(tmp_path, capsys):
+    images, labels = taut.data.load_test("fashion-mnist-subset")
+    pixels = (255 * images[:4]).round().byte().numpy()
+    np.savez(tmp_path / "t.npz", x_test=pixels, y_test=labels[:4].numpy())
+    words = ("report", "zoo:fashion-mnist-small", "--output", tmp_path / "page.html")
+    assert run(capsys, *words)[0] == 2
+    assert run(capsys, *words, "--data", tmp_path / "t.npz", "--limit", 4)[0] == 0
+    assert "all 4 test images" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_report_embeds_a_playground_that_lies_beside_it(folder, tmp_path, capsys):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for there in (False, True):
+        if there:
+            (copy / "play.html").write_text("<p>play")
+        run(capsys, "report", copy, "--limit", 2, "--data-dir", folder.parent / "data.npz")
+        text = (copy / "report.html").read_text(encoding="utf-8")
+        assert ('<iframe src="play.html"' in text) == there
+
+
+def test_watch_ends_with_the_run(folder, tmp_path, capsys):
+    code, out, _ = run(capsys, "watch", folder)
+    assert code == 0
+    last = out.rstrip().splitlines()[-1].split()
+    row = Run.open(folder).history()[-1]
+    assert last[0] == "2"
+    assert last[2] == f"{100 * row['clean_accuracy']:.2f}"
+    assert run(capsys, "watch", tmp_path / "none")[0] == 2
+    assert run(capsys, "watch", folder, "--every", "0")[0] == 2
+
+
+def test_watch_is_left_by_ctrl_c(folder, tmp_path, capsys, monkeypatch):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "model.safetensors").unlink()  # not finished
+
+    def pressed(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", pressed)
+    code, out, err = run(capsys, "watch", copy)
+    assert (code, "2 of 2 epochs" in out) == (130, True)
+    assert err == "taut: interrupted.\n"
 
 
 def test_report_is_written(folder, capsys):

@@ -28,7 +28,9 @@ from taut.certification._radius import above, logit_margin
 from taut.program import LipschitzBound, canonical
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
+
+    from taut.attacks import AttackResult
 
 __all__ = ["Certification", "certify", "certify_batches"]
 
@@ -203,22 +205,28 @@ class Certification:
         """
         return save(self.certificate, Path(path), self.to_json())
 
-    def plot(self) -> "Figure":
-        """A figure of the certified accuracy over eps."""
-        from matplotlib.figure import Figure
+    def plot(self, attack: "AttackResult | None" = None, *, ax: "Axes | None" = None) -> "Axes":
+        """Plot the certified accuracy over eps, as :func:`taut.plot.radius_curve` does.
 
-        radii = self.radius[self.radius > 0].sort().values.cpu()
-        total = len(self.radius)
-        shares = torch.arange(len(radii), -1, -1, device="cpu") / total  # share with radius > eps
-        edges = torch.cat([torch.zeros(1, dtype=radii.dtype, device="cpu"), radii])
-        figure = Figure(figsize=(5, 3.2), layout="constrained")
-        axes = figure.subplots()
-        axes.step(edges, shares, where="post", label=f"certified ({self.arithmetic})")
-        axes.axhline(self.clean_accuracy, linestyle=":", color="gray", label="clean")
-        axes.set(xlabel="eps (l2)", ylabel="accuracy", ylim=(0, 1))
-        axes.set_xlim(left=0)
-        axes.legend()
-        return figure
+        Args:
+            attack: result of an attack on the same images, drawn as a second curve.
+            ax: axes to draw on; a new figure by default.
+
+        Returns:
+            The axes; `axes.figure.savefig("radius.png")` writes the figure.
+
+        Raises:
+            ValueError: if the attack is on another number of images.
+            ImportError: if matplotlib is not installed.
+
+        Example:
+            >>> found = certify(nn.Linear(3, 2), torch.rand(4, 3), torch.zeros(4).long())
+            >>> found.plot().get_ylabel()
+            'accuracy'
+        """
+        from taut.plot import radius_curve
+
+        return radius_curve(self, attack, ax=ax)
 
 
 @gathers

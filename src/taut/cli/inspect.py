@@ -10,9 +10,9 @@ import torch
 import tyro
 from torch import Tensor
 
-from taut import diagnostics
+from taut import diagnostics, plot
 from taut.cli.model_file import NO_FILE, ModelFile, check_source
-from taut.cli.shared import OptionalFolder, check_output, plural, show_table
+from taut.cli.shared import OptionalFolder, Runs, check_output, plural, show_table
 from taut.data import load_test
 from taut.diagnostics import Inspection, LayerDiagnostics, five_numbers, histogram
 from taut.training import Device, OpenedRun, check_limit, choose_device
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BLOCKS = " ▁▂▃▄▅▆▇█"
-_Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
 
 
 def inspect(
-    runs: _Runs = (),
+    runs: Runs = (),
     *,
     plain: Annotated[ModelFile, tyro.conf.OmitArgPrefixes] = NO_FILE,
     limit: int = 200,
@@ -76,7 +75,7 @@ def _inspect_run(opened: OpenedRun, limit: int, output: Path | None) -> None:
     before = diagnostics.spectra(initial, tuple(images.shape[1:]))
     _show(opened.title(len(images)), inspection, before)
     target = output or opened.run.path / "inspection.png"
-    _save(diagnostics.plot_inspection(inspection, before), target)
+    _save(plot.inspection(inspection, before), target)
 
 
 def _compare(opened_runs: Sequence[OpenedRun], limit: int, output: Path | None) -> None:
@@ -93,7 +92,7 @@ def _compare(opened_runs: Sequence[OpenedRun], limit: int, output: Path | None) 
     show_table(title, names, rows)
     profiles = {name: diagnostics.gradient_profile(one) for name, one in runs.items()}
     target = output or opened_runs[0].run.path / "attenuation.png"
-    _save(diagnostics.plot_profiles({"": profiles}), target)
+    _save(plot.profiles({"": profiles}), target)
 
 
 def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: torch.device) -> None:
@@ -113,7 +112,7 @@ def _inspect_file(plain: ModelFile, limit: int, output: Path | None, device: tor
     noise = "" if plain.data else " of noise"
     _show(f"{plain.model}, {plural(len(images), kind)}{noise}", inspection)
     if output is not None:
-        _save(diagnostics.plot_inspection(inspection), output)
+        _save(plot.inspection(inspection), output)
 
 
 def _inputs(data: Path | None, shape: tuple[int, ...], limit: int) -> tuple[Tensor, Tensor | None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from taut._zoo import PREFIX, is_zoo_name, manifest
+from taut._zoo import PREFIX, is_zoo_name, located, manifest
 from taut.certification import Arithmetic, Certification, as_rational, certify
 from taut.cli.shared import OptionalFolder, OptionalShape, OptionalText, plural, shape_of
 from taut.data import load_test
@@ -141,15 +141,32 @@ def opened_file(
 
 
 def open_model(
-    run: Path | None, plain: ModelFile, device: Device, data_dir: Path | None
+    run: Path | None,
+    plain: ModelFile,
+    device: Device,
+    data_dir: Path | None,
+    *,
+    files: bool = False,
 ) -> OpenedRun | OpenedFile:
-    """A run, or a model in a file with test images."""
-    check_source(run, plain)
-    if run is not None:
+    """A run, or a model in a file with test images; with `files` also an exported file."""
+    name, run = str(run), run if run is None or not files else located(run)
+    check_source(run, plain, files=files)
+    if run is not None and run.is_dir():
         return OpenedRun.open(run, device=device, data_dir=data_dir)
     if data_dir is not None:
         raise ValueError("`data_dir` is for a run folder; give test images with --data.")
+    if run is not None:
+        model, shape = plain.load_exported(run)
+        if plain.data is None:
+            raise ValueError(f"{name} needs `data`, an npz file with test images.")
+        return opened_file(name, model, shape, plain.data, choose_device(device))
     return plain.open(choose_device(device))
+
+
+def open_run(folder: Path, device: Device, data_dir: Path | None) -> OpenedRun:
+    """A run, or an error that says what else was given."""
+    check_run(folder)
+    return OpenedRun.open(folder, device=device, data_dir=data_dir)
 
 
 def check_source(run: Path | None, plain: ModelFile, *, files: bool = False) -> None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from taut.certification import Certification
 
 OptionalRun = Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+Runs = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN ...")]
 OptionalText = Annotated[str | None, tyro.conf.arg(metavar="TEXT", help_behavior_hint="")]
 OptionalShape = Annotated[str | None, tyro.conf.arg(metavar="N,N,...", help_behavior_hint="")]
 OptionalFolder = Annotated[Path | None, tyro.conf.arg(metavar="PATH", help_behavior_hint="")]

@@ -385,6 +385,12 @@ def find_recipe(name: str) -> Recipe:
 
 
 def _summary(run: Run) -> str:
-    last = run.history()[-1]
-    certified = {eps: last[f"certified_accuracy_{eps}"] for eps in run.recipe.eps}
-    return f"{run.path}: {accuracies(last['clean_accuracy'], certified)} (test set, %)"
+    judged = {"test set": run.test_accuracy()}
+    if run.recipe.validation:
+        judged = {"validation": run.history()[-1], **judged}
+    parts = []
+    for name, row in judged.items():
+        if row is not None:
+            certified = {eps: row[f"certified_accuracy_{eps}"] for eps in run.recipe.eps}
+            parts.append(f"{accuracies(row['clean_accuracy'], certified)} ({name}, %)")
+    return f"{run.path}: {'; '.join(parts)}"

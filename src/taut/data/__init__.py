@@ -4,7 +4,7 @@ from taut.data._augment import Augment, Variation
 from taut.data._batching import Batches, Share, batches
 from taut.data._holdout import Holdout
 from taut.data._inputs import Inputs, class_names, read_inputs
-from taut.data._load import load, load_test, names
+from taut.data._load import is_published, load, load_test, names
 from taut.data._mixing import MixedLabels
 from taut.data._npz import read_array, read_arrays
 from taut.data._pixels import images_below, read_images
@@ -28,6 +28,7 @@ __all__ = [
     "class_names",
     "generator",
     "images_below",
+    "is_published",
     "load",
     "load_test",
     "names",

@@ -43,6 +43,16 @@ def names() -> tuple[str, ...]:
     return (*NAMED, _NPZ, _FOLDER, SHARDS, f"{PREFIX}NAME")
 
 
+def is_published(name: str) -> bool:
+    r"""Whether `name` is a published data set, with a training and a test split of its own.
+
+    Example:
+        >>> is_published("mnist"), is_published("folder")
+        (True, False)
+    """
+    return name in NAMED
+
+
 def load(
     name: str,
     data_dir: str | os.PathLike[str] | None = None,

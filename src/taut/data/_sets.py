@@ -34,6 +34,10 @@ class AbstractSplit(ABC):
         r"""The same split, with images fetched to `device`."""
 
     @abstractmethod
+    def pick(self, indices: Int64[Tensor, " n"]) -> "AbstractSplit":
+        r"""The split of the images at these indices, in their order."""
+
+    @abstractmethod
     def fetch(
         self,
         order: Int64[Tensor, " n"],
@@ -112,6 +116,10 @@ class Split(AbstractSplit):
             if variation is not None:
                 images = varied(images, order[part], variation)
             yield Split(images, self.labels[places[part]])
+
+    def pick(self, indices: Int64[Tensor, " n"]) -> "Split":
+        indices = indices.to(self.device)
+        return Split(self.images[indices], self.labels[indices])
 
     def to(self, device: torch.device | str) -> "Split":
         return Split(self.images.to(device), self.labels.to(device))

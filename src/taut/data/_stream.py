@@ -76,6 +76,13 @@ class Stream(AbstractSplit):
     def to(self, device: torch.device | str) -> "Stream":
         return replace(self, target=torch.device(device))
 
+    def pick(self, indices: Int64[Tensor, " n"]) -> "Stream":
+        return replace(self, which=self.which[indices], labels=self.labels[indices])
+
+    def close(self) -> None:
+        r"""End the worker processes; they start again when they are needed."""
+        self.loaders.close()
+
     def fetch(
         self,
         order: Int64[Tensor, " n"],
@@ -127,7 +134,7 @@ class StreamedDataset:
     def close(self) -> None:
         r"""End the worker processes; they start again when they are needed."""
         for split in (self.train, self.test):
-            split.loaders.close()
+            split.close()
 
 
 def stream(

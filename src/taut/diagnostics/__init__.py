@@ -1,17 +1,12 @@
-"""Diagnostics of any torch model: gradient norms by depth, spectra, orthogonality, as figures, too.
+"""Diagnostics of any torch model: gradient norms by depth, spectra, orthogonality.
 
-None of this is a certificate; a proven Lipschitz constant is :func:`taut.lipschitz_bound`.
+:mod:`taut.plot` draws them. None of this is a certificate; a proven Lipschitz
+constant is :func:`taut.lipschitz_bound`.
 """
 
 from taut.diagnostics._inspection import Inspection, LayerDiagnostics, gradient_norms, inspect
 from taut.diagnostics._jacobian import MAX_JACOBIAN_OUTPUTS, jacobian_singular_values
-from taut.diagnostics._plot_inspection import plot_inspection
-from taut.diagnostics._plot_profiles import (
-    GradientProfile,
-    five_numbers,
-    gradient_profile,
-    plot_profiles,
-)
+from taut.diagnostics._profiles import GradientProfile, five_numbers, gradient_profile
 from taut.diagnostics._spectra import histogram, orthogonality_defects, spectra
 
 __all__ = [
@@ -26,7 +21,5 @@ __all__ = [
     "inspect",
     "jacobian_singular_values",
     "orthogonality_defects",
-    "plot_inspection",
-    "plot_profiles",
     "spectra",
 ]

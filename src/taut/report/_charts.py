@@ -9,7 +9,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from taut.diagnostics import LayerDiagnostics
-from taut.plotting import clipped, mark_one, needs_log, spread
+from taut.plot import ATTACKED_LINE, CERTIFIED_LINE, CLEAN_LINE, draw_along, spread
 from taut.report._robustness import Robustness
 from taut.report._svg import (
     ATTACKED,
@@ -18,7 +18,6 @@ from taut.report._svg import (
     INK,
     LINE,
     MUTED,
-    brief,
     chart,
     inline,
 )
@@ -26,19 +25,20 @@ from taut.report._svg import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_MOST_LABELS = 16  # layers named below a chart
+_CERTIFIED_LINES = (CERTIFIED_LINE, (0, (7, 1.6)), (0, (7, 1.6, 1, 1.6)))
+"""One for each eps, in turn."""
 
 
 def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, accuracy under attack, and the gap between them."""
     reach = _reach(robustness, eps)
     grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
-    certified = _share_beyond(robustness.radius, grid)
-    attacked = _share_beyond(robustness.nearest, grid)
+    certified = share_beyond(robustness.radius, grid)
+    attacked = share_beyond(robustness.nearest, grid)
     with chart("eps: l2 norm of the perturbation", "accuracy in %") as (figure, axes):
         axes.fill_between(grid, certified, attacked, color=MUTED, alpha=0.13, linewidth=0)
-        axes.plot(grid, attacked, color=ATTACKED)
-        axes.plot(grid, certified, color=CERTIFIED)
+        axes.plot(grid, attacked, color=ATTACKED, linestyle=ATTACKED_LINE)
+        axes.plot(grid, certified, color=CERTIFIED, linestyle=CERTIFIED_LINE)
         for text in eps:
             radius = float(Fraction(text))
             axes.axvline(radius, color=LINE, linewidth=0.8, zorder=0)
@@ -56,46 +56,39 @@ def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
 def loss_chart(history: Sequence[Mapping[str, int | float]]) -> Markup:
     """Training loss over epochs."""
     with chart("epoch", "training loss", height=2.6) as (figure, axes):
-        axes.plot(_column(history, "epoch"), _column(history, "train_loss"), color=INK)
+        axes.plot(column(history, "epoch"), column(history, "train_loss"), color=INK)
         axes.set_ylim(bottom=0)
-        _whole_epochs(axes)
+        whole_epochs(axes)
         return inline(figure, f"Training loss over {len(history)} epochs.", "loss")
 
 
-def history_chart(history: Sequence[Mapping[str, int | float]], eps: Sequence[str]) -> Markup:
-    """Clean and certified test accuracy over epochs."""
-    epochs = _column(history, "epoch")
-    curves = {"clean": ("clean_accuracy", CLEAN)}
-    curves |= {f"certified {text}": (f"certified_accuracy_{text}", CERTIFIED) for text in eps}
-    with chart("epoch", "test accuracy in %", height=2.6) as (figure, axes):
+def history_chart(
+    history: Sequence[Mapping[str, int | float]], eps: Sequence[str], judged_on: str
+) -> Markup:
+    """Clean and certified accuracy over epochs, on the images that `judged_on` names."""
+    epochs = column(history, "epoch")
+    curves: dict[str, tuple[str, str, Any]] = {"clean": ("clean_accuracy", CLEAN, CLEAN_LINE)}
+    for i, text in enumerate(eps):
+        style = _CERTIFIED_LINES[i % len(_CERTIFIED_LINES)]
+        curves[f"certified {text}"] = (f"certified_accuracy_{text}", CERTIFIED, style)
+    with chart("epoch", f"{judged_on} accuracy in %", height=2.6) as (figure, axes):
         ends = []
-        for column, colour in curves.values():
-            values = [100 * share for share in _column(history, column)]
-            axes.plot(epochs, values, color=colour)
+        for name, colour, style in curves.values():
+            values = [100 * share for share in column(history, name)]
+            axes.plot(epochs, values, color=colour, linestyle=style)
             ends.append(values[-1])
-        for (name, (_, colour)), y in zip(curves.items(), spread(ends, 8.0), strict=True):
-            _annotate(axes, name, (epochs[-1], y), (6, 0), color=colour, va="center")
+        for (name, (_, colour, _)), y in zip(curves.items(), spread(ends, 8.0), strict=True):
+            annotate(axes, name, (epochs[-1], y), (6, 0), color=colour, va="center")
         axes.set_ylim(0, 100)
-        _whole_epochs(axes)
+        whole_epochs(axes)
         description = f"Clean and certified accuracy over {len(epochs)} epochs."
         return inline(figure, description, "history")
 
 
 def gradient_chart(layers: Sequence[LayerDiagnostics]) -> Markup:
     """Norm of the margin's gradient at the input of each layer, relative to the output's."""
-    values = [layer.margin for layer in layers]
-    log = needs_log(values)
     with chart("layer, input to output", "gradient norm") as (figure, axes):
-        mark_one(axes, colour=MUTED)
-        marker = "o" if len(values) <= 40 else ""
-        axes.plot(clipped(values, log=log), color=CERTIFIED, marker=marker, ms=4)
-        named = range(0, len(layers), -(-len(layers) // _MOST_LABELS))
-        labels = [brief(layers[i].label, 16) for i in named]
-        axes.set_xticks(list(named), labels, rotation=35, ha="right", rotation_mode="anchor")
-        if log:
-            axes.set_yscale("log")
-        else:
-            axes.set_ylim(0, max(1.1, 1.1 * max(values)))
+        draw_along(axes, layers, {"margin": CERTIFIED})
         text = ", ".join(f"{layer.label}: {layer.margin:.2g}" for layer in layers)
         return inline(figure, f"Gradient norm at the input of each layer: {text}.", "gradient")
 
@@ -107,7 +100,7 @@ def _reach(robustness: Robustness, eps: Sequence[str]) -> float:
     return 1.1 * max([most, 1e-3, *(float(Fraction(text)) for text in eps)])
 
 
-def _share_beyond(values: Tensor, grid: Tensor) -> list[float]:
+def share_beyond(values: Tensor, grid: Tensor) -> list[float]:
     """Percentage of `values` that exceed each point of the grid."""
     return (100 * (values[:, None] > grid).double().mean(0)).tolist()
 
@@ -119,27 +112,29 @@ def _name_curves(
     gaps = [upper - lower for lower, upper in zip(certified, attacked, strict=True)]
     first, last = len(gaps) // 4, 3 * len(gaps) // 4
     widest = min(max(gaps.index(max(gaps)), first), last)
-    _annotate(
+    annotate(
         axes, "attacked", (grid[widest], attacked[widest]), (6, 6), color=ATTACKED, weight="bold"
     )
     # The label hangs below its curve, which must be high enough there.
     high = [i for i in range(first, widest + 1) if certified[i] >= 14]
     i = high[-1] if high else widest
     style = {"color": CERTIFIED, "weight": "bold", "ha": "right", "va": "top"}
-    _annotate(axes, "certified", (grid[i], certified[i]), (-6, -6), **style)
+    annotate(axes, "certified", (grid[i], certified[i]), (-6, -6), **style)
 
 
-def _annotate(axes: "Axes", text: str, point: tuple, offset: tuple, **style: Any) -> None:
+def annotate(axes: "Axes", text: str, point: tuple, offset: tuple, **style: Any) -> None:
     """Text at an offset in points from a point of the chart; may lie beside the axes."""
     x, y = map(float, point)
     axes.annotate(text, (x, y), offset, textcoords="offset points", annotation_clip=False, **style)
 
 
-def _column(history: Sequence[Mapping[str, int | float]], name: str) -> list[float]:
+def column(history: Sequence[Mapping[str, int | float]], name: str) -> list[float]:
+    """One column of the metrics."""
     return [float(row[name]) for row in history]
 
 
-def _whole_epochs(axes: "Axes") -> None:
+def whole_epochs(axes: "Axes") -> None:
+    """Number whole epochs alone."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from torch import Tensor
 
 from taut.parametrizations import cached
-from taut.report._svg import ATTACKED, CERTIFIED, brief, chart, inline
+from taut.plot import brief
+from taut.report._svg import ATTACKED, CERTIFIED, chart, inline
 from taut.report._templates import write_page
 from taut.report._thumbnails import data_uri
 from taut.wasserstein import W1Estimate, W1Progress

@@ -40,6 +40,7 @@ class ReportInputs:
         settings: settings of the training.
         commands: commands that make the run and this page.
         versions: versions of the software.
+        judged_on: the images that accuracies in `history` are of: "test" or "validation".
     """
 
     title: str
@@ -54,6 +55,7 @@ class ReportInputs:
     settings: Mapping[str, object]
     commands: Sequence[str]
     versions: Mapping[str, str]
+    judged_on: str = "test"
 
 
 def write_report(path: str | os.PathLike[str], inputs: ReportInputs) -> Path:
@@ -74,6 +76,7 @@ def write_report(path: str | os.PathLike[str], inputs: ReportInputs) -> Path:
         path,
         "run.html",
         run=inputs,
+        playground=Path(path).with_name("play.html").is_file(),
         eps=eps,
         scale=_scale(eps[-1], inputs.robustness.images[0].numel()),
         layers=_layers(inputs),
@@ -82,7 +85,7 @@ def write_report(path: str | os.PathLike[str], inputs: ReportInputs) -> Path:
         accuracy_chart=accuracy_chart(inputs.robustness, eps),
         gradient_chart=gradient_chart(inputs.layers),
         loss_chart=loss_chart(history) if history else None,
-        history_chart=history_chart(history, eps) if history else None,
+        history_chart=history_chart(history, eps, inputs.judged_on) if history else None,
     )
 
 

@@ -8,16 +8,20 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
 
-from taut.plotting import plot_style
+from taut.plot import plot_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Matplotlib needs plain colours. Each stands for a variable of the page's style and is replaced by
-# it in the SVG text, so that one chart serves light and dark pages.
+# it in the SVG text, so that one chart serves light and dark pages. That is why pages have charts
+# beside those of `taut.plot`, with which they share line styles and the drawing of gradients.
 INK, MUTED, LINE = "#010101", "#020202", "#030303"
 CERTIFIED, ATTACKED, CLEAN = "#040404", "#050505", "#060606"
+SERIES = ("#070707", "#080808", "#090909", "#0a0a0a", "#0b0b0b", "#0c0c0c")
+"""Colours of runs that are compared."""
+
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
@@ -25,6 +29,7 @@ _VARIABLES = {
     CERTIFIED: "var(--certified)",
     ATTACKED: "var(--attacked)",
     CLEAN: "var(--clean)",
+    **{colour: f"var(--s{i})" for i, colour in enumerate(SERIES, start=1)},
 }
 _SETTINGS = {"grid_color": LINE, "svg_fonttype": "none", "svg_hashsalt": "taut"}
 
@@ -55,8 +60,3 @@ def inline(figure: "Figure", description: str, prefix: str) -> Markup:
     text = re.sub(r"(font:[^;\"]*?px )[^;\"]*", r"\1inherit", text)
     text = re.sub(r'\bid="', f'id="{prefix}-', text.replace("xlink:href", "href"))
     return Markup(re.sub(r'(href="#|url\(#)', rf"\1{prefix}-", text))
-
-
-def brief(name: str, longest: int) -> str:
-    """The end of a long name, which tells it from others."""
-    return name if len(name) <= longest else "…" + name[1 - longest :]

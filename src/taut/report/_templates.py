@@ -15,12 +15,29 @@ _FILTERS: dict[str, Callable[[float], str]] = {
 }
 
 
-def write_page(path: str | os.PathLike[str], template: str, **values: object) -> Path:
-    """Fill a template, escaping the values, and write the page atomically; return the path."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def write_page(
+    path: str | os.PathLike[str], template: str, *, package: str = "taut.report", **values: object
+) -> Path:
+    """Fill a template of a package, escaping the values; write the page atomically.
+
+    Templates extend `base.html` of taut.report, which has the colours and the type of all pages.
+
+    Args:
+        path: the HTML file.
+        template: its name in the folder `templates` of the package.
+        package: the package.
+        values: what the template shows.
+
+    Returns:
+        The path.
+
+    Example:
+        >>> write_page("page.html", "play.html", package="taut.playground")  # doctest: +SKIP
+    """
+    from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("taut.report"),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("taut.report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut.plot import change_shown
+
 
 def data_uri(image: Float[Tensor, "c h w"]) -> str:
     """An image in [0, 1] as PNG, in colour for three channels, else the mean over channels."""
@@ -22,8 +24,4 @@ def data_uri(image: Float[Tensor, "c h w"]) -> str:
 
 def perturbation_uri(delta: Float[Tensor, "c h w"]) -> str:
     """The mean over channels of a perturbation: white is 0, blue darker, orange lighter."""
-    change = delta.detach().cpu().float().mean(0)
-    share = change / change.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    lighter = torch.tensor([0.80, 0.33, 0.06], device="cpu")[:, None, None]
-    darker = torch.tensor([0.11, 0.36, 0.72], device="cpu")[:, None, None]
-    return data_uri(1 - share.abs() * (1 - torch.where(share > 0, lighter, darker)))
+    return data_uri(change_shown(delta).permute(2, 0, 1))

@@ -15,12 +15,12 @@ import torch
 
 from taut._arguments import whole
 from taut.certification import prove
-from taut.data import StreamedDataset
 from taut.training._devices import Device, choose_device, forked_random, peak_memory
-from taut.training._loop import Trainer, check_fit, check_launch
+from taut.training._loop import Trainer, check_launch
 from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import Run
+from taut.training._validation import check_fit
 
 _ALONE = Launch()
 
@@ -84,7 +84,7 @@ def dry_run(
         >>> recipe = Recipe(name="brief", dataset="fashion-mnist-subset", batch_size=20)
         >>> tried = dry_run(recipe, device="cpu")
         >>> len(tried.losses), tried.steps_per_epoch, round(tried.bound, 4)
-        (2, 100, 1.0)
+        (2, 90, 1.0)
     """
     whole("steps", steps)
     check_launch(recipe, launch)
@@ -96,10 +96,8 @@ def dry_run(
         check_fit(recipe, data)
         torch.manual_seed(recipe.seed)
         trainer = Trainer(run, data, processes, launch.share_weights)
-        if isinstance(trainer.data, StreamedDataset):
-            with closing(trainer.data):
-                return _tried(trainer, steps)
-        return _tried(trainer, steps)
+        with closing(trainer):
+            return _tried(trainer, steps)
 
 
 def _tried(trainer: Trainer, steps: int) -> DryRun:

@@ -1,4 +1,4 @@
-"""Clean and certified accuracy after an epoch, each process with its part of the test set."""
+"""Clean and certified accuracy after an epoch, each process with its part of the images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _BATCH = 256
 @final
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Results on the test set after an epoch, proven in real arithmetic.
+    """Results on one split after an epoch, proven in real arithmetic.
 
     Args:
         clean_accuracy: share of the images that are classified correctly.
@@ -35,7 +35,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module, test: AbstractSplit, eps: Sequence[str], processes: Processes
 ) -> Evaluation:
-    """Certify a test set batch by batch; the model is the same in each process, in eval mode.
+    """Certify a split batch by batch; the model is the same in each process, in eval mode.
 
     Each process takes whole batches, and hits are counted as integers: the result does not depend
     on the number of processes.

@@ -14,7 +14,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from taut.data import Batches, Dataset, MixedLabels, Share, StreamedDataset
+from taut.data import Batches, Dataset, MixedLabels, Share, Stream, StreamedDataset
 from taut.kinds import in_file_of
 from taut.losses import Margins, label_counts
 from taut.parametrizations import after_step, batched_if_quicker, projected, shared_weights
@@ -34,6 +34,7 @@ from taut.training._processes import Launch, Processes
 from taut.training._recipe import Recipe
 from taut.training._run import RECIPE, STATE, EpochRow, Run, alone, prepare, write_history
 from taut.training._schedules import warm_up
+from taut.training._validation import check_fit, divide, write_test
 
 _ALONE = Launch()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
@@ -118,8 +119,7 @@ def train(
         processes.by_first(lambda: lock.enter_context(alone(folder)))
         torch.manual_seed(recipe.seed)
         trainer = Trainer(run, data, processes, launch.share_weights)
-        if isinstance(trainer.data, StreamedDataset):
-            lock.callback(trainer.data.close)
+        lock.callback(trainer.close)
         trainer.train(interrupted, on_progress or (lambda _: None))
     return run
 
@@ -138,7 +138,7 @@ class Trainer:
         self.share_weights = share_weights
         self.run, self.recipe, self.processes = run, run.recipe, processes
         self.fabric, self.device = processes.fabric, processes.fabric.device
-        self.data = data.to(self.device)
+        self.data, self.judged_on = divide(data.to(self.device), self.recipe)
         self.plain_model = self.recipe.build_model().to(self.device)
         groups = parameter_groups(self.plain_model, self.recipe.weight_decay)
         self.kind = OPTIMISERS[self.recipe.optimizer]
@@ -179,6 +179,16 @@ class Trainer:
                     f"Stopped after step {self.position.step} of {self.total}; "
                     f"continue with: taut train --resume {shlex.quote(str(self.run.path))}"
                 )
+
+        if self.recipe.validation and self.run.test_accuracy() is None:
+            found = evaluate(self.finished(), self.data.test, self.recipe.eps, self.processes)
+            self.processes.by_first(lambda: write_test(self.run, self.position.step, found))
+
+    def close(self) -> None:
+        """End the processes that decode images."""
+        for split in (self.data.train, self.judged_on, self.data.test):
+            if isinstance(split, Stream):
+                split.close()
 
     def _epoch(self, interrupted: threading.Event, tell: Callable[[Progress], None]) -> bool:
         """Train to the end of the epoch, or until a process is told to stop; whether one was."""
@@ -312,7 +322,7 @@ class Trainer:
         finished = self.finished()
         averages = [] if self.average is None else self.average.model.state_dict().values()
         self.processes.require_equal("Weights", *self.plain_model.state_dict().values(), *averages)
-        self.evaluation = evaluate(finished, self.data.test, self.recipe.eps, self.processes)
+        self.evaluation = evaluate(finished, self.judged_on, self.recipe.eps, self.processes)
         self._tick()
         certified = self.evaluation.certified_accuracy
         row: EpochRow = {
@@ -371,15 +381,6 @@ class Trainer:
         now = time.monotonic()
         self.position.seconds += now - self.clock
         self.clock = now
-
-
-def check_fit(recipe: Recipe, data: Dataset | StreamedDataset) -> None:
-    """Refuse data that are not those of the recipe."""
-    if data.input_shape != recipe.input_shape or len(data.classes) != recipe.classes:
-        raise ValueError(
-            f"`input_shape` and `classes` must be those of {data.name}, {data.input_shape} and "
-            f"{len(data.classes)}; got {recipe.input_shape} and {recipe.classes}."
-        )
 
 
 def check_launch(recipe: Recipe, launch: Launch) -> None:

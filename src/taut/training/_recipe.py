@@ -11,7 +11,7 @@ from typing import Any, Literal, final, get_args
 from torch import nn
 
 from taut.certification import as_rational
-from taut.data import Augment, Holdout, names
+from taut.data import Augment, Holdout, is_published, names
 from taut.kinds import (
     Choice,
     SourceFile,
@@ -27,6 +27,7 @@ from taut.models import AbstractModel, Small, configurations, model_of
 from taut.models import kinds as models
 from taut.parametrizations import AbstractParametrization, methods
 from taut.training import _schedules
+from taut.training._recipe_versions import current_form, json_object
 from taut.training._schedules import AbstractSchedule, Constant, OneCycle
 
 Precision = Literal["32-true", "bf16-mixed"]
@@ -42,8 +43,10 @@ CHOICES: dict[str, Choice] = {
 }
 """The settings of a recipe whose class is found by kind or as FILE.py:CLASS."""
 
+_SHARE = 0.1  # of the training images of a published data set
+
 # What JSON groups as the data, with the name of the data set as its kind.
-_DATA = ("input_shape", "classes", "holdout", "resize", "draft")
+_DATA = ("input_shape", "classes", "holdout", "validation", "resize", "draft")
 
 
 @final
@@ -57,6 +60,10 @@ class Recipe:
         input_shape: channels, height and width of an image.
         classes: number of classes.
         holdout: what to test on, for images by class that come without a test split.
+        validation: share of the training images, drawn by the seed, that each epoch is judged on
+            instead of trained on; the test images are looked at once, at the end. 0 trains on all
+            and judges each epoch on the test images, as published recipes do. Left out, 0.1 for
+            the data sets that taut knows by name, 0 for all others.
         resize: whether to bring images by class to `input_shape`, scaled until they cover it and
             cropped around the middle; if not, all must have it.
         draft: whether JPEG files are decoded at 1/2, 1/4 or 1/8 of their size where that covers
@@ -107,6 +114,7 @@ class Recipe:
     input_shape: tuple[int, int, int] = (1, 28, 28)
     classes: int = 10
     holdout: Holdout | None = None
+    validation: float = None  # pyright: ignore[reportAssignmentType]
     resize: bool = False
     draft: bool = False
     model: AbstractModel = field(default_factory=Small)
@@ -133,6 +141,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.parametrization is None and isinstance(self.model, AbstractModel):
             object.__setattr__(self, "parametrization", self.model.method)
+        if self.validation is None:
+            object.__setattr__(self, "validation", _SHARE if is_published(self.dataset) else 0.0)
         if self.dataset not in names() and not self.dataset.startswith("hub:"):
             raise ValueError(
                 f"`dataset` must be one of {', '.join(names())}; got {self.dataset!r}."
@@ -182,8 +192,9 @@ class Recipe:
             raise ValueError(
                 f"`warmup` must be from 0 to {self.epochs}, the epochs; got {self.warmup}."
             )
-        if not 0 <= self.ema < 1:
-            raise ValueError(f"`ema` must be from 0 to below 1; got {self.ema}.")
+        for name in ("ema", "validation"):
+            if not 0 <= vars(self)[name] < 1:
+                raise ValueError(f"`{name}` must be from 0 to below 1; got {vars(self)[name]}.")
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"`accumulate` must be at most {self.batch_size}, the batch size; "
@@ -265,7 +276,7 @@ class Recipe:
             ValueError: if the text is no recipe; the message says why.
             FileNotFoundError: if a Python file is missing.
         """
-        values = _from_old_form(_parsed(text))
+        values = current_form(_parsed(text))
         values.pop("claim", None)
         for name, choice in CHOICES.items():
             if name in values:
@@ -278,7 +289,7 @@ class Recipe:
         values |= {"dataset": data.pop("kind"), **data}
         for name, part in (("augment", Augment), ("holdout", Holdout)):
             if values.get(name) is not None:
-                values[name] = construct(part, _object(name, values[name]), _names(part))
+                values[name] = construct(part, json_object(name, values[name]), _names(part))
         for name in ("eps", "input_shape"):
             if not isinstance(values.get(name, ()), tuple):
                 raise ValueError(f"`{name}` must be a JSON list; got {values[name]!r}.")
@@ -287,26 +298,11 @@ class Recipe:
 
 def _parsed(text: str) -> dict[str, Any]:
     try:
-        return _tuples(_object("recipe", json.loads(text)))
+        return _tuples(json_object("recipe", json.loads(text)))
     except RecursionError:
         raise ValueError("The recipe is nested too deeply.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error}.") from None
-
-
-def _from_old_form(values: dict[str, Any]) -> dict[str, Any]:
-    """A recipe as version 0.1 stored it: `dataset` at the top, all about the net in `model`."""
-    if "dataset" not in values:
-        return values
-    values = dict(values)
-    data = {"kind": values.pop("dataset")}
-    model = dict(_object("model", values.pop("model", {})))
-    data |= {name: model.pop(name) for name in ("input_shape", "classes") if name in model}
-    data |= {name: values.pop(name) for name in ("holdout", "resize") if name in values}
-    if "parametrization" in model:
-        values["parametrization"] = model.pop("parametrization")
-    kind = model.pop("architecture", "small")
-    return values | {"data": data, "model": {"kind": kind, **model}}
 
 
 def _encoded(choice: Choice, value: Any) -> dict[str, Any]:
@@ -347,16 +343,10 @@ def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
 
 def _settings(name: str, value: Any) -> dict[str, Any]:
     """The kind and the settings of a part, which may be its kind alone."""
-    values = {"kind": value} if isinstance(value, str) else dict(_object(name, value))
+    values = {"kind": value} if isinstance(value, str) else dict(json_object(name, value))
     if not isinstance(values.get("kind"), str):
         raise ValueError(f"`{name}` must have a `kind`, a text; got {value!r}.")
     return values
-
-
-def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"`{name}` must be a JSON object; got {value!r}.")
-    return value
 
 
 def _default(one: dataclasses.Field[Any]) -> Any:

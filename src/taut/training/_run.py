@@ -25,6 +25,7 @@ from taut.training._recipe import Recipe
 RECIPE = "recipe.json"
 ORIGIN = "run.json"
 METRICS = "metrics.csv"
+TEST = "test.json"
 LOCK = ".lock"
 MODEL = "model.safetensors"
 STATE = "state.safetensors"
@@ -106,7 +107,7 @@ class Run:
             return self.recipe.build_model().to(device).eval()
 
     def dataset(self) -> Dataset:
-        """The data set it was trained on, in memory."""
+        """The data set it was trained on, in memory; `train` with what was held out of it."""
         recipe = self.recipe
         options = {"holdout": recipe.holdout, "shape": recipe.image_shape, "draft": recipe.draft}
         return load(recipe.dataset, self.data_dir, **options)
@@ -120,7 +121,11 @@ class Run:
         return stream(recipe.dataset, self.data_dir, workers=workers, **options)
 
     def history(self) -> list[EpochRow]:
-        """One row per epoch, as in metrics.csv; `epoch` and `step` are whole numbers."""
+        """One row per epoch, as in metrics.csv; `epoch` and `step` are whole numbers.
+
+        Accuracies are those of the images held out for validation, or of the test images if the
+        recipe holds none out.
+        """
         path = self.path / METRICS
         if not path.is_file():
             return []
@@ -129,6 +134,24 @@ class Run:
             whole = ("epoch", "step")
             return [{k: int(v) if k in whole else float(v) for k, v in r.items()} for r in rows]
         except (csv.Error, ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
+
+    def test_accuracy(self) -> EpochRow | None:
+        """Accuracies on the test images at the end, named as in metrics.csv; None before it.
+
+        Raises:
+            ValueError: if a file is damaged; the message names it.
+        """
+        if not self.recipe.validation:
+            rows = self.history()
+            return rows[-1] if len(rows) >= self.recipe.epochs else None
+        path = self.path / TEST
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text())
+            return {k: int(v) if k == "step" else float(v) for k, v in values.items()}
+        except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
 
     def finished(self) -> bool:
@@ -213,7 +236,7 @@ def alone(folder: Path) -> Iterator[None]:
             f"Another process trains in {folder}; wait for it, or choose another folder."
         ) from None
     with lock:
-        for name in (RECIPE, ORIGIN, MODEL, STATE, METRICS):
+        for name in (RECIPE, ORIGIN, MODEL, STATE, METRICS, TEST):
             remove_leftovers(folder / name)
         yield
 

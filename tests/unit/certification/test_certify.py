@@ -212,7 +212,7 @@ def test_plot_is_the_certified_accuracy():
     model = linear_model()
     x, y = set_of(model)
     result = certify(model, x, y, eps=(0.1,))
-    line = result.plot().axes[0].lines[0]
+    line = result.plot().lines[0]
     edges, shares = line.get_xdata(), line.get_ydata()
     at = sum(edge <= 0.1 for edge in edges) - 1
     assert shares[at] == pytest.approx(result.certified_accuracy[0.1])

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import taut
+from taut import plot
 from taut.diagnostics import (
     GradientProfile,
     gradient_norms,
@@ -20,8 +21,6 @@ from taut.diagnostics import (
     inspect,
     jacobian_singular_values,
     orthogonality_defects,
-    plot_inspection,
-    plot_profiles,
     spectra,
 )
 
@@ -203,8 +202,8 @@ def test_a_gradient_that_vanishes_is_zero(dead, tmp_path):
     assert (found.layers[0].margin, found.layers[0].random) == (0.0, 0.0)
     assert found.jacobian.eq(0).all()
     assert found.jacobian.shape == (2, 3)
-    plot_inspection(found, spectra(net, (4,))).savefig(tmp_path / "a.png")
-    plot_profiles({"": {"dead": gradient_profile(found)}}).savefig(tmp_path / "b.png")
+    plot.inspection(found, spectra(net, (4,))).savefig(tmp_path / "a.png")
+    plot.profiles({"": {"dead": gradient_profile(found)}}).savefig(tmp_path / "b.png")
 
 
 def test_modules_that_work_in_place():
@@ -375,7 +374,7 @@ def test_misuse_is_one_sentence(net, options, message, monkeypatch):
 
 def test_comparisons_need_a_model():
     with pytest.raises(ValueError, match="must hold a model"):
-        plot_profiles({"empty": {}})
+        plot.profiles({"empty": {}})
 
 
 @pytest.mark.parametrize("columns", [1, 2])
@@ -383,7 +382,7 @@ def test_long_names_leave_the_curves_their_room(columns):
     figures = []
     for name in ("a", "fashion-mnist-subset-small-bcop-seed0"):
         named = {name: GradientProfile([0.5, 1.0], [0.1, 0.2, 0.3, 0.4, 0.5])}
-        figures.append(plot_profiles({str(i): named for i in range(columns)}))
+        figures.append(plot.profiles({str(i): named for i in range(columns)}))
     short, long = ([axes.get_window_extent().width for axes in f.axes] for f in figures)
     assert min(long) > 0.9 * min(short)
 
@@ -395,7 +394,7 @@ def test_comparisons_show_every_value():
         jacobian = sorted([*deep, *deep[:2]])
         alike = {name: GradientProfile(deep, jacobian) for name in "bc"}
         columns = {"x": small, "y": alike}
-        figure = plot_profiles(columns)
+        figure = plot.profiles(columns)
         upper, lower = figure.axes[:2], figure.axes[2:]
         assert upper[0].get_ylim() == upper[1].get_ylim()
         assert lower[0].get_xlim() == lower[1].get_xlim()
@@ -426,10 +425,10 @@ def test_figures_are_pictures(tmp_path):
         },
         "deep": {"steep": GradientProfile([0.0] * 30 + [1.0])},
     }
-    for plot, arguments in ((plot_inspection, found), (plot_profiles, columns)):
+    for draw, arguments in ((plot.inspection, found), (plot.profiles, columns)):
         files = [tmp_path / "a.png", tmp_path / "b.png"]
         for file in files:
-            plot(arguments).savefig(file)
+            draw(arguments).savefig(file)
         assert files[0].read_bytes()[:4] == b"\x89PNG"
         assert files[0].read_bytes() == files[1].read_bytes()
 
@@ -438,8 +437,8 @@ def test_figures_without_matplotlib_are_one_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     found = inspect(nn.Linear(2, 2), torch.ones(1, 2))
     for draw in (
-        lambda: plot_inspection(found),
-        lambda: plot_profiles({"": {"": gradient_profile(found)}}),
+        lambda: plot.inspection(found),
+        lambda: plot.profiles({"": {"": gradient_profile(found)}}),
     ):
         with pytest.raises(ImportError, match=r"need matplotlib: pip install 'taut\[cli\]'"):
             draw()

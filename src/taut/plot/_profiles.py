@@ -2,14 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias, final
+from typing import TYPE_CHECKING, TypeAlias
 
-from jaxtyping import Float64
-from torch import Tensor
-
-from taut.diagnostics._inspection import Inspection
-from taut.plotting import COLOURS, clipped, mark_one, needs_log, plot_style, spread
+from taut.diagnostics import GradientProfile
+from taut.plot._style import COLOURS, clipped, mark_one, needs_log, plot_style, spread
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,58 +15,10 @@ _DASH = 4.0
 _LETTER = 0.1  # inches of the widest bold letter of a name
 
 
-@final
-@dataclass(frozen=True)
-class GradientProfile:
-    """One model in a comparison.
-
-    Attributes:
-        gradient: norm at each depth, relative to the output's: the image first, the output last.
-        jacobian: smallest, lower quartile, median, upper quartile and largest singular value of
-            the Jacobian over all images; may be empty.
-
-    Example:
-        >>> GradientProfile(gradient=[1.0, 1.0], jacobian=[1.0] * 5).gradient[-1]
-        1.0
-    """
-
-    gradient: Sequence[float]
-    jacobian: Sequence[float] = ()
-
-
 _Named: TypeAlias = Mapping[str, GradientProfile]
 
 
-def gradient_profile(inspection: Inspection) -> GradientProfile:
-    """What a comparison shows of a model: the norms where the whole signal passes.
-
-    Args:
-        inspection: of the model.
-
-    Example:
-        >>> from taut.diagnostics import inspect
-        >>> gradient_profile(inspect(taut.nn.Linear(3, 2), torch.ones(1, 3))).gradient[-1]
-        1.0
-    """
-    norms = [layer.random for layer in inspection.layers if layer.whole]
-    values = inspection.jacobian
-    return GradientProfile([*norms, 1.0], () if values is None else five_numbers(values))
-
-
-def five_numbers(values: Float64[Tensor, "..."]) -> list[float]:
-    """Smallest value, lower quartile, median, upper quartile and largest value.
-
-    Args:
-        values: at least one.
-
-    Example:
-        >>> five_numbers(torch.tensor([3.0, 1.0, 2.0]).double())
-        [1.0, 1.5, 2.0, 2.5, 3.0]
-    """
-    return values.flatten().quantile(values.new_tensor([0, 0.25, 0.5, 0.75, 1])).tolist()
-
-
-def plot_profiles(columns: Mapping[str, Mapping[str, GradientProfile]]) -> "Figure":
+def profiles(columns: Mapping[str, Mapping[str, GradientProfile]]) -> "Figure":
     """Plot models side by side: gradient norm by depth above, spectrum of the Jacobian below.
 
     A model has one colour in all columns, by its name; columns share their scales. Values below
@@ -87,16 +35,17 @@ def plot_profiles(columns: Mapping[str, Mapping[str, GradientProfile]]) -> "Figu
         ImportError: if matplotlib is not installed.
 
     Example:
-        >>> len(plot_profiles({"": {"mine": GradientProfile([0.5, 1.0])}}).axes)
+        >>> from taut.diagnostics import GradientProfile
+        >>> len(profiles({"": {"mine": GradientProfile([0.5, 1.0])}}).axes)
         1
     """
-    profiles = [profile for named in columns.values() for profile in named.values()]
-    if not profiles:
+    drawn = [profile for named in columns.values() for profile in named.values()]
+    if not drawn:
         raise ValueError("`columns` must hold a model; got none.")
     names = list(dict.fromkeys(name for named in columns.values() for name in named))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    norms = [x for profile in profiles for x in profile.gradient]
-    values = [x for profile in profiles for x in profile.jacobian]
+    norms = [x for profile in drawn for x in profile.gradient]
+    values = [x for profile in drawn for x in profile.jacobian]
     log = needs_log([*norms, *values])
     with plot_style():
         from matplotlib.figure import Figure

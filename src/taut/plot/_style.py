@@ -1,8 +1,8 @@
-"""What figures share: colours, settings of matplotlib, logarithmic axes, labels kept apart."""
+"""What figures share: colours, line styles, settings of matplotlib, labels kept apart."""
 
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +11,15 @@ if TYPE_CHECKING:
 
 INK, MUTED, FAINT, LINE = "#1c1b19", "#5f5c56", "#b9b2a6", "#e4e0d8"
 COLOURS = (
-    *("#0b6e63", "#b4470f", "#3d4f8f", "#a58a12", "#8a5a9e"),
-    *("#5f5a52", "#2f8fc4", "#9c3a4a", "#4f8f3a", "#c2703d"),
+    *("#0072b2", "#d55e00", "#009e73", "#aa4a85"),
+    *("#a06a00", "#3f8fc4", "#1c1b19", "#7a3b00"),
 )
-"""Colours of curves, in this order."""
+"""Colours of curves, in this order: those of Okabe and Ito for readers who are colour-blind, with
+the light ones darkened, so that a name in the colour of its curve is legible on white."""
+
+CERTIFIED, ATTACKED, CLEAN = COLOURS[0], COLOURS[1], MUTED
+CERTIFIED_LINE, ATTACKED_LINE, CLEAN_LINE = "-", (0, (5, 1.6)), (0, (1, 1.6))
+"""Every curve also has a line style of its own, for prints without colours."""
 
 FLOOR = 1e-20
 """Smaller values are drawn as this one on a logarithmic axis."""
@@ -67,6 +72,34 @@ def plot_style(
     }
     style.update({name.replace("_", "."): value for name, value in settings.items()})
     return matplotlib.rc_context(style)
+
+
+@contextmanager
+def styled_axes(ax: "Axes | None", width: float = 5.0, height: float = 3.2) -> Iterator["Axes"]:
+    """The axes given, or those of a new figure; the style of taut holds inside the context.
+
+    Args:
+        ax: axes of the caller, or None.
+        width: of a new figure, in inches.
+        height: of a new figure, in inches.
+
+    Raises:
+        ImportError: if matplotlib is not installed.
+
+    Example:
+        >>> with styled_axes(None) as axes:
+        ...     len(axes.figure.axes)
+        1
+    """
+    with plot_style():
+        from matplotlib.figure import Figure
+
+        if ax is not None:
+            yield ax
+            return
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure.add_subplot()
+        figure.draw_without_rendering()  # ticks take their colours from the style now
 
 
 def needs_log(values: Iterable[float]) -> bool:
