@@ -82,9 +82,9 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     if source in tutorials():
         button = f"[Download as a notebook]({_notebook(source)}){{ .md-button .notebook }}"
         markdown = re.sub(r"(^# .*\n)", rf"\1\n{button}\n", markdown, count=1)
-    if "<!-- reference -->" in markdown:
+    if "<!-- reference: scripts/site_reference.py -->" in markdown:
         names = site_reference.index(_TAUT, _GROUPS)
-        markdown = markdown.replace("<!-- reference -->", names)
+        markdown = markdown.replace("<!-- reference: scripts/site_reference.py -->", names)
     # In the repository records and examples lie beside docs/, on the site within it.
     return re.sub(r"\]\(\.\./(records|examples)/", r"](\1/", markdown)
 
