@@ -26,8 +26,6 @@ import site_reference  # noqa: E402
 _LOG = logging.getLogger("mkdocs.hooks.site_pages")
 _TAUT = site_reference.load()
 _GROUPS = site_reference.groups(_TAUT)
-# The line of docs/reference.md that the list of names replaces.
-_NAMES_HERE = "The list of names is part of the site, which `make docs` builds."
 # Sections of the navigation that the hook completes.
 _FURTHER, _REFERENCE, _PROJECT = "How-to", "Reference", "Project"
 
@@ -84,9 +82,9 @@ def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
     if source in tutorials():
         button = f"[Download as a notebook]({_notebook(source)}){{ .md-button .notebook }}"
         markdown = re.sub(r"(^# .*\n)", rf"\1\n{button}\n", markdown, count=1)
-    if page.file.src_uri == "reference.md":
+    if "<!-- reference: scripts/site_reference.py -->" in markdown:
         names = site_reference.index(_TAUT, _GROUPS)
-        markdown = markdown.replace(_NAMES_HERE, names)
+        markdown = markdown.replace("<!-- reference: scripts/site_reference.py -->", names)
     # In the repository records and examples lie beside docs/, on the site within it.
     return re.sub(r"\]\(\.\./(records|examples)/", r"](\1/", markdown)
 

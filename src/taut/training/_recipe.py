@@ -330,7 +330,7 @@ def _decoded(choice: Choice, value: Any, folder: Path) -> Any:
     cls = choice.find(kind, folder)
     file = source_file(cls)
     if digest is not None and (file is None or file.sha256 != digest):
-        raise ValueError(f"{kind} is not in the file it was in when the recipe was written.")
+        raise ValueError(f"{kind} has changed since the recipe was written.")
     if choice.instance:
         values = choice.settings(kind) | values
         inner = {one.name for one in fields(cls) if _is_loss(_default(one))}

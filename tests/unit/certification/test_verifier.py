@@ -619,7 +619,7 @@ def test_gains_have_no_slack(tmp_path):
     forgery.rewritten(path, lower)
     with pytest.raises(verifier.Refused, match="claims less"):
         verifier.verify(path, weights)
-    with pytest.raises(ValueError, match="`1` is below"):
+    with pytest.raises(ValueError, match="`1` is smaller"):
         taut.verify(path, weights)
 
 

@@ -156,7 +156,7 @@ def test_tar_entries_that_claim_too_much_are_refused(pack, content, message, tmp
     with little_memory(), pytest.raises((ValueError, FileNotFoundError)):
         load("cifar100", tmp_path)
     if pack is bytes:
-        with little_memory(), pytest.raises(ValueError, match=r"would take|header|whole"):
+        with little_memory(), pytest.raises(ValueError, match=r"would take|header|complete"):
             stream("folder", path, workers=0)
 
 
