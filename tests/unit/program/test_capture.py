@@ -165,7 +165,10 @@ REFUSED = {
     "requires_grad": (lambda m, x: m.fc(x) * (1 + 9 * x.requires_grad), "requires_grad"),
     "is_leaf": (lambda m, x: m.fc(x) * (1 + 9 * (not x.is_leaf)), "is_leaf"),
     "grad_fn": (lambda m, x: m.fc(x) * (1 if x.grad_fn is None else 9), "grad_fn"),
-    "the gradient's mode": (lambda m, x: m.fc(x) * (1 + torch.is_grad_enabled()), "differs from the program"),
+    "the gradient's mode": (
+        lambda m, x: m.fc(x) * (1 + torch.is_grad_enabled()),
+        "differs from the program",
+    ),
     "a version": (lambda m, x: m.fc(x) * (1 + x._version), "_version"),
     "the largest": (
         lambda m, x: m.fc(x) * (50 if isinstance(x, Tensor) and x.max() > 2 else 1), "__bool__"
