@@ -153,6 +153,15 @@ def test_along_every_axis(name, dim, shape):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_vectors_without_a_batch(name):
+    x, layer = random(5), moved(name, 5, dim=-1)
+    assert torch.equal(layer(x), layer(x[None])[0])
+    assert torch.equal(moved(name, 5, dim=0)(x), layer(x))
+    with pytest.raises(ValueError, match=r"`input` must have .* axis 1.*\(5,\)"):
+        moved(name, 5)(x)
+
+
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("channels", [2, 5])
 def test_lipschitz_along_segments_and_between_distant_points(name, channels):
     layer = moved(name, channels)

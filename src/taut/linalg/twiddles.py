@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from taut._torch_private import cached_constants
+
 Shifts = tuple[tuple[int, ...], ...]
 
 TWIDDLE_ERROR = 2.0**-49
@@ -78,7 +80,7 @@ def down_cosine(k: int, n: int) -> Fraction:
     return Fraction(cosine(k, n)[0], 1 << _BITS) - _SERIES_ERROR
 
 
-@lru_cache(maxsize=64)
+@cached_constants
 def _table(n: int) -> Float[Tensor, "n 2"]:
     """Cosines and sines of n equal turns; a Fraction becomes the nearest float."""
     entries = ([float(Fraction(v, 1 << _BITS)) for v in cosine(k, n)] for k in range(n))

@@ -20,7 +20,7 @@ from taut.nn._parametrized import (
     made,
 )
 from taut.nn._shift import Shift1d, Shift2d, Shift3d, shift_kernel
-from taut.parametrizations import Orthogonal, read_weight
+from taut.parametrizations import Orthogonal, read_weight, without_autocast
 
 _PLAIN = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _SHIFTS = {1: Shift1d, 2: Shift2d, 3: Shift3d}
@@ -84,7 +84,8 @@ class _ShiftMix(AbstractParametrizedLayer):
         """The same convolution as one kernel, `(out_channels, in_channels, 3, ...)`."""
         rotation, mixing = (kernel.flatten(1) for kernel in self._kernels())
         taps = shift_kernel(self.in_channels, self.shift.moved, self.axes)[:, 0].to(rotation)
-        return torch.einsum("om,mi,m...->oi...", mixing, rotation, taps)
+        with without_autocast(rotation.device):
+            return torch.einsum("om,mi,m...->oi...", mixing, rotation, taps)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Rotate, shift and mix."""

@@ -18,7 +18,9 @@ COLOURS = (
 the light ones darkened, so that a name in the colour of its curve is legible on white."""
 
 CERTIFIED, ATTACKED, CLEAN = COLOURS[0], COLOURS[1], MUTED
-CERTIFIED_LINE, ATTACKED_LINE, CLEAN_LINE = "-", (0, (5, 1.6)), (0, (1, 1.6))
+CERTIFIED_LINE = "-"
+ATTACKED_LINE = (0, (5, 1.6))
+CLEAN_LINE = (0, (1, 1.6))
 """Every curve also has a line style of its own, for prints without colours."""
 
 FLOOR = 1e-20

@@ -313,3 +313,13 @@ def test_circular_layers_learn_where_they_are():
         encoding.encoding -= 0.1 * encoding.encoding.grad
     moved = layer(encoding(x.roll(1, 3)))
     assert (moved - layer(encoding(x)).roll(1, 3)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_weight_keeps_its_precision_under_autocast(axes):
+    layer = LAYERS[axes](8, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(layer.weight, copy.deepcopy(layer).weight)
+        weight = layer.weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, layer.weight)

@@ -284,3 +284,21 @@ def test_compiled_in_one_graph():
     environment = os.environ | {"PYTHONPATH": paths}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+FIRST_CALL = """
+import torch, taut
+layer = taut.nn.Conv2d(2, 2, 3, parametrization=taut.Cayley)
+x = torch.rand(1, 2, 4, 4)
+def hessian(): return torch.func.hessian(lambda z: layer(z).pow(2).sum())(x)
+first = hessian()
+assert torch.equal(hessian(), first)
+layer(x)
+assert torch.equal(hessian(), first)
+"""
+
+
+def test_no_constant_outlives_a_transform():
+    """In a process of its own, in which nothing is cached yet."""
+    done = subprocess.run([sys.executable, "-c", FIRST_CALL], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -2,9 +2,11 @@
 
 from typing import final
 
+import torch
 from torch import Tensor, nn
 
 from taut._arguments import axis
+from taut.nn.activations._along import check_axis
 
 
 @final
@@ -34,6 +36,8 @@ class FullSort(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Sort along the axis."""
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            check_axis(input, self.dim)
         return input.sort(dim=self.dim)[0]
 
     def extra_repr(self) -> str:

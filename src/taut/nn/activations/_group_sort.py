@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from taut._arguments import whole
+from taut.nn.activations._along import along
 from taut.program import AbstractOp, Site, op
 
 
@@ -47,6 +48,8 @@ class GroupSort(nn.Module):
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along its dimension."""
+        if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
+            return along(self._sorted, input, self._dim)
         if self._dim == 1:
             return self._sorted(input)
         return self._sorted(input.movedim(self._dim, 1)).movedim(1, self._dim)

@@ -7,6 +7,7 @@ from torch import Tensor, fx, nn
 
 from taut._torch_private import is_watched
 from taut.linalg.derivatives import applied, keep
+from taut.nn.activations._along import along
 from taut.program import AbstractOp, Site, op
 
 # The integer type for each size of a number in bytes.
@@ -52,14 +53,11 @@ class MaxMin(nn.Module):
     # No shapes in the annotations: TorchScript reads them.
     def forward(self, input: Tensor) -> Tensor:
         """Apply the activation along its dimension."""
-        if self._dim == 1:
-            if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-                return _eager(input)
-            return _maxmin(input)
-        moved = input.movedim(self._dim, 1)
         if not torch.jit.is_scripting():  # pyright: ignore[reportPrivateImportUsage]
-            return _eager(moved).movedim(1, self._dim)
-        return _maxmin(moved).movedim(1, self._dim)
+            return along(_eager, input, self._dim)
+        if self._dim == 1:
+            return _maxmin(input)
+        return _maxmin(input.movedim(self._dim, 1)).movedim(1, self._dim)
 
     def extra_repr(self) -> str:
         """The axis, where it is not the first behind the batch."""
