@@ -23,6 +23,7 @@ from taut.files import write_atomically
 
 SIZE = (1000, 1250)  # of a page, in pixels of the browser
 WIDTH, GAP = 780, 24  # of a page in the picture, and between two
+IDLE = "typeof attacks === 'undefined' || (!attacks.jobs.length && !maps.jobs.length)"
 LARGEST = 300_000  # bytes
 
 
@@ -54,6 +55,7 @@ def shot(window: Browser, page: Path, path: Path) -> Image.Image:
     """The first screen of a page."""
     width, height = SIZE
     window.open(page, width=width, height=height)
+    window.wait(IDLE)
     window.picture(path)
     with Image.open(path) as image:
         return image.convert("RGB").resize((WIDTH, WIDTH * height // width))
