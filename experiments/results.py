@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiments._record import RECORDS, ROOT, Record, read
 from experiments._runner import Experiment, option
-from experiments._show import COLOURS, GREY, grid, markdown, panels, save, spread
+from experiments._show import COLOURS, GREY, GRID, grid, markdown, panels, save, spread
 from taut._zoo import manifest
 
 if TYPE_CHECKING:
@@ -156,7 +156,8 @@ def best() -> str:
 def work(args: argparse.Namespace, _: Record) -> None:
     for dataset, title in _DRAWN.items():
         figure, (axes,) = panels(1, 1, (6.4, 4.6))
-        _panel(axes, dataset, title)
+        draw = _panel if any(ours(dataset)) else _published_panel
+        draw(axes, dataset, title)
         save(figure, args.figures / f"results-{dataset}.png")
 
 
@@ -164,6 +165,7 @@ def _panel(axes: "Axes", dataset: str, title: str) -> None:
     """Certified against clean accuracy; nets that no other one beats in both have a name."""
     headline = RADII[dataset][0]
     nets = [net for net in (*published(dataset), *ours(dataset)) if net.clean]
+    nets = [net for net in nets if net.at(headline) >= 0]
     points = [(float(net.clean.split(" ")[0]), net.at(headline)) for net in nets]
     for net, (clean, proved) in zip(nets, points, strict=True):
         rivals = [p for other, p in zip(nets, points, strict=True) if other.is_ours == net.is_ours]
@@ -178,9 +180,26 @@ def _panel(axes: "Axes", dataset: str, title: str) -> None:
     grid(axes, title)
 
 
+def _published_panel(axes: "Axes", dataset: str, title: str) -> None:
+    """A bar for each net: certified, and clean behind it."""
+    headline = RADII[dataset][0]
+    nets = sorted((net for net in published(dataset) if net.clean), key=lambda n: n.at(headline))
+    names = [net.name for net in nets]
+    axes.barh(names, [float(net.clean) for net in nets], color=GRID, label="clean")
+    bars = axes.barh(names, [net.at(headline) for net in nets], color=GREY, label="certified")
+    axes.bar_label(bars, fmt="%.1f", label_type="center", color="white", fontsize=7)
+    axes.tick_params(axis="y", labelsize=7.5)
+    axes.set_xlabel(f"accuracy, %; certified at {headline}")
+    axes.legend(frameon=False, loc="lower right")
+    grid(axes, title)
+
+
 _DRAWN = {
     "mnist": "MNIST: published grey, ours green",
+    "fashion-mnist": "Fashion-MNIST: ours",
     "cifar10": "CIFAR-10: published grey, ours green, on its JPEG q75",
+    "cifar100": "CIFAR-100: published",
+    "tiny-imagenet": "Tiny-ImageNet: published",
 }
 TABLES = {f"results-{dataset}": partial(results_table, dataset) for dataset in RADII}
 

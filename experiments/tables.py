@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from experiments import (
+    _choosing,
     _comparison,
     _torch_modules,
     anomalies,
@@ -93,6 +94,9 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "jacobian": attenuation.jacobian_table,
     },
     ROOT / "docs/command-line.md": command_line.TABLES,
+    ROOT / "docs/choosing-eps.md": _choosing.TABLES,
+    ROOT / "docs/index.md": {"comparison": _comparison.comparison_table},
+    ROOT / "docs/comparison.md": {"comparison": _comparison.comparison_table},
     ROOT / "docs/compare.md": {
         "help-compare": partial(command_line.experiment_help, "compare"),
         **compare.TABLES,

@@ -1,4 +1,4 @@
-"""What the site has beside the pages in docs/: a page of each package, records, examples.
+"""What the site has beside the pages in docs/: reference, notebooks, records, examples, project.
 
 Hooks of mkdocs, named in mkdocs.yml.
 """
@@ -10,39 +10,55 @@ import sys
 import tempfile
 from html import unescape
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import griffe
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))  # mkdocs loads this file by its path
+
+import site_notebooks  # noqa: E402
+import site_reference  # noqa: E402
+
 _LOG = logging.getLogger("mkdocs.hooks.site_pages")
-_Found: TypeAlias = "griffe.Object | griffe.Alias"
+_TAUT = site_reference.load()
+_GROUPS = site_reference.groups(_TAUT)
+# Sections of the navigation that the hook completes.
+_FURTHER, _REFERENCE, _PROJECT = "How-to", "Reference", "Project"
 
 
 def on_config(config: MkDocsConfig) -> None:
-    """Completes the navigation: pages that it leaves out, and those of the packages."""
+    """Completes the navigation: pages that it leaves out, the reference, the project's pages."""
     nav: list[Any] = list(config.nav or ())
     named = set(re.findall(r"[\w-]+\.md", str(nav)))
-    further = [path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named]
-    if further:
-        nav.append({"Further pages": further})
-    config.nav = [*nav, {"API": [{name: f"api/{name}.md"} for name in _packages()]}]
+    sections = {title: pages for entry in nav for title, pages in entry.items()}
+    sections[_FURTHER] += [
+        path.name for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in named
+    ]
+    sections[_REFERENCE] += [{group.title: group.uri} for group in _GROUPS]
+    sections[_PROJECT] += [{"Contributing": "contributing.md"}, {"Changelog": "changelog.md"}]
+    config.nav = nav
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
-    """Adds the pages of the packages, and the records and examples that pages point to."""
-    style = griffe.load_extensions(str(ROOT / "scripts" / "site_docstrings.py"))
-    taut = griffe.load(
-        "taut", search_paths=[ROOT / "src"], extensions=style, allow_inspection=False
-    )
-    assert isinstance(taut, griffe.Module)
-    for name in _packages():
-        page = _face(taut) if name == "taut" else _package(taut[name.removeprefix("taut.")])
-        files.append(File.generated(config, f"api/{name}.md", content=page))
+    """Adds what is generated, and the records and examples that pages point to."""
+    pages = {group.uri: site_reference.page(group) for group in _GROUPS}
+    for name in ("CONTRIBUTING", "CHANGELOG"):
+        text = (ROOT / f"{name}.md").read_text(encoding="utf-8")
+        pages[f"{name.lower()}.md"] = re.sub(
+            r"\]\((?:docs/|(CHANGELOG|CONTRIBUTING)\.md)",
+            lambda m: "](" + (f"{m[1].lower()}.md" if m[1] else ""),
+            text,
+        )
+    pages |= {
+        _notebook(page): site_notebooks.notebook(page.read_text(encoding="utf-8"))
+        for page in tutorials()
+    }
+    for uri, content in pages.items():
+        files.append(File.generated(config, uri, content=content))
     files.append(File.generated(config, "mnist-small.html", content=_playground()))
     for path in (*(ROOT / "records").rglob("*.json"), *(ROOT / "examples").glob("*.py")):
         uri = path.relative_to(ROOT).as_posix()
@@ -60,8 +76,16 @@ def _playground() -> str:
         return page.read_text(encoding="utf-8")
 
 
-def on_page_markdown(markdown: str, **kwargs: Any) -> str:
-    """In the repository records and examples lie beside docs/, on the site within it."""
+def on_page_markdown(markdown: str, page: Page, **kwargs: Any) -> str:
+    """Links as they are on the site; tutorials offer their notebook."""
+    source = ROOT / "docs" / page.file.src_uri
+    if source in tutorials():
+        button = f"[Download as a notebook]({_notebook(source)}){{ .md-button .notebook }}"
+        markdown = re.sub(r"(^# .*\n)", rf"\1\n{button}\n", markdown, count=1)
+    if "<!-- reference: scripts/site_reference.py -->" in markdown:
+        names = site_reference.index(_TAUT, _GROUPS)
+        markdown = markdown.replace("<!-- reference: scripts/site_reference.py -->", names)
+    # In the repository records and examples lie beside docs/, on the site within it.
     return re.sub(r"\]\(\.\./(records|examples)/", r"](\1/", markdown)
 
 
@@ -73,49 +97,18 @@ def on_page_content(html: str, page: Page, **kwargs: Any) -> str:
     return _DISPLAY.sub(lambda m: convert(unescape(m[1]), display="block"), html)
 
 
+def tutorials() -> list[Path]:
+    """Pages that are notebooks, too: those of the section Tutorials that have code."""
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    section = re.search(r"- Tutorials:\n((?: {6}.*\n)+)", text)
+    assert section, "mkdocs.yml has no section of tutorials"
+    pages = [ROOT / "docs" / name for name in re.findall(r"([\w-]+\.md)", section[1])]
+    return [page for page in pages if site_notebooks.has_code(page.read_text(encoding="utf-8"))]
+
+
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
 
-def _packages() -> list[str]:
-    inner = sorted(path.parent.name for path in (ROOT / "src" / "taut").glob("*/__init__.py"))
-    return ["taut", *(f"taut.{name}" for name in inner)]
-
-
-def _face(taut: griffe.Module) -> str:
-    """The names that `import taut` gives, each with its summary and its place."""
-    rows = ["# taut", "", _text(taut), "", "| name | what it is |", "|---|---|"]
-    for name in sorted(map(str, taut.exports or ()), key=str.lower):
-        found = _exported(taut, name)
-        place = f"({found.path}.md)" if found.is_module else f"[{found.canonical_path}]"
-        rows.append(f"| [`taut.{name}`]{place} | {_text(found).splitlines()[0]} |")
-    return "\n".join(rows) + "\n"
-
-
-def _package(package: _Found) -> str:
-    """Its docstring and what it exports; a package that exports nothing shows its modules."""
-    lines = [f"# {package.path}", "", *_entry(package.path, "members: false")]
-    modules = [
-        name for name, member in package.members.items() if not member.is_alias and member.is_module
-    ]
-    for name in sorted(map(str, package.exports or modules), key=str.lower):
-        found = _exported(package, name)
-        if found.is_module:
-            lines += [f"## {found.path}", "", *_entry(found.path, "heading_level: 3")]
-        else:
-            lines += _entry(found.path, "show_root_heading: true", "show_root_toc_entry: true")
-    return "\n".join(lines) + "\n"
-
-
-def _exported(package: _Found, name: str) -> _Found:
-    """What `package.name` is when it runs: a function rather than the file of that name."""
-    found = package[name]
-    return found[name] if found.is_module and name in found.members else found
-
-
-def _entry(path: str, *options: str) -> list[str]:
-    return [f"::: {path}", "    options:", *(f"      {option}" for option in options), ""]
-
-
-def _text(found: _Found) -> str:
-    return found.docstring.value if found.docstring is not None else ""
+def _notebook(page: Path) -> str:
+    return f"notebooks/{page.stem}.ipynb"

@@ -214,9 +214,9 @@ def test_the_checkpoint_of_another_recipe_is_refused(run, data, tmp_path):
     other = train(replace(TINY, lr=0.3, epochs=1), tmp_path / "other", data_dir=data)
     for name in ("state.safetensors", "model.safetensors"):
         shutil.copy(other.path / name, run.path / name)
-    with pytest.raises(ValueError, match=r"state\.safetensors is of another recipe"):
+    with pytest.raises(ValueError, match=r"state\.safetensors belongs to another recipe"):
         train(TINY, run.path)
-    with pytest.raises(ValueError, match=r"model\.safetensors is of another recipe"):
+    with pytest.raises(ValueError, match=r"model\.safetensors belongs to another recipe"):
         run.model()
 
 

@@ -271,7 +271,7 @@ def test_a_file_changed_after_its_certificate_is_refused(trained, capsys, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("export", "{}/nowhere", "--to", "onnx"), "is not a run folder"),
+        (("export", "{}/nowhere", "--to", "onnx"), "There is no run folder"),
         (("certify", "{}/recipe.json"), "must end in .onnx"),
         (("certify", "{}/model.safetensors"), "was not written by `taut export`"),
         (("certify", "{}/recipe.json", "--weights", "{}/model.safetensors"), "its own weights"),

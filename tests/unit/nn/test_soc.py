@@ -561,5 +561,5 @@ def test_moduli_that_leave_no_room_for_underflow_are_not_certified_in_floats():
         twin.weight.mul_(4)
     x = torch.rand(1, 2, 3, 3, dtype=torch.float64)
     model = nn.Sequential(twin, nn.Flatten(), nn.Linear(18, 2, dtype=torch.float64))
-    with pytest.raises(ValueError, match="moduli of its kernel have too large a norm"):
+    with pytest.raises(ValueError, match="absolute values of its kernel have too large a norm"):
         taut.certify(model, x, torch.tensor([0]))

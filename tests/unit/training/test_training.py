@@ -304,7 +304,7 @@ def test_a_damaged_or_foreign_model_is_named(finished, data_dir, tmp_path):
     recipe = replace(TINY, classes=4).to_json()
     path.write_bytes(whole)
     (run.path / "recipe.json").write_text(recipe)
-    with pytest.raises(ValueError, match=r"model\.safetensors is of another recipe"):
+    with pytest.raises(ValueError, match=r"model\.safetensors belongs to another recipe"):
         Run.open(run.path).model()
     save_tensors(path, load_tensors(path)[0], {})  # as others write it, without a recipe
     with pytest.raises(ValueError, match=r"model\.safetensors does not fit the model"):
