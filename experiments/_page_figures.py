@@ -92,7 +92,8 @@ def arithmetics() -> "Figure":
         }
         side_by_side(place, groups, series)
         grid(place, f"radius {eps}")
-    axes[0].get_legend().remove()
+    if (legend := axes[0].get_legend()) is not None:
+        legend.remove()
     axes[0].set_ylabel("certified accuracy, %")
     return figure
 

@@ -84,6 +84,7 @@ def cached_constants(function: _Function) -> _Function:
             return function(*args)
         return computed(*args)
 
+    constant.cache_clear = computed.cache_clear  # pyright: ignore[reportAttributeAccessIssue]
     constant._dynamo_marked_constant = True  # pyright: ignore[reportAttributeAccessIssue]
     return cast(_Function, constant)
 
