@@ -2,13 +2,12 @@
 
 Example: python -m experiments.pictures --figure docs/figures/readme.png
 
-A browser without a window draws the pages: chromium or Chrome must be installed. The run is that of
+Chromium or Chrome must be on the path; it opens no window. The run is that of
 `taut demo`, made in a temporary folder; `--run` takes a finished one.
 """
 
 import argparse
 import io
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,50 +16,47 @@ from pathlib import Path
 
 from PIL import Image
 
+from experiments._browser import Browser, browser
 from experiments._record import Record
 from experiments._runner import Experiment, option
-from taut.cli.app import COMMANDS
 from taut.files import write_atomically
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 SIZE = (1000, 1250)  # of a page, in pixels of the browser
 WIDTH, GAP = 780, 24  # of a page in the picture, and between two
+IDLE = "typeof attacks === 'undefined' || (!attacks.jobs.length && !maps.jobs.length)"
 LARGEST = 300_000  # bytes
 
 
 def work(args: argparse.Namespace, record: Record) -> None:
-    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
-        raise FileNotFoundError(f"no browser is on the path; install one of {', '.join(BROWSERS)}.")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, browser() as window:
         pages = pages_of(args.run, Path(folder))
-        shots = [shot(browser, page, Path(folder, f"{page.stem}.png")) for page in pages]
+        shots = [shot(window, page, Path(folder, f"{page.stem}.png")) for page in pages]
     write_atomically(args.figure, encoded(side_by_side(shots)))
     print(f"Wrote {args.figure}: {', '.join(page.stem for page in pages)}.")
 
 
 def pages_of(run: Path | None, folder: Path) -> list[Path]:
-    """The report of a run and its playground, where this version has one."""
+    """The report of a run and its playground, made where they are missing."""
     if run is None:
         run = folder / "demo"
         taut("demo", "--run", str(run))
     pages = [run / "report.html", run / "play.html"]
-    if "play" in COMMANDS and not pages[1].is_file():
-        taut("play", str(run))
-    return [page for page in pages if page.is_file()]
+    for page, command in zip(pages, ("report", "play"), strict=True):
+        if not page.is_file():
+            taut(command, str(run))
+    return pages
 
 
 def taut(*words: str) -> None:
     subprocess.run([sys.executable, "-m", "taut", *words], check=True, stdout=subprocess.DEVNULL)
 
 
-def shot(browser: str, page: Path, path: Path) -> Image.Image:
+def shot(window: Browser, page: Path, path: Path) -> Image.Image:
     """The first screen of a page."""
     width, height = SIZE
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-    command += [f"--window-size={width},{height}", "--virtual-time-budget=4000"]
-    command += [f"--screenshot={path}", page.resolve().as_uri()]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    window.open(page, width=width, height=height)
+    window.wait(IDLE)
+    window.picture(path)
     with Image.open(path) as image:
         return image.convert("RGB").resize((WIDTH, WIDTH * height // width))
 

@@ -197,7 +197,7 @@ class PointwiseAttack(AbstractFoolboxWalk):
 @final
 @dataclass(frozen=True, kw_only=True)
 class AutoAttack(AbstractAttack):
-    r"""AutoAttack: four attacks without parameters, each on the images that survive; the standard.
+    r"""AutoAttack: four attacks without parameters, each on the images that survive.
 
     APGD on the cross-entropy, targeted APGD, targeted FAB, and Square: the standard version in l2.
     The first three follow gradients of different losses, with steps that adapt; the last draws
