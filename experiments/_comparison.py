@@ -60,7 +60,7 @@ def comparison_table() -> str:
         (
             "auto_LiRPA",
             "output bounds of any net on a ball of given radius",
-            "floats; rounding not counted",
+            "floats, no claim about rounding",
             "bound propagation for each image and radius",
             "not measured",
             "nothing of its own",
