@@ -90,7 +90,7 @@ def test_an_exported_file_and_one_beside_it(tmp_path, points, capsys):
     assert len(content(tmp_path / "page.html")["nets"]) == 2
     code, _, error = run(capsys, tmp_path / "one.safetensors")
     assert code == 2
-    assert "needs `--data` here, an npz file with test images" in error
+    assert "needs `--data`, an npz file with test images" in error
 
 
 def test_equal_inputs_give_equal_pages(net, tmp_path, capsys):

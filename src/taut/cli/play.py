@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import taut
 from taut._zoo import PREFIX, is_zoo_name, manifest, zoo_classes, zoo_file
 from taut.certification import prove
-from taut.cli.model_file import NO_FILE, ModelFile, check_source, open_model, opened_file
+from taut.cli.model_file import NO_FILE, ModelFile, open_model
 from taut.cli.report import versions
 from taut.cli.shared import OptionalFolder, OptionalRun, OptionalText
 from taut.data import class_names
@@ -93,14 +93,7 @@ def _opened(run: Path | None, plain: ModelFile, data_dir: Path | None) -> _Sourc
     if run is not None and is_zoo_name(run):
         plain.refuse_beside_run()
         return _of_zoo(str(run), data_dir)
-    check_source(run, plain, files=True)
-    if run is not None and run.is_file():
-        if plain.data is None:
-            raise ValueError(f"{run} needs `data` here, an npz file with test images.")
-        model, shape = plain.load_exported(run)
-        opened = opened_file(str(run), model, shape, plain.data, torch.device("cpu"))
-    else:
-        opened = open_model(run, plain, "cpu", data_dir)
+    opened = open_model(run, plain, "cpu", data_dir, files=True)
     if isinstance(opened, OpenedRun):
         images, labels = opened.head(len(opened.test))
         recipe, names, label = opened.run.recipe, opened.data.classes, opened.data.label
