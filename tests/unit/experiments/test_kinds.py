@@ -1,6 +1,7 @@
 """`experiments.kinds` and `experiments.aoc` time layers that compute the same sizes."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -51,7 +52,8 @@ def test_a_layer_that_fails_is_named():
 
 
 def test_without_orthogonium_a_sentence_says_how_to_install_it(monkeypatch, capsys):
-    monkeypatch.setitem(__import__("sys").modules, "orthogonium", None)
+    for name in ["orthogonium", *(m for m in sys.modules if m.startswith("orthogonium."))]:
+        monkeypatch.setitem(sys.modules, name, None)
     assert aoc.EXPERIMENT.run(["--quick"]) == 2
     assert "pip install orthogonium" in capsys.readouterr().err
 
