@@ -13,6 +13,7 @@ from taut.models._aol_net import AOLNet
 from taut.models._base import AbstractModel
 from taut.models._bronet import BRONet
 from taut.models._cpl_net import CPLNet
+from taut.models._deep import Deep
 from taut.models._fc3 import FC3
 from taut.models._function import model_of
 from taut.models._large import Large
@@ -36,6 +37,7 @@ __all__ = [
     "AbstractNet",
     "BRONet",
     "CPLNet",
+    "Deep",
     "Large",
     "Layer",
     "LiResNet",
