@@ -16,6 +16,7 @@ _LAYERS = {
     "Convolutions": ("_conv", "_conv_transpose", "_circular"),
     "Spectral, skew and shift convolutions": ("_spectral_conv", "series", "_shift", "_shift_mix"),
     "Linear layers": ("_linear", "_unit_row_linear"),
+    "Monotone nets": ("_monotone",),
     "Activations": ("activations",),
     "Pooling": ("pooling",),
     "Residual layers": ("residual",),

@@ -4,7 +4,7 @@ from taut import data, diagnostics, export, losses, models, nn, optim, plot, the
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
+from taut.certification import certified_radius, certify, l2_distance_upper, predict, slopes, verify
 from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
@@ -85,6 +85,7 @@ __all__ = [
     "retract_",
     "shared_weights",
     "singular_values",
+    "slopes",
     "theory",
     "update_",
     "verify",

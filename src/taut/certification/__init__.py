@@ -4,6 +4,7 @@ from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._eps import Eps, as_eps_sequence
+from taut.certification._feature_slopes import FeatureSlopes, slopes
 from taut.certification._inputs import numbers_of
 from taut.certification._predict import predict, predict_batches
 from taut.certification._predictions import Predictions
@@ -22,6 +23,7 @@ __all__ = [
     "Certificate",
     "Certification",
     "Eps",
+    "FeatureSlopes",
     "Predictions",
     "Verified",
     "above",
@@ -37,5 +39,6 @@ __all__ = [
     "predict",
     "predict_batches",
     "prove",
+    "slopes",
     "verify",
 ]

@@ -25,6 +25,7 @@ from taut.nn._isometric_pad import (
     isometric_pad,
 )
 from taut.nn._linear import Linear
+from taut.nn._monotone import Monotone, UnitColumnLinear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
 from taut.nn._positional_encoding import PositionalEncoding
@@ -130,6 +131,7 @@ __all__ = [
     "Linear",
     "LinearSpline",
     "MaxMin",
+    "Monotone",
     "NActivation",
     "PadToMultiple1d",
     "PadToMultiple2d",
@@ -165,6 +167,7 @@ __all__ = [
     "SpectralGeometry",
     "SplitResidual",
     "Times",
+    "UnitColumnLinear",
     "UnitRowLinear",
     "isometric_pad",
     "writes_padded",
