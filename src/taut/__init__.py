@@ -1,6 +1,18 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    data,
+    diagnostics,
+    export,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    sdf,
+    theory,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
@@ -83,6 +95,7 @@ __all__ = [
     "predict",
     "projected",
     "retract_",
+    "sdf",
     "shared_weights",
     "singular_values",
     "slopes",

@@ -1,6 +1,6 @@
 """Bound and logits to certified radii: what no perturbation within the radius can change."""
 
-from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper
+from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper, norms_upper
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._eps import Eps, as_eps_sequence
@@ -35,6 +35,7 @@ __all__ = [
     "class_logits",
     "l2_distance_upper",
     "logit_margin",
+    "norms_upper",
     "numbers_of",
     "predict",
     "predict_batches",
