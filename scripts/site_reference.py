@@ -33,6 +33,7 @@ _TITLES = {
     "program": "Bounds and programs",
     "certification": "Certification",
     "attacks": "Attacks",
+    "sdf": "Distance fields",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
     "training": "Training",

@@ -41,7 +41,7 @@ class Monotone(nn.Module):
         model: f, from `(batch, features)` to `(batch, outputs)`; bounded by taut for the proof.
         directions: one of 1 (nondecreasing), -1 (nonincreasing) and 0 (free) for each feature.
         constant: c, the largest slope of f in the features with a direction; a number, or one for
-            each feature.
+            each feature. `taut.slopes(f, shape).upper` are those of any net f as it is now.
         device, dtype: of the coefficients.
 
     Raises:
@@ -67,7 +67,7 @@ class Monotone(nn.Module):
         self,
         model: nn.Module,
         directions: Iterable[int],
-        constant: float | Iterable[float] = 1.0,
+        constant: float | Iterable[float] | Tensor = 1.0,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -91,8 +91,8 @@ class Monotone(nn.Module):
 
     def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
         """Add the linear term to each output."""
-        outputs = self.model(input)
-        if not isinstance(outputs, fx.Proxy):
+        outputs: Tensor = self.model(input)
+        if not isinstance(input, fx.Proxy):
             self._check(input, outputs)
         return outputs + F.linear(input, self.coefficients)
 
@@ -125,7 +125,10 @@ def _directions(directions: Any) -> list[int]:
 
 
 def _constants(constant: Any, features: int) -> list[float]:
-    values = [constant] * features if is_number(constant) else list(constant)
+    if is_number(constant):
+        values = [constant] * features
+    else:
+        values = constant.tolist() if isinstance(constant, Tensor) else list(constant)
     good = all(is_number(value) and 0 < value < math.inf for value in values)
     if len(values) != features or not good:
         raise ValueError(

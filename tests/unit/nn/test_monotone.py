@@ -235,6 +235,18 @@ def test_each_feature_may_have_a_constant_of_its_own():
     assert taut.slopes(g, (5,)).nonincreasing == ()  # 0.25 is not enough
 
 
+def test_any_net_becomes_monotone_with_its_own_slopes():
+    torch.manual_seed(0)
+    f = nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1)).double()
+    g = Monotone(f, [1, -1, 1], taut.slopes(f, (3,)).upper, dtype=torch.float64)
+    found = taut.slopes(g, (3,))
+    assert (found.nondecreasing, found.nonincreasing) == ((0, 2), (1,))
+    for feature, sign in enumerate((1, -1, 1)):
+        lower, upper = found.lower[feature].item(), found.upper[feature].item()
+        assert lower <= steepest(g, feature, 3, -sign) <= upper
+        assert sign * steepest(g, feature, 3, -sign) > 0
+
+
 def test_flat_in_all_features_is_possible_with_unit_columns_alone():
     """A slope of -1 in each feature at once has norm root n, which no 1-Lipschitz net has."""
     f = nn.Sequential(UnitColumnLinear(3, 2), nn.Linear(2, 1, bias=False)).double()
