@@ -160,7 +160,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
     if args.figures is not None and "star" in args.shapes:
         save(level_sets(nets), args.figures / "distance-fields.png")
     if args.figures is not None and "torus" in args.shapes:
-        save(rendering(nets["torus", "distances"]), args.figures / "distance-fields-torus.png")
+        save(rendering(nets["torus", "distances"]), args.figures / "distance-fields-ring.png")
 
 
 @torch.no_grad()

@@ -10,10 +10,10 @@ constant of :math:`z \mapsto f_k(D z)`, D = diag(w) with :math:`w_i = 1` and all
 but positive: then each x is some D z, and a bound of that map is one around every x.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from math import prod
 from typing import final
 
 import torch
@@ -27,7 +27,16 @@ from taut.certification._certificate import prove
 from taut.certification._changes import moved
 from taut.linalg.rounding import down, up
 from taut.parametrizations import cached
-from taut.program import PASSES, Program, Site, bound_of, matrix_and_error, operation, trace
+from taut.program import (
+    PASSES,
+    Program,
+    Site,
+    UnprovenError,
+    bound_of,
+    matrix_and_error,
+    operation,
+    trace,
+)
 
 __all__ = ["FeatureSlopes", "slopes"]
 
@@ -61,7 +70,7 @@ class FeatureSlopes:
     lower: Tensor
     upper: Tensor
     error: tuple[float, float] = (0.0, 0.0)
-    norm_limit: float = float("inf")
+    norm_limit: float = math.inf
     size: int = field(default=0, repr=False)
 
     @property
@@ -87,7 +96,7 @@ class FeatureSlopes:
         if a == b == 0.0:
             return torch.zeros_like(norms)
         bound = ((a * norms) * (1 + 2.0**-50) + b) * (1 + 2.0**-50)
-        return torch.where(norms <= self.norm_limit, bound, float("inf"))
+        return torch.where(norms <= self.norm_limit, bound, math.inf)
 
 
 @gathers
@@ -131,14 +140,14 @@ def slopes(
     """
     with torch.no_grad(), cached():
         program = trace(model, input_shape)
-        size = prod(program.input_shape)
+        size = math.prod(program.input_shape)
         asked = range(size) if features is None else features
         chosen = [whole("features", i, least=0) for i in asked]
         if any(i >= size for i in chosen):
             raise ValueError(f"`features` must be below {size}; got {max(chosen)}.")
         lower, upper = _intervals(program, chosen)
     outputs = program.shapes[program.output]
-    shape = (*(outputs if prod(outputs) > 1 else ()), *program.input_shape)
+    shape = (*(outputs if math.prod(outputs) > 1 else ()), *program.input_shape)
     found = FeatureSlopes(lower.reshape(shape), upper.reshape(shape), size=size)
     if arithmetic == "real":
         return found
@@ -148,7 +157,7 @@ def slopes(
 
 def _intervals(program: Program, features: Iterable[int]) -> tuple[Tensor, Tensor]:
     """Lower and upper slopes, `(outputs, features)`."""
-    outputs, size = prod(program.shapes[program.output]), prod(program.input_shape)
+    outputs, size = math.prod(program.shapes[program.output]), math.prod(program.input_shape)
     sites = {site.node.name: site for site in program.sites()}
     middle = [[Fraction(0)] * size for _ in range(outputs)]
     off = Fraction(0)
@@ -159,14 +168,19 @@ def _intervals(program: Program, features: Iterable[int]) -> tuple[Tensor, Tenso
             curved.append((abs(factor), part))
             continue
         matrix, error = matrix_and_error(part)
+        if not (matrix.isfinite().all() and math.isfinite(error)):
+            raise UnprovenError(f"`{name}` may overflow.")
         off += abs(factor) * Fraction(error)
         for row, values in zip(middle, matrix.expand(outputs, size).tolist(), strict=True):
             for i, value in enumerate(values):
                 row[i] += factor * Fraction(value)
-    lower = torch.full((outputs, size), -float("inf"), dtype=torch.float64)
+    lower = torch.full((outputs, size), -math.inf, dtype=torch.float64)
     upper = -lower
     for i in features:
-        width = off + sum(c * Fraction(_constant(part, i)) for c, part in curved)
+        constants = [(c, _constant(part, i)) for c, part in curved]
+        if not all(math.isfinite(constant) for _, constant in constants):
+            continue
+        width = off + sum(c * Fraction(constant) for c, constant in constants)
         for j, row in enumerate(middle):
             lower[j, i], upper[j, i] = down(row[i] - width), up(row[i] + width)
     return lower, upper
@@ -177,8 +191,8 @@ def _terms(name: str, factor: Fraction, sites: dict[str, Site]) -> Iterator[tupl
     site = sites.get(name)
     factors: list[float] = []
     if site is not None and len(site.shape) <= 1:
-        sizes = {prod(shape) for shape in site.shapes}
-        if site.node.op == "add" and sizes <= {1, prod(site.shape)}:  # one number is broadcast
+        sizes = {math.prod(shape) for shape in site.shapes}
+        if site.node.op == "add" and sizes <= {1, math.prod(site.shape)}:  # one number is broadcast
             factors = site.args["factors"]
         elif site.node.op == "scale" and not site.tensors and site.shapes == (site.shape,):
             factors = [site.args["factor"]]
@@ -203,7 +217,7 @@ def _part(program: Program, name: str, sites: dict[str, Site]) -> Program:
 
 def _constant(part: Program, feature: int) -> float:
     """Lipschitz constant of a value in one feature, whatever the others are."""
-    weights = torch.full((prod(part.input_shape),), _REST, dtype=torch.float64)
+    weights = torch.full((math.prod(part.input_shape),), _REST, dtype=torch.float64)
     weights[feature] = 1.0
     program = moved(part, weights.reshape(part.input_shape))
     return float(bound_of(program, passes=tuple(PASSES)))
