@@ -37,6 +37,12 @@ class RayHits:
         clear: whether it is proved that f has no zero up to `far`. A ray that is neither hit nor
             clear ran out of steps, or cannot go on for rounding.
         steps: how many values of f were computed.
+
+    Example:
+        >>> rays = torch.tensor([[0.0, 2.0]]), torch.tensor([[0.0, -1.0]])
+        >>> found = sphere_trace(nn.Linear(2, 1), *rays)
+        >>> (found.hit & found.clear).any()
+        tensor(False)
     """
 
     distance: Float[Tensor, " rays"]
