@@ -1,10 +1,30 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    data,
+    diagnostics,
+    export,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    theory,
+    threats,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
+from taut.certification import (
+    certified_radius,
+    certified_top_k,
+    certify,
+    l2_distance_upper,
+    predict,
+    targeted_radius,
+    verify,
+)
 from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
@@ -65,6 +85,7 @@ __all__ = [
     "batched",
     "cached",
     "certified_radius",
+    "certified_top_k",
     "certify",
     "convert",
     "data",
@@ -85,7 +106,9 @@ __all__ = [
     "retract_",
     "shared_weights",
     "singular_values",
+    "targeted_radius",
     "theory",
+    "threats",
     "update_",
     "verify",
     "wasserstein",
