@@ -1,5 +1,6 @@
 """Changes of contrast."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -51,7 +52,7 @@ class Contrast(AbstractTransformation):
 
     def __post_init__(self) -> None:
         check_search(self.limit, self.cells)
-        if not is_number(self.centre) or abs(self.centre) == float("inf"):
+        if not is_number(self.centre) or not math.isfinite(self.centre):
             raise ValueError(f"`centre` must be a finite number; got {self.centre!r}.")
 
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Translation(AbstractTransformation):
     kind = "translation"
     unit = "pixels along each axis"
     axes = 2
-    halvings = 5
+    halvings = 6
     limit: float = 2.0
     cells: int = 400
 
