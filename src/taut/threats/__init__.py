@@ -16,6 +16,7 @@ from taut.threats._l2 import L2
 from taut.threats._linf import Linf
 from taut.threats._mask import Mask
 from taut.threats._result import ThreatCertification
+from taut.threats._rotation import Rotation
 from taut.threats._transformation import AbstractTransformation
 from taut.threats._translation import Translation
 from taut.threats._weighted_l2 import WeightedL2
@@ -31,6 +32,7 @@ __all__ = [
     "Contrast",
     "Linf",
     "Mask",
+    "Rotation",
     "ThreatCertification",
     "Translation",
     "WeightedL2",

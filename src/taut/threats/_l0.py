@@ -52,7 +52,11 @@ class L0(AbstractThreat):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (is_number(self.low) and is_number(self.high) and -math.inf < self.low < self.high < math.inf):
+        if not (
+            is_number(self.low)
+            and is_number(self.high)
+            and -math.inf < self.low < self.high < math.inf
+        ):
             raise ValueError(
                 f"`low` must be a number below `high`; got low={self.low}, high={self.high}."
             )

@@ -11,10 +11,10 @@ nearest to "no change" always comes next, so that the distance of the first cell
 to be halved is the radius. It may come close to the truth, whatever the Lipschitz constant; that
 decides how many cells there are.
 
-*Rounding.* A changed image is off by at most :math:`\delta = 32 u N` for the precision u of the
-images and a bound N of the norms of all :math:`T_t x`. That counts for the changed image, for the
-centre, and for both in the maximum above. The rounding of the program counts as in
-`taut.certification`.
+*Rounding.* A changed image is off by at most :math:`\delta = n u N` for the precision u of the
+images, a number n of roundings and a bound N of the norms of all :math:`T_t x`. That counts for the
+changed image, for the centre, and for both in the maximum above. The rounding of the program counts
+as in `taut.certification`.
 """
 
 import heapq
@@ -37,9 +37,6 @@ __all__ = ["AbstractTransformation", "beside", "check_search", "length_of_ones"]
 
 _CONFIRM = 4.0
 """How often the error is taken off a margin, as in `taut.certification`."""
-
-_ROUNDINGS = 32.0
-"""Of a changed pixel, a sum of few products of numbers up to 1 that depend on the parameters."""
 
 _ROOM = 1 + 2.0**-40
 """For the few roundings of sums of bounds in float64."""
@@ -85,6 +82,10 @@ class AbstractTransformation(AbstractThreat):
             norms: of the images.
             entries: numbers of an image.
         """
+
+    def roundings(self, shape: tuple[int, ...]) -> float:
+        """Of a changed pixel: here, of sums of few products of numbers up to 1."""
+        return 32.0
 
     def breaks(self) -> Sequence[float]:
         """Numbers between which changed images are affine in each parameter alone; 0 is one."""
@@ -159,7 +160,8 @@ class _Covering:
         entries = self.images[0].numel()
         norms = threat.largest_norm(norms_upper(self.images), entries) * _ROOM
         unit = torch.finfo(images.dtype).eps / 2
-        self.off = _ROUNDINGS * unit * (norms + 2.0**-90 * length_of_ones(entries)) * _ROOM
+        off = threat.roundings(tuple(self.images.shape[1:])) * unit
+        self.off = off * (norms + 2.0**-90 * length_of_ones(entries)) * _ROOM
         self.norms = (norms + 2 * self.off) * _ROOM
         self.pairs = pairwise(cut.rest, cut.classes)
 

@@ -294,7 +294,7 @@ def test_wrong_arguments_are_refused():
         threats.certify(model, x, labels, L2(), top_k=0)
     with pytest.raises(ValueError, match="`labels` must be in"):
         threats.certify(model, x, labels + 7, L2())
-    with pytest.raises(ValueError, match="`images` must be torch.float64 like the model"):
+    with pytest.raises(ValueError, match=r"`images` must be torch\.float64 like the model"):
         threats.certify(model, x.float(), labels, L2())
     with pytest.raises(ValueError, match="`low` must be a number below `high`"):
         L0(1.0, 1.0)

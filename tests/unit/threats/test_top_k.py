@@ -109,7 +109,9 @@ def test_wrong_heads_and_labels_are_refused(monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("threat", [threats.L2(), threats.Linf(), threats.L1()], ids=lambda t: t.kind)
+@pytest.mark.parametrize(
+    "threat", [threats.L2(), threats.Linf(), threats.L1()], ids=lambda t: t.kind
+)
 def test_no_attack_puts_k_classes_ahead_within_the_radius(threat, dtype):
     torch.manual_seed(0)
     layers = taut.nn.Linear(6, 12), taut.nn.MaxMin(), taut.nn.Linear(12, 5)
