@@ -32,6 +32,7 @@ _TITLES = {
     "data": "Data",
     "program": "Bounds and programs",
     "certification": "Certification",
+    "threats": "Threats",
     "attacks": "Attacks",
     "sdf": "Distance fields",
     "export": "Export and conversion",

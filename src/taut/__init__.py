@@ -11,12 +11,22 @@ from taut import (
     plot,
     sdf,
     theory,
+    threats,
     wasserstein,
 )
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, predict, slopes, verify
+from taut.certification import (
+    certified_radius,
+    certified_top_k,
+    certify,
+    l2_distance_upper,
+    predict,
+    slopes,
+    targeted_radius,
+    verify,
+)
 from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
@@ -77,6 +87,7 @@ __all__ = [
     "batched",
     "cached",
     "certified_radius",
+    "certified_top_k",
     "certify",
     "convert",
     "data",
@@ -99,7 +110,9 @@ __all__ = [
     "shared_weights",
     "singular_values",
     "slopes",
+    "targeted_radius",
     "theory",
+    "threats",
     "update_",
     "verify",
     "wasserstein",
