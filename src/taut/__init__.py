@@ -1,10 +1,29 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    conformal,
+    data,
+    diagnostics,
+    export,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    theory,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
+from taut.certification import (
+    certified_interval,
+    certified_radius,
+    certify,
+    l2_distance_upper,
+    predict,
+    verify,
+)
 from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
@@ -64,8 +83,10 @@ __all__ = [
     "attack",
     "batched",
     "cached",
+    "certified_interval",
     "certified_radius",
     "certify",
+    "conformal",
     "convert",
     "data",
     "diagnostics",

@@ -3,8 +3,21 @@
 from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
-from taut.certification._eps import Eps, as_eps_sequence
-from taut.certification._inputs import numbers_of
+from taut.certification._eps import Eps, as_eps_sequence, as_radius
+from taut.certification._inputs import (
+    check_images,
+    check_labels,
+    check_one_answer,
+    hold_against_model,
+    like_of,
+    numbers_of,
+)
+from taut.certification._interval import (
+    CertifiedInterval,
+    certified_interval,
+    output_constants,
+    output_error,
+)
 from taut.certification._predict import predict, predict_batches
 from taut.certification._predictions import Predictions
 from taut.certification._radius import (
@@ -21,19 +34,29 @@ __all__ = [
     "Arithmetic",
     "Certificate",
     "Certification",
+    "CertifiedInterval",
     "Eps",
     "Predictions",
     "Verified",
     "above",
     "as_eps_sequence",
+    "as_radius",
     "as_rational",
+    "certified_interval",
     "certified_radius",
     "certify",
     "certify_batches",
+    "check_images",
+    "check_labels",
+    "check_one_answer",
     "class_logits",
+    "hold_against_model",
     "l2_distance_upper",
+    "like_of",
     "logit_margin",
     "numbers_of",
+    "output_constants",
+    "output_error",
     "predict",
     "predict_batches",
     "prove",

@@ -1,7 +1,6 @@
 r"""Certified radii of logits."""
 
 import math
-import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut._arguments import check_tensor
+from taut._arguments import check_tensor, rational
 from taut.linalg.rounding import up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
@@ -234,7 +233,7 @@ def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> T
     return torch.tensor(constant, dtype=torch.float64, device=labels.device)
 
 
-def as_rational(eps: float | str | Fraction) -> Fraction:
+def as_rational(eps: int | float | str | Fraction) -> Fraction:
     """The exact value of an eps: "36/255" is that ratio, 0.1 is the float.
 
     Raises:
@@ -244,18 +243,13 @@ def as_rational(eps: float | str | Fraction) -> Fraction:
         >>> as_rational("36/255"), as_rational(0.5)
         (Fraction(12, 85), Fraction(1, 2))
     """
-    try:
-        # An exponent of many digits would be multiplied out for hours.
-        endless = isinstance(eps, str) and re.search(r"[eE][+-]?(\d_?){5}", eps)
-        value = Fraction(-1) if endless else Fraction(eps)
-    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        value = Fraction(-1)
-    if value < 0:
+    value = rational(eps)
+    if value is None or value < 0:
         raise ValueError(f'`eps` must be a number >= 0 or a ratio such as "36/255"; got {eps!r}.')
     return value
 
 
-def above(radius: Float[Tensor, "*b"], eps: float | str | Fraction) -> Tensor:
+def above(radius: Float[Tensor, "*b"], eps: int | float | str | Fraction) -> Tensor:
     """Whether each radius is strictly above eps, compared exactly.
 
     A float is above eps iff it is above the largest float that is not above eps.
