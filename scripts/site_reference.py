@@ -31,6 +31,7 @@ _TITLES = {
     "data": "Data",
     "program": "Bounds and programs",
     "certification": "Certification",
+    "conformal": "Conformal prediction",
     "attacks": "Attacks",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
