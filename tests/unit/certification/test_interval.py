@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -75,11 +76,12 @@ def test_no_attack_leaves_the_interval_and_some_come_near(arithmetic, scale):
     reached = []
     for output in range(3):
         for sign in (1, -1):
-            for point in climb(run, start, eps, output, sign):
-                moved, value = point
+            points = list(climb(run, start, eps, output, sign))
+            for _, value in points:
                 room = 1e-13 * max(1, scale) if arithmetic == "real" else 0.0
                 assert (value.double() >= found.lower - room).all()
                 assert (value.double() <= found.upper + room).all()
+            moved, value = points[-1]
             assert (taut.l2_distance_upper(moved, start) <= eps).all()
             shift = sign * (value.double() - found.prediction)[:, output]
             reached.append((shift / (found.constants[output] * eps)).max())
@@ -113,13 +115,16 @@ def test_float32_interval_holds_for_any_order_of_summation():
     wide = taut.certified_interval(model, x, 0, arithmetic="float64")
     assert ((found.upper - found.lower) > 1e6 * (wide.upper - wide.lower)).all()
     order = torch.randperm(7, generator=torch.Generator().manual_seed(0))
-    first = model.net[0]
+    inner, scale = model
+    first, *others = inner.children()
+    assert isinstance(first, taut.nn.Linear)
+    rest = nn.Sequential(*others, scale)
     for batch in (1, 3, 64):
         for part, low, high in zip(
             x.split(batch), found.lower.split(batch), found.upper.split(batch), strict=True
         ):
             permuted = nn.functional.linear(part[:, order], first.weight[:, order], first.bias)
-            for value in (model(part), model.scale(model.net[1:](permuted))):
+            for value in (model(part), rest(permuted)):
                 assert ((value >= low) & (value <= high)).all()
 
 
@@ -175,7 +180,8 @@ def test_it_says_what_it_is():
 def test_wrong_arguments_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     model, x = linear(), draw(3, 6)
-    for eps in (-1, "x", [0.1, 0.2], math.nan):
+    wrong: list[Any] = [-1, "x", [0.1, 0.2], math.nan]
+    for eps in wrong:
         with pytest.raises(ValueError, match="`eps` must be"):
             taut.certified_interval(model, x, eps)
     with pytest.raises(ValueError, match=r"must be torch\.float64"):

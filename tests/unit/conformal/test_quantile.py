@@ -3,6 +3,7 @@
 import itertools
 import math
 from fractions import Fraction
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -73,12 +74,15 @@ def test_infinite_scores_are_the_largest():
 
 def test_wrong_arguments_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-    for alpha in (0, 1, -0.1, 1.5, math.nan, "x", None, np.float64(1)):
+    numbers: Any = [0.0]
+    half: Any = np.float32(0.5)
+    wrong: list[Any] = [0, 1, -0.1, 1.5, math.nan, "x", None, np.float64(1)]
+    for alpha in wrong:
         with pytest.raises(ValueError, match=r"`alpha` must be in \(0, 1\)"):
             conformal_threshold(torch.zeros(9), alpha)
     for scores in (torch.zeros(2, 2), torch.tensor([0.0, math.nan])):
         with pytest.raises(ValueError, match="`scores` must be a vector without NaN"):
             conformal_threshold(scores, 0.1)
     with pytest.raises(ValueError, match="`scores` must be a torch"):
-        conformal_threshold([0.0], 0.1)
-    assert conformal_threshold(torch.zeros(30), np.float32(0.1)) == 0.0
+        conformal_threshold(numbers, 0.1)
+    assert conformal_threshold(torch.zeros(30), half) == 0.0

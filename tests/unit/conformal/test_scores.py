@@ -3,6 +3,7 @@
 import math
 from decimal import MAX_EMAX, MIN_EMIN, Decimal, getcontext
 from fractions import Fraction
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -218,6 +219,7 @@ def test_scores_of_what_may_overflow_are_infinite():
 
 def test_wrong_temperatures_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    for temperature in (0, -1, math.inf, math.nan, "1", True):
+    wrong: list[Any] = [0, -1, math.inf, math.nan, "1", True]
+    for temperature in wrong:
         with pytest.raises(ValueError, match="`temperature` must be a positive number"):
             Softmax(temperature)

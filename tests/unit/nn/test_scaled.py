@@ -3,6 +3,7 @@
 import copy
 import math
 from fractions import Fraction
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -123,7 +124,8 @@ def test_wrong_constants_are_refused(constant):
 
 
 def test_models_that_are_no_chain_are_refused():
+    single: Any = taut.nn.MaxMin()
     with pytest.raises(ValueError, match=r"`model` must be a torch\.nn\.Sequential; got MaxMin"):
-        scaled_by_layer(taut.nn.MaxMin(), 2)
+        scaled_by_layer(single, 2)
     with pytest.raises(ValueError, match="must have a part with parameters"):
         scaled_by_layer(nn.Sequential(taut.nn.MaxMin()), 2)
