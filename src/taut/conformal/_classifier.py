@@ -12,7 +12,6 @@ from taut.certification import (
     as_radius,
     check_images,
     check_labels,
-    check_one_answer,
     hold_against_model,
     like_of,
     numbers_of,
@@ -120,7 +119,8 @@ class ConformalClassifier:
             ValueError: if images or eps are wrong.
         """
         self.bounds.certificate.check_inputs(images)
-        return self.bounds.below(images, self.eps if eps is None else eps) <= self.threshold
+        below = self.bounds.below(images, self.eps if eps is None else eps)
+        return ~(below > self.threshold)  # a score that is no number excludes nothing
 
     def __repr__(self) -> str:
         lines = [
@@ -143,9 +143,8 @@ def _calibrated(
     check_images(images, shape, like_of(model, images), arithmetic)
     check_labels(labels, len(images))
     certificate = prove(model, shape, arithmetic=arithmetic)
-    check_one_answer(certificate.output_shape)
-    hold_against_model(model, images, certificate.logits(images).cpu())
     bounds = ScoreBounds(certificate, score)
+    hold_against_model(model, images, certificate.logits(images).cpu())
     above = bounds.above(images, eps)
     labels = numbers_of(labels.cpu(), certificate.output_shape)
     if not 0 <= int(labels.min()) <= int(labels.max()) < above.shape[1]:

@@ -153,7 +153,7 @@ def _calibrated(
             f"{tuple(targets.shape)}."
         )
     off = _up((targets.cpu().double() - outputs).abs())
-    return certificate, _up(off + room).flatten(1).amax(1) if off.dim() > 1 else _up(off + room)
+    return certificate, _up(off + room).reshape(len(off), -1).amax(1)
 
 
 def _outputs(

@@ -12,6 +12,7 @@ from taut.certification import (
     Certificate,
     Eps,
     as_radius,
+    check_one_answer,
     output_constants,
     output_error,
 )
@@ -23,7 +24,7 @@ __all__ = ["ScoreBounds"]
 
 _BATCH = 256
 _ENTRIES = 1 << 22
-_UNDERFLOW = 2.0**-1000
+_UNDERFLOW, _LARGE = 2.0**-1000, 2.0**1023
 
 
 @final
@@ -42,6 +43,9 @@ class ScoreBounds:
         certificate: what is proven of the classifier.
         score: the score.
 
+    Raises:
+        ValueError: if the model answers at many places of an image.
+
     Example:
         >>> from taut.certification import prove
         >>> from taut.conformal import Margin
@@ -53,6 +57,10 @@ class ScoreBounds:
 
     certificate: Certificate
     score: AbstractScore
+
+    def __post_init__(self) -> None:
+        """Refuse a model that answers at many places of an image."""
+        check_one_answer(self.certificate.output_shape)
 
     def above(self, images: Float[Tensor, "b ..."], eps: Eps = 0) -> Float[Tensor, "b k"]:
         """Numbers that the score of no input within eps exceeds; infinite where none is proven."""
@@ -88,6 +96,8 @@ class ScoreBounds:
         error = self.score.relative_error(values.shape[1])
         if not error:
             return values
+        if sign < 0:  # what overflows is at least that
+            values = values.clamp(max=_LARGE)
         return _toward(values * (1 + sign * 2 * error) + sign * _UNDERFLOW, sign * math.inf)
 
     def _constants(self) -> Float[Tensor, "k n"]:

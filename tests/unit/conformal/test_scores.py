@@ -217,6 +217,12 @@ def test_scores_of_what_may_overflow_are_infinite():
         assert not (low.isnan() | high.isnan()).any()
 
 
+def test_models_with_answers_at_many_places_are_refused():
+    certificate = prove(taut.nn.Conv2d(1, 3, 3), (1, 5, 5))
+    with pytest.raises(ValueError, match="one answer an image"):
+        ScoreBounds(certificate, Margin())
+
+
 def test_wrong_temperatures_are_refused(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     wrong: list[Any] = [0, -1, math.inf, math.nan, "1", True]
