@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments import (
     _choosing,
     _comparison,
+    _conformal_page,
     _torch_modules,
     anomalies,
     any_net,
@@ -107,6 +108,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
     ROOT / "docs/distance-fields.md": {"distance-fields": distance_fields.distances_table},
     ROOT / "docs/monotone.md": monotone.TABLES,
+    ROOT / "docs/conformal.md": _conformal_page.TABLES,
     ROOT / "docs/playground.md": {"playground": playground.playground_table},
     ROOT / "docs/recipes.md": {"recipes": recipes_table},
     ROOT / "docs/reproduce.md": {

@@ -33,6 +33,7 @@ _TITLES = {
     "program": "Bounds and programs",
     "certification": "Certification",
     "threats": "Threats",
+    "conformal": "Conformal prediction",
     "attacks": "Attacks",
     "sdf": "Distance fields",
     "export": "Export and conversion",

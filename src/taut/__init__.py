@@ -1,6 +1,7 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
 from taut import (
+    conformal,
     data,
     diagnostics,
     export,
@@ -18,6 +19,7 @@ from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
 from taut.certification import (
+    certified_interval,
     certified_radius,
     certified_top_k,
     certify,
@@ -86,9 +88,11 @@ __all__ = [
     "attack",
     "batched",
     "cached",
+    "certified_interval",
     "certified_radius",
     "certified_top_k",
     "certify",
+    "conformal",
     "convert",
     "data",
     "diagnostics",
