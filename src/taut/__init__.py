@@ -1,6 +1,18 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    data,
+    diagnostics,
+    export,
+    inverse,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    theory,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
@@ -72,6 +84,7 @@ __all__ = [
     "export",
     "freeze",
     "gathered",
+    "inverse",
     "l2_distance_upper",
     "lipschitz_bound",
     "load",
