@@ -92,8 +92,7 @@ class Inpainting(nn.Module):
     def __init__(self, mask: Tensor) -> None:
         super().__init__()
         check_tensor("mask", mask)
-        kept = mask if mask.is_floating_point() else mask.to(torch.get_default_dtype())
-        self.register_buffer("mask", kept)
+        self.register_buffer("mask", mask)
 
     def forward(self, x: Image) -> Image:
         """Measure."""
@@ -101,15 +100,16 @@ class Inpainting(nn.Module):
 
     def A(self, x: Image) -> Image:
         """Multiply by the mask."""
-        return x * self.mask
+        return x * self.mask.to(x.dtype)
 
     def A_adjoint(self, y: Image) -> Image:
         """Multiply by the mask."""
-        return y * self.mask
+        return self.A(y)
 
     def prox_l2(self, z: Image, y: Image, gamma: float) -> Image:
         r"""Minimise :math:`\frac\gamma2 \|A x - y\|^2 + \frac12 \|x - z\|^2`."""
-        return (z + gamma * self.mask * y) / (1 + gamma * self.mask.square())
+        mask = self.mask.to(z.dtype)
+        return (z + gamma * mask * y) / (1 + gamma * mask.square())
 
 
 @final
@@ -166,5 +166,5 @@ class Downsampling(nn.Module):
 
 def _correlated(x: Tensor, filter: Tensor, pad: tuple[int, int, int, int]) -> Tensor:
     channels = x.shape[-3]
-    kernel = filter.expand(channels, 1, *filter.shape)
+    kernel = filter.to(x.dtype).expand(channels, 1, *filter.shape)
     return F.conv2d(F.pad(x, pad, mode="circular"), kernel, groups=channels)
