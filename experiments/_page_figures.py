@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments import inverse
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -239,4 +240,5 @@ FIGURES = {
     "retraction": retraction,
     "scaling": scaling,
     "activations": activations,
+    "inverse": inverse.inverse,
 }

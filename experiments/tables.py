@@ -24,6 +24,7 @@ from experiments import (
     command_line,
     compare,
     initialisation,
+    inverse,
     kinds,
     methods,
     methods_on_mnist,
@@ -115,6 +116,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **methods_on_mnist.TABLES,
     },
     ROOT / "docs/certificates.md": certificates.TABLES,
+    ROOT / "docs/inverse.md": inverse.TABLES,
     ROOT / "docs/optimisers.md": {"optimisers": optimisers.optimisers_table},
     ROOT / "docs/results.md": results.TABLES,
     ROOT / "docs/speed.md": {

@@ -39,6 +39,7 @@ _TITLES = {
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",
+    "inverse": "Inverse problems",
 }
 
 

@@ -19,8 +19,8 @@ _THEOREM = (
     "converge to a fixed point if there is one"
 )
 _BOUNDED = (
-    "Krasnosel'skii-Mann, Browder-Gohde-Kirk: the iterated map is averaged and maps into a bounded "
-    "convex set, so residuals never grow, and iterates converge to a fixed point"
+    "Krasnosel'skii-Mann, Brouwer: the iterated map is averaged and maps the box into itself, so "
+    "residuals never grow, and iterates converge to a fixed point"
 )
 
 
