@@ -5,7 +5,8 @@ Example: python -m experiments.inverse fashion-mnist --data-dir DIR --record rec
 Two nets of equal width and depth train for the same CPU time of the process, on one thread: the
 firmly nonexpansive one, and a DnCNN without a constraint. Both read images scaled to one noise
 level. Their noise level in a restoration is chosen from four, each for itself, on images of the
-training split. A record that holds other images goes on; what it holds is not measured again.
+training split. A record that holds other images goes on; what it holds is not measured again, and
+trained nets lie in runs/inverse.
 """
 
 import argparse
@@ -15,13 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 import taut
-from experiments._record import RECORDS, Record, read
+from experiments._record import RECORDS, RUNS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option
 from experiments._show import COLOURS, GREY, grid, panels, table
 from taut.inverse import (
@@ -36,6 +38,7 @@ from taut.inverse import (
     conv_net,
     proximal_gradient,
 )
+from taut.program import UnprovenError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,10 +59,12 @@ class Sizes:
     """How much is done."""
 
     seconds: float = 240.0  # CPU time of a training
-    images: int = 6  # to restore, and as many to choose the noise level on
     denoised: int = 200
-    iterations: int = 1000
-    tried: int = 60  # iterations, to choose the noise level
+    chosen_on: int = 6  # images of the training split
+    images: int = 10  # to restore
+    iterations: int = 60
+    followed: int = 2  # of the images, with more iterations
+    more: int = 1000
     power: int = 30  # power iterations for the constant found
 
 
@@ -69,10 +74,13 @@ def work(args: argparse.Namespace, record: Record) -> None:
     record.resume(vars(sizes) | about)
     torch.set_num_threads(1)
     done = [(row["data"], row["net"]) for row in record.content.get("rows", ())]
-    data = taut.data.load(args.data, args.data_dir)
+    images = taut.data.load(args.data, args.data_dir)
     for name in NETS:
         if (args.data, name) not in done:
-            record.add("rows", measured(args.data, data, name, sizes))
+            path = RUNS / "inverse" / f"{args.data}-{name}-{args.seconds:g}.pt"
+            net, steps = kept(path, name, images, sizes.seconds)
+            about = {"data": args.data, "net": name, "steps": steps}
+            record.add("rows", about | measured(net.eval(), images, sizes))
 
 
 class DnCNN(nn.Module):
@@ -97,11 +105,24 @@ NETS: dict[str, tuple[Callable[[int], nn.Module], float]] = {
 """Each net, and the learning rate at which it starts."""
 
 
-def trained(name: str, images: Tensor, seconds: float) -> tuple[nn.Module, int]:
-    """A net after so much CPU time of this process, and its steps."""
+def kept(path: Path, name: str, images: taut.data.Dataset, seconds: float) -> tuple[nn.Module, int]:
+    """A trained net and its steps: from a file, or trained and written to it."""
+    assert isinstance(images.train, taut.data.Split)
     torch.manual_seed(SEED)
     make, rate = NETS[name]
-    net = make(images.shape[1])
+    net = make(images.input_shape[0])
+    if path.is_file():
+        found = torch.load(path)
+        net.load_state_dict(found["state"])
+        return net, found["steps"]
+    steps = train(net, rate, images.train.images, seconds)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state": net.state_dict(), "steps": steps}, path)
+    return net, steps
+
+
+def train(net: nn.Module, rate: float, images: Tensor, seconds: float) -> int:
+    """Train for this CPU time of the process; the number of steps."""
     optimiser = torch.optim.Adam(net.parameters(), lr=rate)
     start, steps = time.process_time(), 0
     while (share := (time.process_time() - start) / seconds) < 1:
@@ -115,21 +136,20 @@ def trained(name: str, images: Tensor, seconds: float) -> tuple[nn.Module, int]:
         wrong.square().mean().backward()
         optimiser.step()
         steps += 1
-    return taut.freeze(net.eval()) if name == "taut" else net.eval(), steps
+    return steps
 
 
-def measured(data: str, images: taut.data.Dataset, name: str, sizes: Sizes) -> dict[str, Any]:
-    """A row of the record: a net, trained and measured."""
+def measured(net: nn.Module, images: taut.data.Dataset, sizes: Sizes) -> dict[str, Any]:
+    """What a trained net does."""
     assert isinstance(images.train, taut.data.Split)
     assert isinstance(images.test, taut.data.Split)
-    denoiser, steps = trained(name, images.train.images, sizes.seconds)
+    denoiser = net if isinstance(net, DnCNN) else taut.freeze(net)
     test = images.test.float_images(slice(sizes.denoised))
-    row: dict[str, Any] = {"data": data, "net": name, "steps": steps}
-    row["parameters"] = sum(p.numel() for p in denoiser.parameters())
+    row: dict[str, Any] = {"parameters": sum(p.numel() for p in net.parameters())}
     row["averaged"] = proved(denoiser, images.input_shape)
     row["constant found"] = reflected_constant(denoiser, test[: sizes.images], sizes.power)
     row["denoising"] = {str(level): denoised(denoiser, test, level) for level in LEVELS}
-    choice = images.train.float_images(slice(sizes.images))
+    choice = images.train.float_images(slice(sizes.chosen_on))
     for task, how in itertools.product(TASKS, SOLVERS):
         row[f"{task}, {how}"] = restored(denoiser, choice, test[: sizes.images], task, how, sizes)
     return row
@@ -138,7 +158,7 @@ def measured(data: str, images: taut.data.Dataset, name: str, sizes: Sizes) -> d
 def proved(denoiser: nn.Module, shape: tuple[int, ...]) -> float | None:
     try:
         return averagedness(FixedNoise(denoiser, LEVEL), shape)
-    except taut.program.UnprovenError:
+    except UnprovenError:
         return None
 
 
@@ -149,8 +169,8 @@ def reflected_constant(denoiser: nn.Module, images: Tensor, iterations: int) -> 
     def reflected(x: Tensor) -> Tensor:
         return 2 * denoiser(x, LEVEL) - x
 
-    value, pull = torch.func.vjp(reflected, x)
-    direction, found = noise_like(value), torch.zeros(())
+    pull = torch.func.vjp(reflected, x)[1]
+    direction, found = noise_like(x), torch.zeros(())
     for _ in range(iterations):
         direction = direction / direction.flatten(1).norm(dim=1)[:, None, None, None]
         (back,) = pull(direction)
@@ -197,24 +217,24 @@ def restored(
 ) -> dict[str, Any]:
     """The noise level chosen, and what comes of it on other images."""
     physics = TASKS[task](images.shape)
-    solve = partial(SOLVERS[how], denoiser, step=STEP, proved=proved_at_all(denoiser))
+    solve = partial(SOLVERS[how], denoiser, step=STEP, proved=not isinstance(denoiser, DnCNN))
 
-    def run(clean: Tensor, sigma: float, iterations: int) -> Restoration:
-        y = physics(clean)
-        y = y + NOISE * noise_like(y)
+    def run(y: Tensor, sigma: float, iterations: int) -> Restoration:
         return solve(LeastSquares(physics, y), y, sigma=sigma, iterations=iterations)
 
-    tried = {sigma: psnr(run(choice, sigma, sizes.tried).image, choice) for sigma in CHOICES}
+    y = physics(choice) + NOISE * noise_like(choice)
+    tried = {s: psnr(run(y, s, sizes.iterations).image, choice) for s in CHOICES}
     sigma = max(tried, key=lambda sigma: tried[sigma])
-    early, late = (run(images, sigma, n) for n in (sizes.tried, sizes.iterations))
     y = physics(images) + NOISE * noise_like(images)
+    early, late = run(y, sigma, sizes.iterations), run(y[: sizes.followed], sigma, sizes.more)
+    clean, before = images[: sizes.followed], early.image[: sizes.followed]
     residuals = late.residuals
     grew = residuals[1:] > residuals[:-1] + 1e-5  # float32 on images of norm up to 30
     return {
         "sigma": sigma,
         "measured psnr": psnr(y, images),
-        "early psnr": psnr(early.image, images),
-        "psnr": psnr(late.image, images),
+        "psnr": psnr(early.image, images),
+        "change of psnr": psnr(late.image, clean) - psnr(before, clean),
         "residuals that grew": int(grew.sum()),
         "first residual": float(residuals[0].mean()),
         "last residual": float(residuals[-1].mean()),
@@ -223,10 +243,6 @@ def restored(
             "clean": pixels(images[0]), "measured": pixels(y[0]), "restored": pixels(late.image[0])
         },
     }  # fmt: skip
-
-
-def proved_at_all(denoiser: nn.Module) -> bool:
-    return not isinstance(denoiser, DnCNN)
 
 
 def curve(residuals: Tensor) -> list[tuple[int, float]]:
@@ -273,8 +289,8 @@ def denoising_table() -> str:
 def restoration_table() -> str:
     columns = {
         "images": "{images}", "task": "{task}", "iteration": "{how}", "denoiser": "{net}",
-        "measured": "{measured psnr:.2f}", "after 60": "{early psnr:.2f}",
-        "after 1,000": "{psnr:.2f}", "last residual": "{last residual:.1e}",
+        "measured": "{measured psnr:.2f}", "restored": "{psnr:.2f}",
+        "by 1,000 iterations": "{change of psnr:+.2f}", "last residual": "{last residual:.1e}",
         "residuals that grew": "{residuals that grew:,}",
     }  # fmt: skip
     parts = itertools.product(dict.fromkeys(row["data"] for row in _rows()), TASKS, SOLVERS)

@@ -6,7 +6,7 @@ A map D is :math:`\alpha`-averaged if :math:`D = (1 - \alpha) I + \alpha N` with
 :math:`r / (1 - a) \le 1`.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -110,7 +110,7 @@ def composed_averagedness(*alphas: float) -> float:
 def _terms(program: Program) -> dict[str, Fraction]:
     """The output as a sum of multiples of values; constants left out, equal values added up."""
     made = {node.name: node for node in program.nodes}
-    terms: Counter[str] = Counter()
+    terms: dict[str, Fraction] = defaultdict(Fraction)
     open_ = [(program.output, Fraction(1))]
     while open_:
         name, factor = open_.pop()

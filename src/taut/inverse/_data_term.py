@@ -83,7 +83,8 @@ class LeastSquares(AbstractDataTerm):
                 "`physics` must be a torch.nn.Module, or have `A` and `A_adjoint`; got "
                 f"{type(physics).__name__}."
             )
-        self.physics, self.y, self.norm = physics, y, norm
+        self.physics: Any = physics
+        self.y, self.norm = y, norm
 
     def measured(self, x: Image) -> Tensor:
         """A x."""
@@ -93,7 +94,7 @@ class LeastSquares(AbstractDataTerm):
         """The adjoint of A at measurements, for images of the shape of `like`."""
         if self.known:
             return self.physics.A_adjoint(y)
-        _, pull = torch.func.vjp(self.physics, like)
+        pull = torch.func.vjp(self.physics, like)[1]
         return pull(y)[0]
 
     def gradient(self, x: Image) -> Image:

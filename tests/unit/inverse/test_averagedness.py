@@ -2,6 +2,7 @@
 
 import copy
 from fractions import Fraction
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -114,7 +115,7 @@ def test_the_weight_is_proved_exactly(dtype, scale):
 class Plain(nn.Module):
     def __init__(self, function, *matrices):
         super().__init__()
-        self.function = function
+        self.function: Any = function
         self.maps = nn.ModuleList(nn.Linear(6, 6, dtype=torch.float64) for _ in matrices)
         with torch.no_grad():
             for layer, matrix in zip(self.maps, matrices, strict=True):
@@ -225,17 +226,18 @@ def test_values_and_use_of_an_averaged_block():
     torch.testing.assert_close(block(x), 0.7 * x + 0.3 * (1 - 2.0**-13) * block.f(x))
     assert torch.equal(copy.deepcopy(block)(x), block(x))
     block(x).sum().backward()
-    assert all(raw.grad.isfinite().all() for raw in block.parameters())
+    assert all(raw.grad is not None and raw.grad.isfinite().all() for raw in block.parameters())
     assert averagedness(block, SHAPE) == pytest.approx(0.3, abs=1e-15)
     assert "weight=0.3" in repr(block)
 
 
 def test_wrong_arguments_of_an_averaged_block(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    block: Any = Averaged
     for weight in (0, 1, -0.5, float("nan"), "half", True):
         with pytest.raises(ValueError, match="`weight` must be above 0 and below 1; got"):
-            Averaged(nn.ReLU(), weight)
+            block(nn.ReLU(), weight)
     with pytest.raises(ValueError, match=r"`f` must be a torch\.nn\.Module; got"):
-        Averaged(torch.relu)
+        block(torch.relu)
     with pytest.raises(ValueError, match="`f` must keep the shape of its input"):
         Averaged(nn.Flatten())(torch.zeros(1, 2, 2))

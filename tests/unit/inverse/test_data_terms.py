@@ -1,6 +1,7 @@
 """Measurements against their dense matrix: adjoint, proximal step, norm."""
 
 from functools import partial
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -28,6 +29,7 @@ def made(name, shape=(2, 4, 6), dtype=torch.float64):
     return nn.Sequential(conv, nn.Flatten())
 
 
+ANY: tuple[Any, ...] = (LeastSquares, Inpainting)  # to call with what their types refuse
 NAMES = ("blur", "blur of even size", "blur of one row", "mask", "weights", "blocks", "module")
 
 
@@ -119,18 +121,18 @@ def test_what_is_not_linear_is_refused(module, words):
 
 def test_wrong_arguments(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
-    y = torch.zeros(1, 1, 4, 4)
+    y, least_squares, inpainting = torch.zeros(1, 1, 4, 4), ANY[0], ANY[1]
     with pytest.raises(ValueError, match=r"`physics` must be a torch\.nn\.Module, or have `A`"):
-        LeastSquares(torch.relu, y)
+        least_squares(torch.relu, y)
     with pytest.raises(ValueError, match=r"`y` must be a torch\.Tensor; got list"):
-        LeastSquares(nn.Identity(), [1.0])
+        least_squares(nn.Identity(), [1.0])
     for norm in (-1, float("inf"), "a"):
         with pytest.raises(ValueError, match="`norm` must be a number of at least 0, or None"):
-            LeastSquares(nn.Identity(), y, norm)
+            least_squares(nn.Identity(), y, norm)
     with pytest.raises(ValueError, match="`filter` must be a float tensor of shape"):
         Blur(torch.ones(3))
     with pytest.raises(ValueError, match=r"`mask` must be a torch\.Tensor"):
-        Inpainting([1])
+        inpainting([1])
     with pytest.raises(ValueError, match="`factor` must divide the sizes of the image; got 3"):
         Downsampling(3)(y)
     with pytest.raises(ValueError, match="`factor` must be a positive integer; got 0"):

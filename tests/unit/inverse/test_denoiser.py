@@ -1,6 +1,7 @@
 """A denoiser is called as those of deepinv are, serves each noise level, and can be exported."""
 
 import copy
+from typing import Any
 
 import jaxtyping
 import numpy as np
@@ -76,17 +77,19 @@ def test_it_learns_to_denoise_and_stays_proved():
 
 def test_wrong_arguments(denoiser, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    fixed: Any = FixedNoise
+    make: Any = Denoiser
     for level in (0, -0.1, float("inf"), "a"):
         with pytest.raises(ValueError, match="`sigma` must be a positive number; got"):
             denoiser(torch.zeros(1, 1, 4, 4), level)
         with pytest.raises(ValueError, match="`sigma` must be a positive number; got"):
-            FixedNoise(denoiser, level)
+            fixed(denoiser, level)
         with pytest.raises(ValueError, match="`sigma` must be a positive number; got"):
-            Denoiser(nn.ReLU(), level)
+            make(nn.ReLU(), level)
     with pytest.raises(ValueError, match=r"`denoiser` must be a torch\.nn\.Module; got function"):
-        FixedNoise(lambda x, sigma: x, 0.1)
+        fixed(lambda x, sigma: x, 0.1)
     with pytest.raises(ValueError, match=r"`f` must be a torch\.nn\.Module"):
-        Denoiser(torch.relu)
+        make(torch.relu)
     with pytest.raises(ValueError, match="`depth` must be an integer >= 2; got 1"):
         conv_net(1, depth=1)
 
@@ -94,5 +97,6 @@ def test_wrong_arguments(denoiser, monkeypatch):
 def test_nets_of_any_method(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     for method in (taut.BCOP, taut.AOL, taut.RKO):
-        net = conv_net(3, width=np.int64(5), depth=2, parametrization=method, dtype=torch.float64)
+        width: Any = np.int64(5)
+        net = conv_net(3, width=width, depth=2, parametrization=method, dtype=torch.float64)
         assert averagedness(FixedNoise(Denoiser(net), 0.1), (3, 5, 7)) == 0.5

@@ -1,6 +1,7 @@
 """Iterations do what their theorem says: residuals, distances, fixed points, rates."""
 
 from functools import partial
+from typing import Any
 
 import jaxtyping
 import pytest
@@ -78,6 +79,7 @@ def test_no_distance_to_a_fixed_point_grows_and_the_rate_holds():
     # The sum of squared residuals is at most a / (1 - a) times the squared first distance.
     found = solve(start, iterations=200)
     total = found.residuals.square().sum(0)
+    assert found.averaged is not None
     assert (total <= found.averaged / (1 - found.averaged) * distances[0] ** 2 + 1e-9).all()
 
 
@@ -94,15 +96,19 @@ def test_limits_do_not_depend_on_the_start_if_the_operator_is_injective():
 def test_both_have_the_fixed_points_of_one_equation():
     data, x = problem()
     denoise, step = denoiser(), 1.3
-    options = {"step": step, "sigma": 0.2, "iterations": 250}
+    options: dict[str, Any] = {"step": step, "sigma": 0.2, "iterations": 250}
     one = proximal_gradient(denoise, data, x, box=None, **options).image
     other = admm(denoise, data, x, **options).image
     torch.testing.assert_close(one, other, rtol=1e-7, atol=1e-7)
     again = denoise(one - step * data.gradient(one), 0.2)
     torch.testing.assert_close(again, one, rtol=1e-8, atol=1e-8)
     # Another step is another equation.
-    third = admm(denoise, data, x, **options | {"step": 0.3}).image
+    third = admm(denoise, data, x, **changed(options, {"step": 0.3})).image
     assert (third - one).abs().max() > 1e-3
+
+
+def changed(options: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return options | changes
 
 
 class Same(nn.Module):
@@ -169,7 +175,7 @@ class FakePhysics:
 def test_physics_of_deepinv_are_taken_as_they_are(solve):
     data, x = problem("mask")
     other = LeastSquares(FakePhysics(data.physics.mask), data.y)
-    options = {"step": 1.0, "sigma": 0.1, "iterations": 20}
+    options: dict[str, Any] = {"step": 1.0, "sigma": 0.1, "iterations": 20}
     found = [solve(denoiser(), d, x, **options).image for d in (data, other)]
     torch.testing.assert_close(*found)
 
@@ -222,19 +228,19 @@ def test_each_iteration_asks_for_what_it_needs():
 def test_wrong_arguments(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     data, x = problem("mask")
-    good = {"step": 1.0, "sigma": 0.1, "iterations": 2}
+    good: dict[str, Any] = {"step": 1.0, "sigma": 0.1, "iterations": 2}
     with pytest.raises(ValueError, match=r"`step` must be below 2 / L = 2, .*; got 2\.0"):
-        proximal_gradient(denoiser(), data, x, **good | {"step": 2.0})
+        proximal_gradient(denoiser(), data, x, **changed(good, {"step": 2.0}))
     with pytest.raises(ValueError, match="`box` must be a least and a largest value"):
         proximal_gradient(denoiser(), data, x, box=(1.0, 0.0), **good)
     for solve in (proximal_gradient, admm):
         for step in (0.0, -1.0, float("nan"), "a"):
             with pytest.raises(ValueError, match="`step` must be a positive number"):
-                solve(denoiser(), data, x, **good | {"step": step})
+                solve(denoiser(), data, x, **changed(good, {"step": step}))
         with pytest.raises(ValueError, match="`sigma` must be a positive number"):
-            solve(denoiser(), data, x, **good | {"sigma": 0.0})
+            solve(denoiser(), data, x, **changed(good, {"sigma": 0.0}))
         with pytest.raises(ValueError, match="`iterations` must be a positive integer"):
-            solve(denoiser(), data, x, **good | {"iterations": 0})
+            solve(denoiser(), data, x, **changed(good, {"iterations": 0}))
         with pytest.raises(ValueError, match="`data` must be a data term, such as LeastSquares"):
             solve(denoiser(), data.physics, x, **good)
         with pytest.raises(ValueError, match="`start` must be a float tensor of shape"):
