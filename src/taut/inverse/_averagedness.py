@@ -6,7 +6,7 @@ A map D is :math:`\alpha`-averaged if :math:`D = (1 - \alpha) I + \alpha N` with
 :math:`r / (1 - a) \le 1`.
 """
 
-from collections import defaultdict
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -109,25 +109,15 @@ def composed_averagedness(*alphas: float) -> float:
 
 def _terms(program: Program) -> dict[str, Fraction]:
     """The output as a sum of multiples of values; constants left out, equal values added up."""
-    made = {node.name: node for node in program.nodes}
-    terms: dict[str, Fraction] = defaultdict(Fraction)
-    open_ = [(program.output, Fraction(1))]
-    while open_:
-        name, factor = open_.pop()
-        inner = _inner(made.get(name), program)
-        if inner is None:
-            terms[name] += factor
-        else:
-            open_ += [(value, factor * share) for value, share in inner]
-    return dict(terms)
-
-
-def _inner(node: Node | None, program: Program) -> list[tuple[str, Fraction]] | None:
-    """What a sum or a multiple is made of; None for others, and where a value is broadcast."""
-    if node is None or any(program.shapes[name] != node.shape for name in node.inputs):
-        return None
-    factors = list(_factors(node))
-    return list(zip(node.inputs, factors, strict=True)) if factors else None
+    terms = {program.output: Fraction(1)}
+    for node in reversed(program.nodes):
+        whole = all(program.shapes[name] == node.shape for name in node.inputs)
+        factors = list(_factors(node)) if whole and node.name in terms else []
+        if factors:
+            outer = terms.pop(node.name)
+            for name, factor in zip(node.inputs, factors, strict=True):
+                terms[name] = terms.get(name, Fraction(0)) + outer * factor
+    return terms
 
 
 def _factors(node: Node) -> Iterator[Fraction]:
@@ -142,7 +132,10 @@ def _factors(node: Node) -> Iterator[Fraction]:
 
 def _bound(program: Program, name: str) -> Fraction:
     """The proven constant of one value of a program; 1 for the input itself."""
-    return Fraction(float(bound_of(_up_to(program, name), passes=PASSES)))
+    bound = float(bound_of(_up_to(program, name), passes=PASSES))
+    if math.isinf(bound):
+        raise UnprovenError(f"`{name}` has no finite bound.")
+    return Fraction(bound)
 
 
 def _up_to(program: Program, name: str) -> Program:

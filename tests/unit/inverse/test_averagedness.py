@@ -150,11 +150,19 @@ def test_it_is_never_below_that_of_the_dense_matrix(name):
         assert torch.linalg.matrix_norm(matrix - (1 - alpha) * unit, 2) <= alpha + 1e-9
 
 
+def doubled(x, times):
+    for _ in range(times):
+        x = x + x
+    return x
+
+
 @pytest.mark.parametrize(
     ("function", "alpha"),
     [
         (lambda x: x, 0.0),
         (lambda x: 1.5 * x - 0.5 * x, 0.0),
+        (lambda x: doubled(x, 40) / 2**40, 0.0),
+        (lambda x: x / 2 + doubled(x.relu(), 40) / 2**41, 0.5),
         (lambda x: -x, 1.0),
         (lambda x: x.relu(), 1.0),
         (lambda x: 0.5 * x + 0.5 * x.flip(1), 0.5),
