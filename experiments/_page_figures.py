@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments import threats
+from experiments import inverse, threats
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -256,4 +256,5 @@ FIGURES = {
     "activations": activations,
     "monotone": monotone,
     "threats": threats.figure,
+    "inverse": inverse.inverse,
 }

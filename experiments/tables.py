@@ -26,6 +26,7 @@ from experiments import (
     compare,
     distance_fields,
     initialisation,
+    inverse,
     kinds,
     methods,
     methods_on_mnist,
@@ -122,6 +123,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **methods_on_mnist.TABLES,
     },
     ROOT / "docs/certificates.md": certificates.TABLES,
+    ROOT / "docs/inverse.md": inverse.TABLES,
     ROOT / "docs/optimisers.md": {"optimisers": optimisers.optimisers_table},
     ROOT / "docs/results.md": results.TABLES,
     ROOT / "docs/speed.md": {

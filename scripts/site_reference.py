@@ -43,6 +43,7 @@ _TITLES = {
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",
+    "inverse": "Inverse problems",
 }
 
 

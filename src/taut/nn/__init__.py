@@ -68,6 +68,7 @@ from taut.nn.pooling import (
     ScaledMean,
 )
 from taut.nn.residual import (
+    Averaged,
     ConcatResidual,
     ConvexConcat,
     ConvexResidual,
@@ -91,6 +92,7 @@ __all__ = [
     "AdaptiveL2NormPool1d",
     "AdaptiveL2NormPool2d",
     "AdaptiveL2NormPool3d",
+    "Averaged",
     "BatchCentering",
     "BatchLipNorm",
     "CircularConv1d",
