@@ -1,6 +1,18 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    anomaly,
+    data,
+    diagnostics,
+    export,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    theory,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
@@ -61,6 +73,7 @@ __all__ = [
     "SCFac",
     "SpectralQR",
     "after_step",
+    "anomaly",
     "attack",
     "batched",
     "cached",
