@@ -122,7 +122,8 @@ def test_rounding_is_counted():
     }
     sides = [found._moved(0.01) for found in by.values()]
     lows, highs = zip(*sides, strict=True)
-    assert (lows[2] < lows[1]).all() and (lows[1] < by["float64"].scores[:12]).all()
+    assert (lows[2] < lows[1]).all()
+    assert (lows[1] < by["float64"].scores[:12]).all()
     assert (highs[2] > highs[1]).all()
     error = by["float32"].certificate.composed.error
     least = 2 * (error[0] * by["float32"].norms[:12] + error[1])
@@ -142,7 +143,8 @@ def test_no_perturbed_float32_run_leaves_the_bounds():
             with torch.no_grad():
                 low = model((inliers.double() + noise).float()).flatten()
                 high = model((outliers.double() + noise[:9]).float()).flatten()
-            assert (low.double() >= lowest).all() and (high.double() <= highest).all()
+            assert (low.double() >= lowest).all()
+            assert (high.double() <= highest).all()
 
 
 def test_no_attack_gets_below():
@@ -181,7 +183,8 @@ def test_points_of_the_roc_curve():
 def test_samples_that_may_overflow_are_not_certified():
     model, (inliers, outliers) = detector(), samples()
     found = certify(model, inliers, outliers - 1, arithmetic="float32")
-    assert found.auroc > 0 and found.certified_auroc_at(1e38) == 0.0
+    assert found.auroc > 0
+    assert found.certified_auroc_at(1e38) == 0.0
 
 
 def test_result_as_text():
@@ -189,7 +192,8 @@ def test_result_as_text():
     content = json.loads(found.to_json())
     assert content["certified_auroc"] == {str(k): v for k, v in found.certified_auroc.items()}
     assert content["scores"] == found.scores.tolist()
-    assert "certified AUROC at 8/255" in str(found) and "<table>" in found._repr_html_()
+    assert "certified AUROC at 8/255" in str(found)
+    assert "<table>" in found._repr_html_()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
