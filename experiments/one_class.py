@@ -36,7 +36,9 @@ PUBLISHED = {
     "OCSDF, 1-Lipschitz network": ("95.5", "93.2", "78.4"),
     "Deep SVDD": ("94.8", "-", "-"),
 }
-SEED, STEPS = 0, 1200
+SEED, STEPS = 0, 800
+PARTS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
+_RADII = (0, 8, 36)
 _ATTACKED, _ATTACK_STEPS = 100, 20
 _BLURS, _SHARES, _COUNTS = (0.7, 1.0, 1.5), (0.0, 0.25, 0.5, 0.75), (1, 3, 10)
 _CHOICE_POINTS, _CHOICE_EACH = 2000, 200
@@ -66,43 +68,57 @@ def measured(data: taut.data.Dataset, label: int) -> dict[str, Any]:
     settings = Settings(steps=STEPS, seed=SEED)
     network, seconds = timed(lambda: taut.anomaly.fit(train, settings=settings))
     near, near_seconds = timed(lambda: taut.anomaly.neighbours(train))
-    nearest = Detector(Neighbours.of(train.flatten(1), count=1, share=0.0))
     plain, plain_seconds = timed(lambda: trained_plain(train, seconds))
-    ours = {
-        "both": (Detector(network, near), seconds + near_seconds),
-        "network": (network, seconds),
-        "distances": (near, near_seconds),
-        "nearest image": (nn.Sequential(nn.Flatten(), nearest), 0.0),
+    both = Detector(network, near)
+    return {
+        "both": certified(both, inliers, outliers, part, seconds + near_seconds),
+        "network": certified(network, inliers, outliers, part, seconds),
+        "distances": certified(near, inliers, outliers, None, near_seconds),
+        "nearest image": nearest_image(train, inliers, outliers),
+        "plain network": unproven(plain, inliers, outliers, part, plain_seconds),
     }
-    rows = {name: proven(*each, inliers, outliers, part) for name, each in ours.items()}
-    with torch.no_grad():
-        scores = plain(inliers).flatten(), plain(outliers).flatten()
-    unproven = {"clean": taut.anomaly.auroc(*scores), "certified": dict.fromkeys(EPS, 0.0)}
-    rows["plain network"] = unproven | attacked(plain, part) | {"CPU seconds": plain_seconds}
-    return rows
 
 
 Part = tuple[Tensor, Tensor]
 
 
-def proven(
-    detector: nn.Module, seconds: float, inliers: Tensor, outliers: Tensor, part: Part
+def certified(
+    detector: Detector, inliers: Tensor, outliers: Tensor, part: Part | None, seconds: float
 ) -> dict[str, Any]:
-    """Certified on all of the test set, attacked on a part of it, where both are compared."""
+    """Certified on all of the test set; on a part of it certified and attacked, to compare."""
     found = certify(detector, inliers, outliers, EPS)
     row = {"clean": found.auroc, "certified": found.certified_auroc, "CPU seconds": seconds}
-    bound = {"bound": float(found.bound)}
-    return row | bound | attacked(detector, part) | {"part": certify_part(detector, part)}
+    row["bound"] = float(found.bound)
+    if part is not None:
+        again = certify(detector, *part, EPS)
+        row["part"] = {"clean": again.auroc, "certified": again.certified_auroc}
+        row["attacked"] = attacked(detector, part)
+    return row
 
 
-def certify_part(detector: nn.Module, part: Part) -> dict[str, Any]:
-    found = certify(detector, *part, EPS)
-    return {"clean": found.auroc, "certified": found.certified_auroc}
+def unproven(
+    detector: Detector, inliers: Tensor, outliers: Tensor, part: Part, seconds: float
+) -> dict[str, Any]:
+    """What a network without a bound reaches, clean and attacked."""
+    with torch.no_grad():
+        clean = taut.anomaly.auroc(detector(inliers).flatten(), detector(outliers).flatten())
+    return {"clean": clean, "attacked": attacked(detector, part), "CPU seconds": seconds}
 
 
-def attacked(detector: nn.Module, part: Part) -> dict[str, dict[str, float]]:
+def nearest_image(train: Tensor, inliers: Tensor, outliers: Tensor) -> dict[str, Any]:
+    """The distance to the nearest training image, 1-Lipschitz in real numbers."""
+    points = train.flatten(1).double()
+    high, low = (
+        torch.cat([-torch.cdist(x, points).amin(1) for x in side.flatten(1).double().split(500)])
+        for side in (inliers, outliers)
+    )
+    shares = {eps: certified_auroc(high, low, eps) for eps in EPS}
+    return {"clean": taut.anomaly.auroc(high, low), "certified": shares}
+
+
+def attacked(detector: Detector, part: Part) -> dict[str, float]:
     attack = taut.attacks.PGD(steps=_ATTACK_STEPS)
-    return {"attacked": {e: taut.anomaly.attacked_auroc(detector, *part, e, attack) for e in EPS}}
+    return {eps: taut.anomaly.attacked_auroc(detector, *part, eps, attack) for eps in EPS}
 
 
 def timed(make: Callable[[], Detector]) -> tuple[Detector, float]:
@@ -172,48 +188,44 @@ ROWS = {
 }
 
 
-def mean_over_classes(rows: list[dict[str, Any]], name: str) -> dict[str, float]:
-    """Means of a detector, in percent."""
-    each = [row[name] for row in rows]
-    means = {"clean": 100 * fmean(row["clean"] for row in each)}
-    for eps in EPS:
-        means[eps] = 100 * fmean(row["certified"][eps] for row in each)
-        means[f"attacked {eps}"] = 100 * fmean(row["attacked"][eps] for row in each)
-    return means | {"seconds": fmean(row["CPU seconds"] for row in each)}
+def means(part: str, name: str) -> dict[str, float]:
+    """Means of a detector over the classes, in percent."""
+    rows = [row[name] for row in read(RECORDS / "one-class.json")[part]]
+    found = {"clean": 100 * fmean(row["clean"] for row in rows)}
+    for kind in ("certified", "attacked"):
+        for eps in EPS if kind in rows[0] else ():
+            found[f"{kind} at {eps}"] = 100 * fmean(row[kind][eps] for row in rows)
+    return found
 
 
 def means_table(part: str) -> str:
-    rows = read(RECORDS / "one-class.json").get(part, [])
-    lines = []
-    for name, words in ROWS.items() if rows else ():
-        found = mean_over_classes(rows, name)
-        certified = [f"{found[eps]:.1f}" if found[eps] else "0" for eps in EPS]
-        attacked = f"{found[f'attacked {EPS[1]}']:.1f}"
-        lines.append((words, f"{found['clean']:.1f}", *certified, attacked))
+    columns = ("clean", *(f"certified at {e}" for e in EPS), f"attacked at {EPS[1]}")
+    lines: list[tuple[str, ...]] = []
+    if part in read(RECORDS / "one-class.json"):
+        for name, words in ROWS.items():
+            found = means(part, name)
+            lines.append((words, *(number(found.get(key), form=".1f") for key in columns)))
     if part == "mnist":
         lines += [(name, *numbers, "-") for name, numbers in PUBLISHED.items()]
-    header = ("detector", "clean", *(f"certified at {e}" for e in EPS), f"attacked at {EPS[1]}")
-    return markdown(header, lines)
+    return markdown(("detector", *columns), lines)
 
 
 def classes_table(part: str) -> str:
-    rows = read(RECORDS / "one-class.json").get(part, [])
-    names = [name for name in ROWS if name != "nearest image"]
+    names = ("both", "network", "distances")
     lines = [
-        (
-            row["class"],
-            *(
-                " / ".join(
-                    f"{100 * value:.1f}"
-                    for value in (row[name]["clean"], *row[name]["certified"].values())
-                    if value
-                )
-                for name in names
-            ),
-        )
-        for row in rows
+        (row["class"], *(" / ".join(map(percent, shares(row[name]))) for name in names))
+        for row in read(RECORDS / "one-class.json").get(part, [])
     ]
     return markdown(("normal class", *(ROWS[name] for name in names)), lines)
+
+
+def shares(row: dict[str, Any]) -> tuple[float, ...]:
+    """Clean AUROC, and the certified ones."""
+    return row["clean"], *row["certified"].values()
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f}"
 
 
 def choice_table() -> str:
@@ -240,26 +252,22 @@ TABLES: dict[str, Callable[[], str]] = {
 
 
 def one_class() -> "Figure":
-    """AUROC of each digit: clean, attacked and certified."""
-    record = read(RECORDS / "one-class.json")
+    """The mean AUROC of each detector over the radius."""
     figure, sides = panels(1, 2, (9, 3.4), sharey=True)
-    for axes, part in zip(sides, ("mnist", "fashion-mnist"), strict=True):
-        rows = record.get(part, [])
-        for index, name in enumerate(ROWS if rows else ()):
-            found = mean_over_classes(rows, name)
-            values = [found[key] for key in ("clean", *EPS)]
-            colour = GREY if name == "plain network" else COLOURS[index]
-            if name == "plain network":
-                values[1:] = [found[f"attacked {eps}"] for eps in EPS]
-            style = "--" if name == "plain network" else "-"
-            axes.plot((0, 8, 36), values, style, marker="o", color=colour, label=ROWS[name])
-        axes.set_xlabel("l2 radius, in 255ths")
-        axes.set_ylim(60, 100)
-        grid(axes, {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}[part])
-    published = [float(PUBLISHED["OCSDF, 1-Lipschitz network"][i]) for i in range(3)]
-    sides[0].plot((0, 8, 36), published, ":", marker="s", color=INK, label="OCSDF (published)")
+    for axes, (part, title) in zip(sides, PARTS.items(), strict=True):
+        for index, (name, words) in enumerate(ROWS.items()):
+            found, is_plain = means(part, name), name == "plain network"
+            kind = "attacked" if is_plain else "certified"
+            values = [found["clean"], *(found[f"{kind} at {eps}"] for eps in EPS)]
+            style = {"color": GREY, "linestyle": "--"} if is_plain else {"color": COLOURS[index]}
+            axes.plot(_RADII, values, marker="o", label=f"{words}, {kind}", **style)
+        axes.set(xlabel="l2 radius, in 255ths", ylim=(50, 100))
+        grid(axes, title)
+    name, numbers = next(iter(PUBLISHED.items()))
+    values = list(map(float, numbers))
+    sides[0].plot(_RADII, values, ":", marker="s", color=INK, label=f"{name}, published")
     sides[0].set_ylabel("mean AUROC, %")
-    sides[0].legend(frameon=False, fontsize=7.5)
+    sides[0].legend(frameon=False, fontsize=7)
     return figure
 
 
@@ -268,7 +276,7 @@ EXPERIMENT = Experiment(
     __doc__,
     work,
     (
-        option("part", choices=("mnist", "fashion-mnist", "choose")),
+        option("part", choices=(*PARTS, "choose")),
         option("--classes", 10, "to measure at most in this run"),
         DATA_DIR,
     ),

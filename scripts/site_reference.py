@@ -34,6 +34,7 @@ _TITLES = {
     "attacks": "Attacks",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
+    "anomaly": "Anomaly detection",
     "training": "Training",
     "optim": "Optimisers",
     "diagnostics": "Diagnostics",
