@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import taut
+from experiments._distances import dataset
 from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option, tracked
 from experiments._show import COLOURS, GREY, INK, grid, markdown, panels
@@ -41,7 +42,7 @@ PARTS = {"mnist": "MNIST", "fashion-mnist": "Fashion-MNIST"}
 _RADII = (0, 8, 36)
 _ATTACKED, _ATTACK_STEPS = 100, 20
 _BLURS, _SHARES, _COUNTS = (0.7, 1.0, 1.5), (0.0, 0.25, 0.5, 0.75), (1, 3, 10)
-_CHOICE_POINTS, _CHOICE_EACH = 2000, 200
+_CHOICE_POINTS, _CHOICE_EACH = 1000, 100
 """Training images of a class that are points, and others of each class that measure."""
 
 
@@ -52,7 +53,7 @@ def work(args: argparse.Namespace, record: Record) -> None:
         for row in choices(args.data_dir):
             record.add("choice", row)
         return
-    data = taut.data.load(args.part, args.data_dir)
+    data = dataset(args.data_dir, args.part)
     done = {row["class"] for row in record.content.get(args.part, ())}
     todo = [n for n in range(len(data.classes)) if data.classes[n] not in done]
     for label in tracked(todo[: args.classes], "classes"):
@@ -148,7 +149,7 @@ def trained_plain(images: Tensor, seconds: float) -> Detector:
 
 def choices(data_dir: Path | None) -> Iterator[dict[str, Any]]:
     """Mean AUROC of each setting of the distances over the classes of Fashion-MNIST."""
-    data = taut.data.load("fashion-mnist", data_dir)
+    data = dataset(data_dir, "fashion-mnist")
     places = [(data.train.labels == n).nonzero().flatten() for n in range(10)]
     images = data.train.float_images(torch.cat([each[-_CHOICE_EACH:] for each in places]))
     labels = torch.arange(10).repeat_interleave(_CHOICE_EACH)

@@ -130,7 +130,7 @@ def fit(
 def neighbours(
     samples: Samples,
     *,
-    count: int = 3,
+    count: int = 10,
     share: float = 0.5,
     blur: float = 1.0,
     held_out: float = 0.1,

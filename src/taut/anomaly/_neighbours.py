@@ -47,7 +47,7 @@ class Neighbours(nn.Module):
     corrections: Tensor
 
     def __init__(
-        self, points: Float[Tensor, "m *shape"], corrections: Float[Tensor, " m"], count: int = 3
+        self, points: Float[Tensor, "m *shape"], corrections: Float[Tensor, " m"], count: int = 10
     ) -> None:
         super().__init__()
         self.count = whole("count", count)
@@ -61,7 +61,7 @@ class Neighbours(nn.Module):
 
     @classmethod
     def of(
-        cls, points: Float[Tensor, "m *shape"], *, count: int = 3, share: float = 0.5
+        cls, points: Float[Tensor, "m *shape"], *, count: int = 10, share: float = 0.5
     ) -> "Neighbours":
         """The score of points, each corrected by a share of the distance to its nearest one.
 

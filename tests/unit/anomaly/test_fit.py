@@ -117,7 +117,7 @@ def test_scores_against_a_loop(dtype, scale):
 
 def test_corrections_against_a_loop():
     points = torch.randn(8, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    found = Neighbours.of(points, share=0.5).corrections
+    found = Neighbours.of(points, count=1, share=0.5).corrections
     for i, point in enumerate(points):
         gaps = [math.dist(point, other) for j, other in enumerate(points) if j != i]
         assert math.isclose(float(found[i]), min(gaps) / 2)
