@@ -38,6 +38,7 @@ _TITLES = {
     "sdf": "Distance fields",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
+    "anomaly": "Anomaly detection",
     "training": "Training",
     "optim": "Optimisers",
     "diagnostics": "Diagnostics",

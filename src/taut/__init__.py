@@ -1,6 +1,7 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
 from taut import (
+    anomaly,
     conformal,
     data,
     diagnostics,
@@ -86,6 +87,7 @@ __all__ = [
     "SCFac",
     "SpectralQR",
     "after_step",
+    "anomaly",
     "attack",
     "batched",
     "cached",
