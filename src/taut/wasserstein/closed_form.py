@@ -83,6 +83,36 @@ class Potential(nn.Module):
         return (away - self.offsets).amin(1, keepdim=True)
 
 
+@final
+class Clip(nn.Module):
+    """Scores kept between two ends, which bounds what a single point can contribute.
+
+    Guarantee: 1-Lipschitz; outputs lie between the ends, which finite-sample intervals rest on.
+
+    Args:
+        low: the lower end.
+        high: the upper end.
+
+    Example:
+        >>> Clip(0.0, 1.0)(torch.tensor([[-2.0], [0.5], [3.0]])).flatten()
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        if not low <= high:
+            raise ValueError(f"`high` must be at least `low`; got {high:g} and {low:g}.")
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float64))
+        self.register_buffer("high", torch.tensor(high, dtype=torch.float64))
+
+    def forward(self, scores: Float[Tensor, "b 1"]) -> Float[Tensor, "b 1"]:
+        """The scores, those beyond an end moved to it."""
+        return scores.clamp(self.low, self.high)
+
+
 @op(Distance)
 class _DistanceOp(AbstractOp):
     proof = "a norm"
