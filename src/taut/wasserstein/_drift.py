@@ -27,13 +27,13 @@ def drift(
 ) -> Drift:
     r"""Test whether new points come from the distribution of reference points.
 
-    A 1-Lipschitz critic is trained to score the reference above the new points on one part of both,
-    and is then fixed. On the part held out its mean scores are compared: their difference is a
-    lower bound of W1, up to chance, and chance is what a permutation test measures.
+    1-Lipschitz critics are trained to score the reference above the new points on one part of both,
+    and are then fixed. On the part held out their mean scores are compared: the difference of a
+    critic is a lower bound of W1, up to chance, and chance is what a permutation test measures.
 
     Guarantee: without drift `alarm` is raised with probability at most `level`, for any
-        distribution and any number of points, if all points are exchangeable: the critic is a
-        function of other points, so that each labelling of the held-out scores is equally likely.
+        distribution and any number of points, if all points are exchangeable: critics are
+        functions of other points, so that each labelling of the held-out scores is equally likely.
         `lower` is at most W1 of the distributions with probability at least 1 - `level`, for any
         distribution and any number of independent points: scores are clipped to the range
         of those of the training points, so that bounds for bounded variables hold.
@@ -44,8 +44,9 @@ def drift(
         reference: points that are as they should be: whatever :func:`estimate` takes, or a pandas
             DataFrame with columns of numbers.
         new: points to compare with them.
-        critic: a model of one number a point, a copy of which is trained; by default the best, on
-            validation points, of an orthogonal network and of critics in closed form.
+        critic: a model of one number a point, a copy of which is trained; by default an orthogonal
+            network, and in closed form the linear critic, the distance from the mean of the
+            reference and that from its nearest point: all are tested at once.
         level: probability of a false alarm, and of a `lower` that is too high.
         standardise: divide each feature by its standard deviation in the part of the reference that
             trains: W1 in l2 adds features, which must have a common unit.

@@ -29,7 +29,8 @@ class DriftMonitor:
 
     The critics of a window are trained on one part of the reference and on the windows before; all
     points of the window test. The first window has none before it and is cut in two, as in
-    :func:`drift`.
+    :func:`drift`. Points unlike the reference are found in the window where they come first, by
+    their distance to the reference; a shift inside of it a window later, once critics know it.
 
     Guarantee: if the points of the reference and of a window are exchangeable, given all windows
         before, the alarm of that window is false with probability at most its level: `level`, so

@@ -77,8 +77,9 @@ class Drift:
         Example:
             >>> x = torch.zeros(40, 2)
             >>> settings = taut.wasserstein.DriftSettings(steps=0)
-            >>> taut.wasserstein.drift(x, x + torch.tensor([0.0, 9.0]), settings=settings).top(1)
-            [('1', 9.0)]
+            >>> result = taut.wasserstein.drift(x, x + torch.tensor([0.0, 9.0]), settings=settings)
+            >>> [(name, round(part, 6)) for name, part in result.top()]
+            [('1', 9.0), ('0', 0.0)]
         """
         flat = self.saliency.flatten()
         places = flat.argsort(descending=True, stable=True)[:count].tolist()

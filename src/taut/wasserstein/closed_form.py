@@ -185,6 +185,21 @@ def radial(
     return [Distance(cone.centre, sign) for cone, sign in zip(cones, signs, strict=True)]
 
 
+def nearest(p: Float[Tensor, "n *shape"]) -> nn.Sequential:
+    """Minus the distance to the nearest point of a sample: scores low what is unlike all of it.
+
+    Args:
+        p: the sample to score high.
+
+    Example:
+        >>> nearest(torch.tensor([[0.0], [5.0]]))(torch.tensor([[4.0], [5.0]])).flatten()
+        tensor([-1.,  0.])
+    """
+    flip = nn.Linear(1, 1, bias=False).requires_grad_(False)
+    flip.weight.fill_(-1.0)
+    return nn.Sequential(Potential(p, p.new_zeros(len(p))), flip.to(p))
+
+
 def _mean(points: Tensor, weights: Tensor | None) -> Tensor:
     """Mean in float64 of the differences from the first point, exact for equal points."""
     moved = points.double() - points[:1].double()
