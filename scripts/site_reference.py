@@ -36,6 +36,7 @@ _TITLES = {
     "wasserstein": "Wasserstein distances",
     "training": "Training",
     "optim": "Optimisers",
+    "private": "Private training",
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",

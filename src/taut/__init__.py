@@ -1,6 +1,18 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    data,
+    diagnostics,
+    export,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    private,
+    theory,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
@@ -81,6 +93,7 @@ __all__ = [
     "optim",
     "plot",
     "predict",
+    "private",
     "projected",
     "retract_",
     "shared_weights",
