@@ -41,6 +41,7 @@ _TITLES = {
     "anomaly": "Anomaly detection",
     "training": "Training",
     "optim": "Optimisers",
+    "private": "Private training",
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",

@@ -15,6 +15,7 @@ from taut import (
     sdf,
     theory,
     threats,
+    private,
     wasserstein,
 )
 from taut._load import load
@@ -112,6 +113,7 @@ __all__ = [
     "optim",
     "plot",
     "predict",
+    "private",
     "projected",
     "retract_",
     "sdf",
