@@ -12,10 +12,10 @@ from taut import (
     nn,
     optim,
     plot,
+    private,
     sdf,
     theory,
     threats,
-    private,
     wasserstein,
 )
 from taut._load import load
