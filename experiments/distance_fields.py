@@ -251,7 +251,7 @@ EXPERIMENT = Experiment(
     __doc__,
     work,
     (
-        option("--seconds", 12.0, "of the processor for each net"),
+        option("--seconds", 18.0, "of the processor for each net"),
         option("--shapes", tuple(SHAPES), "what is fitted", choices=tuple(SHAPES)),
         option("--figures", FIGURES, "the folder to draw into", type=Path),
     ),
