@@ -244,7 +244,8 @@ def distances_table() -> str:
         for row in record.get("rows", ())
     ]
     header = (
-        "shape", "net", "CPU seconds", "constant, proved", "error of distance", "largest overestimate",
+        "shape", "net", "CPU seconds", "constant, proved", "error of distance",
+        "largest overestimate",
         "mean of abs(norm of gradient - 1)", "IoU, %", "rays that went through",
     )  # fmt: skip
     return markdown(header, rows)
