@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments import inverse, threats
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -254,4 +255,6 @@ FIGURES = {
     "scaling": scaling,
     "activations": activations,
     "monotone": monotone,
+    "threats": threats.figure,
+    "inverse": inverse.inverse,
 }

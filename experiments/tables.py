@@ -13,6 +13,7 @@ from pathlib import Path
 from experiments import (
     _choosing,
     _comparison,
+    _conformal_page,
     _torch_modules,
     anomalies,
     any_net,
@@ -25,6 +26,7 @@ from experiments import (
     compare,
     distance_fields,
     initialisation,
+    inverse,
     kinds,
     methods,
     methods_on_mnist,
@@ -36,6 +38,7 @@ from experiments import (
     reproduce,
     results,
     speed,
+    threats,
     wasserstein,
     wgan,
     zoo,
@@ -106,6 +109,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
     ROOT / "docs/distance-fields.md": {"distance-fields": distance_fields.distances_table},
     ROOT / "docs/monotone.md": monotone.TABLES,
+    ROOT / "docs/conformal.md": _conformal_page.TABLES,
     ROOT / "docs/playground.md": {"playground": playground.playground_table},
     ROOT / "docs/recipes.md": {"recipes": recipes_table},
     ROOT / "docs/reproduce.md": {
@@ -119,6 +123,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **methods_on_mnist.TABLES,
     },
     ROOT / "docs/certificates.md": certificates.TABLES,
+    ROOT / "docs/inverse.md": inverse.TABLES,
     ROOT / "docs/optimisers.md": {"optimisers": optimisers.optimisers_table},
     ROOT / "docs/results.md": results.TABLES,
     ROOT / "docs/speed.md": {
@@ -130,6 +135,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "dense": orthonormalisation.dense_table,
         **command_line.experiment_tables("speed"),
     },
+    ROOT / "docs/threats.md": threats.TABLES,
     ROOT / "docs/torch-modules.md": _torch_modules.TABLES,
     ROOT / "docs/weights.md": {"retraction": classify.retraction},
     ROOT / "docs/zoo.md": {"zoo": zoo.zoo_table},

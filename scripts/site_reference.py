@@ -32,15 +32,20 @@ _TITLES = {
     "data": "Data",
     "program": "Bounds and programs",
     "certification": "Certification",
+    "threats": "Threats",
+    "conformal": "Conformal prediction",
     "attacks": "Attacks",
     "sdf": "Distance fields",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
+    "anomaly": "Anomaly detection",
     "training": "Training",
     "optim": "Optimisers",
+    "private": "Private training",
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",
+    "inverse": "Inverse problems",
 }
 
 

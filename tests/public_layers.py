@@ -12,6 +12,7 @@ EVEN = {1: (4,), 2: (4, 4), 3: (2, 2, 2)}
 
 LAYERS = {
     "Abs": (partial(taut.nn.Abs, 0.5), (4, 3)),
+    "Averaged": (lambda: taut.nn.Averaged(taut.nn.Linear(4, 4)), (4,)),
     "BatchCentering": (partial(taut.nn.BatchCentering, 4), (4, 3)),
     "BatchLipNorm": (partial(taut.nn.BatchLipNorm, 4), (4, 3)),
     "ConcatResidual": (lambda: taut.nn.ConcatResidual(taut.nn.Linear(4, 4)), (4,)),

@@ -37,6 +37,7 @@ from taut.nn._resampling import (
     InvertibleUpsample2d,
     InvertibleUpsample3d,
 )
+from taut.nn._scaled import scaled, scaled_by_layer
 from taut.nn._shift import Shift1d, Shift2d, Shift3d
 from taut.nn._shift_mix import ShiftMix1d, ShiftMix2d, ShiftMix3d
 from taut.nn._spectral_conv import FullSizeConv, SpectralConv, SpectralGeometry
@@ -67,6 +68,7 @@ from taut.nn.pooling import (
     ScaledMean,
 )
 from taut.nn.residual import (
+    Averaged,
     ConcatResidual,
     ConvexConcat,
     ConvexResidual,
@@ -90,6 +92,7 @@ __all__ = [
     "AdaptiveL2NormPool1d",
     "AdaptiveL2NormPool2d",
     "AdaptiveL2NormPool3d",
+    "Averaged",
     "BatchCentering",
     "BatchLipNorm",
     "CircularConv1d",
@@ -170,5 +173,7 @@ __all__ = [
     "UnitColumnLinear",
     "UnitRowLinear",
     "isometric_pad",
+    "scaled",
+    "scaled_by_layer",
     "writes_padded",
 ]
