@@ -108,7 +108,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     },
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
     ROOT / "docs/distance-fields.md": {"distance-fields": distance_fields.distances_table},
-    ROOT / "docs/monotone.md": monotone.TABLES,
+    ROOT / "docs/monotone.md": {"monotone": monotone.monotone_table},
     ROOT / "docs/conformal.md": _conformal_page.TABLES,
     ROOT / "docs/playground.md": {"playground": playground.playground_table},
     ROOT / "docs/recipes.md": {"recipes": recipes_table},
