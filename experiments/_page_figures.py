@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments import drift
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -229,6 +230,7 @@ def activations() -> "Figure":
 
 
 FIGURES = {
+    "drift-power": drift.power_figure,
     "referee": referee,
     "attacked": attacked,
     "arithmetics": arithmetics,

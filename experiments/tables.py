@@ -23,6 +23,7 @@ from experiments import (
     classify,
     command_line,
     compare,
+    drift,
     initialisation,
     kinds,
     methods,
@@ -129,6 +130,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/torch-modules.md": _torch_modules.TABLES,
     ROOT / "docs/weights.md": {"retraction": classify.retraction},
     ROOT / "docs/zoo.md": {"zoo": zoo.zoo_table},
+    ROOT / "docs/drift.md": drift.TABLES,
     ROOT / "docs/wasserstein.md": {
         **wasserstein.TABLES,
         "table4": reproduce.critics_table,

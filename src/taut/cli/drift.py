@@ -65,7 +65,7 @@ def drift(
         second.points,
         level=level,
         standardise=standardise,
-        features=first.check_columns(second, ("ref", "new")),
+        features=first.check_columns(second, ("reference", "new")),
         settings=DriftSettings(steps=steps, seed=seed),
         device=choose_device(device),
     )

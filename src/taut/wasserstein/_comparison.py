@@ -115,9 +115,8 @@ class Comparison:
         pair, level = self.pair, self.options.level
         generator = torch.Generator().manual_seed(self.settings.seed)
         tested = {name: self._tested(critic, generator) for name, critic in built.items()}
-        columns = [
-            torch.stack(side, 1) for side in zip(*(t.scores for t in tested.values()), strict=True)
-        ]
+        sides = zip(*(t.scores for t in tested.values()), strict=True)
+        columns = [torch.stack(side, 1).nan_to_num() for side in sides]
         p = p_value(
             *columns, level=level, permutations=self.settings.permutations, generator=generator
         )
