@@ -1,8 +1,8 @@
 """Measure taut.wasserstein.drift: false alarms, power beside MMD and energy tests, known distances.
 
-Example: python -m experiments.drift alarms --record records/drift.json
-         python -m experiments.drift power --record records/drift.json
-         python -m experiments.drift funnels --record records/drift.json
+Example: python -m experiments.drift alarms --record records/drift/alarms.json
+         python -m experiments.drift power --record records/drift/power.json
+         python -m experiments.drift funnels --record records/drift/funnels.json
 
 `alarms`: the share of alarms over repeats without drift. `power`: that with drift, beside the tests
 of hyppo with as many permutations on the same points; seconds are of the CPU. `funnels`: critics on
@@ -30,10 +30,10 @@ from experiments._runner import Experiment, option
 from experiments._show import COLOURS, grid, markdown, panels
 from taut.wasserstein import DriftSettings, drift
 
-RECORD = RECORDS / "drift.json"
+FOLDER = RECORDS / "drift"
 LEVEL, COUNT, DIMENSION, SEED = 0.05, 100, 10, 0
 PERMUTATIONS, _BLOCK = 199, 50
-CRITICS = {"taut": DriftSettings().steps, "taut, closed forms alone": 0}
+CRITICS = {"taut, closed forms alone": 0, "taut": DriftSettings().steps}
 PAIRS = [(d, n) for d in (2, 16, 128) for n in (4, 64)] + [(128, 16), (128, 256)]
 # Gradient cosine and dual value over W1: justkolesov/Wasserstein1Benchmark@359d2b1, metrics/.
 PUBLISHED = {
@@ -164,16 +164,16 @@ Row = tuple[dict[str, Any], Callable[[], dict[str, Any]]]
 
 
 def alarms(args: argparse.Namespace) -> Iterator[Row]:
-    for name, draw in SOURCES.items():
+    starts = range(0, args.repeats, _BLOCK)
+    for (test, steps), (name, draw), first in product(CRITICS.items(), SOURCES.items(), starts):
 
         def pair(seed: int, draw: Draw = draw) -> tuple[Tensor, Tensor]:
             points = draw(2 * COUNT, torch.Generator().manual_seed(seed))
             return points[:COUNT], points[COUNT:]
 
-        for (test, steps), first in product(CRITICS.items(), range(0, args.repeats, _BLOCK)):
-            seeds = range(first, min(first + _BLOCK, args.repeats))
-            key = {"data": name, "test": test, "first": first}
-            yield key, lambda steps=steps, pair=pair, seeds=seeds: share(ours(steps), pair, seeds)
+        seeds = range(first, min(first + _BLOCK, args.repeats))
+        key = {"data": name, "test": test, "first": first}
+        yield key, lambda steps=steps, pair=pair, seeds=seeds: share(ours(steps), pair, seeds)
 
 
 def power(args: argparse.Namespace) -> Iterator[Row]:
@@ -206,8 +206,12 @@ def funnels(args: argparse.Namespace) -> Iterator[Row]:
             yield {"dimension": dimension, "funnels": count, "method": method}, row
 
 
+def recorded(part: str) -> list[dict[str, Any]]:
+    return read(FOLDER / f"{part}.json").get(part, [])
+
+
 def alarms_table() -> str:
-    rows, cells = read(RECORD).get("alarms", []), []
+    rows, cells = recorded("alarms"), []
     for data, test in product(SOURCES, CRITICS):
         blocks = [row for row in rows if (row["data"], row["test"]) == (data, test)]
         repeats, count = (sum(row[k] for row in blocks) for k in ("repeats", "alarms"))
@@ -221,7 +225,7 @@ def alarms_table() -> str:
 
 
 def power_table() -> str:
-    rows = read(RECORD).get("power", [])
+    rows = recorded("power")
     tests = list(dict.fromkeys(row["test"] for row in rows))
     cells = []
     for shift, (_, _, sizes) in SHIFTS.items():
@@ -238,7 +242,7 @@ def power_table() -> str:
 
 
 def funnels_table() -> str:
-    rows = read(RECORD).get("funnels", [])
+    rows = recorded("funnels")
     pairs = list(dict.fromkeys((row["dimension"], row["funnels"]) for row in rows))
     cells = []
     for pair in pairs:
@@ -267,7 +271,7 @@ def funnels_table() -> str:
 
 def power_figure() -> Any:
     """Share of alarms over the size of each shift."""
-    rows = read(RECORD)["power"]
+    rows = recorded("power")
     figure, axes = panels(1, 4, (11, 2.8), sharey=True)
     for place, shift in zip(axes, SHIFTS, strict=True):
         for colour, test in zip(COLOURS, dict.fromkeys(row["test"] for row in rows), strict=False):
