@@ -1,10 +1,37 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
-from taut import data, diagnostics, export, losses, models, nn, optim, plot, theory, wasserstein
+from taut import (
+    anomaly,
+    conformal,
+    data,
+    diagnostics,
+    export,
+    inverse,
+    losses,
+    models,
+    nn,
+    optim,
+    plot,
+    private,
+    sdf,
+    theory,
+    threats,
+    wasserstein,
+)
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
+from taut.certification import (
+    certified_interval,
+    certified_radius,
+    certified_top_k,
+    certify,
+    l2_distance_upper,
+    predict,
+    slopes,
+    targeted_radius,
+    verify,
+)
 from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
@@ -61,17 +88,22 @@ __all__ = [
     "SCFac",
     "SpectralQR",
     "after_step",
+    "anomaly",
     "attack",
     "batched",
     "cached",
+    "certified_interval",
     "certified_radius",
+    "certified_top_k",
     "certify",
+    "conformal",
     "convert",
     "data",
     "diagnostics",
     "export",
     "freeze",
     "gathered",
+    "inverse",
     "l2_distance_upper",
     "lipschitz_bound",
     "load",
@@ -81,11 +113,16 @@ __all__ = [
     "optim",
     "plot",
     "predict",
+    "private",
     "projected",
     "retract_",
+    "sdf",
     "shared_weights",
     "singular_values",
+    "slopes",
+    "targeted_radius",
     "theory",
+    "threats",
     "update_",
     "verify",
     "wasserstein",
