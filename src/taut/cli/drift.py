@@ -71,6 +71,8 @@ def drift(
     )
     print(result.to_json() if json else result)
     if figure is not None:
-        result.plot().figure.savefig(figure)
+        drawn = result.plot().get_figure(root=True)
+        assert drawn is not None
+        drawn.savefig(figure)
     if fail_on_drift and result.alarm:
         raise RuntimeError(f"drift at level {level:g}: p-value {result.p_value:.3g}.")
