@@ -7,7 +7,7 @@ Example: python -m experiments.drift alarms --record records/drift/alarms.json
 `alarms`: the share of alarms over repeats without drift. `power`: that with drift, beside the tests
 of hyppo with as many permutations on the same points; seconds are of the CPU. `funnels`: critics on
 pairs whose distance and optimal critic are known by construction (Korotin et al., 2022), each
-trained for the same CPU time. Each part goes on with what the record holds.
+trained for the same CPU time. `closed`: critics without training on these pairs. Each part goes on with what the record holds.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 import taut
-from experiments._funnels import Funnels, contest
+from experiments._funnels import Funnels, contest, in_closed_form
 from experiments._record import RECORDS, Record, read
 from experiments._runner import Experiment, option
 from experiments._show import COLOURS, grid, markdown, panels
@@ -46,6 +46,7 @@ PUBLISHED = {
     (128, 64): (0.637, 0.641),
     (128, 256): (0.612, 0.562),
 }
+POINTS = 1500  # of either side, for critics in closed form
 RATES = {"orthogonal": 1e-2, "WGAN-GP": 1e-3}
 
 Draw = Callable[[int, torch.Generator], Tensor]
@@ -104,7 +105,7 @@ SHIFTS: dict[str, tuple[Draw, Callable[[Tensor, float], Tensor], tuple[float, ..
 def work(args: argparse.Namespace, record: Record) -> None:
     settings = {"seed": SEED, "level": LEVEL, "points": COUNT, "permutations": PERMUTATIONS}
     record.resume(settings | {"hyppo": version("hyppo")})
-    parts = {"alarms": alarms, "power": power, "funnels": funnels}
+    parts = {"alarms": alarms, "power": power, "funnels": funnels, "closed": closed}
     if args.part not in parts:
         raise ValueError(f"`part` must be one of {', '.join(parts)}; got {args.part!r}.")
     done = record.content.get(args.part, [])
@@ -206,6 +207,13 @@ def funnels(args: argparse.Namespace) -> Iterator[Row]:
             yield {"dimension": dimension, "funnels": count, "method": method}, row
 
 
+def closed(args: argparse.Namespace) -> Iterator[Row]:
+    for dimension, count in PAIRS:
+        pair = Funnels.drawn(dimension, count, SEED)
+        key = {"dimension": dimension, "funnels": count}
+        yield key, lambda pair=pair: in_closed_form(pair, POINTS, SEED)
+
+
 def recorded(part: str) -> list[dict[str, Any]]:
     return read(FOLDER / f"{part}.json").get(part, [])
 
@@ -242,31 +250,22 @@ def power_table() -> str:
 
 
 def funnels_table() -> str:
-    rows = recorded("funnels")
-    pairs = list(dict.fromkeys((row["dimension"], row["funnels"]) for row in rows))
     cells = []
-    for pair in pairs:
-        two = {r["method"]: r for r in rows if (r["dimension"], r["funnels"]) == pair}
-        if len(two) < len(RATES):
+    for dimension, count in PAIRS:
+        here = {"dimension": dimension, "funnels": count}
+        rows = [r for r in recorded("funnels") + recorded("closed") if r.items() >= here.items()]
+        by_method = {row.get("method", "closed"): row for row in rows}
+        if set(by_method) < {*RATES, "closed"}:
             continue
-        own, plain = two["orthogonal"], two["WGAN-GP"]
-        truth = own["truth"]
-        cells.append(
-            (
-                *map(str, pair),
-                f"{truth:.3f}",
-                f"{own['lower'] / truth:.3f}",
-                f"{plain['value'] / truth:.3f}, {plain['lower'] / truth:.3f}",
-                f"{own['cosine']:.3f}",
-                f"{plain['cosine']:.3f}",
-                " / ".join(f"{value:.3f}" for value in PUBLISHED[pair]),
-            )
-        )
-    names = (
-        *("dimension", "funnels", "W1", "taut: proved / W1", "WGAN-GP: claimed, proved / W1"),
-        *("taut: cosine", "WGAN-GP: cosine", "published: sort-out / WGAN-GP"),
-    )
-    return markdown(names, cells)
+        net, plain, closed_form = (by_method[name] for name in (*RATES, "closed"))
+        truth = net["truth"]
+        shares = (net["lower"], closed_form["lower"], plain["lower"], plain["value"])
+        cosines = (row["cosine"] for row in (net, closed_form, plain))
+        numbers = (*(value / truth for value in shares), *cosines, *PUBLISHED[dimension, count])
+        cells.append((f"{dimension}", f"{count}", *(f"{number:.3f}" for number in numbers)))
+    names = ("proves: net", "closed form", "WGAN-GP", "WGAN-GP claims")
+    cosine = ("cosine: net", "closed form", "WGAN-GP", "published: sort-out", "WGAN-GP")
+    return markdown(("dimension", "funnels", *names, *cosine), cells)
 
 
 def power_figure() -> Any:
@@ -292,7 +291,7 @@ EXPERIMENT = Experiment(
     __doc__,
     work,
     [
-        option("part", help="alarms, power or funnels"),
+        option("part", help="alarms, power, funnels or closed"),
         option("--repeats", 500, "of a test"),
         option("--budget", 8.0, "CPU seconds of training a critic"),
         option("--limit", math.inf, "CPU seconds after which to stop; the same command goes on"),
