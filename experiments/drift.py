@@ -7,7 +7,8 @@ Example: python -m experiments.drift alarms --record records/drift/alarms.json
 `alarms`: the share of alarms over repeats without drift. `power`: that with drift, beside the tests
 of hyppo with as many permutations on the same points; seconds are of the CPU. `funnels`: critics on
 pairs whose distance and optimal critic are known by construction (Korotin et al., 2022), each
-trained for the same CPU time. `closed`: critics without training on these pairs. Each part goes on with what the record holds.
+trained for the same CPU time. `closed`: critics without training on these pairs. Each part goes on
+with what the record holds.
 """
 
 import argparse
