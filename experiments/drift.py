@@ -252,7 +252,7 @@ def power_table() -> str:
 
 def funnels_table() -> str:
     cells = []
-    for dimension, count in PAIRS:
+    for dimension, count in sorted(PAIRS):
         here = {"dimension": dimension, "funnels": count}
         rows = [r for r in recorded("funnels") + recorded("closed") if r.items() >= here.items()]
         by_method = {row.get("method", "closed"): row for row in rows}
