@@ -25,6 +25,7 @@ from experiments import (
     command_line,
     compare,
     distance_fields,
+    drift,
     initialisation,
     inverse,
     kinds,
@@ -139,6 +140,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
     ROOT / "docs/torch-modules.md": _torch_modules.TABLES,
     ROOT / "docs/weights.md": {"retraction": classify.retraction},
     ROOT / "docs/zoo.md": {"zoo": zoo.zoo_table},
+    ROOT / "docs/drift.md": drift.TABLES,
     ROOT / "docs/wasserstein.md": {
         **wasserstein.TABLES,
         "table4": reproduce.critics_table,
