@@ -66,4 +66,4 @@ class Brightness(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
-        return "intervals of the number added, each by the Lipschitz bound"
+        return "intervals of the number added, each with the Lipschitz bound"

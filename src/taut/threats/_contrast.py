@@ -74,4 +74,4 @@ class Contrast(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
-        return "intervals of the factor, each by the Lipschitz bound"
+        return "intervals of the factor, each with the Lipschitz bound"

@@ -113,7 +113,7 @@ class Rotation(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
-        return "intervals of angles, each by the Lipschitz bound"
+        return "intervals of angles, each with the Lipschitz bound"
 
 
 def _points(h: int, w: int, degrees: Tensor) -> tuple[Tensor, Tensor]:

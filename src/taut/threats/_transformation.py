@@ -248,8 +248,8 @@ def _halves(cell: _Cell) -> list[_Cell]:
 
 
 def beside(values: Tensor, images: Tensor) -> Tensor:
-    """One value an image, to be combined with its pixels."""
-    return values.reshape(-1, *[1] * (images.dim() - 1))
+    """One value an image, to be combined with its pixels, in their precision."""
+    return values.to(images).reshape(-1, *[1] * (images.dim() - 1))
 
 
 def length_of_ones(count: int) -> float:

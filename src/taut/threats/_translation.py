@@ -78,7 +78,7 @@ class Translation(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Rectangles that are proven one after the other."""
-        return "rectangles of shifts, each by the Lipschitz bound"
+        return "rectangles of shifts, each with the Lipschitz bound"
 
 
 def _shifts(size: int, t: Tensor, like: Tensor) -> Tensor:
