@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from taut.threats import L0, AbstractBall, AbstractThreat, AbstractTransformation
 
-_STEPS, _BATCH, _CANDIDATES = 30, 500, 12
+_STEPS, _BATCH, _CANDIDATES = 20, 500, 12
 _GRIDS = {1: 81, 2: 17}
 
 
