@@ -9,7 +9,7 @@ recipe, or for the most allowed. The record keeps what is finished; the next com
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -141,6 +141,11 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, name: str) -> dic
         "certify_seconds": seconds,
         "attack_seconds": time.process_time() - begin,
     }
+
+
+def ticks(sizes: Sequence[float]) -> list[float]:
+    """Sizes of the curve of certified accuracy, up to the largest."""
+    return [sizes[-1] * i / 40 for i in range(41)]
 
 
 def trained(name: str, data: taut.data.Dataset, most: float, path: Path) -> dict[str, Any]:
