@@ -3,7 +3,8 @@
 from taut.certification._arithmetic import ARITHMETICS, Arithmetic, l2_distance_upper, norms_upper
 from taut.certification._certificate import Certificate, prove
 from taut.certification._certify import Certification, certify, certify_batches
-from taut.certification._eps import Eps, as_eps_sequence
+from taut.certification._eps import Eps, as_eps_sequence, as_radius
+from taut.certification._feature_slopes import FeatureSlopes, slopes
 from taut.certification._inputs import (
     check_images,
     check_labels,
@@ -11,6 +12,12 @@ from taut.certification._inputs import (
     hold_against_model,
     like_of,
     numbers_of,
+)
+from taut.certification._interval import (
+    CertifiedInterval,
+    certified_interval,
+    output_constants,
+    output_error,
 )
 from taut.certification._predict import checked_factors, predict, predict_batches
 from taut.certification._predictions import Predictions
@@ -35,12 +42,16 @@ __all__ = [
     "Arithmetic",
     "Certificate",
     "Certification",
+    "CertifiedInterval",
     "Eps",
+    "FeatureSlopes",
     "Predictions",
     "Verified",
     "above",
     "as_eps_sequence",
+    "as_radius",
     "as_rational",
+    "certified_interval",
     "certified_radius",
     "certified_top_k",
     "certify",
@@ -60,11 +71,14 @@ __all__ = [
     "logit_margin",
     "norms_upper",
     "numbers_of",
+    "output_constants",
+    "output_error",
     "predict",
     "predict_batches",
     "prove",
     "radii_to_classes",
     "radius_to_leave",
+    "slopes",
     "targeted_radius",
     "up",
     "verify",

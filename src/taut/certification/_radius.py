@@ -1,7 +1,6 @@
 r"""Certified radii of logits."""
 
 import math
-import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut._arguments import check_tensor
+from taut._arguments import check_tensor, rational
 from taut.linalg.rounding import up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
@@ -286,13 +285,8 @@ def as_rational(eps: int | float | str | Fraction) -> Fraction:
         >>> as_rational("36/255"), as_rational(0.5)
         (Fraction(12, 85), Fraction(1, 2))
     """
-    try:
-        # An exponent of many digits would be multiplied out for hours.
-        endless = isinstance(eps, str) and re.search(r"[eE][+-]?(\d_?){5}", eps)
-        value = Fraction(-1) if endless else Fraction(eps)
-    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        value = Fraction(-1)
-    if value < 0:
+    value = rational(eps)
+    if value is None or value < 0:
         raise ValueError(f'`eps` must be a number >= 0 or a ratio such as "36/255"; got {eps!r}.')
     return value
 
