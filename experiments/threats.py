@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 RECORD = RECORDS / "threats.json"
 _BATCH, _LR = 128, 1e-3
-_SEARCHED = 3  # threats with parameters are measured on one in so many images
+_SEARCHED = 3  # threats with parameters are measured on one in this many images
 
 
 class ZooNet(NamedTuple):
@@ -39,7 +39,7 @@ class ZooNet(NamedTuple):
 
     data: str
     plain: Callable[[], nn.Sequential]
-    share: int = 1  # one in so many of the images, for larger nets
+    share: int = 1  # measured on one in this many images
 
 
 def plain_small() -> nn.Sequential:
@@ -253,10 +253,11 @@ TABLES = {"threats": threats_table, "threats-plain": plain_table}
 
 def figure() -> "Figure":
     """A patch with its radius, and accuracies over the size of four threats."""
-    rows = {(r["net"], r["kind"], r["threat"]): r for r in read(RECORD)["rows"]}
-    drawing, axes = panels(1, 5, (13, 2.9), width_ratios=(0.8, 1, 1, 1, 1))
-    _draw_patch(axes[0])
+    rows = {(r["net"], r["kind"], r["threat"]): r for r in read(RECORD).get("rows", ())}
     chosen = ("linf", "brightness", "shift, pixels", "rotation, degrees")
+    chosen = [threat for threat in chosen if ("mnist-small", "plain", threat) in rows]
+    drawing, axes = panels(1, 1 + len(chosen), (3 + 2.5 * len(chosen), 2.9))
+    _draw_patch(axes[0])
     for place, threat in zip(axes[1:], chosen, strict=True):
         for colour, kind in ((COLOURS[0], "taut"), (GREY, "plain")):
             row = rows["mnist-small", kind, threat]
@@ -266,11 +267,11 @@ def figure() -> "Figure":
             label = f"{kind}: under attack"
             place.plot(*zip(*points, strict=True), "o--", color=colour, markersize=4, label=label)
         place.set_ylim(-3, 103)
-        place.set_xlabel({"linf": "in each pixel", "brightness": "added to each pixel"}.get(
-            threat, threat.split(", ")[-1]))  # fmt: skip
-        grid(place, threat.split(",")[0])
-    axes[1].set_ylabel("accuracy, %")
-    axes[-1].legend(frameon=False, fontsize=7, loc="center right")
+        place.set_xlabel(rows["mnist-small", "taut", threat]["unit"])
+        grid(place, f"{threat.split(',')[0]}, mnist-small")
+    if chosen:
+        axes[1].set_ylabel("accuracy, %")
+        axes[-1].legend(frameon=False, fontsize=7, loc="center right")
     return drawing
 
 
@@ -296,7 +297,7 @@ EXPERIMENT = Experiment(
     work,
     (
         option("--nets", (), "models of the zoo; left out: all", choices=list(NETS), metavar="NET"),
-        option("--images", 1000, "the first so many test images; a third for mnist-wide"),
+        option("--images", 1000, "how many test images, the first ones; a third for mnist-wide"),
         option("--seconds", 60.0, "CPU seconds of a plain net, at most"),
         DATA_DIR,
     ),

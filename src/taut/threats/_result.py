@@ -24,7 +24,7 @@ class ThreatCertification:
     Attributes:
         threat: what may change.
         proof: where the radii come from, in words.
-        top_k: the label must be one of so many highest classes.
+        top_k: among how many of the highest classes the label must be.
         clean_accuracy: share of the images where it is, without any change.
         certified_accuracy: for each size as it was given, the share with radius > size.
         radius: certified radius of each image, in the unit of the threat; 0 where wrong or tied.

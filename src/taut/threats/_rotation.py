@@ -38,7 +38,7 @@ class Rotation(AbstractTransformation):
 
     Args:
         limit: degrees that are searched, at most, and the largest radius.
-        cells: so many intervals are tried for each image, at most.
+        cells: how many intervals are tried for each image, at most.
 
     Raises:
         ValueError: if a setting is out of range; on certifying, if images have no two axes.

@@ -57,7 +57,7 @@ class AbstractTransformation(AbstractThreat):
         axes: number of parameters.
         halvings: how often a cell is halved, at most.
         limit: sizes are searched up to this one, which is the largest radius.
-        cells: so many are tried for each image, at most.
+        cells: how many are tried for each image, at most.
     """
 
     axes: ClassVar[int] = 1

@@ -27,7 +27,7 @@ class Translation(AbstractTransformation):
 
     Args:
         limit: sizes are searched up to this one, which is the largest radius.
-        cells: so many rectangles are tried for each image, at most.
+        cells: how many rectangles are tried for each image, at most.
 
     Raises:
         ValueError: if a setting is out of range; on certifying, if images have no two axes.
