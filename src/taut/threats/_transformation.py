@@ -253,5 +253,5 @@ def beside(values: Tensor, images: Tensor) -> Tensor:
 
 
 def length_of_ones(count: int) -> float:
-    """The norm of an image of ones with so many entries, rounded up."""
+    """The norm of an image of ones with this number of entries, rounded up."""
     return up_root(float(count))
