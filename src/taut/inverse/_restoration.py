@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor, is_number, whole
@@ -37,7 +37,7 @@ class Restoration:
     """
 
     image: Float[Tensor, "b c h w"]
-    residuals: Float64[Tensor, "k b"]
+    residuals: Float[Tensor, "k b"]
     averaged: float | None
     theorem: str
 
@@ -87,6 +87,6 @@ def proved_denoiser(
     return alpha
 
 
-def distance(x: Tensor, y: Tensor) -> Float64[Tensor, " b"]:
+def distance(x: Tensor, y: Tensor) -> Float[Tensor, " b"]:
     """The l2 distance of each pair of images."""
-    return torch.linalg.vector_norm((x - y).double().flatten(1), dim=1)
+    return torch.linalg.vector_norm((x - y).flatten(1), dim=1)
