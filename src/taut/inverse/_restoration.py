@@ -7,13 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor, is_number, whole
+from taut._arguments import check_tensor, whole
 from taut.inverse._averagedness import averagedness
 from taut.inverse._data_term import AbstractDataTerm
-from taut.inverse._denoiser import FixedNoise
+from taut.inverse._denoiser import FixedNoise, positive
 from taut.program import UnprovenError
 
-__all__ = ["Restoration", "check_arguments", "distance", "positive", "proved_denoiser"]
+__all__ = ["Restoration", "check_arguments", "distance", "proved_denoiser"]
 
 
 @final
@@ -61,12 +61,6 @@ def check_arguments(data: Any, start: Any, step: Any, iterations: Any) -> None:
         raise ValueError(f"`start` must be a float tensor of shape (b, c, h, w); got {shape}.")
     positive("step", step)
     whole("iterations", iterations)
-
-
-def positive(name: str, value: Any) -> None:
-    """Refuse what is not a positive number."""
-    if not is_number(value) or not 0 < value < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
 
 
 def proved_denoiser(
