@@ -27,6 +27,7 @@ from experiments import (
     kinds,
     methods,
     methods_on_mnist,
+    one_class,
     optimisers,
     orthonormalisation,
     playground,
@@ -84,6 +85,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "results": results.best,
         "methods": method_list,
     },
+    ROOT / "docs/anomaly.md": one_class.TABLES,
     ROOT / "docs/any-net.md": {**any_net.TABLES, "referee": referee.referee_table},
     ROOT / "docs/attacks.md": {
         "attacks": attacks.attacks_table,

@@ -23,6 +23,7 @@ from taut.anomaly import (
 )
 from taut.anomaly._fit import _blurred
 from taut.anomaly._outliers import pushed
+from taut.certification import verifier
 
 QUICK = Settings(steps=25, batch_size=16, lr=1e-2)
 
@@ -113,6 +114,20 @@ def test_scores_against_a_loop(dtype, scale):
             exact = slow_score(row, points, score.corrections, count)
             allowed = a * float(row.double().norm()) + b
             assert abs(f - exact) <= allowed < max(scale, 2.0**-10) * 1e-3
+
+
+@pytest.mark.parametrize("arithmetic", ["float64", "float32", "real"])
+def test_others_prove_the_certificate_again(arithmetic, tmp_path):
+    detector = Detector(neighbours(images(0)), nn.Sequential(nn.Flatten(), nn.Linear(99, 1)))
+    found = taut.predict(detector, images(1, 5), arithmetic=arithmetic)
+    files = found.save(tmp_path / "detector.json")
+    assert taut.verify(*files).bound == float(found.bound)
+    assert "Lipschitz bound" in verifier.verify(*files)
+
+
+def test_frozen_detectors_score_alike():
+    detector = Detector(fit(images(0), settings=QUICK), neighbours(images(0)))
+    assert torch.allclose(taut.freeze(detector)(images(1)), detector(images(1)), atol=1e-5)
 
 
 def test_corrections_against_a_loop():
