@@ -94,7 +94,7 @@ def on_page_content(html: str, page: Page, **kwargs: Any) -> str:
     if left := re.search(r":(math|class|func|meth|mod):|\.\. math::", html):
         _LOG.warning("%s has a role that nobody rendered: %s", page.file.src_uri, left[0])
     html = _INLINE.sub(lambda m: convert(unescape(m[1])), html)
-    return _DISPLAY.sub(lambda m: convert(unescape(m[1]), display="block"), html)
+    return _DISPLAY.sub(lambda m: _FORMULA.format(convert(unescape(m[1]), display="block")), html)
 
 
 def tutorials() -> list[Path]:
@@ -107,6 +107,7 @@ def tutorials() -> list[Path]:
 
 
 _INLINE = re.compile(r'<span class="arithmatex">\\\((.*?)\\\)</span>', re.DOTALL)
+_FORMULA = '<div class="formula">{}</div>'  # scrolls where it is wider than the page
 _DISPLAY = re.compile(r'<div class="arithmatex">\s*\\\[(.*?)\\\]\s*</div>', re.DOTALL)
 
 

@@ -16,6 +16,7 @@ _LAYERS = {
     "Convolutions": ("_conv", "_conv_transpose", "_circular"),
     "Spectral, skew and shift convolutions": ("_spectral_conv", "series", "_shift", "_shift_mix"),
     "Linear layers": ("_linear", "_unit_row_linear"),
+    "Monotone nets": ("_monotone",),
     "Activations": ("activations",),
     "Pooling": ("pooling",),
     "Residual layers": ("residual",),
@@ -31,15 +32,20 @@ _TITLES = {
     "data": "Data",
     "program": "Bounds and programs",
     "certification": "Certification",
+    "threats": "Threats",
+    "conformal": "Conformal prediction",
     "attacks": "Attacks",
+    "sdf": "Distance fields",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
     "anomaly": "Anomaly detection",
     "training": "Training",
     "optim": "Optimisers",
+    "private": "Private training",
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",
+    "inverse": "Inverse problems",
 }
 
 
@@ -89,7 +95,7 @@ def index(taut: griffe.Module, pages: list[Group]) -> str:
     """The names that `import taut` gives, and those of each page."""
     lines = ["## taut", "", _text(taut), "", *_table(_face(taut), "taut")]
     for group in pages:
-        lines += ["", f"## [{group.title}]({group.uri})", "", *_table(group.entries)]
+        lines += ["", f"## [{group.title}]({group.uri})", "", *_table(group.entries, uri=group.uri)]
     return "\n".join(lines) + "\n"
 
 
@@ -127,18 +133,23 @@ def _exported(package: Found, name: str) -> Found:
     return found[name] if found.is_module and name in found.members else found
 
 
-def _table(entries: "list[Found] | tuple[Found, ...]", package: str = "") -> list[str]:
+def _table(
+    entries: "list[Found] | tuple[Found, ...]", package: str = "", uri: str = ""
+) -> list[str]:
+    """Names with links; those of modules go to their headings, which have no cross-reference."""
     rows = ["| name | what it is |", "|---|---|"]
     for entry in entries:
         name = f"{package}.{entry.name}" if package else entry.path
         summary = next(iter(_text(entry).splitlines()), "").replace("|", "\\|")
-        rows.append(f"| [`{name}`][{entry.canonical_path}] | {summary} |")
+        target = f"({uri}#{entry.path})" if entry.is_module else f"[{entry.canonical_path}]"
+        rows.append(f"| [`{name}`]{target} | {summary} |")
     return rows
 
 
 def _shown(entry: Found) -> list[str]:
     if entry.is_module:
-        return [f"## {entry.path}", "", *_option_lines(entry.path, "heading_level: 3")]
+        heading = f"## {entry.path} {{#{entry.path}}}"
+        return [heading, "", *_option_lines(entry.path, "heading_level: 3")]
     return _option_lines(entry.path, "show_root_heading: true", "show_root_toc_entry: true")
 
 

@@ -1,0 +1,132 @@
+"""The privacy that noisy steps on random batches spend, by the accountant of Opacus."""
+
+import importlib
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import final
+
+from taut._arguments import is_number, whole
+
+_ORDERS = [*(1 + n / 10 for n in range(1, 100)), *range(11, 64), *(2**n for n in range(6, 13))]
+"""Orders of Renyi divergences that are tried; each alone gives a valid epsilon."""
+
+
+@final
+@dataclass(frozen=True)
+class SampledGaussian:
+    """Steps of Gaussian noise on sums over random batches, and the privacy that they spend.
+
+    Neighbours are data sets of which one has one example more (add or remove). In each step every
+    example is in the batch with the same probability, independently of all others.
+
+    Guarantee: by the Renyi divergences of the sampled Gaussian mechanism, in real arithmetic and
+        for exact Gaussian noise; not the smallest epsilon that can be proven.
+
+    Args:
+        noise_multiplier: standard deviation of the noise over the sensitivity of the sum; > 0.
+        sampling_rate: probability of an example to be in a batch; in (0, 1].
+        steps: number of steps.
+
+    Raises:
+        ValueError: if a setting is out of range.
+
+    Reference:
+        Mironov, Talwar, Zhang (2019), *Renyi Differential Privacy of the Sampled Gaussian
+        Mechanism*, arXiv:1908.10530, as `opacus.accountants.RDPAccountant` computes it.
+
+    Example:
+        >>> mechanism = SampledGaussian.within(3.0, 1e-5, sampling_rate=0.02, steps=500)
+        >>> 2.9 < mechanism.epsilon(1e-5) <= 3.0
+        True
+    """
+
+    noise_multiplier: float
+    sampling_rate: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        _check_positive("noise_multiplier", self.noise_multiplier)
+        _check_share(self.sampling_rate)
+        whole("steps", self.steps)
+
+    @classmethod
+    def within(
+        cls, epsilon: float, delta: float, *, sampling_rate: float, steps: int
+    ) -> "SampledGaussian":
+        """The least noise, to one in a thousand of epsilon, that stays within a budget.
+
+        Args:
+            epsilon: of the budget; > 0.
+            delta: of the budget; in (0, 1), and well below one over the number of examples.
+            sampling_rate: as of the mechanism.
+            steps: as of the mechanism.
+
+        Raises:
+            ValueError: if an argument is out of range, or no noise is enough.
+            ImportError: without Opacus, of the extra `private`.
+        """
+        _check_positive("epsilon", epsilon)
+        _check_delta(delta)
+        _check_share(sampling_rate)
+        utils = _opacus("opacus.accountants.utils")
+        with _quiet():
+            noise = utils.get_noise_multiplier(
+                target_epsilon=epsilon, target_delta=delta, sample_rate=sampling_rate,
+                steps=whole("steps", steps), epsilon_tolerance=epsilon / 1000, alphas=_ORDERS,
+            )  # fmt: skip
+        return cls(float(noise), sampling_rate, int(steps))
+
+    def epsilon(self, delta: float, *, steps: int | None = None) -> float:
+        """The epsilon that is spent, for a delta in (0, 1).
+
+        Args:
+            delta: probability with which the bound may fail.
+            steps: the number of steps so far; all of them by default.
+
+        Raises:
+            ValueError: if an argument is out of range.
+            ImportError: without Opacus, of the extra `private`.
+        """
+        _check_delta(delta)
+        accountant = _opacus("opacus.accountants").RDPAccountant()
+        count = self.steps if steps is None else whole("steps", steps, least=0)
+        accountant.history = [(self.noise_multiplier, self.sampling_rate, count)] * (count > 0)
+        with _quiet():
+            return max(0.0, accountant.get_epsilon(delta, alphas=_ORDERS))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the hint that more orders could lower epsilon."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Optimal order is the")
+        yield
+
+
+def _opacus(module: str) -> ModuleType:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            "privacy accounting needs `opacus`: install the extra `private` "
+            "(pip install 'taut[private]')."
+        ) from error
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (is_number(value) and 0 < value < math.inf):
+        raise ValueError(f"`{name}` must be a positive number; got {value}.")
+
+
+def _check_delta(delta: float) -> None:
+    if not (is_number(delta) and 0 < delta < 1):
+        raise ValueError(f"`delta` must be between 0 and 1; got {delta}.")
+
+
+def _check_share(rate: float) -> None:
+    if not (is_number(rate) and 0 < rate <= 1):
+        raise ValueError(f"`sampling_rate` must be above 0 and at most 1; got {rate}.")
