@@ -26,8 +26,9 @@ import taut
 from experiments._distances import dataset
 from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option, tracked
-from experiments._show import COLOURS, GREY, INK, grid, markdown, panels
+from experiments._show import COLOURS, GREY, INK, grid, markdown, number, panels, table
 from taut.anomaly import Detector, Neighbours, Settings, certified_auroc, certify
+from taut.attacks import PGD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,7 +125,7 @@ def unproven(
 
 
 def attacked(detector: Detector, part: Part) -> dict[str, float]:
-    attack = taut.attacks.PGD(steps=_ATTACK_STEPS)
+    attack = PGD(steps=_ATTACK_STEPS)
     return {eps: taut.anomaly.attacked_auroc(detector, *part, eps, attack) for eps in EPS}
 
 
@@ -178,7 +179,8 @@ def settings_tried(
     points: Tensor, images: Tensor, blur: float
 ) -> Iterator[tuple[tuple[float, int], Tensor]]:
     """Scores of images by each share and count."""
-    first, near = taut.anomaly.neighbours(points, blur=blur, share=1.0).scores[0]
+    first, near = taut.anomaly.neighbours(points, blur=blur, share=1.0).scores[0].children()
+    assert isinstance(near, Neighbours)
     with torch.no_grad():
         features = first(images)
         for share, count in itertools.product(_SHARES, _COUNTS):
@@ -266,8 +268,8 @@ def one_class() -> "Figure":
             found, is_plain = means(part, name), name == "plain network"
             kind = "attacked" if is_plain else "certified"
             values = [found["clean"], *(found[f"{kind} at {eps}"] for eps in EPS)]
-            style = {"color": GREY, "linestyle": "--"} if is_plain else {"color": COLOURS[index]}
-            axes.plot(_RADII, values, marker="o", label=f"{words}, {kind}", **style)
+            colour, style = (GREY, "--") if is_plain else (COLOURS[index], "-")
+            axes.plot(_RADII, values, style, marker="o", color=colour, label=f"{words}, {kind}")
         axes.set(xlabel="l2 radius, in 255ths", ylim=(50, 100))
         grid(axes, title)
     name, numbers = next(iter(PUBLISHED.items()))

@@ -154,11 +154,12 @@ def test_no_attack_gets_below():
     found = certify(model, inliers, outliers, 0.3)
     moved = []
     for label, images in ((1, inliers), (0, outliers)):
-        shifted = nn.Sequential(model, nn.Linear(1, 1))
+        shift = nn.Linear(1, 1)
         with torch.no_grad():
-            shifted[1].weight.fill_(1.0), shifted[1].bias.fill_(shifts[label])
+            shift.weight.fill_(1.0)
+            shift.bias.fill_(shifts[label])
         labels = torch.full((len(images),), label)
-        attacked = taut.attack(shifted, images, labels, 0.3, PGD(steps=30))
+        attacked = taut.attack(nn.Sequential(model, shift), images, labels, 0.3, PGD(steps=30))
         with torch.no_grad():
             moved.append(model(attacked.adversarial).flatten())
     assert found.certified_auroc[0.3] <= auroc(*moved) < found.auroc
