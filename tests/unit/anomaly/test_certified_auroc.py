@@ -3,6 +3,7 @@
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -216,3 +217,13 @@ def test_refused_arguments():
         certify(model, inliers, outliers, threshold=math.nan)
     with pytest.raises(ValueError, match="`eps` must be"):
         certify(model, inliers, outliers, eps=-1)
+
+
+def test_attacks_on_record_lie_between_certified_and_clean():
+    """Of the same images, for each class and detector of the published comparison."""
+    record = json.loads((Path(__file__).parents[3] / "records" / "one-class.json").read_text())
+    rows = [row[name] for row in record["mnist"] for name in ("both", "network")]
+    assert len(rows) == 20
+    for row in rows:
+        for eps, attacked in row["attacked"].items():
+            assert row["part"]["certified"][eps] <= attacked <= row["part"]["clean"]
