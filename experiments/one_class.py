@@ -204,18 +204,21 @@ def means(part: str, name: str) -> dict[str, float]:
     for kind in ("certified", "attacked"):
         for eps in EPS if kind in rows[0] else ():
             found[f"{kind} at {eps}"] = 100 * fmean(row[kind][eps] for row in rows)
+    if "CPU seconds" in rows[0]:
+        found["CPU seconds"] = fmean(row["CPU seconds"] for row in rows)
     return found
 
 
 def means_table(part: str) -> str:
-    columns = ("clean", *(f"certified at {e}" for e in EPS), f"attacked at {EPS[1]}")
+    certified = [f"certified at {eps}" for eps in EPS]
+    columns = ("clean", *certified, f"attacked at {EPS[1]}", "CPU seconds")
     lines: list[tuple[str, ...]] = []
     if part in read(RECORDS / "one-class.json"):
         for name, words in ROWS.items():
             found = means(part, name)
             lines.append((words, *(number(found.get(key), form=".1f") for key in columns)))
     if part == "mnist":
-        lines += [(name, *numbers, "-") for name, numbers in PUBLISHED.items()]
+        lines += [(name, *numbers, "-", "-") for name, numbers in PUBLISHED.items()]
     return markdown(("detector", *columns), lines)
 
 
