@@ -32,6 +32,7 @@ from experiments import (
     methods,
     methods_on_mnist,
     monotone,
+    one_class,
     optimisers,
     orthonormalisation,
     playground,
@@ -90,6 +91,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         "results": results.best,
         "methods": method_list,
     },
+    ROOT / "docs/anomaly.md": one_class.TABLES,
     ROOT / "docs/any-net.md": {**any_net.TABLES, "referee": referee.referee_table},
     ROOT / "docs/attacks.md": {
         "attacks": attacks.attacks_table,
