@@ -30,6 +30,7 @@ from experiments import (
     optimisers,
     orthonormalisation,
     playground,
+    private,
     referee,
     reproduce,
     results,
@@ -102,6 +103,7 @@ PAGES: dict[Path, dict[str, Callable[[], str]]] = {
         **compare.TABLES,
     },
     ROOT / "docs/convolutions.md": {"initialisation": initialisation.initialisation_table},
+    ROOT / "docs/private.md": private.TABLES,
     ROOT / "docs/playground.md": {"playground": playground.playground_table},
     ROOT / "docs/recipes.md": {"recipes": recipes_table},
     ROOT / "docs/reproduce.md": {
