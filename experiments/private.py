@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
@@ -71,15 +72,16 @@ CHOSEN = {
 def work(args: argparse.Namespace, record: Record) -> None:
     data = taut.data.load("mnist", args.data_dir)
     examples, tests = (prepared(part) for part in (data.train, data.test))
-    record.begin(seconds=args.seconds, delta=DELTA, seed=args.seed, chosen={
-        f"{net}, {method}": asdict(settings) for (net, method), settings in CHOSEN.items()
-    })  # fmt: skip
-    for epsilon, (net, method) in tracked(list(product(EPSILONS, CHOSEN))):
-        settings = CHOSEN[net, method]
-        record.add(
-            "rows",
-            trained(net, method, settings, epsilon, args.seconds, args.seed, examples, tests),
-        )
+    settings = {"seconds": args.seconds, "delta": DELTA, "seed": args.seed}
+    record.resume(settings | {"opacus": version("opacus")})
+    record.keep(chosen={" ".join(names): asdict(chosen) for names, chosen in CHOSEN.items()})
+    measured = {
+        (row["net"], row["method"], row["epsilon"]) for row in record.content.get("rows", ())
+    }
+    for epsilon, (net, method) in tracked(list(product(args.epsilons, CHOSEN))):
+        if net in args.nets and (net, METHODS[method], epsilon) not in measured:
+            chosen, given = CHOSEN[net, method], (args.seconds, args.seed, examples, tests)
+            record.add("rows", trained(net, method, chosen, epsilon, *given))
 
 
 def prepared(part: Any) -> Examples:
@@ -237,6 +239,8 @@ EXPERIMENT = Experiment(
     (
         DATA_DIR,
         option("--seconds", 120.0, "CPU time of a run"),
+        option("--epsilons", EPSILONS, "budgets"),
+        option("--nets", ("dense", "convolutional"), "shapes of nets"),
         option("--seed", 0, "of weights, batches and noise"),
     ),
     threads=1,
