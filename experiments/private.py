@@ -36,7 +36,7 @@ EPSILONS, DELTA = (1.0, 3.0, 8.0), 1e-5
 METHODS = {"taut": "taut.private", "clipping": "DP-SGD, Opacus"}
 _PART = {"dense": 1024, "convolutional": 512}
 _GHOST = {"dense": True, "convolutional": False}  # whichever is faster here
-_PROBE = 3  # steps that are timed first
+_PROBE = 6  # steps that are timed first
 
 Examples = tuple[Tensor, Tensor]
 
@@ -110,10 +110,12 @@ def trained(
     """Train for so many CPU seconds within a budget, and test."""
     run: Callable[..., nn.Module] = {"taut": bounded, "clipping": clipped}[method]
     rate = settings.batch / len(examples[0])
-    run(net, settings, SampledGaussian(1.0, rate, 1), seed, examples)  # warm
-    start = time.process_time()
-    run(net, settings, SampledGaussian(1.0, rate, _PROBE), seed, examples)
-    steps = max(1, round(_PROBE * seconds / (time.process_time() - start)))
+    times = []
+    for steps in (1, 1, 1 + _PROBE):  # the first is slower
+        start = time.process_time()
+        run(net, settings, SampledGaussian(1.0, rate, steps), seed, examples)
+        times.append(time.process_time() - start)
+    steps = 1 + max(0, round((seconds - times[1]) * _PROBE / (times[2] - times[1])))
     mechanism = SampledGaussian.within(epsilon, DELTA, sampling_rate=rate, steps=steps)
     before, start = memory(reset=True), time.process_time()
     model = run(net, settings, mechanism, seed, examples)
