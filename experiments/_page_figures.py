@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from experiments import inverse, private, threats
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -228,6 +229,20 @@ def activations() -> "Figure":
     return figure
 
 
+def monotone() -> "Figure":
+    """Outputs of a few patients while one feature changes."""
+    curves = read(RECORDS / "monotone.json")["curves"]
+    kinds = ("monotone net", "unconstrained net", "boosted trees, monotone", "boosted trees")
+    figure, axes = panels(1, 4, (10, 2.8), sharey=True)
+    for place, kind in zip(axes, kinds, strict=True):
+        for colour, y in zip((GREY, *COLOURS), curves["of"][kind], strict=False):
+            place.plot(curves["x"], y, color=colour, linewidth=1.2)
+        place.set_xlabel("body mass index, standardised", fontsize=8)
+        grid(place, kind[0].upper() + kind[1:])
+    axes[0].set_ylabel("predicted progression")
+    return figure
+
+
 FIGURES = {
     "referee": referee,
     "attacked": attacked,
@@ -239,4 +254,8 @@ FIGURES = {
     "retraction": retraction,
     "scaling": scaling,
     "activations": activations,
+    "monotone": monotone,
+    "threats": threats.figure,
+    "inverse": inverse.inverse,
+    "private": private.accuracies,
 }

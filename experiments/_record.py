@@ -17,7 +17,9 @@ from taut.files import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS, RUNS, FIGURES = ROOT / "records", ROOT / "runs", ROOT / "docs" / "figures"
-LIBRARIES = ("numpy", "scipy", "orthogonium", "deel-torchlip", "foolbox", "torchattacks")
+LIBRARIES = (
+    "numpy", "scipy", "scikit-learn", "orthogonium", "deel-torchlip", "foolbox", "torchattacks",
+)  # fmt: skip
 _PLACES = ("--data-dir", "--run")
 _CHANGING = ("command", "date")  # from one run to the next that goes on with a record
 

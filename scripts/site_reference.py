@@ -16,6 +16,7 @@ _LAYERS = {
     "Convolutions": ("_conv", "_conv_transpose", "_circular"),
     "Spectral, skew and shift convolutions": ("_spectral_conv", "series", "_shift", "_shift_mix"),
     "Linear layers": ("_linear", "_unit_row_linear"),
+    "Monotone nets": ("_monotone",),
     "Activations": ("activations",),
     "Pooling": ("pooling",),
     "Residual layers": ("residual",),
@@ -31,15 +32,20 @@ _TITLES = {
     "data": "Data",
     "program": "Bounds and programs",
     "certification": "Certification",
+    "threats": "Threats",
+    "conformal": "Conformal prediction",
     "attacks": "Attacks",
+    "sdf": "Distance fields",
     "export": "Export and conversion",
     "wasserstein": "Wasserstein distances",
+    "anomaly": "Anomaly detection",
     "training": "Training",
     "optim": "Optimisers",
     "private": "Private training",
     "diagnostics": "Diagnostics",
     "plot": "Figures",
     "theory": "Theory",
+    "inverse": "Inverse problems",
 }
 
 

@@ -12,6 +12,7 @@ EVEN = {1: (4,), 2: (4, 4), 3: (2, 2, 2)}
 
 LAYERS = {
     "Abs": (partial(taut.nn.Abs, 0.5), (4, 3)),
+    "Averaged": (lambda: taut.nn.Averaged(taut.nn.Linear(4, 4)), (4,)),
     "BatchCentering": (partial(taut.nn.BatchCentering, 4), (4, 3)),
     "BatchLipNorm": (partial(taut.nn.BatchLipNorm, 4), (4, 3)),
     "ConcatResidual": (lambda: taut.nn.ConcatResidual(taut.nn.Linear(4, 4)), (4,)),
@@ -24,12 +25,14 @@ LAYERS = {
     "Linear": (partial(taut.nn.Linear, 4, 3), (4,)),
     "LinearSpline": (partial(taut.nn.LinearSpline, 4), (4, 3)),
     "MaxMin": (taut.nn.MaxMin, (5, 3)),
+    "Monotone": (lambda: taut.nn.Monotone(taut.nn.Linear(4, 2), [1, 0, -1, 1]), (4,)),
     "NActivation": (partial(taut.nn.NActivation, 4), (4, 3)),
     "PositionalEncoding": (partial(taut.nn.PositionalEncoding, (5, 4), 2), (2, 5, 4)),
     "ReZeroResidual": (lambda: taut.nn.ReZeroResidual(taut.nn.Linear(4, 4)), (4,)),
     "ScaledMean": (partial(taut.nn.ScaledMean, (2, 3)), (4, 3, 3)),
     "SplitResidual": (lambda: taut.nn.SplitResidual(taut.nn.Linear(2, 2)), (4,)),
     "Times": (partial(taut.nn.Times, 2.0), (4,)),
+    "UnitColumnLinear": (partial(taut.nn.UnitColumnLinear, 4, 3), (4,)),
     "UnitRowLinear": (partial(taut.nn.UnitRowLinear, 4, 3), (4,)),
 }
 for axes in (1, 2, 3):

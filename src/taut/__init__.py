@@ -1,22 +1,37 @@
 """Provably 1-Lipschitz convolutional networks whose gradients do not attenuate."""
 
 from taut import (
+    anomaly,
+    conformal,
     data,
     diagnostics,
     export,
+    inverse,
     losses,
     models,
     nn,
     optim,
     plot,
     private,
+    sdf,
     theory,
+    threats,
     wasserstein,
 )
 from taut._load import load
 from taut._sharding import gathered
 from taut.attacks import attack
-from taut.certification import certified_radius, certify, l2_distance_upper, predict, verify
+from taut.certification import (
+    certified_interval,
+    certified_radius,
+    certified_top_k,
+    certify,
+    l2_distance_upper,
+    predict,
+    slopes,
+    targeted_radius,
+    verify,
+)
 from taut.export import convert, freeze
 from taut.parametrizations import (
     AOL,
@@ -73,17 +88,22 @@ __all__ = [
     "SCFac",
     "SpectralQR",
     "after_step",
+    "anomaly",
     "attack",
     "batched",
     "cached",
+    "certified_interval",
     "certified_radius",
+    "certified_top_k",
     "certify",
+    "conformal",
     "convert",
     "data",
     "diagnostics",
     "export",
     "freeze",
     "gathered",
+    "inverse",
     "l2_distance_upper",
     "lipschitz_bound",
     "load",
@@ -96,9 +116,13 @@ __all__ = [
     "private",
     "projected",
     "retract_",
+    "sdf",
     "shared_weights",
     "singular_values",
+    "slopes",
+    "targeted_radius",
     "theory",
+    "threats",
     "update_",
     "verify",
     "wasserstein",

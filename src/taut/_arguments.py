@@ -1,6 +1,8 @@
 """Checks of arguments, with one sentence for a wrong one."""
 
+import re
 from collections.abc import Iterable
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
 
@@ -65,6 +67,24 @@ def is_number(value: Any) -> bool:
         (True, False, False)
     """
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def rational(value: Any) -> Fraction | None:
+    """The exact value of a finite number or a text such as "36/255"; None for anything else.
+
+    Example:
+        >>> rational("36/255"), rational(0.5), rational("nan")
+        (Fraction(12, 85), Fraction(1, 2), None)
+    """
+    try:
+        # An exponent of many digits would be multiplied out for hours.
+        if isinstance(value, str) and re.search(r"[eE][+-]?(\d_?){5}", value):
+            return None
+        if isinstance(value, Real) and not isinstance(value, Fraction):  # also of numpy
+            value = int(value) if isinstance(value, Integral) else float(value)
+        return Fraction(value)
+    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
+        return None
 
 
 def check_axes(input: Tensor, axes: int) -> None:

@@ -24,6 +24,7 @@ LAYERS = {
     "ConvTranspose2d": ((6, 4, 4), {"stride": 2}, (6, 5, 7)),
     "ConvTranspose3d": ((4, 2, 2), {"stride": 2}, (4, 3, 2, 3)),
     "Linear": ((7, 5), {}, (7,)),
+    "UnitColumnLinear": ((7, 5), {}, (7,)),
     "UnitRowLinear": ((7, 5), {}, (7,)),
     "SOC2d": ((4, 4, 3), {}, (4, 6, 6)),
     "ShiftMix2d": ((4, 4), {}, (4, 6, 6)),

@@ -431,14 +431,14 @@ MUTANTS = {
         (C, "Certificate.radius", "norms_upper(images", "norms_upper(0 * images"),
         (
             C,
-            "Certificate.logits",
-            "_PRECISIONS.get(self.arithmetic, images.dtype)",
+            "Certificate.outputs",
+            "_PRECISIONS.get(self.arithmetic, inputs.dtype)",
             "torch.float32",
         ),
         (
             C,
-            "Certificate.logits",
-            "_PRECISIONS.get(self.arithmetic, images.dtype)",
+            "Certificate.outputs",
+            "_PRECISIONS.get(self.arithmetic, inputs.dtype)",
             "torch.float64",
         ),
         (C, "prove", "composition_of(program, arithmetic,", 'composition_of(program, "float64",'),

@@ -22,6 +22,7 @@ from taut.certification._arithmetic import (
     norms_upper,
 )
 from taut.certification._curvature import CurvedHead, curved_head
+from taut.certification._inputs import check_images
 from taut.certification._radius import (
     certified_radius,
     class_bound,
@@ -117,18 +118,32 @@ class Certificate:
         """The Lipschitz bound of the logits; a single output f has the logits (0, f)."""
         return class_bound(self.bound, self.output_shape)
 
+    def check_inputs(self, inputs: Tensor) -> None:
+        """Refuse what is no batch of finite inputs in the precision of the model.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        tensors = self.program.tensors.values()
+        like = next((t for t in tensors if t.is_floating_point()), inputs)
+        check_images(inputs, self.input_shape, like, self.arithmetic)
+
+    def outputs(self, inputs: Float[Tensor, "b ..."]) -> Float[Tensor, "b ..."]:
+        """The outputs for a batch, computed by the certified program with its own weights."""
+        like = next(iter(self.program.tensors.values()), inputs)
+        precision = _PRECISIONS.get(self.arithmetic, inputs.dtype)
+        device = "cpu" if like.device.type == "mps" else like.device
+        # Radii in real arithmetic say nothing of any rounding.
+        sums = nullcontext() if self.arithmetic == "real" else conventional()
+        with torch.no_grad(), sums:
+            return replay(self.program, inputs.to(device, precision, copy=True))
+
     def logits(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k ..."]:
         """The logits of a batch, computed by the certified program with its own weights.
 
         A model with one output f has the logits (0, f): class 1 where f > 0, and class 0 if not.
         """
-        like = next(iter(self.program.tensors.values()), images)
-        precision = _PRECISIONS.get(self.arithmetic, images.dtype)
-        device = "cpu" if like.device.type == "mps" else like.device
-        # Radii in real arithmetic say nothing of any rounding.
-        sums = nullcontext() if self.arithmetic == "real" else conventional()
-        with torch.no_grad(), sums:
-            return class_logits(replay(self.program, images.to(device, precision, copy=True)))
+        return class_logits(self.outputs(images))
 
     def radius(
         self,

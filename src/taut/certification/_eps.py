@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from taut.certification._radius import as_rational
+from taut.linalg.rounding import up
 
 Eps = int | float | str | Fraction
 """One l2 radius: a number, a fraction, or a string such as "8/255"."""
@@ -44,6 +45,22 @@ def as_eps_sequence(eps: object, *, positive: bool = False) -> tuple[Eps, ...]:
             f"got eps={eps!r}."
         )
     return values
+
+
+def as_radius(eps: object) -> float:
+    """Read one eps, as the smallest float that is not below it.
+
+    Raises:
+        ValueError: if `eps` is not one number >= 0 or a string such as "36/255".
+
+    Example:
+        >>> as_radius("36/255") >= 36 / 255
+        True
+    """
+    values = as_eps_sequence(eps)
+    if len(values) != 1:
+        raise ValueError(f"`eps` must be one l2 radius; got {len(values)}.")
+    return up(as_rational(values[0]))
 
 
 def _plain(value: Any) -> Any:

@@ -26,7 +26,7 @@ from taut.certification._radius import (
 )
 from taut.program import LipschitzBound
 
-__all__ = ["predict", "predict_batches"]
+__all__ = ["checked_factors", "predict", "predict_batches"]
 
 _BATCH = 256
 _ENTRIES = 1 << 24
@@ -185,7 +185,7 @@ def _factors(
     factors = torch.ones(shape, dtype=torch.float64, device="cpu")
     for name, value in (("mask", mask), ("weights", weights)):
         if value is not None:
-            factors = factors * _checked_factors(name, value, shape)
+            factors = factors * checked_factors(name, value, shape)
     most = factors.max()
     if most == 0:
         raise ValueError("`mask` and `weights` must let at least one entry change; got zeros.")
@@ -199,7 +199,8 @@ def _factors(
     return rounded.to(like.device)
 
 
-def _checked_factors(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+def checked_factors(name: str, value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The `mask` or `weights` in float64, expanded to the shape of one image."""
     check_tensor(name, value)
     try:
         wide = value.detach().cpu().double().expand(shape)

@@ -1,7 +1,6 @@
 r"""Certified radii of logits."""
 
 import math
-import re
 from dataclasses import replace
 from fractions import Fraction
 
@@ -9,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from taut._arguments import check_tensor
+from taut._arguments import check_tensor, rational
 from taut.linalg.rounding import up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
@@ -23,6 +22,7 @@ __all__ = [
     "executed_radius",
     "logit_margin",
     "radii_to_classes",
+    "targeted_radius",
 ]
 
 _CONFIRM = 4.0
@@ -66,18 +66,57 @@ def certified_radius(
         >>> certified_radius(torch.tensor([[2.0, 0.0], [1.0, 1.0]]), torch.tensor([0, 0]), 1.0)
         tensor([1.4142, 0.0000], dtype=torch.float64)
     """
+    return targeted_radius(logits, labels, bound, head=head).amin(1)
+
+
+def targeted_radius(
+    logits: Float[Tensor, "b k"],
+    labels: Int[Tensor, " b"],
+    bound: float | LipschitzBound,
+    *,
+    head: Float[Tensor, "k n"] | None = None,
+) -> Float[Tensor, "b k"]:
+    r"""l2 radius within which each other class does not overtake the label: targeted attacks.
+
+    :math:`(z_y - z_j) / L_{yj}`, rounded down, with the constants of :func:`certified_radius`,
+    which is the least of them. 0 for classes that lead or tie, infinite for the label itself; 0
+    where a logit is not finite.
+
+    Args:
+        logits: of the model at the points.
+        labels: true classes.
+        bound: as of `certified_radius`.
+        head: as of `certified_radius`.
+
+    Returns:
+        Radii in float64, one row a point and one column a class.
+
+    Raises:
+        ValueError: as `certified_radius` does.
+
+    Example:
+        >>> targeted_radius(torch.tensor([[2.0, 0.0, 1.0]]), torch.tensor([0]), 1.0)
+        tensor([[   inf, 1.4142, 0.7071]], dtype=torch.float64)
+    """
+    return radii_to_classes(logits, labels, bound_with_head(logits, labels, bound, head))
+
+
+def bound_with_head(
+    logits: Tensor, labels: Tensor, bound: float | LipschitzBound, head: Tensor | None
+) -> float | LipschitzBound:
+    """The bound of the logits, from that of the features if there is a head; all checked."""
     _check(logits, labels)
-    if head is not None:
-        check_tensor("head", head)
-        if head.dim() != 2 or len(head) != logits.shape[1]:
-            raise ValueError(
-                f"`head` must be a matrix of {logits.shape[1]} rows, one per class; got "
-                f"{tuple(head.shape)}."
-            )
-        features = float(bound)
-        _constants(features, labels, logits.shape[1])  # refuses what is no constant
-        bound = LipschitzBound(features, pairwise=pairwise_constants(head, features))
-    return radii_to_classes(logits, labels, bound).amin(1)
+    if head is None:
+        return bound
+    check_tensor("head", head)
+    if head.dim() != 2 or len(head) != logits.shape[1]:
+        raise ValueError(
+            f"`head` must be a matrix of {logits.shape[1]} rows, one per class; got "
+            f"{tuple(head.shape)}."
+        )
+    features = float(bound)
+    _constants(features, labels, logits.shape[1])  # refuses what is no constant
+    return LipschitzBound(math.inf, pairwise=pairwise_constants(head, features))
 
 
 def executed_radius(
@@ -101,8 +140,8 @@ def radii_to_classes(
     finite. Where there are places p, as pixels, there is a label for each.
     """
     z = logits.detach().double()
-    gaps = _down(z.gather(1, labels[:, None]) - z)
-    radii = _down(gaps / _constants(bound, labels, z.shape[1]))
+    gaps = down(z.gather(1, labels[:, None]) - z)
+    radii = down(gaps / _constants(bound, labels, z.shape[1]))
     return _kept(radii, z, labels)
 
 
@@ -135,11 +174,11 @@ def executed_radii_to_classes(
     """
     z, norms = logits.detach().double(), norms.to(logits.device)
     a, b = composed.error
-    error = _CONFIRM * _up(_up(a * norms) + b)  # a power of two: exact
-    gaps = _down(_down(z.gather(1, labels[:, None]) - z) - _beside(error, z))
-    slopes = _up(_constants(bound, labels, z.shape[1]) + up_product(a, stretch))
-    limit = _down(_down(composed.norm_limit - norms) / stretch)
-    return _kept(torch.minimum(_down(gaps / slopes), _beside(limit, z)), z, labels)
+    error = _CONFIRM * up(up(a * norms) + b)  # a power of two: exact
+    gaps = down(down(z.gather(1, labels[:, None]) - z) - _beside(error, z))
+    slopes = up(_constants(bound, labels, z.shape[1]) + up_product(a, stretch))
+    limit = down(down(composed.norm_limit - norms) / stretch)
+    return _kept(torch.minimum(down(gaps / slopes), _beside(limit, z)), z, labels)
 
 
 def _kept(radii: Tensor, z: Tensor, labels: Tensor) -> Tensor:
@@ -175,11 +214,13 @@ def class_bound(bound: LipschitzBound, outputs: tuple[int, ...]) -> LipschitzBou
     return replace(bound, pairwise=pairs)
 
 
-def _up(values: Tensor) -> Tensor:
+def up(values: Tensor) -> Tensor:
+    """The next larger numbers."""
     return torch.nextafter(values, torch.full_like(values, math.inf))
 
 
-def _down(values: Tensor) -> Tensor:
+def down(values: Tensor) -> Tensor:
+    """The next smaller numbers."""
     return torch.nextafter(values, torch.full_like(values, -math.inf))
 
 
@@ -234,7 +275,7 @@ def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> T
     return torch.tensor(constant, dtype=torch.float64, device=labels.device)
 
 
-def as_rational(eps: float | str | Fraction) -> Fraction:
+def as_rational(eps: int | float | str | Fraction) -> Fraction:
     """The exact value of an eps: "36/255" is that ratio, 0.1 is the float.
 
     Raises:
@@ -244,18 +285,13 @@ def as_rational(eps: float | str | Fraction) -> Fraction:
         >>> as_rational("36/255"), as_rational(0.5)
         (Fraction(12, 85), Fraction(1, 2))
     """
-    try:
-        # An exponent of many digits would be multiplied out for hours.
-        endless = isinstance(eps, str) and re.search(r"[eE][+-]?(\d_?){5}", eps)
-        value = Fraction(-1) if endless else Fraction(eps)
-    except (ValueError, OverflowError, ZeroDivisionError, TypeError):
-        value = Fraction(-1)
-    if value < 0:
+    value = rational(eps)
+    if value is None or value < 0:
         raise ValueError(f'`eps` must be a number >= 0 or a ratio such as "36/255"; got {eps!r}.')
     return value
 
 
-def above(radius: Float[Tensor, "*b"], eps: float | str | Fraction) -> Tensor:
+def above(radius: Float[Tensor, "*b"], eps: int | float | str | Fraction) -> Tensor:
     """Whether each radius is strictly above eps, compared exactly.
 
     A float is above eps iff it is above the largest float that is not above eps.

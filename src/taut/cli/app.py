@@ -27,6 +27,7 @@ COMMANDS = {
     "export": "Write the model of a run to a file that needs no taut.",
     "demo": "Train, certify, attack and report on embedded images.",
     "wasserstein": "Bound the distance of two samples from both sides.",
+    "drift": "Test whether new points come from where the reference does.",
     "list": "List what recipes, models, losses, data sets and methods there are.",
 }
 

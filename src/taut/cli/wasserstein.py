@@ -52,6 +52,7 @@ def wasserstein(
         raise ValueError(f"`out` must be a file in a folder that exists; got {out}.")
     first = read_source(p, data_dir=data_dir, count=samples, seed=seed)
     second = read_source(q, data_dir=data_dir, count=samples, seed=seed + 1)
+    first.check_columns(second, ("p", "q"))
     pixels = first.pixels and second.pixels
     settings = Settings(steps=steps, seed=seed, domain=(0.0, 1.0) if pixels else None)
     points, chosen = (first.points, second.points), choose_device(device)

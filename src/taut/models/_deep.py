@@ -9,7 +9,7 @@ from taut.models._convnet import AbstractConvNet
 @final
 @dataclass(frozen=True)
 class Deep(AbstractConvNet):
-    """Three stages of two convolutions, 32, 64 and 128 channels, then dense 1024; MaxMin after each.
+    """Three stages of two convolutions, 32, 64 and 128 channels, and dense 1024, each with MaxMin.
 
     In a stage the first convolution has kernel 3, the second kernel 4 and stride 2. For 32 x 32
     colour images it has 2.6 million raw numbers, where :class:`taut.models.Large` has 2.5. Its

@@ -25,6 +25,7 @@ from taut.nn._isometric_pad import (
     isometric_pad,
 )
 from taut.nn._linear import Linear
+from taut.nn._monotone import Monotone, UnitColumnLinear
 from taut.nn._padding import PadToMultiple1d, PadToMultiple2d, PadToMultiple3d
 from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors
 from taut.nn._positional_encoding import PositionalEncoding
@@ -36,6 +37,7 @@ from taut.nn._resampling import (
     InvertibleUpsample2d,
     InvertibleUpsample3d,
 )
+from taut.nn._scaled import scaled, scaled_by_layer
 from taut.nn._shift import Shift1d, Shift2d, Shift3d
 from taut.nn._shift_mix import ShiftMix1d, ShiftMix2d, ShiftMix3d
 from taut.nn._spectral_conv import FullSizeConv, SpectralConv, SpectralGeometry
@@ -66,6 +68,7 @@ from taut.nn.pooling import (
     ScaledMean,
 )
 from taut.nn.residual import (
+    Averaged,
     ConcatResidual,
     ConvexConcat,
     ConvexResidual,
@@ -89,6 +92,7 @@ __all__ = [
     "AdaptiveL2NormPool1d",
     "AdaptiveL2NormPool2d",
     "AdaptiveL2NormPool3d",
+    "Averaged",
     "BatchCentering",
     "BatchLipNorm",
     "CircularConv1d",
@@ -130,6 +134,7 @@ __all__ = [
     "Linear",
     "LinearSpline",
     "MaxMin",
+    "Monotone",
     "NActivation",
     "PadToMultiple1d",
     "PadToMultiple2d",
@@ -165,7 +170,10 @@ __all__ = [
     "SpectralGeometry",
     "SplitResidual",
     "Times",
+    "UnitColumnLinear",
     "UnitRowLinear",
     "isometric_pad",
+    "scaled",
+    "scaled_by_layer",
     "writes_padded",
 ]

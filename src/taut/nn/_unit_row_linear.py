@@ -12,6 +12,15 @@ from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors, fill
 from taut.parametrizations import AbstractParametrization
 
 
+def unit_rows(raw: Tensor) -> Tensor:
+    """Rows divided by their norms; a row of zeros becomes one of equal entries."""
+    largest = raw.detach().abs().amax(1, keepdim=True)
+    zero = largest < torch.finfo(raw.dtype).tiny
+    # Rows of largest entry 1, so that no square over- or underflows; no row divides by 0.
+    rows = torch.where(zero, 1.0, raw / torch.where(zero, 1.0, largest))
+    return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+
+
 @final
 class _UnitRows(AbstractParametrization):
     """A matrix with rows of norm 1: a raw one, each row divided by its norm."""
@@ -32,12 +41,7 @@ class _UnitRows(AbstractParametrization):
 
     def weight(self) -> Tensor:
         """The matrix; a row of zeros has no direction, and becomes one of equal entries."""
-        raw = self.raw_rows
-        largest = raw.detach().abs().amax(1, keepdim=True)
-        zero = largest < torch.finfo(raw.dtype).tiny
-        # Rows of largest entry 1, so that no square over- or underflows; no row divides by 0.
-        rows = torch.where(zero, 1.0, raw / torch.where(zero, 1.0, largest))
-        return rows / torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+        return unit_rows(self.raw_rows)
 
     def raw_of(self, weight: Tensor) -> dict[str, Tensor]:
         """The matrix itself."""

@@ -10,6 +10,7 @@ from taut.plot._gradient_norm import brief, draw_along, gradient_norm
 from taut.plot._inspection import inspection
 from taut.plot._profiles import profiles
 from taut.plot._radius_curve import radius_curve, steps_below
+from taut.plot._scores import scores
 from taut.plot._slice import slice
 from taut.plot._spectrum import spectrum
 from taut.plot._style import (
@@ -35,6 +36,7 @@ __all__ = [
     "plot_style",
     "profiles",
     "radius_curve",
+    "scores",
     "shown",
     "slice",
     "spectrum",

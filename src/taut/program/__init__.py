@@ -14,6 +14,7 @@ from taut.program._call import Call
 from taut.program._check import check_agreement, check_precision
 from taut.program._compose import Composed, Layer, compose, row, widened
 from taut.program._composition import Composition, composition_of
+from taut.program._dense import matrix_and_error
 from taut.program._folds import Fold, fold_of, folds_of
 from taut.program._functions import wraps_too_often
 from taut.program._head import Head, head_of, pairs_of
@@ -84,6 +85,7 @@ __all__ = [
     "layers_of",
     "like",
     "lipschitz_bound",
+    "matrix_and_error",
     "norm_upper",
     "op",
     "operation",

@@ -24,7 +24,7 @@ from taut.program._replay import replay
 from taut.program._result import UnprovenError
 from taut.program._walk import layers_of, operation
 
-__all__ = ["Region", "dense_matrix", "region_bound", "small_region"]
+__all__ = ["Region", "dense_matrix", "matrix_and_error", "region_bound", "small_region"]
 
 
 @final
@@ -89,18 +89,33 @@ def _region(
 
 
 def _proven(region: Program) -> NormBound | None:
-    with plain_sums():
-        matrix = dense_matrix(region)
+    matrix, column = matrix_and_error(region)
     if not bool(matrix.isfinite().all()):
         return None
-    composed = compose(layers_of(region, real=False), region.source, region.output, "float64")
-    column = up_sum(*composed.error, *composed.error)
-    frobenius = up_product(matrix.norm().item(), 1 + 2.0**-20)
-    column = up_sum(column, up_product(2 * U64, frobenius))
     scale = power_of_two(matrix) or 1.0
     norm = up_root(torus_bound(gram_kernel(matrix[None] / scale), ()))
     rest = up_product(up_root(float(matrix.shape[1])), column)
     return NormBound(up_sum(up_product(norm, scale), rest), "spectral norm of the dense operator")
+
+
+def matrix_and_error(program: Program) -> tuple[Tensor, float]:
+    """The matrix of an affine program as computed, and how far each column is off, at most.
+
+    Raises:
+        UnprovenError: if its rounding has no proof.
+
+    Example:
+        >>> program = taut.program.trace(torch.nn.Linear(2, 2, bias=False), (2,))
+        >>> matrix, error = matrix_and_error(program)
+        >>> matrix.shape, error < 1e-14
+        (torch.Size([2, 2]), True)
+    """
+    with plain_sums():
+        matrix = dense_matrix(program)
+    composed = compose(layers_of(program, real=False), program.source, program.output, "float64")
+    column = up_sum(*composed.error, *composed.error)
+    frobenius = up_product(matrix.norm().item(), 1 + 2.0**-20)
+    return matrix, up_sum(column, up_product(2 * U64, frobenius))
 
 
 def dense_matrix(program: Program) -> Tensor:

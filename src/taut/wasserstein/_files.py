@@ -17,9 +17,19 @@ _USUAL = ("x", "x_train", "train_images", "images", "data", "points")
 _CELLS = ",;\t"
 
 
-def read_points(path: Path) -> Tensor:
-    """The points of a file whose suffix is one of `READERS`, in rows; pixels stay uint8."""
-    array = READERS[path.suffix.lower()](path)
+Columns = tuple[str, ...] | None
+
+
+def read_points(path: Path) -> tuple[Tensor, Columns]:
+    """The points of a file whose suffix is one of `READERS`, in rows, and names of their columns.
+
+    Pixels stay uint8.
+    """
+    array, columns = READERS[path.suffix.lower()](path)
+    return _as_points(path, array), columns
+
+
+def _as_points(path: Path, array: np.ndarray) -> Tensor:
     if array.dtype.kind == "f" and array.itemsize <= 8:
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
     elif array.dtype != np.uint8:
@@ -33,7 +43,7 @@ def read_points(path: Path) -> Tensor:
     return points.permute(0, 3, 1, 2) if last and points.shape[1] not in (1, 3) else points
 
 
-def _read_npz(path: Path) -> np.ndarray:
+def _read_npz(path: Path) -> tuple[np.ndarray, Columns]:
     """The only array, or the first that has one of the usual names."""
     arrays = read_arrays(path)
     chosen = [arrays[name] for name in _USUAL if name in arrays]
@@ -43,21 +53,21 @@ def _read_npz(path: Path) -> np.ndarray:
             f"{path} must hold points in one array, or in {', '.join(_USUAL)}, of floats or uint8; "
             f"it holds {_listing(arrays) or 'none'}."
         )
-    return chosen[0]
+    return chosen[0], None
 
 
 def _listing(arrays: Mapping[str, np.ndarray]) -> str:
     return ", ".join(f"{name} ({a.dtype} of shape {a.shape})" for name, a in arrays.items())
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path) -> tuple[np.ndarray, Columns]:
     array = read_array(path)
     if not array.ndim:
         raise ValueError(f"{path} must hold an array of points; got one number.")
-    return array
+    return array, None
 
 
-def _read_csv(path: Path) -> np.ndarray:
+def _read_csv(path: Path) -> tuple[np.ndarray, Columns]:
     """One point a line; the first line may name the columns."""
     check_size(4 * size_of(path), size_of(path), path)  # "0," is two bytes, a float64 eight
     try:
@@ -75,7 +85,8 @@ def _read_csv(path: Path) -> np.ndarray:
             first = next(lines, "")
             if not first:
                 raise ValueError("it holds no point")
-            return np.loadtxt(itertools.chain([first], lines), **options)
+            columns = tuple(name.strip() for name in names) if header else None
+            return np.loadtxt(itertools.chain([first], lines), **options), columns
     except (ValueError, UnicodeError, csv.Error) as error:
         reason = str(error).partition(";")[0].rstrip(".")
         raise ValueError(f"{path} must hold one point a line, as numbers: {reason}.") from None
@@ -89,12 +100,12 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-def _read_parquet(path: Path) -> np.ndarray:
+def _read_parquet(path: Path) -> tuple[np.ndarray, Columns]:
     """One point a row, its numbers in columns."""
     try:
         parquet = importlib.import_module("pyarrow.parquet")
     except ModuleNotFoundError as error:
-        message = f"Reading {path} needs the library pyarrow: pip install 'taut[hub]'."
+        message = f"Reading {path} needs the library pyarrow: pip install 'taut[tables]'."
         raise ModuleNotFoundError(message) from error
     size = size_of(path)
     try:
@@ -109,14 +120,14 @@ def _read_parquet(path: Path) -> np.ndarray:
         if str(error).startswith(str(path)):
             raise
         raise ValueError(f"{path}: not a complete parquet file: {error}.") from None
-    return np.stack(columns, 1).astype(np.float64, copy=False)
+    return np.stack(columns, 1).astype(np.float64, copy=False), tuple(schema.names)
 
 
 def _is_numeric(kind: str) -> bool:
     return kind.startswith(("int", "uint", "float", "halffloat", "double"))
 
 
-READERS: dict[str, Callable[[Path], np.ndarray]] = {
+READERS: dict[str, Callable[[Path], tuple[np.ndarray, Columns]]] = {
     ".npz": _read_npz,
     ".npy": _read_npy,
     ".csv": _read_csv,

@@ -13,6 +13,7 @@ from torch import Tensor
 from taut.data import Dataset, Split
 from taut.wasserstein._exact import rescaled
 from taut.wasserstein._settings import Settings
+from taut.wasserstein._tables import frame_points, is_frame, same_columns
 
 FEWEST = 4
 """Points that a sample must have if some are held out: two to train on, two to measure with."""
@@ -27,9 +28,9 @@ class Indexed(Protocol):
 
 
 Samples = Tensor | np.ndarray | Dataset | Split | Indexed | Iterable[Any] | Callable[[int], Tensor]
-"""A tensor or array of points; a taut data set (its training images), or a split of one; a data set
-of torch or a loader of batches, of points or of tuples that begin with them; or a sampler: a
-function from a number n to n new points."""
+"""A tensor or array of points; a pandas DataFrame with columns of numbers; a taut data set (its
+training images), or a split of one; a data set of torch or a loader of batches, of points or of
+tuples that begin with them; or a sampler: a function from a number n to n new points."""
 
 Weights = Tensor | np.ndarray | Iterable[int | float]
 """A number >= 0 for each point, not all 0; only their ratios count."""
@@ -81,18 +82,18 @@ class Points:
 
     def scaled(self, exponent: int) -> "Points":
         """The points times 2^exponent."""
+        return self.mapped(lambda points: rescaled(points.double(), exponent).to(points.dtype))
 
-        def scale(points: Tensor) -> Tensor:
-            return rescaled(points.double(), exponent).to(points.dtype)
-
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> "Points":
+        """Each point changed by a function of batches."""
         draw = self.sampler
         return replace(
             self,
-            training=scale(self.training),
-            validation=scale(self.validation),
-            held_out=scale(self.held_out),
-            everything=scale(self.everything),
-            sampler=None if draw is None else lambda size: scale(draw(size)),
+            training=change(self.training),
+            validation=change(self.validation),
+            held_out=change(self.held_out),
+            everything=change(self.everything),
+            sampler=None if draw is None else lambda size: change(draw(size)),
         )
 
 
@@ -102,6 +103,7 @@ def read_samples(
     settings: Settings,
     device: torch.device | str | None = None,
     weights: tuple[Weights | None, Weights | None] = (None, None),
+    names: tuple[str, str] = ("p", "q"),
 ) -> tuple[Points, Points]:
     """The points of both samples, cut to the same shape.
 
@@ -111,6 +113,7 @@ def read_samples(
         settings: `held_out`, `samples` (of a sampler for each part) and `seed` decide the cut.
         device: where to put them; None leaves them where they are.
         weights: of the points of either side, which are then not cut; None for equal ones.
+        names: what errors call the two sides.
 
     Raises:
         ValueError: if there are too few points, one is not finite, the points of the two sides
@@ -122,16 +125,25 @@ def read_samples(
         >>> len(first.training), len(first.validation), len(first.held_out), len(second.everything)
         (3, 1, 4, 5)
     """
-    first = _read("p", p, weights[0], settings, device)
-    second = _read("q", q, weights[1], settings, device)
+    feature_names(p, q, names)
+    first = _read(names[0], p, weights[0], settings, device)
+    second = _read(names[1], q, weights[1], settings, device)
     for words, attribute in (
         ("have points of one shape", lambda points: tuple(points.shape[1:])),
         ("be on one device", lambda points: points.device),
     ):
         values = [attribute(side.everything) for side in (first, second)]
         if values[0] != values[1]:
-            raise ValueError(f"`p` and `q` must {words}; got {values[0]} and {values[1]}.")
+            raise ValueError(
+                f"`{names[0]}` and `{names[1]}` must {words}; got {values[0]} and {values[1]}."
+            )
     return first, second
+
+
+def feature_names(p: object, q: object, names: tuple[str, str]) -> tuple[str, ...] | None:
+    """Names of the columns of DataFrames; None for other samples."""
+    first, second = (tuple(map(str, x.columns)) if is_frame(x) else None for x in (p, q))
+    return same_columns(first, second, names)
 
 
 def _read(
@@ -150,7 +162,7 @@ def _read(
         draw = partial(_drawn, name, samples, training.shape[1:])
         validation, held = (draw(settings.samples).to(device) for _ in range(2))
         return Points(training, validation, held, held, True, draw)
-    points = _checked(name, _gathered(name, samples, settings.samples, seed)).to(device)
+    points = points_of(name, samples, settings.samples, seed).to(device)
     fewest = FEWEST if held_out and weights is None else 1
     if len(points) < fewest:
         raise ValueError(f"`{name}` must have at least {fewest} points; got {len(points)}.")
@@ -166,6 +178,11 @@ def _read(
     seen = shuffled[measured:]
     chosen = max(1, len(seen) // 4)
     return Points(seen[chosen:], seen[:chosen], shuffled[:measured], points, True)
+
+
+def points_of(name: str, samples: Samples, count: int, seed: int) -> Tensor:
+    """The points of anything but a sampler, checked."""
+    return _checked(name, _gathered(name, samples, count, seed))
 
 
 def _drawn(
@@ -186,6 +203,8 @@ def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
     """The points of anything but a sampler, at most `count` of a data set or loader of torch."""
     if isinstance(samples, Tensor):
         return samples
+    if is_frame(samples):
+        return frame_points(name, samples)
     if isinstance(samples, np.ndarray):
         try:
             return torch.from_numpy(samples)

@@ -17,7 +17,7 @@ from taut.wasserstein._plan import Masses
 from taut.wasserstein._samples import Points
 
 # Tensors of critics that scale with the points.
-_LENGTHS = ("bias", "centre", "points", "offsets", "unit")
+_LENGTHS = ("bias", "centre", "points", "offsets", "unit", "low", "high")
 
 
 @final

@@ -1,4 +1,4 @@
-"""Options of an estimate."""
+"""Options of an estimate, and of a test for drift."""
 
 import math
 from dataclasses import dataclass
@@ -60,3 +60,53 @@ class Settings:
             raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
         if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
             raise ValueError(f"`domain` must be two rising numbers; got {self.domain}.")
+
+
+@final
+@dataclass(frozen=True, kw_only=True)
+class DriftSettings:
+    """Options of a test for drift.
+
+    Args:
+        steps: of Adam at most; 0 trains no network, critics in closed form remain.
+        batch_size: points of either sample a step.
+        lr: peak learning rate; it falls to 0 along half a cosine.
+        held_out: share of the points that only tests.
+        permutations: random relabellings of the held-out points.
+        samples: points to draw from a sampler, and at most from a loader or a data set of torch.
+        seed: of initial weights, of the cut and of the relabellings; choose it before the data.
+
+    Raises:
+        ValueError: if a value is out of its range.
+
+    Example:
+        >>> DriftSettings(steps=50).held_out
+        0.5
+    """
+
+    steps: int = 100
+    batch_size: int = 64
+    lr: float = 1e-2
+    held_out: float = 0.5
+    permutations: int = 999
+    samples: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _ = self.training
+        if self.held_out == 0:
+            raise ValueError("`held_out` must be above 0: points that train cannot test.")
+        if self.permutations < 1:
+            raise ValueError(f"`permutations` must be at least 1; got {self.permutations}.")
+
+    @property
+    def training(self) -> Settings:
+        """The options as those of an estimate."""
+        return Settings(
+            steps=self.steps,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            held_out=self.held_out,
+            samples=self.samples,
+            seed=self.seed,
+        )

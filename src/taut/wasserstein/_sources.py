@@ -18,13 +18,32 @@ from taut.data import (
 from taut.data._pixels import READABLE
 from taut.kinds import did_you_mean
 from taut.wasserstein._files import READERS, read_points
+from taut.wasserstein._tables import same_columns
 
 
 class Source(NamedTuple):
-    """Points, and whether they are pixels in [0, 1]."""
+    """Points, whether they are pixels in [0, 1], and the names of their columns, if any."""
 
     points: Tensor
     pixels: bool
+    columns: tuple[str, ...] | None = None
+
+    def check_columns(self, other: "Source", names: tuple[str, str]) -> tuple[str, ...] | None:
+        """The names of the columns of both, refused in one sentence if these differ.
+
+        Args:
+            other: the points to compare with.
+            names: what the error calls the two.
+
+        Raises:
+            ValueError: if both have names of columns, and not the same in the same order.
+
+        Example:
+            >>> first, second = (Source(torch.zeros(1, 1), False, x) for x in (("a",), None))
+            >>> first.check_columns(second, ("p", "q"))
+            ('a',)
+        """
+        return same_columns(self.columns, other.columns, names)
 
 
 def read_source(
@@ -48,7 +67,7 @@ def read_source(
         seed: of the choice.
 
     Returns:
-        The points, pixels as float32 in [0, 1], and whether they are pixels.
+        The points, pixels as float32 in [0, 1], whether they are pixels, and names of columns.
 
     Raises:
         ValueError: if the word names nothing, or what it names is damaged or holds nothing.
@@ -59,12 +78,12 @@ def read_source(
     """
     if count < 1:
         raise ValueError(f"`count` must be at least 1; got {count}.")
-    path = Path(source).expanduser()
+    path, columns = Path(source).expanduser(), None
     known = [name for name in names() if name not in ("npz", "folder")]
     if path.is_dir():
         return Source(_folder(path, count, seed), True)
     if path.suffix.lower() in READERS and path.exists():
-        points = read_points(path)
+        points, columns = read_points(path)
     elif str(source) in known or str(source).startswith("hub:"):
         points = load(str(source), _place(str(source), data_dir)).train.images
     elif path.exists():
@@ -77,7 +96,7 @@ def read_source(
         )
     chosen = points[_choice(len(points), count, seed)]
     pixels = chosen.dtype == torch.uint8
-    return Source(to_unit_range(chosen) if pixels else chosen, pixels)
+    return Source(to_unit_range(chosen) if pixels else chosen, pixels, columns)
 
 
 def _choice(total: int, count: int, seed: int) -> Tensor:

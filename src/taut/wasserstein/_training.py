@@ -15,13 +15,14 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from taut.linalg.rounding import down
 from taut.parametrizations import cached, projected, retract_, update_
-from taut.program import LipschitzBound, lipschitz_bound
-from taut.wasserstein._exact import exact_mean, rescaled
+from taut.program import LipschitzBound, UnprovenError, lipschitz_bound
+from taut.wasserstein._exact import exact_mean, largest_excess, rescaled
 from taut.wasserstein._samples import Points
 from taut.wasserstein._settings import Settings
 
 _RETRACT_EVERY = 16
 _BATCH = 256
+_REFUTED = 1e-6  # rounding is far below this share of the scores
 
 
 class MeasuredCritic(NamedTuple):
@@ -42,19 +43,48 @@ class MeasuredCritic(NamedTuple):
     bound: LipschitzBound
     exponent: int = 0
 
-    @torch.no_grad()
     def scores(self, points: Float[Tensor, "n *shape"]) -> Float64[Tensor, "n"]:
         """The score of each point."""
-        with cached():
-            parts = [
-                self.model(rescaled(part.double(), self.exponent)).flatten()
-                for part in points.split(_BATCH)
-            ]
-        return rescaled(torch.cat(parts), -self.exponent)
+        return scores_of(self.model, points, self.exponent)
 
     def lower(self, p: Float[Tensor, "n *shape"], q: Float[Tensor, "m *shape"]) -> float:
         """The lower bound of the distance that the critic proves, up to rounding of scores."""
         return dual_over_bound((self.scores(p), self.scores(q)), self.bound)
+
+    def excess(
+        self,
+        points: tuple[Float64[Tensor, "n d"], Float64[Tensor, "m d"]],
+        scores: tuple[Float64[Tensor, "n"], Float64[Tensor, "m"]],
+    ) -> Fraction:
+        """What scores of points exceed the bound by.
+
+        Raises:
+            UnprovenError: if it is more than rounding explains.
+        """
+        bound = float(self.bound)
+        if not all(bool(side.isfinite().all()) for side in scores) or not 0 < bound < math.inf:
+            return Fraction(0)
+        excess = largest_excess(points, scores, bound)
+        largest = max(float(side.abs().max()) for side in scores)
+        if excess > _REFUTED * largest + 2.0**-1000 * (1 + bound):
+            raise UnprovenError(
+                f"`critic` contradicts its bound of {bound:g}: the scores of two points differ by "
+                f"{float(excess) / largest:.2g} of the largest score more than the bound allows; "
+                "its forward must depend on the point alone, and must not lose it to rounding."
+            )
+        return excess
+
+
+@torch.no_grad()
+def scores_of(
+    model: nn.Module, points: Float[Tensor, "n *shape"], exponent: int
+) -> Float64[Tensor, "n"]:
+    """The scores of a critic in float64 that takes and gives 2^exponent of points and scores."""
+    with cached():
+        parts = [
+            model(rescaled(part.double(), exponent)).flatten() for part in points.split(_BATCH)
+        ]
+    return rescaled(torch.cat(parts), -exponent)
 
 
 def dual_over_bound(

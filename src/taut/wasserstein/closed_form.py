@@ -83,6 +83,36 @@ class Potential(nn.Module):
         return (away - self.offsets).amin(1, keepdim=True)
 
 
+@final
+class Clip(nn.Module):
+    """Scores kept between two ends, which bounds what a single point can contribute.
+
+    Guarantee: 1-Lipschitz; outputs lie between the ends, which finite-sample intervals rest on.
+
+    Args:
+        low: the lower end.
+        high: the upper end.
+
+    Example:
+        >>> Clip(0.0, 1.0)(torch.tensor([[-2.0], [0.5], [3.0]])).flatten()
+        tensor([0.0000, 0.5000, 1.0000])
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        if not low <= high:
+            raise ValueError(f"`high` must be at least `low`; got {high:g} and {low:g}.")
+        self.register_buffer("low", torch.tensor(low, dtype=torch.float64))
+        self.register_buffer("high", torch.tensor(high, dtype=torch.float64))
+
+    def forward(self, scores: Float[Tensor, "b 1"]) -> Float[Tensor, "b 1"]:
+        """The scores, those beyond an end moved to it."""
+        return scores.clamp(self.low, self.high)
+
+
 @op(Distance)
 class _DistanceOp(AbstractOp):
     proof = "a norm"
@@ -153,6 +183,21 @@ def radial(
         high, low = (_mean(cone(points), share) for points, share in sides)
         signs.append(1.0 if high >= low else -1.0)
     return [Distance(cone.centre, sign) for cone, sign in zip(cones, signs, strict=True)]
+
+
+def nearest(p: Float[Tensor, "n *shape"]) -> nn.Sequential:
+    """Minus the distance to the nearest point of a sample: scores low what is unlike all of it.
+
+    Args:
+        p: the sample to score high.
+
+    Example:
+        >>> nearest(torch.tensor([[0.0], [5.0]]))(torch.tensor([[4.0], [5.0]])).flatten()
+        tensor([-1.,  0.])
+    """
+    flip = nn.Linear(1, 1, bias=False).requires_grad_(False)
+    flip.weight.fill_(-1.0)
+    return nn.Sequential(Potential(p, p.new_zeros(len(p))), flip.to(p))
 
 
 def _mean(points: Tensor, weights: Tensor | None) -> Tensor:

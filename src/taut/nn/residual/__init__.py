@@ -1,6 +1,7 @@
 """Residual forms: sums and concatenations of branches, and layers whose proof is of the whole."""
 
 from taut.nn.residual import _ops as _ops
+from taut.nn.residual._averaged import Averaged
 from taut.nn.residual._convex import ConvexConcat, ConvexSum
 from taut.nn.residual._potential import (
     FrozenPotentialResidual,
@@ -17,6 +18,7 @@ from taut.nn.residual._wrappers import (
 )
 
 __all__ = [
+    "Averaged",
     "ConcatResidual",
     "ConvexConcat",
     "ConvexResidual",

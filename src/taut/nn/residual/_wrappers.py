@@ -11,7 +11,8 @@ from taut._sharding import draws
 from taut.nn.residual._convex import ConvexConcat, ConvexSum, below_one
 
 
-def _module(f: Any) -> nn.Module:
+def as_module(f: Any) -> nn.Module:
+    """The argument `f`, refused if it is no module."""
     if not isinstance(f, nn.Module):
         kind = f.__name__ if isinstance(f, type) else type(f).__name__
         raise ValueError(f"`f` must be a torch.nn.Module; got {kind}.")
@@ -29,7 +30,8 @@ def _check_beside(x: Tensor, y: Tensor, dim: int) -> None:
         )
 
 
-def _check_shape(x: Tensor, y: Tensor) -> None:
+def check_shape(x: Tensor, y: Tensor) -> None:
+    """Refuse a branch that changes the shape of its input."""
     if x.shape != y.shape:
         raise ValueError(
             f"`f` must keep the shape of its input; got {tuple(y.shape)} for {tuple(x.shape)}."
@@ -57,7 +59,7 @@ class ConvexResidual(nn.Module):
 
     def __init__(self, f: nn.Module, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.f, self.join = _module(f), ConvexSum(device=device, dtype=dtype)
+        self.f, self.join = as_module(f), ConvexSum(device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Equal weights: a = 1/2. The module f stays as it is."""
@@ -66,7 +68,7 @@ class ConvexResidual(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Add both branches."""
         y = self.f(input)
-        _check_shape(input, y)
+        check_shape(input, y)
         return self.join(input, y)
 
 
@@ -103,7 +105,7 @@ class ConcatResidual(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
-        self.f, self.join = _module(f), ConvexConcat(dim=dim, device=device, dtype=dtype)
+        self.f, self.join = as_module(f), ConvexConcat(dim=dim, device=device, dtype=dtype)
 
     def reset_parameters(self) -> None:
         """Equal weights: t = pi / 4. The module f stays as it is."""
@@ -142,7 +144,7 @@ class ReZeroResidual(nn.Module):
 
     def __init__(self, f: nn.Module, device: Any = None, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self.f = _module(f)
+        self.f = as_module(f)
         self.alpha = nn.Parameter(torch.empty((), device=device, dtype=dtype))
         self.reset_parameters()
 
@@ -154,7 +156,7 @@ class ReZeroResidual(nn.Module):
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Add both branches."""
         y = self.f(input)
-        _check_shape(input, y)
+        check_shape(input, y)
         scale = below_one(self.alpha) / (1 + self.alpha.abs())
         return input * scale + y * (self.alpha * scale)
 
@@ -187,7 +189,7 @@ class SplitResidual(nn.Module):
 
     def __init__(self, f: nn.Module, dim: int = 1) -> None:
         super().__init__()
-        self.f, self.dim = _module(f), axis("dim", dim)
+        self.f, self.dim = as_module(f), axis("dim", dim)
 
     def forward(self, input: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Apply f to the second half of the channels."""

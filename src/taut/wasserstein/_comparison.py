@@ -1,0 +1,205 @@
+"""Critics that are fixed on one part of two samples, and tested on the other."""
+
+import copy
+import math
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import NamedTuple, final
+
+import torch
+from torch import Tensor, nn
+
+from taut.linalg.rounding import down
+from taut.parametrizations import projected
+from taut.wasserstein import closed_form, critics
+from taut.wasserstein._confidence import least_difference
+from taut.wasserstein._drift_result import Drift
+from taut.wasserstein._exact import rescaled
+from taut.wasserstein._permutation import labellings, p_value
+from taut.wasserstein._saliency import contributions
+from taut.wasserstein._samples import Points
+from taut.wasserstein._scaled import ScaledPair
+from taut.wasserstein._settings import DriftSettings
+from taut.wasserstein._training import (
+    MeasuredCritic,
+    dual_over_bound,
+    measure_critic,
+    scores_of,
+    train_critic,
+)
+
+_SHIFTED = 10
+_NEAREST = 2000
+_UP = 1 + 2.0**-40  # more than the rounding of a few operations
+
+
+@final
+@dataclass(frozen=True)
+class ComparisonOptions:
+    """What a comparison needs beside points and a critic."""
+
+    level: float
+    standardise: bool
+    features: tuple[str, ...] | None
+    settings: DriftSettings
+
+
+def check_level(level: float) -> None:
+    """Refuse what is no probability."""
+    if not 0 < level < 1:
+        raise ValueError(f"`level` must be between 0 and 1; got {level}.")
+
+
+@final
+class Comparison:
+    """One comparison of the held-out points by critics that are functions of the others."""
+
+    def __init__(
+        self, sides: tuple[Points, Points], critic: nn.Module | None, options: ComparisonOptions
+    ) -> None:
+        self.options, self.settings, self.own = options, options.settings, critic is not None
+        self._check_reach(*(len(side.held_out) for side in sides))
+        self.scale = _scale(sides[0].seen) if options.standardise else None
+        if self.scale is not None:
+            sides = sides[0].mapped(self._divided), sides[1].mapped(self._divided)
+        self.sides, self.pair = sides, ScaledPair.of(*sides)
+        self.shape = tuple(sides[0].everything.shape[1:])
+        if options.features is not None and (len(options.features),) != self.shape:
+            raise ValueError(
+                f"`features` must be a name for each number of a point of shape {self.shape}; "
+                f"got {len(options.features)}."
+            )
+        self.network = critics.dense(self.shape, width=32, depth=2) if critic is None else critic
+        self.network = copy.deepcopy(self.network).to(sides[0].everything.device)
+        if self.own:
+            measure_critic(self.network, self.shape, self._exponent)  # refused before any work
+
+    def _check_reach(self, n: int, m: int) -> None:
+        level = self.options.level
+        ways = labellings(n, m, math.ceil(1 / level))
+        if ways * level < 1:
+            raise ValueError(
+                f"`level` must be at least 1 / {ways} for {n} and {m} held-out points, which have "
+                f"{ways} labellings; got {level:g}: give more points."
+            )
+
+    def _divided(self, points: Tensor) -> Tensor:
+        return (points.double() / self.scale).to(points.dtype)
+
+    @property
+    def _exponent(self) -> int:
+        """The user's own critic takes the points as given, the others take the scaled ones."""
+        return self.pair.exponent if self.own else 0
+
+    def run(self) -> Drift:
+        """Train critics, fix them, and test all of them at once."""
+        p, q = (replace(side, training=side.seen) for side in (self.pair.p, self.pair.q))
+        built = {} if self.own else _closed_forms(p.training, q.training)
+        if self.settings.steps and any(x.requires_grad for x in self.network.parameters()):
+            sides = [replace(side, training=side.seen) for side in self.sides]
+            pair = sides if self.own else (p, q)
+            train_critic(self.network, *pair, self.settings.training, lambda step, _: float(step))
+        if self.settings.steps or self.own:
+            built["network"] = projected(self.network).eval()
+        return self._conclude({name: self._clipped(critic) for name, critic in built.items()})
+
+    def _clipped(self, critic: nn.Module) -> nn.Module:
+        """The critic, no higher and no lower than on the points that it has seen."""
+        model = projected(critic).double().eval()
+        seen = torch.cat([self.pair.p.seen, self.pair.q.seen])
+        scores = rescaled(scores_of(model, seen, self._exponent), self._exponent).nan_to_num()
+        clip = closed_form.Clip(float(scores.min()), float(scores.max())).to(scores.device)
+        return nn.Sequential(critic, clip).eval()
+
+    def _conclude(self, built: dict[str, nn.Module]) -> Drift:
+        pair, level = self.pair, self.options.level
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        tested = {name: self._tested(critic, generator) for name, critic in built.items()}
+        columns = [
+            torch.stack(side, 1) for side in zip(*(t.scores for t in tested.values()), strict=True)
+        ]
+        p = p_value(
+            *columns, level=level, permutations=self.settings.permutations, generator=generator
+        )
+        lowers = {name: t.lower(level / len(tested)) for name, t in tested.items()}
+        chosen = max(tested, key=lambda name: (lowers[name], tested[name].separation))
+        final, scores = tested[chosen].critic, tested[chosen].scores
+        shares = contributions(final, pair.p.held_out, pair.q.held_out)
+        raw = scores_of(final.model[0], pair.q.everything, self._exponent)  # not clipped: no ties
+        return Drift(
+            p_value=p,
+            level=level,
+            lower=pair.restored(lowers[chosen], down),
+            dual=pair.restored(tested[chosen].dual, down),
+            critic=built[chosen] if self.own else pair.restored_critic(built[chosen]),
+            chosen=chosen,
+            bound=final.bound,
+            saliency=rescaled(shares, pair.exponent),
+            shifted=raw.topk(min(_SHIFTED, len(raw)), largest=False).indices.cpu(),
+            scores=tuple(rescaled(s.cpu(), pair.exponent) for s in scores),
+            sizes=(len(pair.p.everything), len(pair.q.everything)),
+            scale=self.scale,
+            features=self.options.features,
+        )
+
+    def _tested(self, critic: nn.Module, generator: torch.Generator) -> "_Tested":
+        """Scores of the held-out points, all in one random order: rounding may depend on places."""
+        final = measure_critic(critic, self.shape, self._exponent)
+        x, y = self.pair.p.held_out, self.pair.q.held_out
+        order = torch.randperm(len(x) + len(y), generator=generator, device="cpu").to(x.device)
+        first, second = final.scores(torch.cat([x, y])[order])[order.argsort()].split(
+            [len(x), len(y)]
+        )
+        excess = final.excess((x.flatten(1).double(), y.flatten(1).double()), (first, second))
+        seen = [final.scores(side.seen) for side in (self.pair.p, self.pair.q)]
+        sizes = [max(1, len(a) // len(b)) for a, b in ((x, y), (y, x))]  # of a pair
+        variance = sum(float(s.var(correction=0)) / n for s, n in zip(seen, sizes, strict=True))
+        span = (float(torch.cat(seen).max()) - float(torch.cat(seen).min())) * _UP
+        return _Tested(final, (first, second), excess, span, math.sqrt(variance))
+
+
+class _Tested(NamedTuple):
+    """A critic that was fixed before, and the scores that it gives the held-out points."""
+
+    critic: MeasuredCritic
+    scores: tuple[Tensor, Tensor]
+    excess: Fraction
+    span: float  # of the scores
+    deviation: float  # expected, of a difference of two scores
+
+    @property
+    def dual(self) -> float:
+        """The lower bound of the distance of the held-out points."""
+        return dual_over_bound(self.scores, self.critic.bound, excess=self.excess)
+
+    @property
+    def separation(self) -> float:
+        """Difference of the mean scores, in standard deviations of all scores."""
+        x, y = self.scores
+        return float((x.mean() - y.mean()) / torch.cat([x, y]).std().clamp_min(2.0**-900))
+
+    def lower(self, failure: float) -> float:
+        """At most the distance of the distributions, but for this probability."""
+        bound = float(self.critic.bound)
+        if not 0 < bound < math.inf:
+            return 0.0
+        surely = least_difference(
+            *self.scores, failure=failure, span=self.span, deviation=self.deviation
+        )
+        return max(0.0, down((Fraction(surely) - self.excess) / Fraction(bound)))
+
+
+def _closed_forms(p: Tensor, q: Tensor) -> dict[str, nn.Module]:
+    return {
+        "linear": closed_form.linear(p, q),
+        "radial": closed_form.radial(p, q)[0],  # from the mean of the reference
+        "nearest": closed_form.nearest(p[:_NEAREST]),
+    }
+
+
+def _scale(points: Tensor) -> Tensor:
+    """Standard deviation of each feature, without overflow; 1 where a feature is constant."""
+    moved = points.double() - points[0].double()
+    largest = moved.abs().amax(0)
+    unit = torch.where(largest > 0, largest, 1.0)
+    return torch.where(largest > 0, unit * (moved / unit).std(0), 1.0)

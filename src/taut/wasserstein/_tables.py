@@ -1,0 +1,47 @@
+"""Points in pandas DataFrames, whose columns have names; pandas is never imported here."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def is_frame(samples: object) -> bool:
+    """Whether it is a pandas DataFrame, which it can only be once pandas is imported."""
+    pandas = sys.modules.get("pandas")
+    return pandas is not None and isinstance(samples, pandas.DataFrame)
+
+
+def frame_points(name: str, frame: Any) -> Tensor:
+    """The rows of a DataFrame as points in float64."""
+    kinds = dict(zip(map(str, frame.columns), frame.dtypes, strict=True))
+    wrong = [f"{column} ({kind})" for column, kind in kinds.items() if kind.kind not in "fiu"]
+    if wrong or not kinds:
+        raise ValueError(
+            f"`{name}` must have columns of numbers; got {', '.join(wrong) or 'no column'}."
+        )
+    gaps = [str(column) for column, gap in frame.isna().any().items() if gap]
+    if gaps:
+        raise ValueError(f"`{name}` must have a number in each cell; {', '.join(gaps)} has gaps.")
+    return torch.from_numpy(frame.to_numpy(dtype="float64", copy=True))
+
+
+def same_columns(
+    first: Sequence[str] | None, second: Sequence[str] | None, names: tuple[str, str]
+) -> tuple[str, ...] | None:
+    """The names of the columns, refused if both samples have names and these differ.
+
+    >>> same_columns(("a", "b"), None, ("p", "q"))
+    ('a', 'b')
+    """
+    if first is None or second is None or tuple(first) == tuple(second):
+        known = second if first is None else first
+        return None if known is None else tuple(known)
+    pairs = zip([*first, *[""] * len(second)], [*second, *[""] * len(first)], strict=True)
+    a, b = next(pair for pair in pairs if pair[0] != pair[1])
+    raise ValueError(
+        f"`{names[0]}` and `{names[1]}` must have the same columns in the same order; "
+        f"got {a or 'none'} and {b or 'none'} at one place."
+    )
