@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, final
 
@@ -78,9 +77,10 @@ def work(args: argparse.Namespace, record: Record) -> None:
     measured = {
         (row["net"], row["method"], row["epsilon"]) for row in record.content.get("rows", ())
     }
-    for epsilon, (net, method) in tracked(list(product(args.epsilons, CHOSEN))):
+    for epsilon, names in tracked([(e, names) for e in args.epsilons for names in CHOSEN]):
+        net, method = names
         if net in args.nets and (net, METHODS[method], epsilon) not in measured:
-            chosen, given = CHOSEN[net, method], (args.seconds, args.seed, examples, tests)
+            chosen, given = CHOSEN[names], (args.seconds, args.seed, examples, tests)
             record.add("rows", trained(net, method, chosen, epsilon, *given))
 
 
@@ -163,22 +163,23 @@ def clipped(
 
     torch.manual_seed(seed)
     model, loss = built(net, settings.activation), nn.CrossEntropyLoss(reduction="sum")
-    generator, ghost = torch.Generator().manual_seed(seed), _GHOST[net]
-    rate = settings.rate / settings.clip / settings.batch
-    inner = torch.optim.SGD(model.parameters(), rate, momentum=0.9)
-    schedule = falling(inner, mechanism.steps)
-    options = {"max_grad_norm": settings.clip, "loss_reduction": "sum"}
-    wrapped = (
-        GradSampleModuleFastGradientClipping(model, use_ghost_clipping=True, **options)
-        if ghost
-        else GradSampleModule(model, loss_reduction="sum")
+    inner = torch.optim.SGD(
+        model.parameters(), settings.rate / settings.clip / settings.batch, momentum=0.9
     )
-    kind = DPOptimizerFastGradientClipping if ghost else DPOptimizer
-    optimiser = kind(
-        inner, noise_multiplier=mechanism.noise_multiplier, generator=generator,
-        expected_batch_size=settings.batch, **options,
-    )  # fmt: skip
-    criterion = DPLossFastGradientClipping(wrapped, optimiser, loss, "sum") if ghost else loss
+    schedule, generator = falling(inner, mechanism.steps), torch.Generator().manual_seed(seed)
+    limit: dict[str, Any] = {"max_grad_norm": settings.clip, "loss_reduction": "sum"}
+    noise: dict[str, Any] = {
+        "noise_multiplier": mechanism.noise_multiplier,
+        "expected_batch_size": settings.batch,
+        "generator": generator,
+    }
+    if _GHOST[net]:
+        wrapped = GradSampleModuleFastGradientClipping(model, use_ghost_clipping=True, **limit)
+        optimiser = DPOptimizerFastGradientClipping(inner, **noise, **limit)
+        criterion = DPLossFastGradientClipping(wrapped, optimiser, loss, "sum")
+    else:
+        wrapped, criterion = GradSampleModule(model, loss_reduction="sum"), loss
+        optimiser = DPOptimizer(inner, **noise, **limit)
     images, labels = examples
     for _ in range(mechanism.steps):
         draws = torch.rand(len(images), generator=generator, dtype=torch.float64)
