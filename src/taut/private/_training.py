@@ -45,7 +45,7 @@ def train(
         model: as :func:`sensitivities` takes it; trained in place.
         images: all examples, `(n, *input_shape)`; those with a norm above `input_norm` are scaled
             down to it.
-        labels: of the examples, as the loss takes them.
+        labels: class indices of the examples.
         mechanism: noise, sampling rate, and number of steps.
         loss: see :func:`loss_bound`.
         optimiser: of the parameters that are trained; it sees noisy gradients only, so that it
@@ -78,8 +78,8 @@ def train(
     for _ in range(mechanism.steps):
         chosen = sampled(len(images), mechanism.sampling_rate, generator).to(images.device)
         largest = bounds.bounds(norm, slope)
-        optimiser.zero_grad()
-        for part in chosen.split(_PART):
+        model.zero_grad()
+        for part in chosen.split(_PART) if len(chosen) else ():
             logits = model(shortened(images[part], norm))
             image_losses(loss, logits, labels[part]).sum().backward()
         add_noise_(bounds.parameters, largest, mechanism.noise_multiplier, expected, generator)

@@ -279,8 +279,9 @@ def test_training_learns_and_empty_batches_are_steps():
     train(model, images, labels, SampledGaussian.within(2.0, 1e-5, sampling_rate=0.1, steps=20),
           loss=nn.CrossEntropyLoss(), optimiser=optimiser, input_norm=4.0)  # fmt: skip
     assert (model(images).argmax(1) == labels).float().mean() > 0.95
-    train(model, images[:1], labels[:1], SampledGaussian(1.0, 1e-9, 3),
-          loss=nn.CrossEntropyLoss(), optimiser=optimiser)  # fmt: skip
+    for loss in LOSSES:
+        train(model, images[:1], labels[:1], SampledGaussian(1.0, 1e-9, 1), loss=loss,
+              optimiser=optimiser)  # fmt: skip
 
 
 # The accountant.
