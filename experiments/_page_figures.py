@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments import inverse, private, threats
+from experiments import inverse, threats
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -257,5 +257,4 @@ FIGURES = {
     "monotone": monotone,
     "threats": threats.figure,
     "inverse": inverse.inverse,
-    "private": private.accuracies,
 }
