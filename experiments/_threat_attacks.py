@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from taut.threats import L0, AbstractBall, AbstractThreat, AbstractTransformation
 
-_STEPS, _BATCH, _CANDIDATES = 30, 500, 12
+_STEPS, _BATCH, _CANDIDATES = 20, 500, 12
 _GRIDS = {1: 81, 2: 17}
 
 
@@ -33,12 +33,16 @@ def _smallest(
     wrong = torch.where(model(x).argmax(1) == y, torch.inf, 0.0).double()
     if isinstance(threat, AbstractTransformation):
         return torch.minimum(wrong, _on_a_grid(model, x, y, threat, max(sizes)))
-    search = _few_pixels if isinstance(threat, L0) else _in_a_ball
+    assert isinstance(threat, L0 | AbstractBall)
     for size in sizes:
         left = (wrong > size).nonzero().flatten()
-        if len(left):
-            hit = search(model, x[left], y[left], threat, size)
-            wrong[left[hit]] = size
+        if not len(left):
+            break
+        if isinstance(threat, L0):
+            hit = _few_pixels(model, x[left], y[left], threat, size)
+        else:
+            hit = _in_a_ball(model, x[left], y[left], threat, size)
+        wrong[left[hit]] = size
     return wrong
 
 
@@ -94,21 +98,18 @@ def _few_pixels(model: nn.Module, x: Tensor, y: Tensor, threat: L0, size: float)
         slope, _ = _slope(model, changed, y)
         ends = torch.stack([threat.low - changed, threat.high - changed])
         effect, end = (ends * slope).flatten(2).max(0)
-        best, places = None, effect.topk(_CANDIDATES, dim=1).indices
+        best, after = torch.full((len(x),), -torch.inf), changed
+        places = effect.topk(_CANDIDATES, dim=1).indices
         values = torch.tensor([threat.low, threat.high]).to(x)[end]
         for place in places.unbind(1):
             trial = changed.flatten(1).clone()
             trial.scatter_(1, place[:, None], values.gather(1, place[:, None]))
             trial = trial.reshape(x.shape)
-            _, ahead = _slope(model, trial, y)
-            hit |= ahead
             logits = model(trial)
-            own = logits.gather(1, y[:, None]).squeeze(1)
-            gap = logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
-            if best is None:
-                best, after = gap, trial
-            else:
-                after = torch.where((gap > best)[:, None, None, None], trial, after)
-                best = torch.maximum(best, gap)
+            gap = logits.scatter(1, y[:, None], -torch.inf).amax(1)
+            gap -= logits.gather(1, y[:, None]).squeeze(1)
+            hit |= gap >= 0
+            after = torch.where((gap > best)[:, None, None, None], trial, after)
+            best = torch.maximum(best, gap)
         changed = after
     return hit

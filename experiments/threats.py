@@ -9,7 +9,8 @@ recipe, or for the most allowed. The record keeps what is finished; the next com
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 import taut
 from experiments._record import RECORDS, ROOT, RUNS, Record, read
-from experiments._runner import DATA_DIR, QUICK, Experiment, option, tracked
+from experiments._runner import DATA_DIR, Experiment, option, tracked
 from experiments._show import COLOURS, GREY, grid, markdown, panels
 from experiments._threat_attacks import survived
 from experiments._training import steps_of
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 RECORD = RECORDS / "threats.json"
+_BATCH, _LR = 128, 1e-3
+_SEARCHED = 3  # threats with parameters are measured on one in this many images
 
 
 class ZooNet(NamedTuple):
@@ -36,7 +39,7 @@ class ZooNet(NamedTuple):
 
     data: str
     plain: Callable[[], nn.Sequential]
-    share: int = 1  # one in so many of the images, for larger nets
+    share: int = 1  # measured on one in this many images
 
 
 def plain_small() -> nn.Sequential:
@@ -55,7 +58,7 @@ def plain_wide() -> nn.Sequential:
 NETS = {
     "mnist-small": ZooNet("mnist", plain_small),
     "fashion-mnist-small": ZooNet("fashion-mnist", plain_small),
-    "mnist-wide": ZooNet("mnist", plain_wide, share=5),
+    "mnist-wide": ZooNet("mnist", plain_wide, share=3),
 }
 
 
@@ -88,22 +91,21 @@ THREATS: dict[str, tuple[threats.AbstractThreat, tuple[float, ...]]] = {
 
 
 def work(args: argparse.Namespace, record: Record) -> None:
-    record.resume({"images": args.images, "seconds": args.seconds, "quick": args.quick})
+    torch.set_num_threads(1)  # CPU seconds are those of one thread
+    record.resume({"images": args.images, "seconds": args.seconds})
     for name in tracked(args.nets or list(NETS), "models"):
         net = NETS[name]
-        data = taut.data.load(net.data, args.data_dir / net.data if args.data_dir else None)
-        count = 10 if args.quick else args.images // net.share
-        images, labels = data.test.float_images()[:count], data.test.labels[:count]
-        judge(record, name, "taut", taut.load(f"zoo:{name}"), images, labels)
-        weights_file = RUNS / "threats" / f"{name}{'-quick' * args.quick}.pt"
+        place = args.data_dir / net.data if args.data_dir else None
+        images, labels = taut.data.load_test(net.data, place)
+        count = args.images // net.share
+        judge(record, name, "taut", taut.load(f"zoo:{name}"), images[:count], labels[:count])
+        state = RUNS / "threats" / f"{name}.pt"
         if name not in [row["net"] for row in record.content.get("plain", ())]:
-            row, plain = trained(name, data, 1.0 if args.quick else args.seconds)
-            weights_file.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(plain.state_dict(), weights_file)
-            record.add("plain", row)
+            data = taut.data.load(net.data, place)
+            record.add("plain", trained(name, data, args.seconds, state))
         plain = net.plain()
-        plain.load_state_dict(torch.load(weights_file, weights_only=True))
-        judge(record, name, "plain", plain.eval(), images, labels)
+        plain.load_state_dict(torch.load(state, weights_only=True)["model"])
+        judge(record, name, "plain", plain.eval(), images[:count], labels[:count])
 
 
 def judge(
@@ -112,10 +114,12 @@ def judge(
     """Add a row for each threat that has none."""
     rows = record.content.get("rows", ())
     known = [row["threat"] for row in rows if (row["net"], row["kind"]) == (name, kind)]
-    for threat in THREATS:
+    for threat, (kind_of, _) in THREATS.items():
         if threat not in known:
-            row = {"net": name, "kind": kind, "threat": threat, "images": len(images)}
-            record.add("rows", row | measured(model, images, labels, threat))
+            searched = isinstance(kind_of, threats.AbstractTransformation)
+            count = len(images) // (_SEARCHED if searched else 1)
+            row = {"net": name, "kind": kind, "threat": threat, "images": count}
+            record.add("rows", row | measured(model, images[:count], labels[:count], threat))
 
 
 def measured(model: nn.Module, images: Tensor, labels: Tensor, name: str) -> dict[str, Any]:
@@ -139,34 +143,52 @@ def measured(model: nn.Module, images: Tensor, labels: Tensor, name: str) -> dic
     }
 
 
-def trained(name: str, data: taut.data.Dataset, most: float) -> tuple[dict[str, Any], nn.Module]:
-    """A plain net that has trained for the CPU seconds of the model, or the most allowed."""
+def ticks(sizes: Sequence[float]) -> list[float]:
+    """Sizes of the curve of certified accuracy, up to the largest."""
+    return [sizes[-1] * i / 40 for i in range(41)]
+
+
+def trained(name: str, data: taut.data.Dataset, most: float, path: Path) -> dict[str, Any]:
+    """Train the plain net for the CPU seconds of the model, or the most allowed; resumes."""
     folder = ROOT / "zoo" / name
     recipe = Recipe.from_json((folder / "recipe.json").read_text(), folder)
-    steps = recipe.epochs * -(-len(data.train) // recipe.batch_size)
-    equal = steps * step_seconds(recipe, data)
-    budget = min(equal, most)
     torch.manual_seed(0)
     plain = NETS[name].plain()
-    optimiser = torch.optim.Adam(plain.parameters(), lr=1e-3)
-    begin, done = time.process_time(), 0
-    for images, labels in steps_of(data.train, 128, 10**9, seed=0):
-        share = (time.process_time() - begin) / budget
-        if share >= 1:
-            break
-        done += 1
-        for group in optimiser.param_groups:
-            group["lr"] = 1e-3 * (1 - share)
-        optimiser.zero_grad()
-        nn.functional.cross_entropy(plain(images), labels).backward()
-        optimiser.step()
-    bound = float(taut.lipschitz_bound(plain.eval(), data.input_shape))
-    test = data.test.float_images()
+    optimiser = torch.optim.Adam(plain.parameters(), lr=_LR)
+    state: dict[str, Any] = {"seconds": 0.0, "steps": 0}
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+        plain.load_state_dict(state["model"])
+        optimiser.load_state_dict(state["optimiser"])
+    else:
+        steps = recipe.epochs * -(-len(data.train) // recipe.batch_size)
+        state["equal"] = steps * step_seconds(recipe, data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    budget = min(state["equal"], most)
+    while state["seconds"] < budget:
+        begin = time.process_time()
+        for images, labels in steps_of(data.train, _BATCH, 100, seed=state["steps"]):
+            spent = state["seconds"] + time.process_time() - begin
+            for group in optimiser.param_groups:
+                group["lr"] = _LR * max(0.0, 1 - spent / budget)
+            optimiser.zero_grad()
+            nn.functional.cross_entropy(plain(images), labels).backward()
+            optimiser.step()
+        state["steps"] += 100
+        state["seconds"] += time.process_time() - begin
+        state |= {"model": plain.state_dict(), "optimiser": optimiser.state_dict()}
+        torch.save(state, path)
     with torch.no_grad():
-        right = torch.cat([plain(x).argmax(1) for x in test.split(500)]) == data.test.labels
-    row = {"net": name, "clean": 100 * right.double().mean().item(), "bound": bound}
-    row |= {"seconds": budget, "model_seconds": equal, "epochs": done * 128 / len(data.train)}
-    return row, plain
+        parts = data.test.float_images().split(500)
+        right = torch.cat([plain(x).argmax(1) for x in parts]) == data.test.labels
+    return {
+        "net": name,
+        "clean": 100 * right.double().mean().item(),
+        "bound": float(taut.lipschitz_bound(plain.eval(), data.input_shape)),
+        "seconds": state["seconds"],
+        "model_seconds": state["equal"],
+        "epochs": state["steps"] * _BATCH / len(data.train),
+    }
 
 
 def step_seconds(recipe: Recipe, data: taut.data.Dataset, steps: int = 15) -> float:
@@ -231,10 +253,11 @@ TABLES = {"threats": threats_table, "threats-plain": plain_table}
 
 def figure() -> "Figure":
     """A patch with its radius, and accuracies over the size of four threats."""
-    rows = {(r["net"], r["kind"], r["threat"]): r for r in read(RECORD)["rows"]}
-    drawing, axes = panels(1, 5, (13, 2.9), width_ratios=(0.8, 1, 1, 1, 1))
-    _draw_patch(axes[0])
+    rows = {(r["net"], r["kind"], r["threat"]): r for r in read(RECORD).get("rows", ())}
     chosen = ("linf", "brightness", "shift, pixels", "rotation, degrees")
+    chosen = [threat for threat in chosen if ("mnist-small", "plain", threat) in rows]
+    drawing, axes = panels(1, 1 + len(chosen), (3 + 2.5 * len(chosen), 2.9))
+    _draw_patch(axes[0])
     for place, threat in zip(axes[1:], chosen, strict=True):
         for colour, kind in ((COLOURS[0], "taut"), (GREY, "plain")):
             row = rows["mnist-small", kind, threat]
@@ -244,11 +267,11 @@ def figure() -> "Figure":
             label = f"{kind}: under attack"
             place.plot(*zip(*points, strict=True), "o--", color=colour, markersize=4, label=label)
         place.set_ylim(-3, 103)
-        place.set_xlabel({"linf": "in each pixel", "brightness": "added to each pixel"}.get(
-            threat, threat.split(", ")[-1]))  # fmt: skip
-        grid(place, threat.split(",")[0])
-    axes[1].set_ylabel("accuracy, %")
-    axes[-1].legend(frameon=False, fontsize=7, loc="center right")
+        place.set_xlabel(rows["mnist-small", "taut", threat]["unit"])
+        grid(place, f"{threat.split(',')[0]}, mnist-small")
+    if chosen:
+        axes[1].set_ylabel("accuracy, %")
+        axes[-1].legend(frameon=False, fontsize=7, loc="center right")
     return drawing
 
 
@@ -274,10 +297,9 @@ EXPERIMENT = Experiment(
     work,
     (
         option("--nets", (), "models of the zoo; left out: all", choices=list(NETS), metavar="NET"),
-        option("--images", 1000, "the first so many test images; a fifth of them for mnist-wide"),
+        option("--images", 1000, "how many test images, the first ones; a third for mnist-wide"),
         option("--seconds", 60.0, "CPU seconds of a plain net, at most"),
         DATA_DIR,
-        QUICK,
     ),
     threads=1,
 )

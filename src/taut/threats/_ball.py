@@ -107,19 +107,21 @@ def _radii(
 def _bound(cut: Cut, factors: Tensor, norm: str, stretch: float) -> LipschitzBound:
     """The constants of the logits in z: the least of those known."""
     whole, ball = cut.certificate.class_bound, NORMS[norm]
-    value = up_product(whole.value, stretch)
     pairs = _times(pairwise(whole, cut.classes), stretch)
-    columns = _columns(cut, factors)
+    gain = up_product(cut.norm, stretch)
+    # For l2 and equal factors that is the norm of the matrix, too.
+    known = norm == "l2" and torch.equal(factors, factors.flatten()[:1].expand_as(factors))
+    columns = None if known and not cut.affine else _columns(cut, factors)
     if columns is not None:
         matrix, error = columns
         error = up_product(ball.error(matrix.shape[1]), error)
-        gain = min(up_sum(ball.gain(matrix), error), up_product(cut.norm, stretch))
-        value = min(value, up_product(cut.rest.value, gain))
-        pairs = torch.minimum(pairs, _times(pairwise(cut.rest, cut.classes), gain))
+        gain = min(gain, up_sum(ball.gain(matrix), error))
         if cut.affine and cut.classes**2 * matrix.shape[1] <= DENSE_LIMIT:
             rows = torch.cat([matrix.new_zeros(1, matrix.shape[1]), matrix])[-cut.classes :]
             norms = ball.dual(rows[:, None] - rows) + up_product(UP_SQRT2, error)
             pairs = torch.minimum(pairs, up(norms).fill_diagonal_(0.0))
+    pairs = torch.minimum(pairs, _times(pairwise(cut.rest, cut.classes), gain))
+    value = min(up_product(whole.value, stretch), up_product(cut.rest.value, gain))
     return LipschitzBound(value, pairwise=pairs)
 
 

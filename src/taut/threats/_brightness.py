@@ -28,7 +28,7 @@ class Brightness(AbstractTransformation):
     Args:
         limit: sizes are searched up to this one, which is the largest radius.
         clip: whether changed pixels are clipped to [0, 1].
-        cells: so many intervals are tried for each image, at most.
+        cells: how many intervals are tried for each image, at most.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -66,4 +66,4 @@ class Brightness(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
-        return "intervals of the number added, each by the Lipschitz bound"
+        return "intervals of the number added, each with the Lipschitz bound"

@@ -29,7 +29,7 @@ class Contrast(AbstractTransformation):
         centre: c, the grey that stays as it is; 0 multiplies images by 1 + t.
         limit: sizes are searched up to this one, which is the largest radius.
         clip: whether changed pixels are clipped to [0, 1].
-        cells: so many intervals are tried for each image, at most.
+        cells: how many intervals are tried for each image, at most.
 
     Raises:
         ValueError: if a setting is out of range.
@@ -74,4 +74,4 @@ class Contrast(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
-        return "intervals of the factor, each by the Lipschitz bound"
+        return "intervals of the factor, each with the Lipschitz bound"

@@ -71,7 +71,7 @@ class L0(AbstractThreat):
 
     def proof(self, cut: Cut) -> str:
         """That of l2, by the distance of the largest changes."""
-        return f"l2 radius, for pixels that move within [{self.low:g}, {self.high:g}]"
+        return f"the l2 radius, for pixels that move within [{self.low:g}, {self.high:g}]"
 
     def prepared(self, cut: Cut, top_k: int) -> Radii:
         """Those of l2, in pixels."""

@@ -35,4 +35,4 @@ class L2(AbstractBall):
 
     def proof(self, cut: Cut) -> str:
         """The Lipschitz bound."""
-        return "Lipschitz bound in l2"
+        return "the Lipschitz bound in l2"

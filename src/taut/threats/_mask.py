@@ -48,4 +48,4 @@ class Mask(AbstractBall):
 
     def proof(self, cut: Cut) -> str:
         """The Lipschitz bound, on the pixels of the mask."""
-        return "Lipschitz bound in l2 on the pixels of the mask"
+        return "the Lipschitz bound in l2 on the pixels of the mask"

@@ -5,6 +5,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, final
 
+import torch
 from torch import Tensor
 
 from taut._display import html_table
@@ -23,7 +24,7 @@ class ThreatCertification:
     Attributes:
         threat: what may change.
         proof: where the radii come from, in words.
-        top_k: the label must be one of so many highest classes.
+        top_k: among how many of the highest classes the label must be.
         clean_accuracy: share of the images where it is, without any change.
         certified_accuracy: for each size as it was given, the share with radius > size.
         radius: certified radius of each image, in the unit of the threat; 0 where wrong or tied.
@@ -65,31 +66,33 @@ class ThreatCertification:
         return self.certificate.arithmetic
 
     def __repr__(self) -> str:
-        (_, what), *rest = self._rows()
-        shares = ", ".join(f"{name} {value}" for name, value in rest[:-2])
-        radius, proof = (f"{name} {value}" for name, value in rest[-2:])
-        return f"Certification of {what}\n{shares}\n{radius}; {proof}"
+        shares = ", ".join(f"{a:.4f} at {size}" for size, a in self.certified_accuracy.items())
+        return (
+            f"Certification of {self._subject()}\n"
+            f"clean accuracy {self.clean_accuracy:.4f}, certified {shares or '(no eps)'}\n"
+            f"radius {self._spread()}; by {self.proof}"
+        )
 
     def _repr_html_(self) -> str:
-        return html_table(self._rows())
-
-    def _rows(self) -> list[tuple[str, str]]:
-        kind = f"{len(self.labels)} images against {self.threat.kind}"
-        top = f", label among the {self.top_k} highest" if self.top_k > 1 else ""
         shares = self.certified_accuracy.items()
-        low, middle, high = (
-            f"{f:.6g}"
-            for f in self.radius.quantile(
-                self.radius.new_tensor([0.0, 0.5, 1.0]), interpolation="lower"
-            ).tolist()
+        return html_table(
+            [
+                ("Certification", self._subject()),
+                ("clean accuracy", f"{self.clean_accuracy:.4f}"),
+                *((f"certified at {size}", f"{share:.4f}") for size, share in shares),
+                ("radius", self._spread()),
+                ("by", self.proof),
+            ]
         )
-        return [
-            ("Certification", f"{kind}{top} ({self.certificate.meaning})"),
-            ("clean accuracy", f"{self.clean_accuracy:.4f}"),
-            *((f"certified at {size}", f"{share:.4f}") for size, share in shares),
-            ("radius", f"{low} to {high}, median {middle} ({self.threat.unit})"),
-            ("proof:", self.proof),
-        ]
+
+    def _subject(self) -> str:
+        top = f", label among the {self.top_k} highest" if self.top_k > 1 else ""
+        kind = f"{len(self.labels)} images against {self.threat.kind}"
+        return f"{kind}{top} ({self.certificate.meaning})"
+
+    def _spread(self) -> str:
+        low, middle, high = (f"{f(self.radius):.6g}" for f in (torch.min, torch.median, torch.max))
+        return f"{low} to {high}, median {middle} ({self.threat.unit})"
 
     def content(self) -> dict[str, Any]:
         """The results as plain values; None stands for a number that is not finite."""

@@ -38,7 +38,7 @@ class Rotation(AbstractTransformation):
 
     Args:
         limit: degrees that are searched, at most, and the largest radius.
-        cells: so many intervals are tried for each image, at most.
+        cells: how many intervals are tried for each image, at most.
 
     Raises:
         ValueError: if a setting is out of range; on certifying, if images have no two axes.
@@ -113,7 +113,7 @@ class Rotation(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
-        return "intervals of angles, each by the Lipschitz bound"
+        return "intervals of angles, each with the Lipschitz bound"
 
 
 def _points(h: int, w: int, degrees: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,7 +57,7 @@ class AbstractTransformation(AbstractThreat):
         axes: number of parameters.
         halvings: how often a cell is halved, at most.
         limit: sizes are searched up to this one, which is the largest radius.
-        cells: so many are tried for each image, at most.
+        cells: how many are tried for each image, at most.
     """
 
     axes: ClassVar[int] = 1
@@ -248,10 +248,10 @@ def _halves(cell: _Cell) -> list[_Cell]:
 
 
 def beside(values: Tensor, images: Tensor) -> Tensor:
-    """One value an image, to be combined with its pixels."""
-    return values.reshape(-1, *[1] * (images.dim() - 1))
+    """One value an image, to be combined with its pixels, in their precision."""
+    return values.to(images).reshape(-1, *[1] * (images.dim() - 1))
 
 
 def length_of_ones(count: int) -> float:
-    """The norm of an image of ones with so many entries, rounded up."""
+    """The norm of an image of ones with this number of entries, rounded up."""
     return up_root(float(count))

@@ -27,7 +27,7 @@ class Translation(AbstractTransformation):
 
     Args:
         limit: sizes are searched up to this one, which is the largest radius.
-        cells: so many rectangles are tried for each image, at most.
+        cells: how many rectangles are tried for each image, at most.
 
     Raises:
         ValueError: if a setting is out of range; on certifying, if images have no two axes.
@@ -78,7 +78,7 @@ class Translation(AbstractTransformation):
 
     def proof(self, cut: Cut) -> str:
         """Rectangles that are proven one after the other."""
-        return "rectangles of shifts, each by the Lipschitz bound"
+        return "rectangles of shifts, each with the Lipschitz bound"
 
 
 def _shifts(size: int, t: Tensor, like: Tensor) -> Tensor:

@@ -56,4 +56,4 @@ class WeightedL2(AbstractBall):
 
     def proof(self, cut: Cut) -> str:
         """The Lipschitz bound, with the weights."""
-        return "Lipschitz bound in l2 with a weight for each pixel"
+        return "the Lipschitz bound in l2 with a weight for each pixel"

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -104,7 +105,8 @@ def attacked(model, x, labels, targets, sizes, threat, steps=12):
 def test_no_attack_in_the_ball_reaches_a_target_within_its_radius(threat, kind, dtype):
     model, x = built(kind, dtype), draw(5, *SHAPE, seed=2).to(dtype)
     labels = model(x).argmax(1)
-    found = threats.certify(model, x, labels, threat)
+    arithmetic = "float32" if dtype == torch.float32 else "float64"
+    found = threats.certify(model, x, labels, threat, arithmetic=arithmetic)
     assert (found.radius > 0).all()
     x, labels, radii = x.repeat(3, 1, 1, 1), labels.repeat(3), found.radii.repeat(3, 1)
     targets = (labels + torch.arange(1, 4).repeat_interleave(5)) % 4
@@ -134,6 +136,32 @@ def test_radii_of_a_linear_model_are_exact(threat):
             assert exact * (1 - 1e-6) <= found.radii[i, j].item() <= exact
     assert torch.equal(found.radius, found.radii.amin(1))
     assert (found.radius[model(x).argmax(1) != labels] == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e6, 1e-6])
+@pytest.mark.parametrize("threat", [L2(), WeightedL2(WEIGHTS[0, 0, :6]), Linf(), L1()])
+def test_radii_are_never_above_the_exact_ones(threat, scale):
+    """Logits, differences of rows and their norms in fractions."""
+    torch.manual_seed(2)
+    model, x = nn.Linear(6, 3), scale * draw(9, 6).float()
+    found = threats.certify(model, x, torch.arange(9) % 3, threat)
+    weight = [[Fraction(v) for v in row] for row in model.weight.tolist()]
+    bias, sizes = model.bias.tolist(), map(Fraction, threat.factors((6,)).tolist())
+    sizes = list(sizes)
+    for i, j in itertools.product(range(9), range(3)):
+        y, image = i % 3, [Fraction(v) for v in x[i].tolist()]
+        rows = [a - b for a, b in zip(weight[y], weight[j], strict=True)]
+        gap = sum(a * b for a, b in zip(rows, image, strict=True))
+        gap += Fraction(bias[y]) - Fraction(bias[j])
+        steps = [abs(a) * w for a, w in zip(rows, sizes, strict=True)]
+        if y != j and gap > 0:
+            radius = Fraction(found.radii[i, j].item())
+            dual = {"l1": max(steps), "linf": sum(steps)}.get(threat.norm)
+            if dual is None:
+                assert radius**2 * sum(s * s for s in steps) <= gap**2
+                assert radius**2 * sum(s * s for s in steps) >= gap**2 * Fraction(999, 1000)
+            else:
+                assert gap * Fraction(999, 1000) <= radius * dual <= gap
 
 
 @pytest.mark.parametrize(
@@ -309,9 +337,9 @@ def test_results_say_what_they_are():
     found = threats.certify(model, x, labels, Linf(), eps="1/255", on_progress=done.append)
     assert done == [256, 300]
     text = str(found)
-    for words in ("300 images against linf", "certified at 1/255", "norm equivalence with l2"):
+    for words in ("300 images against linf", "at 1/255", "norm equivalence with l2", "median"):
         assert words in text
-        assert words in found._repr_html_().replace("</th><td>", " ")
+        assert words in found._repr_html_()
     content = json.loads(found.to_json())
     assert content["threat"] == {"kind": "linf", "mask": None}
     assert content["radius"] == found.radius.tolist()
