@@ -21,6 +21,7 @@ from taut.wasserstein import (
     Settings,
     closed_form,
     critics,
+    estimate,
     measure_critic,
     read_samples,
     train_critic,
@@ -122,11 +123,21 @@ def contest(pair: Funnels, method: str, rate: float, budget: float, seed: int) -
     return {"steps": steps, "seconds": seconds} | measured(pair, critic, x, y)
 
 
+def in_closed_form(pair: Funnels, points: int, seed: int) -> dict[str, Any]:
+    """The best critic of `estimate` without a network: mostly the potential of its points."""
+    start = time.process_time()
+    x, y = (pair.sampler(seed + 1 + i, move=i == 0)(points) for i in (0, 1))
+    found = estimate(x, y, settings=Settings(steps=0, checks=1, seed=seed))
+    seconds = time.process_time() - start
+    x, y = (pair.sampler(seed + 3, move=move)(TESTS) for move in (True, False))
+    return {"chosen": found.chosen, "seconds": seconds} | measured(pair, found.critic, x, y)
+
+
 def measured(pair: Funnels, critic: nn.Module, x: Tensor, y: Tensor) -> dict[str, float]:
     """The dual value, the bound, what it proves, and the mean cosine of its gradient to -u's."""
     final = measure_critic(critic, tuple(x.shape[1:]))
     slopes = []
-    for model in (projected(critic).eval(), pair.u):
+    for model in (projected(critic).float().eval(), pair.u):
         place = x.clone().requires_grad_()
         slopes += torch.autograd.grad(model(place).sum(), place)
     value = float(final.scores(x).mean() - final.scores(y).mean())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from experiments import inverse, threats
+from experiments import drift, inverse, threats
 from experiments._record import RECORDS, read
 from experiments._show import COLOURS, GREY, INK, grid, panels
 from experiments.compare._published import PUBLISHED
@@ -244,6 +244,7 @@ def monotone() -> "Figure":
 
 
 FIGURES = {
+    "drift-power": drift.power_figure,
     "referee": referee,
     "attacked": attacked,
     "arithmetics": arithmetics,

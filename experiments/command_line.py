@@ -42,6 +42,7 @@ SESSION = (
     "taut export runs/short --to safetensors",
     "taut certify runs/short/safetensors/model.safetensors",
     "taut wasserstein fashion-mnist-subset fashion-mnist-subset --samples 200 --steps 50",
+    "taut drift fashion-mnist-subset fashion-mnist-subset --samples 200",
     "python -m experiments.speed --layers 16x16x3@8b4 --methods plain taut --repeats 3",
     "python -m experiments.reproduce table1 --setting quick --only small BCOP",
     "python -m experiments.reproduce table4 --setting quick --only MaxMin",

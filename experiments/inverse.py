@@ -13,7 +13,7 @@ import argparse
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -307,35 +307,37 @@ TABLES = {"denoising": denoising_table, "restoration": restoration_table}
 
 
 def inverse() -> "Figure":
-    """A blurred image, what both denoisers make of it, and the residuals."""
+    """Measured images, what each denoiser makes of them, and the residuals."""
     first = _rows()[0]["data"]
     rows = {row["net"]: row for row in _rows() if row["data"] == first}
-    figure, axes = panels(2, 5, (10.5, 4.4), width_ratios=(1, 1, 1, 1, 2.2))
-    for line, task in enumerate(TASKS):
-        shown = rows["taut"][f"{task}, proximal gradient"]["pictures"]
-        other = rows["DnCNN"][f"{task}, proximal gradient"]["pictures"]["restored"]
-        names = {"clean": shown["clean"], "measured": shown["measured"],
-                 "taut": shown["restored"], "DnCNN": other}  # fmt: skip
-        for place, (name, text) in zip(axes[5 * line :], names.items(), strict=False):
+    count = 2 + len(rows)
+    widths = (*[1] * count, 2.2)
+    figure, axes = panels(2, count + 1, (10.5, 4.4), width_ratios=widths)
+    for task in TASKS:
+        results = {net: row[f"{task}, proximal gradient"]["pictures"] for net, row in rows.items()}
+        shown = next(iter(results.values()))
+        pictures = {"clean": shown["clean"], "measured": shown["measured"]}
+        pictures |= {net: result["restored"] for net, result in results.items()}
+        for name, text in pictures.items():
+            place = axes.pop(0)
             place.imshow(picture(text))
             place.set_axis_off()
             place.set_title(name, fontsize=9)
-        place = axes[5 * line + 4]
-        _curves(place, rows, task)
-        grid(place, task.capitalize())
+        _curves(axes.pop(0), rows, task)
     return figure
 
 
 def _curves(place: Any, rows: dict[str, dict[str, Any]], task: str) -> None:
-    styles: Sequence[str] = ("-", "--")
-    for (net, colour), (how, style) in itertools.product(
-        (("taut", COLOURS[0]), ("DnCNN", COLOURS[1])), zip(SOLVERS, styles, strict=True)
-    ):
+    lines = itertools.product(
+        zip(rows, COLOURS, strict=False), zip(SOLVERS, ("-", "--"), strict=True)
+    )
+    for (net, colour), (how, style) in lines:
         points = rows[net][f"{task}, {how}"]["curve"]
         place.plot(*zip(*points, strict=True), style, color=colour, label=f"{net}, {how}")
     place.set(xscale="log", yscale="log", xlabel="iteration")
     place.set_ylabel("residual", color=GREY)
     place.legend(frameon=False, fontsize=6)
+    grid(place, task.capitalize())
 
 
 EXPERIMENT = Experiment(

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import taut
+from taut.anomaly import Neighbours
 from taut.certification import certify, prove
 from taut.certification._certificate import describe, weights_sha256
 from taut.files import load_tensors, save_tensors
@@ -316,6 +317,13 @@ MODELS = {
             nn.Flatten, lambda: nn.Linear(4, 3),
         ),
         (2, 5, 5),
+    ),
+    "neighbours": (
+        sequential(
+            lambda: Neighbours(torch.randn(6, 2, 3), torch.rand(6), count=2),
+            lambda: nn.Linear(1, 3),
+        ),
+        (2, 3),
     ),
     "split": (
         sequential(

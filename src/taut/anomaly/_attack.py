@@ -1,5 +1,7 @@
 """The AUROC under an attack: no attack gets below the certified one."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ def attacked_auroc(
     outliers: Float[Tensor, "m *shape"],
     eps: Eps,
     method: str | AbstractAttack = "pgd",
-    **options: object,
+    **options: Any,
 ) -> float:
     """AUROC after an attack that lowers the score of each inlier and raises that of each outlier.
 
@@ -34,7 +36,7 @@ def attacked_auroc(
         outliers: anomalies in [0, 1].
         eps: l2 radius: a number, a fraction, or a string such as "8/255".
         method: as of :func:`taut.attack`.
-        **options: of the attack, such as `steps`.
+        **options: of the attack, such as `steps`; or `batch_size`.
 
     Raises:
         ValueError: as `taut.attack` does.

@@ -15,14 +15,19 @@ Maker = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def shuffled(images: Images, generator: torch.Generator) -> Images:
-    """Each image cut into 4 x 4 patches in random order."""
-    count, _channels, *size = images.shape
-    height, width = (max(1, n // 4) for n in size)
-    patches = F.unfold(images, (height, width), stride=(height, width))  # (b, c h w, places)
-    places = patches.shape[2]
-    order = _uniform((count, places), images, generator).argsort(1)
+    """Each image cut into 4 x 4 patches in random order; what is left over stays."""
+    height, width = (max(1, n // 4) for n in images.shape[2:])
+    rows, columns = (n // side for n, side in zip(images.shape[2:], (height, width), strict=True))
+    whole = images[:, :, : rows * height, : columns * width]
+    patches = F.unfold(whole, (height, width), stride=(height, width))  # (b, c h w, places)
+    order = _uniform((len(images), rows * columns), images, generator).argsort(1)
     patches = patches.gather(2, order[:, None].expand_as(patches))
-    return F.fold(patches, size, (height, width), stride=(height, width))
+    size = (rows * height, columns * width)
+    made = images.clone()
+    made[:, :, : size[0], : size[1]] = F.fold(
+        patches, size, (height, width), stride=(height, width)
+    )
+    return made
 
 
 def mosaic(images: Images, generator: torch.Generator) -> Images:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from taut._arguments import whole
 from taut._sharding import gathers
-from taut.certification._arithmetic import norms_upper
-from taut.certification._certificate import prove
+from taut.certification._certificate import Certificate, prove
 from taut.certification._changes import moved
+from taut.certification._interval import output_error
 from taut.linalg.rounding import down, up
 from taut.parametrizations import cached
 from taut.program import (
@@ -55,10 +55,8 @@ class FeatureSlopes:
         lower: l, in float64, of the shape of an input; of a model with several outputs
             `(*outputs, *input_shape)`.
         upper: u.
-        error: (a, b): at x, a computed output differs from g(x) by at most a |x| + b; (0, 0) in
-            real arithmetic.
-        norm_limit: up to this norm of x nothing overflows.
         size: number of features.
+        certificate: of the arithmetic, which bounds the rounding; None for real arithmetic.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -69,9 +67,8 @@ class FeatureSlopes:
 
     lower: Tensor
     upper: Tensor
-    error: tuple[float, float] = (0.0, 0.0)
-    norm_limit: float = math.inf
-    size: int = field(default=0, repr=False)
+    size: int = field(repr=False)
+    certificate: Certificate | None = field(default=None, repr=False)
 
     @property
     def nondecreasing(self) -> tuple[int, ...]:
@@ -91,12 +88,9 @@ class FeatureSlopes:
 
         A computed output of a nondecreasing model falls from x to x' by at most the sum of both.
         """
-        a, b = self.error
-        norms = norms_upper(inputs)
-        if a == b == 0.0:
-            return torch.zeros_like(norms)
-        bound = ((a * norms) * (1 + 2.0**-50) + b) * (1 + 2.0**-50)
-        return torch.where(norms <= self.norm_limit, bound, math.inf)
+        if self.certificate is None:
+            return torch.zeros(len(inputs), dtype=torch.float64, device="cpu")
+        return output_error(self.certificate, inputs)
 
 
 @gathers
@@ -148,11 +142,9 @@ def slopes(
         lower, upper = _intervals(program, chosen)
     outputs = program.shapes[program.output]
     shape = (*(outputs if math.prod(outputs) > 1 else ()), *program.input_shape)
-    found = FeatureSlopes(lower.reshape(shape), upper.reshape(shape), size=size)
-    if arithmetic == "real":
-        return found
-    composed = prove(model, program.input_shape, arithmetic=arithmetic).composed
-    return replace(found, error=composed.error, norm_limit=composed.norm_limit)
+    real = arithmetic == "real"
+    certificate = None if real else prove(model, program.input_shape, arithmetic=arithmetic)
+    return FeatureSlopes(lower.reshape(shape), upper.reshape(shape), size, certificate)
 
 
 def _intervals(program: Program, features: Iterable[int]) -> tuple[Tensor, Tensor]:

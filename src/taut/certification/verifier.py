@@ -836,6 +836,20 @@ def l2_pool(step, pool, factor, constant, **args):
 
 
 @operation
+def Neighbours(step, count):
+    """Minus the mean of the least of the distances |x - y|, each less a constant v."""
+    y, v = (step.tensors.pop(role) for role in ("points", "corrections"))
+    require([*y.shape[1:]] == step.inputs[0] and v.shape == y.shape[:1], "its points are others")
+    require(step.shape == [1] and 0 < count <= len(y), "it is no mean of least distances")
+    far = root(max(map(sum_of_squares, y))) + Q(float(np.abs(v).max())) + Q(1, 2**38)
+    step.claims([1], y[0].size + count + 10, [1], far**2)
+    step.row["squares"], y = True, y.reshape(len(y), -1)
+    return lambda x: (
+        -np.sort(np.sqrt(((x.ravel() - y) ** 2).sum(1)) - v)[:count].mean(keepdims=True)
+    )
+
+
+@operation
 def concat(step, axis, parts):
     require([p for p in parts if type(p) is int] == [*range(len(step.inputs))], "other parts")
     held = {part: step.tensors.pop(part) for part in parts if type(part) is not int}

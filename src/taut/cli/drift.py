@@ -65,12 +65,14 @@ def drift(
         second.points,
         level=level,
         standardise=standardise,
-        features=first.check_columns(second, ("ref", "new")),
+        features=first.check_columns(second, ("reference", "new")),
         settings=DriftSettings(steps=steps, seed=seed),
         device=choose_device(device),
     )
     print(result.to_json() if json else result)
     if figure is not None:
-        result.plot().figure.savefig(figure)
+        drawn = result.plot().get_figure(root=True)
+        assert drawn is not None
+        drawn.savefig(figure)
     if fail_on_drift and result.alarm:
         raise RuntimeError(f"drift at level {level:g}: p-value {result.p_value:.3g}.")

@@ -23,6 +23,8 @@ from taut.conformal._scores import AbstractScore, Margin
 
 __all__ = ["ConformalClassifier"]
 
+_BATCH = 256
+
 
 @final
 @dataclass(frozen=True, eq=False, repr=False)
@@ -144,7 +146,8 @@ def _calibrated(
     check_labels(labels, len(images))
     certificate = prove(model, shape, arithmetic=arithmetic)
     bounds = ScoreBounds(certificate, score)
-    hold_against_model(model, images, certificate.logits(images).cpu())
+    for batch in images.split(_BATCH):
+        hold_against_model(model, batch, certificate.logits(batch).cpu())
     above = bounds.above(images, eps)
     labels = numbers_of(labels.cpu(), certificate.output_shape)
     if not 0 <= int(labels.min()) <= int(labels.max()) < above.shape[1]:

@@ -145,7 +145,8 @@ def _calibrated(
     check_images(inputs, shape, like_of(model, inputs), arithmetic)
     certificate = prove(model, shape, arithmetic=arithmetic)
     outputs, room = _outputs(certificate, inputs, radius)
-    hold_against_model(model, inputs, class_logits(outputs))
+    for batch, computed in zip(inputs.split(_BATCH), outputs.split(_BATCH), strict=True):
+        hold_against_model(model, batch, class_logits(computed))
     check_tensor("targets", targets)
     if targets.shape != outputs.shape or not bool(targets.isfinite().all()):
         raise ValueError(

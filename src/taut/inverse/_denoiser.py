@@ -10,7 +10,7 @@ from taut._arguments import is_number, whole
 from taut.nn import Averaged, Conv2d, MaxMin
 from taut.parametrizations import BCOP
 
-__all__ = ["Denoiser", "FixedNoise", "conv_net"]
+__all__ = ["Denoiser", "FixedNoise", "conv_net", "positive"]
 
 
 @final
@@ -50,7 +50,7 @@ class Denoiser(nn.Module):
 
     def __init__(self, net: nn.Module, sigma: float = 0.1) -> None:
         super().__init__()
-        self.averaged, self.sigma = Averaged(net), _positive(sigma)
+        self.averaged, self.sigma = Averaged(net), positive("sigma", sigma)
 
     def forward(self, x: Float[Tensor, "..."], sigma: float | Tensor) -> Float[Tensor, "..."]:
         """Denoise; a tensor of noise levels has one for all images, or one for each."""
@@ -58,7 +58,7 @@ class Denoiser(nn.Module):
             each = (-1, *[1] * (x.dim() - 1)) if sigma.numel() > 1 else ()
             ratio = sigma.to(x).reshape(each) / self.sigma
         else:
-            ratio = _positive(sigma) / self.sigma
+            ratio = positive("sigma", sigma) / self.sigma
         return self.averaged(x / ratio) * ratio
 
     def extra_repr(self) -> str:
@@ -89,7 +89,7 @@ class FixedNoise(nn.Module):
             raise ValueError(
                 f"`denoiser` must be a torch.nn.Module; got {type(denoiser).__name__}."
             )
-        self.denoiser, self.sigma = denoiser, _positive(sigma)
+        self.denoiser, self.sigma = denoiser, positive("sigma", sigma)
 
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """Denoise."""
@@ -141,7 +141,8 @@ def conv_net(
     return nn.Sequential(*layers, Conv2d(width, channels, kernel_size, **make))
 
 
-def _positive(sigma: Any) -> float:
-    if not is_number(sigma) or not 0 < sigma < float("inf"):
-        raise ValueError(f"`sigma` must be a positive number; got {sigma!r}.")
-    return float(sigma)
+def positive(name: str, value: Any) -> float:
+    """The argument `name` as a float, refused if it is not a positive number."""
+    if not is_number(value) or not 0 < value < float("inf"):
+        raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
+    return float(value)

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor, is_number, whole
+from taut._arguments import check_tensor, whole
 from taut.inverse._averagedness import averagedness
 from taut.inverse._data_term import AbstractDataTerm
-from taut.inverse._denoiser import FixedNoise
+from taut.inverse._denoiser import FixedNoise, positive
 from taut.program import UnprovenError
 
-__all__ = ["Restoration", "check_arguments", "distance", "positive", "proved_denoiser"]
+__all__ = ["Restoration", "check_arguments", "distance", "proved_denoiser"]
 
 
 @final
@@ -37,7 +37,7 @@ class Restoration:
     """
 
     image: Float[Tensor, "b c h w"]
-    residuals: Float64[Tensor, "k b"]
+    residuals: Float[Tensor, "k b"]
     averaged: float | None
     theorem: str
 
@@ -63,12 +63,6 @@ def check_arguments(data: Any, start: Any, step: Any, iterations: Any) -> None:
     whole("iterations", iterations)
 
 
-def positive(name: str, value: Any) -> None:
-    """Refuse what is not a positive number."""
-    if not is_number(value) or not 0 < value < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
-
-
 def proved_denoiser(
     denoiser: nn.Module, sigma: float, shape: tuple[int, ...], *, firmly: bool
 ) -> float:
@@ -87,6 +81,6 @@ def proved_denoiser(
     return alpha
 
 
-def distance(x: Tensor, y: Tensor) -> Float64[Tensor, " b"]:
+def distance(x: Tensor, y: Tensor) -> Float[Tensor, " b"]:
     """The l2 distance of each pair of images."""
-    return torch.linalg.vector_norm((x - y).double().flatten(1), dim=1)
+    return torch.linalg.vector_norm((x - y).flatten(1), dim=1)

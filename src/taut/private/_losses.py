@@ -101,8 +101,8 @@ def image_losses(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
     if isinstance(loss, AbstractLoss):
         return loss(logits, labels, reduction="none")
     assert isinstance(loss, nn.CrossEntropyLoss)
-    smoothing = loss.label_smoothing
-    return F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    options = {"ignore_index": loss.ignore_index, "label_smoothing": loss.label_smoothing}
+    return F.cross_entropy(logits, labels, reduction="none", **options)
 
 
 def shortened(values: Tensor, norm: float) -> Tensor:

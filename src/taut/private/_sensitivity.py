@@ -33,7 +33,7 @@ _LAYERS = ("linear", "conv")
 class Sensitivities:
     """The bounds of one model, computed anew for the weights of each step.
 
-    Weights are read from the model, which only noise has told anything about the data.
+    Weights may be read: what they hold of the data went through the noise of earlier steps.
     """
 
     def __init__(self, model: nn.Module, input_shape: tuple[int, ...]) -> None:
@@ -100,7 +100,7 @@ class Sensitivities:
         norm = up_root_sum_square(*parts) if joined else up_sum(*parts)
         if "bias" not in site.tensors:
             return norm
-        bias = up_root_sum_square(*site.tensors["bias"].abs().double().tolist())
+        bias = up_root_sum_square(*site.tensors["bias"].double().abs().flatten().tolist())
         return up_sum(norm, up_product(up_root(_places(site)), bias))
 
     def _own(self, site: Site, role: str, norms: Mapping[str, float]) -> float:
@@ -152,9 +152,11 @@ def sensitivities(
 
 
 def project_(model: nn.Module, input_shape: tuple[int, ...]) -> None:
-    """Make each trained weight 1-Lipschitz in place: divide it by its proven norm, if above 1.
+    """Make each trained layer 1-Lipschitz in place; orthogonal where windows do not overlap.
 
-    It reads weights alone, no data, so it costs no privacy.
+    The matrix of a weight, with a row for each output, becomes the nearest one with orthonormal
+    rows or columns, divided by the proven norm of the layer if that is above 1. No data are read,
+    so it costs no privacy.
 
     Guarantee: each linear layer and convolution has a norm of at most 1 on this input shape.
 
@@ -193,7 +195,7 @@ def _is_trained(site: Site, parameters: Mapping[str, Tensor]) -> bool:
 
 
 def _places(site: Site) -> float:
-    return float(math.prod(site.shape) // len(site.tensors["bias"]))
+    return float(math.prod(site.shape) // site.tensors["bias"].numel())
 
 
 def _windows(site: Site) -> float:

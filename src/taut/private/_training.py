@@ -45,7 +45,7 @@ def train(
         model: as :func:`sensitivities` takes it; trained in place.
         images: all examples, `(n, *input_shape)`; those with a norm above `input_norm` are scaled
             down to it.
-        labels: of the examples, as the loss takes them.
+        labels: class indices of the examples.
         mechanism: noise, sampling rate, and number of steps.
         loss: see :func:`loss_bound`.
         optimiser: of the parameters that are trained; it sees noisy gradients only, so that it
@@ -78,13 +78,11 @@ def train(
     for _ in range(mechanism.steps):
         chosen = sampled(len(images), mechanism.sampling_rate, generator).to(images.device)
         largest = bounds.bounds(norm, slope)
-        optimiser.zero_grad()
-        for part in chosen.split(_PART):
+        model.zero_grad()
+        for part in chosen.split(_PART) if len(chosen) else ():
             logits = model(shortened(images[part], norm))
             image_losses(loss, logits, labels[part]).sum().backward()
-        add_noise_(bounds.parameters, largest, mechanism.noise_multiplier, generator)
-        for parameter in bounds.parameters.values():
-            parameter.grad.div_(expected)
+        add_noise_(bounds.parameters, largest, mechanism.noise_multiplier, expected, generator)
         optimiser.step()
         bounds.project_()
 
@@ -99,14 +97,15 @@ def add_noise_(
     parameters: dict[str, nn.Parameter],
     sensitivities: dict[str, float],
     noise_multiplier: float,
+    expected: float,
     generator: torch.Generator,
 ) -> None:
-    """Add noise to summed gradients, in proportion to the sensitivity of each."""
+    """Add noise to sums of gradients, by the sensitivity of each; divide by an expected size."""
     scale = noise_multiplier * math.sqrt(len(parameters))
     for name, p in parameters.items():
         noise = torch.randn(p.shape, generator=generator, dtype=p.dtype) * sensitivities[name]
         gradient = torch.zeros_like(p) if p.grad is None else p.grad
-        p.grad = gradient.add_(noise.to(p.device), alpha=scale)
+        p.grad = gradient.add_(noise.to(p.device), alpha=scale).div_(expected)
 
 
 def _check_examples(images: Tensor, labels: Tensor) -> None:
@@ -122,5 +121,5 @@ def _check_examples(images: Tensor, labels: Tensor) -> None:
             f"`labels` must be class indices, integers of shape ({len(images)},); got "
             f"{tuple(labels.shape)} of {labels.dtype}."
         )
-    if not bool(images.isfinite().all()):
+    if not all(bool(extreme.isfinite()) for extreme in images.aminmax()):
         raise ValueError("`images` must be finite; they hold NaN or Inf.")

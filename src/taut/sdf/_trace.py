@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from taut._arguments import check_tensor, is_number, whole
 from taut._sharding import gathers
-from taut.certification import Certificate, norms_upper, prove
+from taut.certification import Certificate, norms_upper, output_error, prove
 from taut.linalg.rounding import U64, up_product
 
 __all__ = ["RayHits", "normals", "sphere_trace"]
@@ -106,7 +106,7 @@ def sphere_trace(
     if arithmetic not in ("float64", "float32"):
         raise ValueError(f'`arithmetic` must be "float64" or "float32"; got {arithmetic!r}.')
     certificate = prove(model, (origins.shape[1],), arithmetic=arithmetic)
-    if math.prod(certificate.output_shape) != 1:
+    if certificate.output_shape not in ((), (1,)):
         raise ValueError(
             f"`model` must give one number a point; its outputs are {certificate.output_shape}."
         )
@@ -156,13 +156,11 @@ class _Rays:
         # A product and a sum are rounded, and the point once more to float32; and underflow.
         moved = norms_upper(ways.abs() + exact.abs()) * (2 * U64) + norms_upper(x.double() - exact)
         moved = moved * (1 + 2.0**-40) + 2.0**-1000
-        composed, norms = self.certificate.composed, norms_upper(x)
+        lipschitz = self.certificate.composed.lipschitz
         values = self.certificate.logits(x)[:, 1].to(t.device).double().abs()
-        a, b = composed.error
-        error = ((a * norms + b) + composed.lipschitz * moved) * (1 + 2.0**-40) + 2.0**-1000
-        known = values.isfinite() & (norms <= composed.norm_limit)
-        margin = torch.where(known, _down(values - error), 0.0)
-        return known & (values <= self.tolerance), margin
+        error = output_error(self.certificate, x).to(t.device) + lipschitz * moved
+        margin = _down(values - (error * (1 + 2.0**-40) + 2.0**-1000))
+        return error.isfinite() & (values <= self.tolerance), margin.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _times(values: Tensor, factor: float) -> Tensor:

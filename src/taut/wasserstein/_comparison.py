@@ -59,9 +59,11 @@ class Comparison:
     ) -> None:
         self.options, self.settings, self.own = options, options.settings, critic is not None
         self._check_reach(*(len(side.held_out) for side in sides))
-        self.scale = _scale(sides[0].seen) if options.standardise else None
-        if self.scale is not None:
-            sides = sides[0].mapped(self._divided), sides[1].mapped(self._divided)
+        self.scale: Tensor | None = None
+        if options.standardise:
+            self.scale = scale = _scale(sides[0].seen)
+            p, q = (side.mapped(lambda points: points.double() / scale) for side in sides)
+            sides = p, q
         self.sides, self.pair = sides, ScaledPair.of(*sides)
         self.shape = tuple(sides[0].everything.shape[1:])
         if options.features is not None and (len(options.features),) != self.shape:
@@ -83,9 +85,6 @@ class Comparison:
                 f"{ways} labellings; got {level:g}: give more points."
             )
 
-    def _divided(self, points: Tensor) -> Tensor:
-        return (points.double() / self.scale).to(points.dtype)
-
     @property
     def _exponent(self) -> int:
         """The user's own critic takes the points as given, the others take the scaled ones."""
@@ -93,12 +92,11 @@ class Comparison:
 
     def run(self) -> Drift:
         """Train critics, fix them, and test all of them at once."""
-        p, q = (replace(side, training=side.seen) for side in (self.pair.p, self.pair.q))
-        built = {} if self.own else _closed_forms(p.training, q.training)
+        built = {} if self.own else _closed_forms(self.pair.p.seen, self.pair.q.seen)
         if self.settings.steps and any(x.requires_grad for x in self.network.parameters()):
-            sides = [replace(side, training=side.seen) for side in self.sides]
-            pair = sides if self.own else (p, q)
-            train_critic(self.network, *pair, self.settings.training, lambda step, _: float(step))
+            x, y = self.sides if self.own else (self.pair.p, self.pair.q)
+            x, y = (replace(side, training=side.seen) for side in (x, y))
+            train_critic(self.network, x, y, self.settings.training, lambda step, _: float(step))
         if self.settings.steps or self.own:
             built["network"] = projected(self.network).eval()
         return self._conclude({name: self._clipped(critic) for name, critic in built.items()})
@@ -112,12 +110,11 @@ class Comparison:
         return nn.Sequential(critic, clip).eval()
 
     def _conclude(self, built: dict[str, nn.Module]) -> Drift:
-        pair, level = self.pair, self.options.level
+        pair, unit, level = self.pair, self.pair.exponent, self.options.level
         generator = torch.Generator().manual_seed(self.settings.seed)
         tested = {name: self._tested(critic, generator) for name, critic in built.items()}
-        columns = [
-            torch.stack(side, 1) for side in zip(*(t.scores for t in tested.values()), strict=True)
-        ]
+        sides = zip(*(t.scores for t in tested.values()), strict=True)
+        columns = [torch.stack(side, 1).nan_to_num() for side in sides]
         p = p_value(
             *columns, level=level, permutations=self.settings.permutations, generator=generator
         )
@@ -125,7 +122,9 @@ class Comparison:
         chosen = max(tested, key=lambda name: (lowers[name], tested[name].separation))
         final, scores = tested[chosen].critic, tested[chosen].scores
         shares = contributions(final, pair.p.held_out, pair.q.held_out)
-        raw = scores_of(final.model[0], pair.q.everything, self._exponent)  # not clipped: no ties
+        # Not clipped, so that there are no ties.
+        model = projected(next(built[chosen].children())).double().eval()
+        raw = scores_of(model, pair.q.everything, self._exponent)
         return Drift(
             p_value=p,
             level=level,
@@ -134,9 +133,9 @@ class Comparison:
             critic=built[chosen] if self.own else pair.restored_critic(built[chosen]),
             chosen=chosen,
             bound=final.bound,
-            saliency=rescaled(shares, pair.exponent),
+            saliency=rescaled(shares, unit),
             shifted=raw.topk(min(_SHIFTED, len(raw)), largest=False).indices.cpu(),
-            scores=tuple(rescaled(s.cpu(), pair.exponent) for s in scores),
+            scores=(rescaled(scores[0].cpu(), unit), rescaled(scores[1].cpu(), unit)),
             sizes=(len(pair.p.everything), len(pair.q.everything)),
             scale=self.scale,
             features=self.options.features,
@@ -147,9 +146,8 @@ class Comparison:
         final = measure_critic(critic, self.shape, self._exponent)
         x, y = self.pair.p.held_out, self.pair.q.held_out
         order = torch.randperm(len(x) + len(y), generator=generator, device="cpu").to(x.device)
-        first, second = final.scores(torch.cat([x, y])[order])[order.argsort()].split(
-            [len(x), len(y)]
-        )
+        scores = final.scores(torch.cat([x, y])[order])[order.argsort()]
+        first, second = scores.split([len(x), len(y)])
         excess = final.excess((x.flatten(1).double(), y.flatten(1).double()), (first, second))
         seen = [final.scores(side.seen) for side in (self.pair.p, self.pair.q)]
         sizes = [max(1, len(a) // len(b)) for a, b in ((x, y), (y, x))]  # of a pair

@@ -140,7 +140,7 @@ def read_samples(
     return first, second
 
 
-def feature_names(p: object, q: object, names: tuple[str, str]) -> tuple[str, ...] | None:
+def feature_names(p: Any, q: Any, names: tuple[str, str]) -> tuple[str, ...] | None:
     """Names of the columns of DataFrames; None for other samples."""
     first, second = (tuple(map(str, x.columns)) if is_frame(x) else None for x in (p, q))
     return same_columns(first, second, names)

@@ -3,6 +3,7 @@
 import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -154,11 +155,12 @@ def test_no_attack_gets_below():
     found = certify(model, inliers, outliers, 0.3)
     moved = []
     for label, images in ((1, inliers), (0, outliers)):
-        shifted = nn.Sequential(model, nn.Linear(1, 1))
+        shift = nn.Linear(1, 1)
         with torch.no_grad():
-            shifted[1].weight.fill_(1.0), shifted[1].bias.fill_(shifts[label])
+            shift.weight.fill_(1.0)
+            shift.bias.fill_(shifts[label])
         labels = torch.full((len(images),), label)
-        attacked = taut.attack(shifted, images, labels, 0.3, PGD(steps=30))
+        attacked = taut.attack(nn.Sequential(model, shift), images, labels, 0.3, PGD(steps=30))
         with torch.no_grad():
             moved.append(model(attacked.adversarial).flatten())
     assert found.certified_auroc[0.3] <= auroc(*moved) < found.auroc
@@ -215,3 +217,13 @@ def test_refused_arguments():
         certify(model, inliers, outliers, threshold=math.nan)
     with pytest.raises(ValueError, match="`eps` must be"):
         certify(model, inliers, outliers, eps=-1)
+
+
+def test_attacks_on_record_lie_between_certified_and_clean():
+    """Of the same images, for each class and detector of the published comparison."""
+    record = json.loads((Path(__file__).parents[3] / "records" / "one-class.json").read_text())
+    rows = [row[name] for row in record["mnist"] for name in ("both", "network")]
+    assert len(rows) == 20
+    for row in rows:
+        for eps, attacked in row["attacked"].items():
+            assert row["part"]["certified"][eps] <= attacked <= row["part"]["clean"]

@@ -116,10 +116,11 @@ class Plain(nn.Module):
     def __init__(self, function, *matrices):
         super().__init__()
         self.function: Any = function
-        self.maps = nn.ModuleList(nn.Linear(6, 6, dtype=torch.float64) for _ in matrices)
+        layers = [nn.Linear(6, 6, dtype=torch.float64) for _ in matrices]
         with torch.no_grad():
-            for layer, matrix in zip(self.maps, matrices, strict=True):
+            for layer, matrix in zip(layers, matrices, strict=True):
                 layer.weight.copy_(matrix)
+        self.maps = nn.ModuleList(layers)
 
     def forward(self, x):
         return self.function(x, *self.maps)

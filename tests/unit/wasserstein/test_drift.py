@@ -130,7 +130,7 @@ def heavy(n, seed):
 
 @pytest.mark.parametrize("draw", [lambda n, seed: gaussian(n, 3, seed), heavy])
 def test_false_alarms_are_no_more_than_allowed(draw):
-    level, repeats = 0.2, 40
+    level, repeats = 0.2, 24
     alarms = sum(
         drift(
             draw(24, seed),
@@ -162,6 +162,7 @@ def test_means_of_bounded_variables_are_bounded_as_often_as_claimed():
         bound = least_difference(-y, -x, failure=0.1, span=1.0, deviation=0.01)
         failures += bound > 0.0
     assert failures <= 0.1 * repeats + 3 * math.sqrt(0.09 * repeats)
+    x = torch.ones(5).double()
     assert least_difference(x, x, failure=0.1, span=0.0, deviation=0.0) == 0.0
 
 
@@ -179,7 +180,7 @@ def test_shifts_are_found_and_explained(shape, dtype):
     assert 0 < result.lower < result.dual
     named = ",".join(map(str, place))
     assert result.top(1)[0][0] == named
-    scores = result.critic[0].double()(y.double()).flatten()
+    scores = next(result.critic.children()).double()(y.double()).flatten()
     assert result.shifted.tolist() == scores.argsort(stable=True)[:10].tolist()
 
 
@@ -211,6 +212,7 @@ def test_the_standardisation_has_not_seen_held_out_points():
     x = gaussian(40, 2)
     result = drift(x, x + 1, standardise=True, settings=CLOSED)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    assert result.scale is not None
     assert torch.allclose(result.scale, x[order[20:]].std(0))
 
 
@@ -323,7 +325,7 @@ def test_critics_of_a_window_have_not_seen_it():
 
 
 def test_false_alarms_of_a_whole_stream_are_bounded():
-    level, streams, alarms = 0.3, 12, 0
+    level, streams, alarms = 0.3, 8, 0
     for seed in range(streams):
         settings = DriftSettings(steps=0, permutations=99, seed=100 * seed)
         monitor = DriftMonitor(
@@ -389,7 +391,9 @@ def test_frames_are_points():
     whole = frames[0].round().astype("int64")
     assert drift(whole, frames[1], settings=CLOSED).alarm
     monitor = DriftMonitor(frames[0], window=20, settings=CLOSED)
-    assert monitor.update(frames[1]).features == ("age", "income")
+    windowed = monitor.update(frames[1])
+    assert windowed is not None
+    assert windowed.features == ("age", "income")
 
 
 @pytest.mark.parametrize(
