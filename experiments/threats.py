@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import taut
 from experiments._record import RECORDS, ROOT, RUNS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option, tracked
-from experiments._show import COLOURS, GREY, grid, markdown, panels
+from experiments._show import COLOURS, GREY, grid, markdown, number, panels
 from experiments._threat_attacks import survived
 from experiments._training import steps_of
 from taut import threats
@@ -208,26 +208,18 @@ def step_seconds(recipe: Recipe, data: taut.data.Dataset, steps: int = 15) -> fl
 
 def threats_table() -> str:
     """A line for each model, threat and size."""
-    rows = read(RECORD).get("rows", ())
+    rows = {(r["net"], r["threat"], r["kind"]): r for r in read(RECORD).get("rows", ())}
     shown = []
-    for row in rows:
-        if row["kind"] != "taut":
-            continue
-        (plain,) = [
-            other for other in rows
-            if (other["net"], other["threat"], other["kind"])
-            == (row["net"], row["threat"], "plain")
-        ]  # fmt: skip
-        for place, size in enumerate(row["sizes"]):
-            values = [
-                found[key][place]
-                for found, key in (
-                    (row, "certified"), (row, "attacked"), (plain, "attacked"), (plain, "certified")
-                )
+    for (net, threat, kind), row in rows.items():
+        plain = rows.get((net, threat, "plain"))
+        for place, size in enumerate(row["sizes"] if kind == "taut" else ()):
+            values = [row["certified"][place], row["attacked"][place]]
+            values += [None, None] if plain is None else [
+                plain["attacked"][place], plain["certified"][place]
             ]  # fmt: skip
-            first = (row["net"], row["threat"]) if not place else ("", "")
-            shown.append((*first, f"{size:g}", *(f"{value:.1f}" for value in values)))
-    header = ("model", "threat", "size", "certified", "under attack")
+            first = (net, str(row["images"]), threat) if not place else ("", "", "")
+            shown.append((*first, f"{size:g}", *(number(value, form=".1f") for value in values)))
+    header = ("model", "images", "threat", "size", "certified", "under attack")
     return markdown((*header, "plain net, under attack", "plain net, certified"), shown)
 
 

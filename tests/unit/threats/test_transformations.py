@@ -63,7 +63,7 @@ def changed(threat, x, t):
 
 
 THREATS = [
-    Translation(limit=1.3, cells=400), Rotation(limit=9.0, cells=400),
+    Translation(limit=1.3, cells=800), Rotation(limit=9.0, cells=400),
     Brightness(limit=1.0), Brightness(limit=0.7, clip=True),
     Contrast(limit=0.9), Contrast(centre=0.0, limit=2.0), Contrast(limit=1.5, clip=True),
 ]  # fmt: skip
