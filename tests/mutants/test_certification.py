@@ -352,24 +352,24 @@ MUTANTS = {
         (
             R,
             "radii_to_classes",
-            "_down(z.gather(1, labels[:, None]) - z)",
+            "next_down(z.gather(1, labels[:, None]) - z)",
             "(z.gather(1, labels[:, None]) - z)",
         ),
-        (R, "radii_to_classes", "_down(gaps / ", "(gaps / "),
+        (R, "radii_to_classes", "next_down(gaps / ", "(gaps / "),
         (R, "certified_radius", "amin(1)", "nan_to_num(0, 0, 0).amax(1)"),
         (R, "_constants", "[labels]", "[labels * 0]"),
         (R, "_constants", "bound.pairwise is not None", "False"),
-        (R, "_down", "-math.inf", "math.inf"),
+        (R, "next_down", "-math.inf", "math.inf"),
         (R, "_kept", ".scatter(1, labels[:, None], math.inf)", ""),
     ],
     check_executed_radii: [
         (R, TO_CLASSES, "_CONFIRM * ", ""),
-        (R, TO_CLASSES, "_up(_up(a * norms) + b)", "_up(_up(a * norms))"),
-        (R, TO_CLASSES, "_up(a * norms) + b", "_up(0 * norms) + b"),
+        (R, TO_CLASSES, "next_up(next_up(a * norms) + b)", "next_up(next_up(a * norms))"),
+        (R, TO_CLASSES, "next_up(a * norms) + b", "next_up(0 * norms) + b"),
         (R, TO_CLASSES, "z.shape[1]) + up_product(a, stretch))", "z.shape[1]))"),
         (R, TO_CLASSES, "up_product(a, stretch)", "a"),
         (R, TO_CLASSES, " - _beside(error, z)", ""),
-        (R, "_up", "math.inf", "-math.inf"),
+        (R, "next_up", "math.inf", "-math.inf"),
     ],
     check_changes: [
         (G, "bound_changes", "composed.lipschitz", "certificate.bound.value"),
@@ -398,7 +398,12 @@ MUTANTS = {
         (R, "class_logits", "[torch.zeros_like(z), z]", "[z, torch.zeros_like(z)]"),
     ],
     check_norm_limit: [
-        (R, TO_CLASSES, "torch.minimum(_down(gaps / slopes), _beside(limit, z))", "gaps / slopes"),
+        (
+            R,
+            TO_CLASSES,
+            "torch.minimum(next_down(gaps / slopes), _beside(limit, z))",
+            "gaps / slopes",
+        ),
         (R, TO_CLASSES, "composed.norm_limit - norms", "composed.norm_limit + 0 * norms"),
         (R, TO_CLASSES, " / stretch)", ")"),
     ],
@@ -454,13 +459,13 @@ EQUIVALENT = [
     # A positive number rounded down is at least 0; a radius of 0 is one of 0.
     (R, "_kept", "radii > 0", "radii >= 0"),
     # The sum after it is rounded up by at least what the product may lack.
-    (R, TO_CLASSES, "_up(a * norms) + b", "a * norms + b"),
+    (R, TO_CLASSES, "next_up(a * norms) + b", "a * norms + b"),
     # Of the roundings of a radius the others are more than the one left out.
-    (R, TO_CLASSES, "_down(gaps / slopes)", "(gaps / slopes)"),
+    (R, TO_CLASSES, "next_down(gaps / slopes)", "(gaps / slopes)"),
     (
         R,
         TO_CLASSES,
-        "_down(composed.norm_limit - norms) / stretch",
+        "next_down(composed.norm_limit - norms) / stretch",
         "(composed.norm_limit - norms) / stretch",
     ),
 ]

@@ -19,7 +19,7 @@ from taut.certification import (
     l2_distance_upper,
     predict_batches,
 )
-from taut.linalg.rounding import up, up_sum
+from taut.linalg.rounding import next_up, up, up_sum
 from taut.program import LipschitzBound, canonical
 
 __all__ = ["DetectionCertification", "certify"]
@@ -226,10 +226,6 @@ def _reach(certificate: Certificate, norms: Tensor, eps: Eps) -> Float64[Tensor,
         return torch.full_like(norms, reach)
     a, b = certificate.composed.error
     reach = up(radius * Fraction(up_sum(float(certificate.bound), a)))
-    reached = _up(2 * _up(_up(a * norms) + b) + reach)
-    overflows = _up(norms + up(radius)) > certificate.composed.norm_limit
+    reached = next_up(2 * next_up(next_up(a * norms) + b) + reach)
+    overflows = next_up(norms + up(radius)) > certificate.composed.norm_limit
     return torch.where(overflows, float("inf"), reached)
-
-
-def _up(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, float("inf")))

@@ -27,12 +27,10 @@ from taut.certification._radius import (
     certified_radius,
     class_bound,
     class_logits,
-    down,
     executed_radii_to_classes,
     logit_margin,
     radii_to_classes,
     targeted_radius,
-    up,
 )
 from taut.certification._top_k import certified_top_k, check_top_k, radius_to_leave
 from taut.certification._verify import Verified, verify
@@ -63,7 +61,6 @@ __all__ = [
     "checked_factors",
     "class_bound",
     "class_logits",
-    "down",
     "executed_radii_to_classes",
     "hold_against_model",
     "l2_distance_upper",
@@ -80,6 +77,5 @@ __all__ = [
     "radius_to_leave",
     "slopes",
     "targeted_radius",
-    "up",
     "verify",
 ]

@@ -14,7 +14,7 @@ from taut.certification._certificate import Certificate, prove
 from taut.certification._eps import Eps, as_radius
 from taut.certification._inputs import check_images, hold_against_model, like_of
 from taut.certification._radius import class_logits
-from taut.linalg.rounding import up_product
+from taut.linalg.rounding import next_down, next_up, up_product
 from taut.program import head_of
 
 __all__ = ["CertifiedInterval", "certified_interval", "output_constants", "output_error"]
@@ -103,13 +103,13 @@ def certified_interval(
         outputs = certificate.outputs(batch).cpu()
         hold_against_model(model, batch, class_logits(outputs))
         here, there = (output_error(certificate, batch, within) for within in (0.0, radius))
-        parts.append((outputs.double(), _up(here + there)))
+        parts.append((outputs.double(), next_up(here + there)))
     prediction, error = (torch.cat(values) for values in zip(*parts, strict=True))
-    room = _up(_up(constants * radius) + error.reshape(-1, *[1] * constants.dim()))
+    room = next_up(next_up(constants * radius) + error.reshape(-1, *[1] * constants.dim()))
     room = torch.where(prediction.isfinite() & room.isfinite(), room, math.inf)
     middle = prediction.nan_to_num(0.0, 0.0, 0.0)
     return CertifiedInterval(
-        prediction, _down(middle - room), _up(middle + room), eps, constants, certificate
+        prediction, next_down(middle - room), next_up(middle + room), eps, constants, certificate
     )
 
 
@@ -150,14 +150,6 @@ def output_error(
         True
     """
     norms, composed = norms_upper(inputs.to("cpu")), certificate.composed
-    norms = _up(norms + within) if within else norms
+    norms = next_up(norms + within) if within else norms
     a, b = (up_product(_UP_ROOT_HALF, value) for value in composed.error)
-    return torch.where(norms <= composed.norm_limit, _up(_up(a * norms) + b), math.inf)
-
-
-def _up(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, math.inf))
-
-
-def _down(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, -math.inf))
+    return torch.where(norms <= composed.norm_limit, next_up(next_up(a * norms) + b), math.inf)

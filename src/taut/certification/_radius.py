@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taut._arguments import check_tensor, rational
-from taut.linalg.rounding import up_product
+from taut.linalg.rounding import next_down, next_up, up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
 __all__ = [
@@ -140,8 +140,8 @@ def radii_to_classes(
     finite. Where there are places p, as pixels, there is a label for each.
     """
     z = logits.detach().double()
-    gaps = down(z.gather(1, labels[:, None]) - z)
-    radii = down(gaps / _constants(bound, labels, z.shape[1]))
+    gaps = next_down(z.gather(1, labels[:, None]) - z)
+    radii = next_down(gaps / _constants(bound, labels, z.shape[1]))
     return _kept(radii, z, labels)
 
 
@@ -174,11 +174,11 @@ def executed_radii_to_classes(
     """
     z, norms = logits.detach().double(), norms.to(logits.device)
     a, b = composed.error
-    error = _CONFIRM * up(up(a * norms) + b)  # a power of two: exact
-    gaps = down(down(z.gather(1, labels[:, None]) - z) - _beside(error, z))
-    slopes = up(_constants(bound, labels, z.shape[1]) + up_product(a, stretch))
-    limit = down(down(composed.norm_limit - norms) / stretch)
-    return _kept(torch.minimum(down(gaps / slopes), _beside(limit, z)), z, labels)
+    error = _CONFIRM * next_up(next_up(a * norms) + b)  # a power of two: exact
+    gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - _beside(error, z))
+    slopes = next_up(_constants(bound, labels, z.shape[1]) + up_product(a, stretch))
+    limit = next_down(next_down(composed.norm_limit - norms) / stretch)
+    return _kept(torch.minimum(next_down(gaps / slopes), _beside(limit, z)), z, labels)
 
 
 def _kept(radii: Tensor, z: Tensor, labels: Tensor) -> Tensor:
@@ -212,16 +212,6 @@ def class_bound(bound: LipschitzBound, outputs: tuple[int, ...]) -> LipschitzBou
         [[0.0, bound.value], [bound.value, 0.0]], dtype=torch.float64, device="cpu"
     )
     return replace(bound, pairwise=pairs)
-
-
-def up(values: Tensor) -> Tensor:
-    """The next larger numbers."""
-    return torch.nextafter(values, torch.full_like(values, math.inf))
-
-
-def down(values: Tensor) -> Tensor:
-    """The next smaller numbers."""
-    return torch.nextafter(values, torch.full_like(values, -math.inf))
 
 
 def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:

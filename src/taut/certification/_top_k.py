@@ -21,7 +21,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taut._arguments import whole
-from taut.certification._radius import bound_with_head, down, radii_to_classes
+from taut.certification._radius import bound_with_head, radii_to_classes
+from taut.linalg.rounding import next_down
 from taut.program import LipschitzBound
 
 __all__ = ["certified_top_k", "check_top_k", "radius_to_leave"]
@@ -67,7 +68,7 @@ def certified_top_k(
     k = check_top_k(k, logits.shape[1])
     radii = radii_to_classes(logits, labels, bound)
     z = logits.detach().double()
-    gaps = down(z.gather(1, labels[:, None]) - z).where(radii > 0, 0.0)
+    gaps = next_down(z.gather(1, labels[:, None]) - z).where(radii > 0, 0.0)
     return radius_to_leave(radii, gaps, labels, k, float(bound))
 
 

@@ -23,6 +23,7 @@ from taut.certification import (
     prove,
 )
 from taut.conformal._quantile import Alpha, as_alpha, conformal_threshold, too_few
+from taut.linalg.rounding import next_down, next_up
 
 __all__ = ["ConformalRegressor"]
 
@@ -121,8 +122,8 @@ class ConformalRegressor:
         self.certificate.check_inputs(inputs)
         radius = as_radius(self.eps if eps is None else eps)
         outputs, room = _outputs(self.certificate, inputs, radius)
-        room = _up(room + self.threshold)
-        return _down(outputs - room), _up(outputs + room)
+        room = next_up(room + self.threshold)
+        return next_down(outputs - room), next_up(outputs + room)
 
     def __repr__(self) -> str:
         lines = [
@@ -153,8 +154,8 @@ def _calibrated(
             f"`targets` must be finite, of the shape of the outputs {tuple(outputs.shape)}; got "
             f"{tuple(targets.shape)}."
         )
-    off = _up((targets.cpu().double() - outputs).abs())
-    return certificate, _up(off + room).reshape(len(off), -1).amax(1)
+    off = next_up((targets.cpu().double() - outputs).abs())
+    return certificate, next_up(off + room).reshape(len(off), -1).amax(1)
 
 
 def _outputs(
@@ -162,15 +163,7 @@ def _outputs(
 ) -> tuple[Float[Tensor, "n *o"], Float[Tensor, "n *o"]]:
     """Computed outputs, and how far from each the exact output within the radius may be."""
     outputs = torch.cat([certificate.outputs(part).cpu() for part in inputs.split(_BATCH)]).double()
-    moves = _up(output_constants(certificate) * radius)
+    moves = next_up(output_constants(certificate) * radius)
     error = output_error(certificate, inputs).reshape(-1, *[1] * moves.dim())
-    room = torch.where(outputs.isfinite(), _up(moves + error), math.inf)
+    room = torch.where(outputs.isfinite(), next_up(moves + error), math.inf)
     return outputs.nan_to_num(0.0, 0.0, 0.0), room.nan_to_num(math.inf)
-
-
-def _up(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, math.inf))
-
-
-def _down(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, -math.inf))

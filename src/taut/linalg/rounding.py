@@ -44,6 +44,16 @@ def down(value: Fraction) -> float:
     return -up(-value)
 
 
+def next_up(values: Tensor) -> Tensor:
+    """The next larger floats: not below the exact results of operations that were rounded once."""
+    return torch.nextafter(values, torch.full_like(values, math.inf))
+
+
+def next_down(values: Tensor) -> Tensor:
+    """The next smaller floats: not above the exact results of operations that were rounded once."""
+    return torch.nextafter(values, torch.full_like(values, -math.inf))
+
+
 def gamma(n: int, u: float) -> float:
     r""":math:`\gamma_n = n u / (1 - n u)`, rounded up: n roundings in a row, whatever their order.
 

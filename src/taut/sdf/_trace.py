@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from taut._arguments import check_tensor, is_number, whole
 from taut._sharding import gathers
 from taut.certification import Certificate, norms_upper, output_error, prove
-from taut.linalg.rounding import U64, up_product
+from taut.linalg.rounding import U64, next_down, up_product
 
 __all__ = ["RayHits", "normals", "sphere_trace"]
 
@@ -137,7 +137,7 @@ class _Rays:
                 break
             now = t[under_way]
             near, margin = self.look(under_way, now)
-            after = _down(now + _down(margin / self.speeds[under_way]))
+            after = next_down(now + next_down(margin / self.speeds[under_way]))
             after = torch.where(self.speeds[under_way] == 0, math.inf, after)  # f is constant
             moves = ~near & (margin > 0) & (after > now)
             t[under_way] = torch.where(moves, after, now)
@@ -159,17 +159,13 @@ class _Rays:
         lipschitz = self.certificate.composed.lipschitz
         values = self.certificate.logits(x)[:, 1].to(t.device).double().abs()
         error = output_error(self.certificate, x).to(t.device) + lipschitz * moved
-        margin = _down(values - (error * (1 + 2.0**-40) + 2.0**-1000))
+        margin = next_down(values - (error * (1 + 2.0**-40) + 2.0**-1000))
         return error.isfinite() & (values <= self.tolerance), margin.nan_to_num(0.0, 0.0, 0.0)
 
 
 def _times(values: Tensor, factor: float) -> Tensor:
     """Products, rounded up; exactly 0 for the factor 0."""
     return values * up_product(factor, 1 + 2.0**-50)
-
-
-def _down(values: Tensor) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, -math.inf))
 
 
 def _check(origins: Tensor, directions: Tensor, far: float, tolerance: float) -> None:

@@ -14,15 +14,13 @@ from torch import Tensor
 
 from taut.certification import (
     checked_factors,
-    down,
     executed_radii_to_classes,
     norms_upper,
     radii_to_classes,
     radius_to_leave,
-    up,
 )
 from taut.linalg.operator import DENSE_LIMIT
-from taut.linalg.rounding import U64, up_product, up_sum
+from taut.linalg.rounding import U64, next_down, next_up, up_product, up_sum
 from taut.program import UP_SQRT2, LipschitzBound
 from taut.threats._base import AbstractThreat, Radii
 from taut.threats._cut import Cut, pairwise
@@ -92,13 +90,13 @@ def _radii(
             logits, labels, norms, bound, composed, stretch or 1.0
         )
         slope, base = composed.error
-        error = _CONFIRM * up(up(slope * norms) + base)[:, None]
-        limit = down(down(composed.norm_limit - norms) / (stretch or 1.0))
+        error = _CONFIRM * next_up(next_up(slope * norms) + base)[:, None]
+        limit = next_down(next_down(composed.norm_limit - norms) / (stretch or 1.0))
     if not stretch:
         everywhere = to_classes.where(to_classes == 0, math.inf)
         return everywhere.topk(top_k, dim=1, largest=False).values[:, -1], everywhere
     z = logits.double()
-    gaps = down(down(z.gather(1, labels[:, None]) - z) - error).where(to_classes > 0, 0.0)
+    gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - error).where(to_classes > 0, 0.0)
     steep = up_product(slope, stretch)
     radius = radius_to_leave(to_classes, gaps, labels, top_k, bound.value, steep)
     return torch.minimum(radius, limit), to_classes
@@ -119,7 +117,7 @@ def _bound(cut: Cut, factors: Tensor, norm: str, stretch: float) -> LipschitzBou
         if cut.affine and cut.classes**2 * matrix.shape[1] <= DENSE_LIMIT:
             rows = torch.cat([matrix.new_zeros(1, matrix.shape[1]), matrix])[-cut.classes :]
             norms = ball.dual(rows[:, None] - rows) + up_product(UP_SQRT2, error)
-            pairs = torch.minimum(pairs, up(norms).fill_diagonal_(0.0))
+            pairs = torch.minimum(pairs, next_up(norms).fill_diagonal_(0.0))
     pairs = torch.minimum(pairs, _times(pairwise(cut.rest, cut.classes), gain))
     value = min(up_product(whole.value, stretch), up_product(cut.rest.value, gain))
     return LipschitzBound(value, pairwise=pairs)
@@ -129,7 +127,7 @@ def _times(constants: Tensor, factor: float) -> Tensor:
     """A product of constants, rounded up; exact for factors 0 and 1."""
     if factor == 1.0:
         return constants
-    return up(constants * factor).where(constants > 0, 0.0) if factor else constants * 0.0
+    return next_up(constants * factor).where(constants > 0, 0.0) if factor else constants * 0.0
 
 
 def _columns(cut: Cut, factors: Tensor) -> tuple[Tensor, float] | None:

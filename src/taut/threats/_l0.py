@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from taut._arguments import is_number
-from taut.certification import down, up
-from taut.linalg.rounding import outward
+from taut.linalg.rounding import next_down, next_up, outward
 from taut.threats._base import AbstractThreat, Radii
 from taut.threats._cut import Cut
 from taut.threats._l2 import L2
@@ -88,7 +87,7 @@ class L0(AbstractThreat):
     def _squares(self, images: Tensor) -> Tensor:
         """Squared distances over which pixels may move, the largest first, rounded up: (b, n)."""
         wide = images.detach().cpu().double()
-        most = up(torch.maximum(wide - self.low, self.high - wide))
+        most = next_up(torch.maximum(wide - self.low, self.high - wide))
         squares = outward(most.square(), 1)
         if squares.dim() > 2:  # (b, c, ...): all channels of a pixel change
             squares = outward(squares.sum(1), squares.shape[1])
@@ -98,7 +97,7 @@ class L0(AbstractThreat):
 def _pixels(radius: Tensor, squares: Tensor) -> Tensor:
     """How many pixels may change, and the share of the next one: between two whole numbers."""
     sums = outward(squares.cumsum(1), squares.shape[1])
-    room = down(down(radius) * down(radius)).clamp(min=0.0)
+    room = next_down(next_down(radius) * next_down(radius)).clamp(min=0.0)
     count = torch.searchsorted(sums, room, right=True)
     before = torch.cat([torch.zeros_like(sums[:, :1]), sums], 1).gather(1, count)
     following = torch.cat([squares, squares[:, -1:]], 1).gather(1, count)

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from taut._arguments import is_number, whole
-from taut.certification import down, norms_upper, radius_to_leave, up
-from taut.linalg.rounding import up_root
+from taut.certification import norms_upper, radius_to_leave
+from taut.linalg.rounding import next_down, next_up, up_root
 from taut.threats._base import AbstractThreat, Radii
 from taut.threats._cut import Cut, pairwise
 
@@ -227,10 +227,12 @@ class _Covering:
         composed = self.cut.certificate.composed
         if self.cut.certificate.arithmetic != "real":
             slope, base = composed.error
-            error = _CONFIRM * up(up(slope * norms) + base)
+            error = _CONFIRM * next_up(next_up(slope * norms) + base)
         usable = (z.isfinite().all(1) & (norms <= composed.norm_limit))[:, None]
-        gaps = down(down(z.gather(1, labels[:, None]) - z) - error[:, None]).where(usable, 0.0)
-        radii = down(gaps / self.pairs[labels]).where(gaps > 0, 0.0)
+        gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - error[:, None]).where(
+            usable, 0.0
+        )
+        radii = next_down(gaps / self.pairs[labels]).where(gaps > 0, 0.0)
         radii = radii.scatter(1, labels[:, None], math.inf)
         return radius_to_leave(radii, gaps, labels, self.top_k, self.cut.rest.value)
 
