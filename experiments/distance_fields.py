@@ -1,7 +1,7 @@
 """Fit signed distances of two shapes by Lipschitz nets and by a plain net, and trace rays.
 
-Example:
-    python -m experiments.distance_fields --shapes star --record records/distance-fields-star.json
+Example: python -m experiments.distance_fields --shapes star \\
+             --record records/distance-fields-star.json
 
 The shapes are a star in the plane and a torus in space, whose distances are known exactly. All nets
 train for the same CPU seconds on fresh points of the box [-1, 1]^n: a 1-Lipschitz net on labels
