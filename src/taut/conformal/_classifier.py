@@ -100,7 +100,8 @@ class ConformalClassifier:
             UnprovenError: (a NotImplementedError and ValueError) if the model has no proven bound.
             ValueError: if images, labels, eps or alpha are wrong.
         """
-        as_radius(eps), as_alpha(alpha)
+        as_radius(eps)
+        as_alpha(alpha)
         options = {"score": score or Margin(), "eps": calibration_eps, "arithmetic": arithmetic}
         bounds, scores = _calibrated(model, images, labels, **options)
         return cls(bounds, conformal_threshold(scores, alpha), alpha, eps, len(scores))

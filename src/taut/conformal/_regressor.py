@@ -99,7 +99,8 @@ class ConformalRegressor:
             UnprovenError: (a NotImplementedError and ValueError) if the model has no proven bound.
             ValueError: if inputs, targets, eps or alpha are wrong.
         """
-        as_radius(eps), as_alpha(alpha)
+        as_radius(eps)
+        as_alpha(alpha)
         found = _calibrated(model, inputs, targets, as_radius(calibration_eps), arithmetic)
         certificate, scores = found
         return cls(certificate, conformal_threshold(scores, alpha), alpha, eps, len(scores))
