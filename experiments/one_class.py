@@ -255,6 +255,7 @@ def choice_table() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "one-class-mnist": partial(means_table, "mnist"),
     "one-class-digits": partial(classes_table, "mnist"),
+    "one-class-fashion-mnist": partial(means_table, "fashion-mnist"),
     "one-class-choice": choice_table,
 }
 
