@@ -8,9 +8,9 @@ from torch import Tensor
 
 from taut._arguments import check_tensor
 from taut.certification import Eps, as_rational
-from taut.linalg.rounding import down, up
+from taut.linalg.rounding import down, next_down, up
 
-__all__ = ["accepted_at", "auroc", "certified_auroc", "exact", "lowered", "raised"]
+__all__ = ["accepted_at", "auroc", "certified_auroc", "lowered", "raised"]
 
 
 def auroc(inliers: Float[Tensor, " n"], outliers: Float[Tensor, " m"]) -> float:
@@ -74,7 +74,7 @@ def certified_auroc(
     """
     if not 0 < float(bound) < float("inf"):
         raise ValueError(f"`bound` must be a positive number; got {bound}.")
-    reach = up(exact(eps) * Fraction(float(bound)))
+    reach = up(as_rational(eps) * Fraction(float(bound)))
     high, low = _scores("inliers", inliers), _scores("outliers", outliers)
     return auroc(
         lowered(high, torch.full_like(high, reach)), raised(low, torch.full_like(low, reach))
@@ -92,19 +92,12 @@ def accepted_at(share: float, inliers: Float64[Tensor, " n"], outliers: Float64[
 
 def lowered(scores: Float64[Tensor, " n"], reach: Float64[Tensor, "*n"]) -> Float64[Tensor, " n"]:
     """The scores less `reach`, rounded down."""
-    moved = scores - reach
-    below = torch.nextafter(moved, torch.full_like(moved, -float("inf")))
-    return torch.where(reach == 0, scores, below)
+    return torch.where(reach == 0, scores, next_down(scores - reach))
 
 
 def raised(scores: Float64[Tensor, " n"], reach: Float64[Tensor, "*n"]) -> Float64[Tensor, " n"]:
     """The scores plus `reach`, rounded up."""
     return -lowered(-scores, reach)
-
-
-def exact(eps: Eps) -> Fraction:
-    """The exact value of an eps."""
-    return as_rational(Fraction(eps) if isinstance(eps, int) else eps)
 
 
 def _share(count: int, total: int) -> float:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from taut._arguments import is_number
 from taut._display import html_table
-from taut.anomaly._auroc import accepted_at, auroc, exact, lowered, raised
+from taut.anomaly._auroc import accepted_at, auroc, lowered, raised
 from taut.certification import (
     Certificate,
     Eps,
     as_eps_sequence,
+    as_rational,
     l2_distance_upper,
     predict_batches,
 )
@@ -220,7 +221,7 @@ def _reach(certificate: Certificate, norms: Tensor, eps: Eps) -> Float64[Tensor,
     the perturbed one: :math:`L \varepsilon + 2 (a |x| + b) + a \varepsilon`; infinite where a
     number may overflow.
     """
-    radius = exact(eps)
+    radius = as_rational(eps)
     if certificate.arithmetic == "real":
         reach = up(radius * Fraction(float(certificate.bound)))
         return torch.full_like(norms, reach)

@@ -25,7 +25,7 @@ def train(
     input_norm: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> None:
-    r"""Train a model so that its weights are differentially private in the examples.
+    r"""Train a model with differential privacy for each example.
 
     In each step: a batch that has each example with the probability of the mechanism; the sum of
     its gradients, plus Gaussian noise on each parameter, over the expected size of a batch; a step
@@ -48,8 +48,7 @@ def train(
         labels: class indices of the examples.
         mechanism: noise, sampling rate, and number of steps.
         loss: see :func:`loss_bound`.
-        optimiser: of the parameters that are trained; it sees noisy gradients only, so that it
-            may be any.
+        optimiser: any optimiser of the trained parameters; it sees only noisy gradients.
         input_norm: largest l2 norm of an input.
         generator: for batches and noise, on the CPU; one with a secret seed by default. Whoever
             knows the seed of yours knows the noise.
