@@ -24,6 +24,7 @@ from taut.certification._radius import (
     executed_radii_to_classes,
     radii_to_classes,
 )
+from taut.linalg.rounding import next_up
 from taut.program import LipschitzBound
 
 __all__ = ["checked_factors", "predict", "predict_batches"]
@@ -192,8 +193,7 @@ def _factors(
     if like.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`mask` and `weights` need a float32 or float64 model; got {like.dtype}.")
     rounded = factors.clamp_min(float(most) * _LEAST).to(like.dtype)
-    above = torch.nextafter(rounded, torch.full_like(rounded, math.inf))
-    rounded = torch.where(rounded.double() < factors, above, rounded)
+    rounded = torch.where(rounded.double() < factors, next_up(rounded), rounded)
     if not (rounded.isfinite() & (rounded > 0)).all():
         raise ValueError(f"`weights` must be numbers that {like.dtype} holds; got {most:g}.")
     return rounded.to(like.device)

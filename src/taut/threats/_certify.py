@@ -80,7 +80,7 @@ def certify(
     certificate = prove(model, shape, arithmetic=arithmetic)
     check_one_answer(certificate.output_shape)
     cut = cut_of(certificate)
-    k = check_top_k(top_k, cut.classes, name="top_k")
+    k = check_top_k(top_k, certificate.classes, name="top_k")
     radii_of = threat.prepared(cut, k)
     labels = numbers_of(labels.cpu(), certificate.output_shape)
     parts: list[tuple[Tensor, Tensor, Tensor | None]] = []

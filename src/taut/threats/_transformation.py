@@ -28,15 +28,12 @@ import torch
 from torch import Tensor
 
 from taut._arguments import is_number, whole
-from taut.certification import norms_upper, radius_to_leave
-from taut.linalg.rounding import next_down, next_up, up_root
+from taut.certification import margin_error, norms_upper, pair_constants, radius_to_leave
+from taut.linalg.rounding import next_down, up_root
 from taut.threats._base import AbstractThreat, Radii
-from taut.threats._cut import Cut, pairwise
+from taut.threats._cut import Cut
 
 __all__ = ["AbstractTransformation", "beside", "check_search", "length_of_ones"]
-
-_CONFIRM = 4.0
-"""How often the error is taken off a margin, as in `taut.certification`."""
 
 _ROOM = 1 + 2.0**-40
 """For the few roundings of sums of bounds in float64."""
@@ -163,7 +160,7 @@ class _Covering:
         off = threat.roundings(tuple(self.images.shape[1:])) * unit
         self.off = off * (norms + 2.0**-90 * length_of_ones(entries)) * _ROOM
         self.norms = (norms + 2 * self.off) * _ROOM
-        self.pairs = pairwise(cut.rest, cut.classes)
+        self.pairs = pair_constants(cut.rest, cut.certificate.classes)
 
     def radii(self, logits: Tensor) -> Tensor:
         """The size of the first change that is not proven, of each image."""
@@ -226,8 +223,7 @@ class _Covering:
         error = torch.zeros_like(norms)
         composed = self.cut.certificate.composed
         if self.cut.certificate.arithmetic != "real":
-            slope, base = composed.error
-            error = _CONFIRM * next_up(next_up(slope * norms) + base)
+            error = margin_error(composed, norms)
         usable = (z.isfinite().all(1) & (norms <= composed.norm_limit))[:, None]
         gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - error[:, None]).where(
             usable, 0.0
