@@ -27,7 +27,7 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from taut._arguments import is_number, whole
+from taut._arguments import positive, whole
 from taut.certification import margin_error, norms_upper, pair_constants, radius_to_leave
 from taut.linalg.rounding import next_down, up_root
 from taut.threats._base import AbstractThreat, Radii
@@ -141,8 +141,7 @@ def check_search(limit: float, cells: int) -> None:
     Raises:
         ValueError: if there are such.
     """
-    if not (is_number(limit) and 0 < limit < math.inf):
-        raise ValueError(f"`limit` must be a positive number; got {limit!r}.")
+    positive("limit", limit)
     whole("cells", cells)
 
 
