@@ -2,6 +2,7 @@
 
 import copy
 import io
+import os
 import subprocess
 import sys
 
@@ -276,7 +277,9 @@ OTHERS = sorted({*METHODS} - {*FEW, "ECO", "LOT", "SpectralQR"})  # those are li
 def test_compiled_models_follow_every_step(names):
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     command = [sys.executable, "-c", COMPILED.replace("{names}", repr(names))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=__file__.rpartition("/")[0])
+    paths = os.pathsep.join(filter(None, [__file__.rpartition("/")[0], *sys.path]))
+    environment = os.environ | {"PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
 
 
