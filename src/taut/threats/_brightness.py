@@ -58,12 +58,6 @@ class Brightness(AbstractTransformation):
         """That of the image and of the number."""
         return norms + self.limit * length_of_ones(entries)
 
-    def spread(self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
-        """That at the ends; clipped pixels move most there, but no longer by a straight line."""
-        if not self.clip:
-            return super().spread(cut, images, low, high, centre)
-        return self.spread_of_pixels(cut, images, low, high, centre)
-
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
         return "intervals of the number added, each with the Lipschitz bound"

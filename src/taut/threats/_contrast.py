@@ -66,12 +66,6 @@ class Contrast(AbstractTransformation):
         grey = abs(self.centre) * length_of_ones(entries)
         return (1 + self.limit) * (norms + grey) + grey
 
-    def spread(self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
-        """That at the ends; clipped pixels move most there, but no longer by a straight line."""
-        if not self.clip:
-            return super().spread(cut, images, low, high, centre)
-        return self.spread_of_pixels(cut, images, low, high, centre)
-
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""
         return "intervals of the factor, each with the Lipschitz bound"

@@ -52,12 +52,16 @@ class AbstractTransformation(AbstractThreat):
 
     Attributes:
         axes: number of parameters.
+        planar: whether images must have two axes, height and width.
+        clip: whether changed pixels are clipped to [0, 1].
         halvings: how often a cell is halved, at most.
         limit: sizes are searched up to this one, which is the largest radius.
         cells: how many are tried for each image, at most.
     """
 
     axes: ClassVar[int] = 1
+    planar: ClassVar[bool] = False
+    clip: bool = False
     halvings: ClassVar[int] = 10
     limit: float
     cells: int
@@ -92,7 +96,7 @@ class AbstractTransformation(AbstractThreat):
         r"""The largest :math:`\|A (T_t x - T_c x)\|` in a cell, but for rounding.
 
         By default that of its corners: changed images are affine in each parameter alone, so that
-        the norm is convex in each.
+        the norm is convex in each. Clipped pixels move most at corners, too, but not along a line.
 
         Args:
             cut: of the model.
@@ -101,6 +105,8 @@ class AbstractTransformation(AbstractThreat):
             high: `(b, axes)`.
             centre: `(b, axes)`.
         """
+        if self.clip:
+            return self.spread_of_pixels(cut, images, low, high, centre)
         middle = cut.value(self.transformed(images, centre))
         moves = (cut.value(corner) - middle for corner in self._corners(images, low, high))
         return torch.stack([norms_upper(move) for move in moves]).amax(0)
@@ -120,10 +126,14 @@ class AbstractTransformation(AbstractThreat):
             yield self.transformed(images, corner)
 
     def check(self, images: Tensor, sizes: Sequence[float]) -> None:
-        """Refuse sizes beyond the limit of the search."""
+        """Refuse sizes beyond the limit of the search, and images without the axes."""
         if any(size >= self.limit for size in sizes):
             raise ValueError(
                 f"`eps` must be below `limit` of the threat, {self.limit:g}; got {max(sizes):g}."
+            )
+        if self.planar and images.dim() < 3:
+            raise ValueError(
+                f"`images` must be (n, ..., h, w) for a {self.kind}; got {tuple(images.shape)}."
             )
 
     def prepared(self, cut: Cut, top_k: int) -> Radii:
