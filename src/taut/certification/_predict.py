@@ -133,7 +133,6 @@ def predict_batches(
     size = max(1, min(_BATCH, _ENTRIES // math.prod(certificate.output_shape)))
     parts: list[tuple[Tensor, ...]] = []
     hashes: list[str] = []
-    done = 0
     curved = certificate.curved is not None and changes is None
     for images in (part for batch in batches for part in batch.split(size)):
         check_images(images, input_shape, like_of(model, images), arithmetic)
@@ -145,7 +144,7 @@ def predict_batches(
             radii = torch.maximum(radii, certificate.curved_radii(logits, classes, images))
         parts.append((classes, _margin(logits), radii.amin(1), radii))
         hashes += [image_sha256(x) for x in images.cpu()]
-        on_progress(done := done + len(images))
+        on_progress(len(hashes))
     if not parts:
         raise ValueError("`batches` must hold at least one image; got none.")
     classes, margin, radius, radii = (torch.cat(tensors) for tensors in zip(*parts, strict=True))

@@ -184,13 +184,14 @@ class _Covering:
                 break
             proven = self._proven(cells)
             for i, cell in cells.items():
-                if not proven[i]:
-                    if self._is_small(cell):
-                        found[i] = cell.distance
-                        heaps[i].clear()
-                    else:
-                        for part in _halves(cell):
-                            heapq.heappush(heaps[i], part)
+                if proven[i]:
+                    continue
+                if self._is_small(cell):
+                    found[i] = cell.distance
+                    heaps[i].clear()
+                    continue
+                for part in _halves(cell):
+                    heapq.heappush(heaps[i], part)
             heaps = {i: heap for i, heap in heaps.items() if heap}
         for i, heap in heaps.items():  # no time is left: all that is nearer has been proven
             found[i] = heap[0].distance
