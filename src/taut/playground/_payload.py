@@ -11,7 +11,6 @@ from torch import Tensor
 
 from taut.certification import Certificate, pair_constants
 from taut.playground._lower import lower
-from taut.playground._steps import Steps
 
 __all__ = ["Arrays", "image_array", "net_content"]
 
@@ -43,7 +42,7 @@ class Arrays:
 
 def net_content(certificate: Certificate, arrays: Arrays) -> dict[str, Any]:
     """A net with what is proven of it, as plain values; its tensors go to `arrays`."""
-    steps: Steps = lower(certificate.program)
+    steps = lower(certificate.program)
     outputs = certificate.output_shape
     if len(outputs) > 1:
         raise ValueError(
