@@ -12,11 +12,7 @@ from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove
 from taut.certification._changes import bound_changes
 from taut.certification._eps import Eps, as_eps_sequence
-from taut.certification._inputs import (
-    check_images,
-    hold_against_model,
-    like_of,
-)
+from taut.certification._inputs import check_images, checked_shape, hold_against_model, like_of
 from taut.certification._predictions import Predictions
 from taut.certification._radius import (
     above,
@@ -86,8 +82,7 @@ def predict(
         >>> found.classes, found.radius.round(decimals=4)
         (tensor([0, 1]), tensor([1.4142, 0.7071], dtype=torch.float64))
     """
-    shape = tuple(getattr(images, "shape", ()))[1:]
-    check_images(images, shape, like_of(model, images), arithmetic)
+    shape = checked_shape(model, images, arithmetic)
     options = {"arithmetic": arithmetic, "mask": mask, "weights": weights}
     return predict_batches(model, [images], shape, eps, on_progress=on_progress, **options)
 

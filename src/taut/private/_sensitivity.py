@@ -23,8 +23,7 @@ from taut.linalg.convolution import ConvOperator
 from taut.linalg.retraction import nearest_orthonormal
 from taut.linalg.rounding import up_product, up_root, up_root_sum_square, up_sum
 from taut.private._losses import Loss, loss_bound
-from taut.program import Program, Site, UnprovenError, operation, replay, trace
-from taut.program._walk import bounds_of
+from taut.program import Program, Site, UnprovenError, bounds_of, operation, replay, trace
 
 _LAYERS = ("linear", "conv")
 
