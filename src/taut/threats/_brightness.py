@@ -50,12 +50,12 @@ class Brightness(AbstractTransformation):
         check_search(self.limit, self.cells)
 
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """The sum, clipped if wanted."""
+        """The sum, clipped if asked for."""
         moved = images + beside(parameters[:, 0], images)
         return moved.clamp(0.0, 1.0) if self.clip else moved
 
     def largest_norm(self, norms: Tensor, entries: int) -> Tensor:
-        """That of the image and of the number."""
+        """The norm of the image plus that of the largest number on all pixels."""
         return norms + self.limit * length_of_ones(entries)
 
     def proof(self, cut: Cut) -> str:

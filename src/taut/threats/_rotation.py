@@ -87,7 +87,7 @@ class Rotation(AbstractTransformation):
         return 4 * norms
 
     def spread(self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
-        """A bound of the same; infinite where a cell is too long for the windows."""
+        """A bound from the slopes around each pixel; infinite where a cell is too long for them."""
         flat = images.reshape(len(images), -1, *images.shape[-2:])
         h, w = flat.shape[-2:]
         rows, columns = _points(h, w, centre[:, 0])

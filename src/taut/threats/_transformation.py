@@ -114,7 +114,7 @@ class AbstractTransformation(AbstractThreat):
     def spread_of_pixels(
         self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor
     ) -> Tensor:
-        """A bound of the same, if each pixel moves most at the corners, by whatever curve."""
+        """A bound of `spread` if each pixel moves most at the corners, along any curve."""
         middle = self.transformed(images, centre)
         moves = [(corner - middle).abs() for corner in self._corners(images, low, high)]
         return cut.norm * norms_upper(torch.stack(moves).amax(0)) * _ROOM

@@ -66,7 +66,7 @@ class Translation(AbstractTransformation):
         return (rows[:, None] @ flat @ columns[:, None].mT).reshape(images.shape)
 
     def largest_norm(self, norms: Tensor, entries: int) -> Tensor:
-        """That of the image: parts of shifted images, whose shares add up to 1."""
+        """The norm of the image: a shift is a mean of shifts by whole pixels."""
         return norms
 
     def proof(self, cut: Cut) -> str:
