@@ -6,10 +6,12 @@ from taut.certification._certify import Certification, certify, certify_batches
 from taut.certification._eps import Eps, as_eps_sequence, as_radius
 from taut.certification._feature_slopes import FeatureSlopes, slopes
 from taut.certification._inputs import (
+    check_images,
     check_labels,
     check_one_answer,
     checked_shape,
     hold_against_model,
+    like_of,
     numbers_of,
 )
 from taut.certification._interval import (
@@ -55,6 +57,7 @@ __all__ = [
     "certified_top_k",
     "certify",
     "certify_batches",
+    "check_images",
     "check_labels",
     "check_one_answer",
     "check_top_k",
@@ -65,6 +68,7 @@ __all__ = [
     "executed_radii_to_classes",
     "hold_against_model",
     "l2_distance_upper",
+    "like_of",
     "logit_margin",
     "margin_error",
     "norms_upper",
