@@ -11,7 +11,7 @@ import torch
 from markupsafe import Markup
 
 from taut.diagnostics import GradientProfile
-from taut.report._charts import column, share_beyond, whole_epochs
+from taut.report._charts import column, reach_of, share_beyond, whole_epochs
 from taut.report._names import name_curves
 from taut.report._robustness import Robustness
 from taut.report._svg import SERIES, chart, inline
@@ -110,8 +110,7 @@ def _styles(count: int) -> list[dict[str, Any]]:
 
 def _radius_chart(runs: Sequence[ComparedRun], eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, one curve a run."""
-    most = max(float(run.robustness.radius.quantile(0.98)) for run in runs)
-    reach = 1.1 * max([most, 1e-3, *(float(Fraction(text)) for text in eps)])
+    reach = max(reach_of(run.robustness.radius, eps) for run in runs)
     grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
     with chart("eps: l2 norm of the perturbation", "certified accuracy in %") as (figure, axes):
         curves = {}
