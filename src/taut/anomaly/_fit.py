@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import positive, whole
+from taut._arguments import check_tensor, positive, whole
 from taut.anomaly._detector import Detector
 from taut.anomaly._neighbours import Neighbours
 from taut.anomaly._outliers import IMAGES, OUTLIERS, VECTORS, pushed
@@ -174,6 +174,7 @@ def neighbours(
 
 def _split(samples: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     """Samples to learn from, and those that set the threshold, in random order."""
+    check_tensor("samples", samples)
     if samples.dim() < 2 or len(samples) <= 10 or not samples.is_floating_point():
         raise ValueError(
             "`samples` must be more than 10 samples of floating-point numbers; got "
