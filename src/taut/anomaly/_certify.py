@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
 from taut._arguments import check_tensor, is_number
-from taut._display import html_table
+from taut._display import html_table, rounded_up
 from taut.anomaly._auroc import accepted_at, auroc, lowered, raised
 from taut.certification import (
     Certificate,
@@ -114,7 +114,7 @@ class DetectionCertification:
             *((f"certified AUROC at {eps}", f"{share:.4f}") for eps, share in shares),
             ("threshold", f"{self.threshold:.6g}"),
             ("decisions with a radius", f"{(self.radius > 0).double().mean():.4f}"),
-            ("Lipschitz bound", f"{float(self.bound):.9g}"),
+            ("Lipschitz bound", rounded_up(self.bound)),
             ("meaning", self.certificate.meaning),
         ]
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from taut._display import rounded_up
 from taut.certification._arithmetic import (
     Arithmetic,
     as_arithmetic,
@@ -96,7 +97,7 @@ class Certificate:
     curved: CurvedHead | None = None
 
     def __repr__(self) -> str:
-        return f"Certificate(arithmetic={self.arithmetic!r}, bound={float(self.bound):.9g})"
+        return f"Certificate(arithmetic={self.arithmetic!r}, bound={rounded_up(self.bound)})"
 
     @property
     def input_shape(self) -> tuple[int, ...]:

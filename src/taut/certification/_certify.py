@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from taut._display import html_table
+from taut._display import html_table, rounded_down, rounded_up
 from taut._sharding import gathers
 from taut.certification._arithmetic import Arithmetic, l2_distance_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove, save
@@ -79,7 +79,8 @@ class Certification:
         return (
             f"Certification of {len(self.labels)} images ({self.certificate.meaning})\n"
             f"clean accuracy {self.clean_accuracy:.4f}, certified {certified or '(no eps)'}\n"
-            f"Lipschitz bound {float(self.bound):.9g}, largest radius {self.radius.max():.6g}"
+            f"Lipschitz bound {rounded_up(self.bound)}, "
+            f"largest radius {rounded_down(self.radius.max())}"
         )
 
     def _repr_html_(self) -> str:
@@ -89,8 +90,8 @@ class Certification:
                 ("Certification", f"{len(self.labels)} images ({self.certificate.meaning})"),
                 ("clean accuracy", f"{self.clean_accuracy:.4f}"),
                 *((f"certified at {eps}", f"{share:.4f}") for eps, share in shares),
-                ("Lipschitz bound", f"{float(self.bound):.9g}"),
-                ("largest radius", f"{self.radius.max():.6g}"),
+                ("Lipschitz bound", rounded_up(self.bound)),
+                ("largest radius", rounded_down(self.radius.max())),
             ]
         )
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from taut._display import rounded_up
 from taut._sharding import gathers
 from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import Certificate, prove
@@ -55,7 +56,7 @@ class CertifiedInterval:
             f"CertifiedInterval of {len(self.prediction)} inputs within {self.eps} "
             f"({self.certificate.meaning})\n"
             f"width {width.min():.6g} to {width.max():.6g}; "
-            f"constants up to {self.constants.max():.9g}"
+            f"constants up to {rounded_up(self.constants.max())}"
         )
 
 

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from taut._display import rounded_down, rounded_up
 from taut.certification._arithmetic import Arithmetic
 from taut.certification._certificate import Certificate, save
 from taut.certification._changes import Changes
@@ -74,12 +75,14 @@ class Predictions:
     def __repr__(self) -> str:
         places = "".join(f" of {n} places" for n in [self.radius[0].numel()] if n > 1)
         shares = [f"{is_.double().mean():.4f} at {eps}" for eps, is_ in self.certified.items()]
-        low, middle, high = (f"{f(self.radius):.6g}" for f in (torch.min, torch.median, torch.max))
+        low, middle, high = (
+            rounded_down(f(self.radius)) for f in (torch.min, torch.median, torch.max)
+        )
         return (
             f"Predictions for {len(self.classes)} images{places} ({self.meaning})\n"
             f"certified radius {low} to {high}, median {middle}; "
             f"certified {', '.join(shares) or '(no eps)'}\n"
-            f"Lipschitz bound {float(self.bound):.9g}, {self.radii.shape[1]} classes"
+            f"Lipschitz bound {rounded_up(self.bound)}, {self.radii.shape[1]} classes"
         )
 
     def _repr_html_(self) -> str:

@@ -8,6 +8,7 @@ import torch
 import tyro
 
 from taut import certification as proofs
+from taut._display import rounded_up
 from taut._zoo import located
 from taut.certification import Arithmetic, Certificate, Certification
 from taut.cli.model_file import NO_FILE, ModelFile, check_source, opened_file
@@ -82,7 +83,7 @@ def _certify_file(
     beside = None if exported is None else exported.with_name("certificate.json")
     if exported is not None and beside is not None and beside.is_file():
         verified = proofs.verify(beside, model)
-        print(f"{beside} holds for {exported.name}: bound {verified.bound:.9g}.\n")
+        print(f"{beside} holds for {exported.name}: bound {rounded_up(verified.bound)}.\n")
     model, sharp = model.to(device), None
     if plain.data is None:
         with show_bounding() as progress:
@@ -98,7 +99,7 @@ def _certify_file(
     print(_bound(certificate))
     if sharp is not None and float(sharp) < float(certificate.bound) * (1 - 1e-3):
         print(
-            f"\ntaut.lipschitz_bound, which proves more than certificates hold: {float(sharp):.9g}"
+            f"\ntaut.lipschitz_bound, which proves more than certificates hold: {rounded_up(sharp)}"
         )
     if isinstance(model, ProgramModule) and model.any_size:
         size = ",".join(map(str, shape))
@@ -125,6 +126,6 @@ def _same(one: Path, other: Path) -> bool:
 def _bound(certificate: Certificate) -> str:
     bound = certificate.bound
     return (
-        f"Lipschitz bound in l2: {float(bound):.9g}\n"
+        f"Lipschitz bound in l2: {rounded_up(bound)}\n"
         f"Arithmetic {certificate.arithmetic}: {certificate.meaning}.\n\n{bound}"
     )

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from taut._display import rounded_up
 from taut.training import Device, DryRun, Launch, Recipe, dry_run, is_first_process
 
 
@@ -27,7 +28,7 @@ def _rows(recipe: Recipe, tried: DryRun) -> dict[str, str]:
         "loss": f"{losses}, of {len(tried.losses)} steps of {recipe.batch_size} images",
         "seconds": ", ".join(f"{second:.3g}" for second in tried.seconds),
         "memory": memory,
-        "bound": f"{tried.bound:.6g}, proven in {tried.bound_seconds:.2g} s",
+        "bound": f"{rounded_up(tried.bound, 6)}, proven in {tried.bound_seconds:.2g} s",
         "training": f"{recipe.epochs} epochs, {steps:,} steps: {duration} at the pace "
         "of the last step, without certifying",
     }

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import tyro
 
 from taut import export as exports
+from taut._display import rounded_up
 from taut.certification import prove
 from taut.cli.model_file import NO_FILE, ModelFile, open_model
 from taut.cli.shared import OptionalFolder, OptionalRun, show_certification
@@ -69,7 +70,7 @@ def export(
         certificate = proved.certificate
         show_certification(opened.title(), proved)
     path, _ = proved.save(folder / "certificate.json")
-    print(f"\nLipschitz bound in l2: {float(certificate.bound):.9g}\n")
+    print(f"\nLipschitz bound in l2: {rounded_up(certificate.bound)}\n")
     print(f"Wrote {target}\nWrote {path}")
 
 

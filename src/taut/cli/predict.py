@@ -8,6 +8,7 @@ import torch
 import tyro
 from torch import nn
 
+from taut._display import rounded_down, rounded_up
 from taut._zoo import is_zoo_name, zoo_classes, zoo_file
 from taut.certification import Arithmetic, Predictions, above, as_rational, predict_batches
 from taut.cli.model_file import NO_FILE, ModelFile, check_source
@@ -141,14 +142,18 @@ def _show(
         rows = _map_rows(found, images, names, at_least)
     else:
         rows = [
-            (str(row["image"]), str(row["class"]), f"{row['margin']:.6g}", f"{row['radius']:.6g}")
+            (
+                *(f"{row[name]}" for name in ("image", "class")),
+                f"{row['margin']:.6g}",
+                rounded_down(row["radius"]),
+            )
             for row in found.rows(images, names)
         ]
     show_table(f"{title}, {plural(len(images), 'image')}", columns, rows)
     if found.classes.dim() > 1:
         places = "x".join(map(str, found.classes.shape[1:]))
         print(f"\nA class and a radius at each of {places} places; --csv and --json print them.")
-    print(f"\nLipschitz bound in l2: {float(found.bound):.9g}")
+    print(f"\nLipschitz bound in l2: {rounded_up(found.bound)}")
     print(f"Arithmetic {found.arithmetic}: {found.meaning}.")
 
 
@@ -164,7 +169,7 @@ def _map_rows(
         label = int(counts.argmax())
         name = str(label) if names is None else names[label]
         share = percent(int(counts[label]) / len(classes))
-        row = (str(image), name, share, f"{radius.min():.6g}", f"{radius.median():.6g}")
+        row = (str(image), name, share, *map(rounded_down, (radius.min(), radius.median())))
         shares = [above(radius, eps).double().mean().item() for eps in (at_least,) if eps]
         rows.append((*row, *map(percent, shares)))
     return rows

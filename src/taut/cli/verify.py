@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import tyro
 
+from taut._display import rounded_up
 from taut.certification import verifier
 from taut.certification import verify as prove_again
 from taut.data import load_test, read_arrays, read_inputs
@@ -53,7 +54,7 @@ def verify(certificate: _Certificate, weights: _Weights = None, *, points: _Path
         named = str(error) if str(certificate) in str(error) else f"{certificate}: {error}"
         raise RuntimeError(f"refused: {named}") from error
     shape = "x".join(map(str, found.input_shape))
-    print(f"Proven: Lipschitz bound {found.bound:.9g} in l2 for inputs of {shape}.")
+    print(f"Proven: Lipschitz bound {rounded_up(found.bound)} in l2 for inputs of {shape}.")
     print(_MEANING[found.arithmetic])
     if alone is None:
         print("Radii and accuracies were not proven: give the images with --points.")

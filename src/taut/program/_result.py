@@ -5,7 +5,7 @@ from typing import final
 
 from torch import Tensor
 
-from taut._display import html_table
+from taut._display import html_table, rounded_up
 
 _NAMES = ("layer", "type", "bound", "proof")
 _SHOWN = 30  # rows in HTML
@@ -79,20 +79,20 @@ class LipschitzBound:
 
     def __repr__(self) -> str:
         most = max(self.layers, key=lambda row: row.bound, default=None)
-        largest = "" if most is None else f", the largest {most.bound:.6g} of {most.name}"
+        largest = most and f", the largest {rounded_up(most.bound, 6)} of {most.name}"
         pairs = "" if self.pairwise is None else "; constants of each pair of outputs"
         return (
-            f"LipschitzBound: {self.value:.9g} in l2\n"
-            f"  {len(self.layers)} layers{largest}{pairs}\n"
+            f"LipschitzBound: {rounded_up(self.value)} in l2\n"
+            f"  {len(self.layers)} layers{largest or ''}{pairs}\n"
             "  print() shows each layer with its proof"
         )
 
     def _rows(self) -> list[tuple[str, str, str, str]]:
         rows = [
-            (row.name, row.type, f"{row.bound:.8g}", row.proof + _above(row.excess))
+            (row.name, row.type, rounded_up(row.bound, 8), row.proof + _above(row.excess))
             for row in self.layers
         ]
-        return [*rows, ("total", "", f"{self.value:.8g}", "")]
+        return [*rows, ("total", "", rounded_up(self.value, 8), "")]
 
     def _repr_html_(self) -> str:
         rows = self._rows()

@@ -8,7 +8,7 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from taut._display import html_table
+from taut._display import html_table, rounded_down
 from taut.certification import Arithmetic, Certificate, Eps
 from taut.program import LipschitzBound, canonical
 from taut.threats._base import AbstractThreat
@@ -91,7 +91,9 @@ class ThreatCertification:
         return f"{kind}{top} ({self.certificate.meaning})"
 
     def _spread(self) -> str:
-        low, middle, high = (f"{f(self.radius):.6g}" for f in (torch.min, torch.median, torch.max))
+        low, middle, high = (
+            rounded_down(f(self.radius)) for f in (torch.min, torch.median, torch.max)
+        )
         return f"{low} to {high}, median {middle} ({self.threat.unit})"
 
     def content(self) -> dict[str, Any]:

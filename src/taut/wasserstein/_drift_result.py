@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from taut._display import html_table
+from taut._display import html_table, rounded_up
 from taut.program import LipschitzBound
 
 if TYPE_CHECKING:
@@ -169,6 +169,6 @@ class Drift:
             ("distance", self._distance()),
             ("features", self._features() or "none"),
             ("points", f"{self.sizes[0]} and {self.sizes[1]}"),
-            ("critic", f"{self.chosen}, Lipschitz bound {float(self.bound):.9g}"),
+            ("critic", f"{self.chosen}, Lipschitz bound {rounded_up(self.bound)}"),
         ]
         return html_table(rows)

@@ -6,7 +6,7 @@ from typing import final
 from jaxtyping import Float64
 from torch import Tensor, nn
 
-from taut._display import html_table
+from taut._display import html_table, rounded_down, rounded_up
 from taut.program import LipschitzBound
 
 
@@ -78,27 +78,28 @@ class W1Estimate:
 
     def __repr__(self) -> str:
         return (
-            f"W1Estimate(lower={self.lower:.6g}, upper={self.upper:.6g}, "
+            f"W1Estimate(lower={rounded_down(self.lower)}, upper={rounded_up(self.upper, 6)}, "
             f"{self.sizes[0]} and {self.sizes[1]} points, critic {self.chosen!r})"
         )
 
     def _repr_html_(self) -> str:
-        low, high = self.interval
+        low, high = rounded_down(self.interval[0]), rounded_up(self.interval[1], 6)
+        between = f"{rounded_down(self.lower)} to {rounded_up(self.upper, 6)}"
         exact = "" if self.empirical is None else f", exactly {self.empirical:.6g}"
         rows = [
-            ("W1 of the samples", f"{self.lower:.6g} to {self.upper:.6g}{exact}"),
+            ("W1 of the samples", between + exact),
             ("points", f"{self.sizes[0]} and {self.sizes[1]}"),
-            ("critic", f"{self.chosen}, Lipschitz bound {float(self.bound):.9g}"),
+            ("critic", f"{self.chosen}, Lipschitz bound {rounded_up(self.bound)}"),
         ]
         if self.confidence < 1:
-            rows.insert(1, ("of the distributions", f"{low:.6g} to {high:.6g}, {self.guarantee}"))
+            rows.insert(1, ("of the distributions", f"{low} to {high}, {self.guarantee}"))
         return html_table([*rows, *(("note", note) for note in self.notes)])
 
     def __str__(self) -> str:
         low, high = self.interval
         of = "the samples" if self.confidence == 1 else f"the distributions ({self.guarantee})"
         lines = [
-            f"{low:.4g} <= W1 of {of} <= {high:.4g}",
-            f"{self.lower:.4g} <= W1 of the samples <= {self.upper:.4g}",
+            f"{rounded_down(low, 4)} <= W1 of {of} <= {rounded_up(high, 4)}",
+            f"{rounded_down(self.lower, 4)} <= W1 of the samples <= {rounded_up(self.upper, 4)}",
         ]
         return "\n".join((*lines[: 1 if self.confidence == 1 else 2], *self.notes))
