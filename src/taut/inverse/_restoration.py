@@ -59,6 +59,10 @@ def check_arguments(data: Any, start: Any, step: Any, iterations: Any) -> None:
     if start.dim() != 4 or not start.is_floating_point():
         shape = f"{start.dtype} of shape {tuple(start.shape)}"
         raise ValueError(f"`start` must be a float tensor of shape (b, c, h, w); got {shape}.")
+    if not len(start):
+        raise ValueError("`start` must hold at least one image; got none.")
+    if not start.isfinite().all():
+        raise ValueError("`start` must be finite; it holds NaN or Inf.")
     positive("step", step)
     whole("iterations", iterations)
 

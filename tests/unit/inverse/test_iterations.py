@@ -1,5 +1,6 @@
 """Iterations do what their theorem says: residuals, distances, fixed points, rates."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -143,6 +144,14 @@ def test_a_box_holds_the_pixels_and_gives_a_fixed_point_for_any_mask():
     assert boxed.theorem.endswith("converge to a fixed point")
 
 
+def test_a_box_without_an_end_promises_no_fixed_point():
+    data, x = problem("mask")
+    for box in ((0.0, math.inf), (-math.inf, math.inf), None):
+        found = proximal_gradient(denoiser(), data, x, step=1.0, sigma=0.1, box=box, iterations=2)
+        assert "Brouwer" not in found.theorem
+        assert "if there is one" in found.theorem
+
+
 @pytest.mark.parametrize("how", ITERATIONS)
 def test_single_precision(how):
     data, x = problem(dtype=torch.float32)
@@ -231,9 +240,14 @@ def test_wrong_arguments(monkeypatch):
     good: dict[str, Any] = {"step": 1.0, "sigma": 0.1, "iterations": 2}
     with pytest.raises(ValueError, match=r"`step` must be below 2 / L = 2, .*; got 2\.0"):
         proximal_gradient(denoiser(), data, x, **changed(good, {"step": 2.0}))
-    with pytest.raises(ValueError, match="`box` must be a least and a largest value"):
-        proximal_gradient(denoiser(), data, x, box=(1.0, 0.0), **good)
+    for box in ((1.0, 0.0), (0.0, 1.0, 2.0), (None, 1.0), "01", 1.0):
+        with pytest.raises(ValueError, match="`box` must be a least and a largest value"):
+            proximal_gradient(denoiser(), data, x, **changed(good, {"box": box}))
     for solve in (proximal_gradient, admm):
+        with pytest.raises(ValueError, match="`start` must be finite"):
+            solve(denoiser(), data, x / 0, **good)
+        with pytest.raises(ValueError, match="`start` must hold at least one image"):
+            solve(denoiser(), data, x[:0], **good)
         for step in (0.0, -1.0, float("nan"), "a"):
             with pytest.raises(ValueError, match="`step` must be a positive number"):
                 solve(denoiser(), data, x, **changed(good, {"step": step}))
