@@ -73,11 +73,17 @@ class SampledGaussian:
         _check_delta(delta)
         _check_share(sampling_rate)
         utils = _opacus("opacus.accountants.utils")
-        with _quiet():
-            noise = utils.get_noise_multiplier(
-                target_epsilon=epsilon, target_delta=delta, sample_rate=sampling_rate,
-                steps=whole("steps", steps), epsilon_tolerance=epsilon / 1000, alphas=_ORDERS,
-            )  # fmt: skip
+        count = whole("steps", steps)
+        try:
+            with _quiet():
+                noise = utils.get_noise_multiplier(
+                    target_epsilon=epsilon, target_delta=delta, sample_rate=sampling_rate,
+                    steps=count, epsilon_tolerance=epsilon / 1000, alphas=_ORDERS,
+                )  # fmt: skip
+        except ValueError:  # of Opacus: the budget is too low
+            raise ValueError(
+                f"`epsilon` must be larger: no noise stays within {epsilon} at delta={delta}."
+            ) from None
         return cls(float(noise), sampling_rate, int(steps))
 
     def epsilon(self, delta: float, *, steps: int | None = None) -> float:

@@ -107,7 +107,7 @@ def image_losses(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
 
 def shortened(values: Tensor, norm: float) -> Tensor:
     """Samples of a batch, scaled down to a norm that is not above `norm` after rounding."""
-    norms = torch.linalg.vector_norm(values.double().flatten(1), dim=1)
+    wide = values.double().flatten(1)
     limit = norm * (1 - 4 * torch.finfo(values.dtype).eps)
-    factors = (limit / norms).clamp(max=1.0).to(values.dtype)
-    return values * factors.view(-1, *[1] * (values.dim() - 1))
+    factors = (limit / torch.linalg.vector_norm(wide, dim=1)).clamp(max=1.0)
+    return (wide * factors[:, None]).to(values.dtype).view_as(values)
