@@ -76,7 +76,7 @@ class LeastSquares(AbstractDataTerm):
 
     def __init__(self, physics: Any, y: Tensor, norm: float | None = None) -> None:
         check_tensor("y", y)
-        if not (y.is_floating_point() or y.is_complex()):
+        if not y.is_floating_point():
             raise ValueError(f"`y` must be a floating-point tensor; got {y.dtype}.")
         if not y.isfinite().all():
             raise ValueError("`y` must be finite; it holds NaN or Inf.")
@@ -124,15 +124,14 @@ class LeastSquares(AbstractDataTerm):
         if not self.known:
             self._check_linear(input_shape)
         random = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
-        x = random.to(self.y.device, self.y.dtype.to_real())
+        x = random.to(self.y)
         y = self.measured(x)
         if y.shape[1:] != self.y.shape[1:]:
             raise ValueError(
                 f"`y` must be measurements of shape {tuple(y.shape[1:])} of images of shape "
                 f"{input_shape}; got {tuple(self.y.shape[1:])}."
             )
-        square = float(y.abs().square().sum())
-        same = float((x * self.adjoint(y, x)).real.sum())
+        square, same = float(y.square().sum()), float((x * self.adjoint(y, x)).sum())
         if not abs(square - same) <= 0.01 * square:
             raise ValueError(
                 "`physics` must have its adjoint, or one by differentiation; got <A x, A x> = "
