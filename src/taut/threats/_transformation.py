@@ -171,7 +171,8 @@ class _Covering:
         found = torch.full((len(everyone),), self.threat.limit, dtype=torch.float64, device="cpu")
         right = self._reach(logits, everyone) > 0
         found[~right] = 0.0
-        heaps = {i: self._first_cells() for i in right.nonzero().flatten().tolist()}
+        first = self._first_cells()
+        heaps = {i: first.copy() for i in right.nonzero().flatten().tolist()}
         for _ in range(self.threat.cells):
             cells = {i: heapq.heappop(heap) for i, heap in heaps.items()}
             if not cells:

@@ -154,9 +154,7 @@ def test_wrong_arguments(monkeypatch):
         least_squares(nn.Identity(), [1.0])
     with pytest.raises(ValueError, match=r"`y` must be a floating-point tensor; got torch\.int64"):
         least_squares(nn.Identity(), y.long())
-    with pytest.raises(
-        ValueError, match=r"`y` must be a floating-point tensor; got torch\.complex"
-    ):
+    with pytest.raises(ValueError, match="`y` must be a floating-point tensor; got"):
         least_squares(nn.Identity(), y + 1j)  # the imaginary part would not count in the norm
     with pytest.raises(ValueError, match="`y` must be finite"):
         least_squares(nn.Identity(), y / 0)
