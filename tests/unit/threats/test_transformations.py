@@ -210,7 +210,7 @@ def test_settings_out_of_range_are_refused():
                 threat(**wrong)
     with pytest.raises(ValueError, match="`centre` must be a finite number"):
         Contrast(centre=math.nan)
-    with pytest.raises(ValueError, match="`limit` must be at most 256 pixels; got 1e[+]09"):
+    with pytest.raises(ValueError, match=r"`limit` must be at most 256 pixels; got 1e[+]09"):
         Translation(limit=1e9)
     with pytest.raises(ValueError, match="`eps` must be below `limit` of the threat, 2; got 2"):
         threats.certify(net(), draw(1, *SHAPE), torch.tensor([0]), Translation(), eps=(1, 2))
