@@ -78,9 +78,12 @@ def proximal_gradient(
         >>> proximal_gradient(denoiser, data, data.y, step=1.0, sigma=0.1).averaged < 1
         True
     """
-    check_arguments(data, start, step, iterations)
+    step, iterations = check_arguments(data, start, step, iterations)
     shape = tuple(start.shape[1:])
-    share = Fraction(step) * Fraction(data.lipschitz(shape)) / 2
+    constant = data.lipschitz(shape)
+    if not (is_number(constant) and 0 <= constant < math.inf):
+        raise ValueError(f"`data.lipschitz` must return a finite number >= 0; got {constant!r}.")
+    share = Fraction(step) * Fraction(float(constant)) / 2
     if share >= 1:
         raise ValueError(
             f"`step` must be below 2 / L = {step / float(share):.6g}, L the Lipschitz constant of "

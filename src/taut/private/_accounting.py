@@ -51,7 +51,9 @@ class SampledGaussian:
     def __post_init__(self) -> None:
         _check_positive("noise_multiplier", self.noise_multiplier)
         _check_share(self.sampling_rate)
-        whole("steps", self.steps)
+        object.__setattr__(self, "noise_multiplier", float(self.noise_multiplier))
+        object.__setattr__(self, "sampling_rate", float(self.sampling_rate))
+        object.__setattr__(self, "steps", whole("steps", self.steps))
 
     @classmethod
     def within(
@@ -84,7 +86,7 @@ class SampledGaussian:
             raise ValueError(
                 f"`epsilon` must be larger: no noise stays within {epsilon} at delta={delta}."
             ) from None
-        return cls(float(noise), sampling_rate, int(steps))
+        return cls(noise, sampling_rate, steps)
 
     def epsilon(self, delta: float, *, steps: int | None = None) -> float:
         """The epsilon that is spent, for a delta in (0, 1).

@@ -1,5 +1,6 @@
 """Losses whose gradient in the logits has a proven bound."""
 
+import math
 from dataclasses import dataclass
 from typing import final
 
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from taut._arguments import is_number
 from taut.linalg.rounding import up_divide
 from taut.losses import AbstractLoss, MultiMargin, OffsetCrossEntropy
 from taut.program import UP_SQRT2
@@ -44,8 +46,9 @@ class ClippedCrossEntropy:
 
     def __post_init__(self) -> None:
         for name, value in (("clip", self.clip), ("temperature", self.temperature)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"`{name}` must be a positive number; got {value}.")
+            if not (is_number(value) and 0 < value < math.inf):
+                raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
+            object.__setattr__(self, name, float(value))
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A function of the logits with this gradient, for each image; its value says nothing."""
@@ -82,7 +85,7 @@ def loss_bound(loss: Loss) -> float:
     if type(loss) is nn.CrossEntropyLoss and loss.weight is None:
         return UP_SQRT2
     if isinstance(loss, ClippedCrossEntropy):
-        return float(loss.clip)
+        return loss.clip
     if isinstance(loss, OffsetCrossEntropy):
         return up_divide(UP_SQRT2, loss.temperature)
     if isinstance(loss, MultiMargin):

@@ -110,7 +110,9 @@ def sphere_trace(
         raise ValueError(
             f"`model` must give one number a point; its outputs are {certificate.output_shape}."
         )
-    rays = _Rays(certificate, origins.detach().double(), directions.detach().double(), tolerance)
+    rays = _Rays(
+        certificate, origins.detach().double(), directions.detach().double(), float(tolerance)
+    )
     return rays.traced(float(far), whole("steps", steps), origins)
 
 

@@ -58,7 +58,7 @@ class Rotation(AbstractTransformation):
     cells: int = 400
 
     def __post_init__(self) -> None:
-        check_search(self.limit, self.cells)
+        check_search(self)
 
     def check(self, images: Tensor, sizes: Sequence[float]) -> None:
         """Refuse what has no two axes to rotate, and sizes beyond the limit."""

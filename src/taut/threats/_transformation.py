@@ -138,15 +138,16 @@ class AbstractTransformation(AbstractThreat):
         return radii
 
 
-def check_search(limit: float, cells: int) -> None:
-    """Refuse settings of a search that are out of range.
+def check_search(threat: AbstractTransformation) -> None:
+    """Refuse settings of a search that are out of range; keep them as plain numbers.
 
     Raises:
         ValueError: if there are such.
     """
-    if not (is_number(limit) and 0 < limit < math.inf):
-        raise ValueError(f"`limit` must be a positive number; got {limit!r}.")
-    whole("cells", cells)
+    if not (is_number(threat.limit) and 0 < threat.limit < math.inf):
+        raise ValueError(f"`limit` must be a positive number; got {threat.limit!r}.")
+    object.__setattr__(threat, "limit", float(threat.limit))
+    object.__setattr__(threat, "cells", whole("cells", threat.cells))
 
 
 class _Covering:

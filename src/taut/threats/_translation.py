@@ -51,7 +51,7 @@ class Translation(AbstractTransformation):
     cells: int = 400
 
     def __post_init__(self) -> None:
-        check_search(self.limit, self.cells)
+        check_search(self)
         if self.limit > _FURTHEST:
             raise ValueError(f"`limit` must be at most {_FURTHEST} pixels; got {self.limit:g}.")
 

@@ -1,10 +1,12 @@
 """Iterations do what their theorem says: residuals, distances, fixed points, rates."""
 
 import math
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,6 +19,7 @@ from taut.inverse import (
     Inpainting,
     LeastSquares,
     admm,
+    composed_averagedness,
     conv_net,
     proximal_gradient,
 )
@@ -232,6 +235,26 @@ def test_each_iteration_asks_for_what_it_needs():
 
     with pytest.raises(UnprovenError, match=r"must be averaged \(below 1\).*got 1-averaged"):
         proximal_gradient(Flip(), data, x, step=1.0, sigma=0.1)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), Fraction(1, 2)])
+def test_steps_are_numbers_of_any_kind(half, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    data, x = problem("mask")
+    for solve in (proximal_gradient, admm):
+        plain, other = (
+            solve(denoiser(), data, x, step=s, sigma=s, iterations=2).image for s in (0.5, half)
+        )
+        assert torch.equal(plain, other)
+    assert composed_averagedness(half, half) == composed_averagedness(0.5, 0.5)
+
+
+@pytest.mark.parametrize("constant", [-1.0, math.nan, math.inf])
+def test_constants_of_own_data_terms_are_checked(constant, monkeypatch):
+    data, x = problem("mask")
+    monkeypatch.setattr(LeastSquares, "lipschitz", lambda *_: constant)
+    with pytest.raises(ValueError, match=r"`data.lipschitz` must return a finite number >= 0; got"):
+        proximal_gradient(denoiser(), data, x, step=1.0, sigma=0.1)
 
 
 def test_wrong_arguments(monkeypatch):

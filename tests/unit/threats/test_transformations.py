@@ -3,7 +3,9 @@
 import itertools
 import math
 from dataclasses import replace
+from fractions import Fraction
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -201,6 +203,18 @@ def test_images_of_other_shapes(shape):
         for threat in (Translation(), Rotation()):
             with pytest.raises(ValueError, match=r"`images` must be \(n, ..., h, w\) to be"):
                 threats.certify(model, x, labels, threat)
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), Fraction(1, 2)])
+def test_settings_are_numbers_of_any_kind(half, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    model, x, labels = nn.Linear(4, 2).double(), draw(2, 4), torch.zeros(2).long()
+    for plain, other in (
+        (Contrast(0.5, 0.5, cells=3), Contrast(half, half, cells=np.int64(3))),  # pyright: ignore
+        (threats.L0(-9.5, 9.5), threats.L0(-half - 9, half + 9)),
+    ):
+        found = [threats.certify(model, x, labels, threat).to_json() for threat in (plain, other)]
+        assert found[0] == found[1]
 
 
 def test_settings_out_of_range_are_refused():
