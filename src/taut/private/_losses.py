@@ -1,6 +1,5 @@
 """Losses whose gradient in the logits has a proven bound."""
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from taut._arguments import is_number
+from taut._arguments import positive
 from taut.linalg.rounding import up_divide
 from taut.losses import AbstractLoss, MultiMargin, OffsetCrossEntropy
 from taut.program import UP_SQRT2
@@ -45,10 +44,8 @@ class ClippedCrossEntropy:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in (("clip", self.clip), ("temperature", self.temperature)):
-            if not (is_number(value) and 0 < value < math.inf):
-                raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
-            object.__setattr__(self, name, float(value))
+        object.__setattr__(self, "clip", positive("clip", self.clip))
+        object.__setattr__(self, "temperature", positive("temperature", self.temperature))
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A function of the logits with this gradient, for each image; its value says nothing."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ def is_frame(samples: object) -> bool:
     """Whether it is a pandas DataFrame, which it can only be once pandas is imported."""
     pandas = sys.modules.get("pandas")
     return pandas is not None and isinstance(samples, pandas.DataFrame)
+
+
+def frame_columns(samples: Any) -> tuple[str, ...] | None:
+    """The names of the columns of a DataFrame; None for other samples."""
+    return tuple(map(str, samples.columns)) if is_frame(samples) else None
 
 
 def frame_points(name: str, frame: Any) -> Tensor:
@@ -39,8 +45,7 @@ def same_columns(
     if first is None or second is None or tuple(first) == tuple(second):
         known = second if first is None else first
         return None if known is None else tuple(known)
-    pairs = zip([*first, *[""] * len(second)], [*second, *[""] * len(first)], strict=True)
-    a, b = next(pair for pair in pairs if pair[0] != pair[1])
+    a, b = next(pair for pair in zip_longest(first, second) if pair[0] != pair[1])
     raise ValueError(
         f"`{names[0]}` and `{names[1]}` must have the same columns in the same order; "
         f"got {a or 'none'} and {b or 'none'} at one place."
