@@ -215,10 +215,12 @@ def test_settings_are_numbers_of_any_kind(half, monkeypatch):
     ):
         found = [threats.certify(model, x, labels, threat).to_json() for threat in (plain, other)]
         assert found[0] == found[1]
+    with pytest.raises(ValueError, match="`limit` must be a positive number; got inf"):
+        Brightness(limit=np.float32("inf"))  # pyright: ignore
 
 
 def test_settings_out_of_range_are_refused():
-    for wrong in ({"limit": 0.0}, {"limit": np.float32("inf")}, {"cells": 0}):
+    for wrong in ({"limit": 0.0}, {"limit": math.inf}, {"cells": 0}):
         for threat in (Brightness, Contrast, Rotation, Translation):
             with pytest.raises(ValueError, match=f"`{next(iter(wrong))}` must be"):
                 threat(**wrong)
