@@ -81,9 +81,11 @@ def positive(name: str, value: Any) -> float:
         Traceback (most recent call last):
         ValueError: `lr` must be a positive number; got -1.
     """
-    if not (is_number(value) and 0 < value <= sys.float_info.max):
+    exact = rational(value) if is_number(value) else None
+    # Exact numbers: numpy would round the limit to the precision of the value.
+    if exact is None or not 0 < exact <= sys.float_info.max:
         raise ValueError(f"`{name}` must be a positive number; got {_shown(value)}.")
-    return float(value)
+    return float(exact)
 
 
 def rational(value: Any) -> Fraction | None:

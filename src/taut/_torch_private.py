@@ -155,6 +155,11 @@ def shared_hooks(x: Tensor) -> Mapping[int, Any]:
     return hooks
 
 
+def has_gradient_hooks(x: Tensor) -> bool:
+    """Whether something changes or reads the gradient of a leaf on its way into `x.grad`."""
+    return bool(x._backward_hooks or x._post_accumulate_grad_hooks)
+
+
 def _nothing(grad: Tensor) -> None:
     pass
 

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor, whole
+from taut._arguments import batch_of, check_tensor, whole
 from taut._sharding import gathers
 from taut.certification._certificate import Certificate, prove
 from taut.certification._changes import moved
@@ -87,10 +87,16 @@ class FeatureSlopes:
         """How far each computed output may be from the exact one, rounded up; 0 in real arithmetic.
 
         A computed output of a nondecreasing model falls from x to x' by at most the sum of both.
+
+        Raises:
+            ValueError: if the inputs are no batch of the shape that was proved.
         """
         check_tensor("inputs", inputs)
         if self.certificate is None:
             return torch.zeros(len(inputs), dtype=torch.float64, device="cpu")
+        shape = self.certificate.program.input_shape
+        if inputs.dim() < 1 or tuple(inputs.shape[1:]) != shape:
+            raise ValueError(f"`inputs` must be {batch_of(shape)}; got {tuple(inputs.shape)}.")
         return output_error(self.certificate, inputs)
 
 
@@ -137,6 +143,8 @@ def slopes(
         program = trace(model, input_shape)
         size = math.prod(program.input_shape)
         asked = range(size) if features is None else features
+        if not isinstance(asked, Iterable):
+            raise ValueError(f"`features` must be numbers of features, or None; got {asked!r}.")
         chosen = [whole("features", i, least=0) for i in asked]
         if any(i >= size for i in chosen):
             raise ValueError(f"`features` must be below {size}; got {max(chosen)}.")

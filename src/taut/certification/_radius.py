@@ -270,6 +270,8 @@ def _check(logits: Tensor, labels: Tensor) -> None:
             f"`labels` must be one class per point; got {tuple(labels.shape)} for "
             f"{len(logits)} points."
         )
+    if labels.dtype not in (torch.int64, torch.int32):
+        raise ValueError(f"`labels` must be int64 classes; got {labels.dtype}.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
             f"`labels` must be in 0..{logits.shape[1] - 1}; got {int(labels.min())}.."

@@ -116,4 +116,5 @@ def _together(near: Tensor, shares: Tensor, constant: float, slope: float) -> Te
     steep = constant * (total.square() + shares.square().sum(1)).sqrt() + slope * total
     room = (2 * near.shape[1] + 8) * 2.0**-52
     radius = lead * (1 - room) / (steep * (1 + room))
-    return radius.where(lead > _LEAST, 0.0).nan_to_num(0.0, posinf=torch.inf)
+    proven = (lead > _LEAST) & (lead < torch.inf)  # sums of huge gaps overflow
+    return radius.where(proven, 0.0).nan_to_num(0.0, posinf=torch.inf)

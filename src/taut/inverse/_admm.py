@@ -73,7 +73,7 @@ def admm(
         >>> admm(denoiser, data, torch.zeros(1, 1, 2, 2), step=1.0, sigma=0.1).averaged
         0.5
     """
-    check_arguments(data, start, step, iterations)
+    step, iterations = check_arguments(data, start, step, iterations)
     shape = tuple(start.shape[1:])
     data.check(shape)
     if proved:

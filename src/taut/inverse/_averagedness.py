@@ -13,7 +13,7 @@ from fractions import Fraction
 
 from torch import nn
 
-from taut._arguments import is_number
+from taut._arguments import is_number, rational
 from taut.linalg.rounding import up
 from taut.program import PASSES, Node, Program, UnprovenError, bound_of, trace
 
@@ -98,9 +98,9 @@ def composed_averagedness(*alphas: float) -> float:
     """
     total = Fraction(0)
     for alpha in alphas:
-        if not is_number(alpha) or not 0 <= alpha <= 1:
+        beta = rational(alpha) if is_number(alpha) else None
+        if beta is None or not 0 <= beta <= 1:
             raise ValueError(f"`alphas` must be numbers in [0, 1]; got {alpha!r}.")
-        beta = Fraction(alpha)
         if 1 in (total, beta):
             return 1.0
         total = (total + beta - 2 * total * beta) / (1 - total * beta)

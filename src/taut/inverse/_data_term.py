@@ -58,7 +58,8 @@ class LeastSquares(AbstractDataTerm):
 
     Args:
         physics: the operator A: a linear module, whose adjoint is computed by differentiation and
-            whose proximal step by conjugate gradients; or an object with `A(x)` and `A_adjoint(y)`,
+            whose proximal step by conjugate gradients, of which 200 may be too few to be exact for
+            steps above some 1,000 / L; or an object with `A(x)` and `A_adjoint(y)`,
             as :class:`Blur` and the linear physics of deepinv have, and with `prox_l2(z, y, gamma)`
             for :func:`admm`.
         y: the measurements of a batch of images.
@@ -75,6 +76,10 @@ class LeastSquares(AbstractDataTerm):
 
     def __init__(self, physics: Any, y: Tensor, norm: float | None = None) -> None:
         check_tensor("y", y)
+        if not y.is_floating_point():
+            raise ValueError(f"`y` must be a floating-point tensor; got {y.dtype}.")
+        if not y.isfinite().all():
+            raise ValueError("`y` must be finite; it holds NaN or Inf.")
         if norm is not None and not (is_number(norm) and 0 <= norm < math.inf):
             raise ValueError(f"`norm` must be a number of at least 0, or None; got {norm!r}.")
         self.known = hasattr(physics, "A") and hasattr(physics, "A_adjoint")
@@ -110,10 +115,30 @@ class LeastSquares(AbstractDataTerm):
             lambda z: z + step * self.adjoint(self.measured(z), z), right, start=x
         )
 
+    @torch.no_grad()
     def check(self, input_shape: tuple[int, ...]) -> None:
-        """Refuse a module that is not linear; what has `A` and `A_adjoint` is trusted to be."""
-        if self.known:
-            return
+        """Refuse a module that is not linear, and an adjoint that is none at a random image.
+
+        What has `A` and `A_adjoint` is trusted to be linear.
+        """
+        if not self.known:
+            self._check_linear(input_shape)
+        random = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
+        x = random.to(self.y)
+        y = self.measured(x)
+        if y.shape[1:] != self.y.shape[1:]:
+            raise ValueError(
+                f"`y` must be measurements of shape {tuple(y.shape[1:])} of images of shape "
+                f"{input_shape}; got {tuple(self.y.shape[1:])}."
+            )
+        square, same = float(y.square().sum()), float((x * self.adjoint(y, x)).sum())
+        if not abs(square - same) <= 0.01 * square:
+            raise ValueError(
+                "`physics` must have its adjoint, or one by differentiation; got <A x, A x> = "
+                f"{square:.6g} and <x, A* A x> = {same:.6g}."
+            )
+
+    def _check_linear(self, input_shape: tuple[int, ...]) -> None:
         program = trace(self.physics, input_shape)
         for site in program.sites():
             kind = operation(site)

@@ -1,11 +1,15 @@
 """Plug-and-play proximal gradient descent."""
 
+import math
+from collections.abc import Iterable
 from fractions import Fraction
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from taut._arguments import is_number
 from taut.inverse._averagedness import composed_averagedness
 from taut.inverse._data_term import AbstractDataTerm
 from taut.inverse._restoration import Restoration, check_arguments, distance, proved_denoiser
@@ -42,9 +46,9 @@ def proximal_gradient(
 
     Guarantee: for a step s below 2 / L, L the proven Lipschitz constant of the gradient, and a
         denoiser that is proved to be averaged: :math:`\|x_{k+1} - x_k\|` never grows, no distance
-        to a fixed point ever grows, and iterates converge to a fixed point. With a box a fixed
-        point exists; without one it does if, say, A is injective. In real arithmetic: rounding
-        stops the residual at a multiple of the last place.
+        to a fixed point ever grows, and iterates converge to a fixed point. With a box of
+        finite ends a fixed point exists; otherwise it does if, say, A is injective. In real
+        arithmetic: rounding stops the residual at a multiple of the last place.
     Cost: for each iteration A, its adjoint and the denoiser, whose weights are computed once.
 
     Args:
@@ -74,16 +78,18 @@ def proximal_gradient(
         >>> proximal_gradient(denoiser, data, data.y, step=1.0, sigma=0.1).averaged < 1
         True
     """
-    check_arguments(data, start, step, iterations)
+    step, iterations = check_arguments(data, start, step, iterations)
     shape = tuple(start.shape[1:])
-    share = Fraction(step) * Fraction(data.lipschitz(shape)) / 2
+    constant = data.lipschitz(shape)
+    if not (is_number(constant) and 0 <= constant < math.inf):
+        raise ValueError(f"`data.lipschitz` must return a finite number >= 0; got {constant!r}.")
+    share = Fraction(step) * Fraction(float(constant)) / 2
     if share >= 1:
         raise ValueError(
             f"`step` must be below 2 / L = {step / float(share):.6g}, L the Lipschitz constant of "
             f"the gradient of the data term; got {step}."
         )
-    if box is not None and not box[0] <= box[1]:
-        raise ValueError(f"`box` must be a least and a largest value, or None; got {box}.")
+    least, largest = _checked_box(box)
     averaged = None
     if proved:
         alpha = proved_denoiser(denoiser, sigma, shape, firmly=False)
@@ -92,8 +98,19 @@ def proximal_gradient(
     with cached():
         for _ in range(iterations):
             new = denoiser(x - step * data.gradient(x), sigma)
-            new = new if box is None else new.clamp(*box)
+            new = new if box is None else new.clamp(least, largest)
             residuals.append(distance(new, x))
             x = new
-    theorem = (_THEOREM if box is None else _BOUNDED) if proved else ""
+    bounded = -math.inf < least <= largest < math.inf
+    theorem = (_BOUNDED if bounded else _THEOREM) if proved else ""
     return Restoration(x, torch.stack(residuals), averaged, theorem)
+
+
+def _checked_box(box: Any) -> tuple[float, float]:
+    """The least and the largest value of a pixel; infinite ones for None."""
+    if box is None:
+        return -math.inf, math.inf
+    ends = list(box) if isinstance(box, Iterable) else []
+    if len(ends) != 2 or not all(map(is_number, ends)) or not ends[0] <= ends[1]:
+        raise ValueError(f"`box` must be a least and a largest value, or None; got {box!r}.")
+    return float(ends[0]), float(ends[1])

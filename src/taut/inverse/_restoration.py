@@ -50,8 +50,8 @@ class Restoration:
         )
 
 
-def check_arguments(data: Any, start: Any, step: Any, iterations: Any) -> None:
-    """Refuse what no iteration can work with."""
+def check_arguments(data: Any, start: Any, step: Any, iterations: Any) -> tuple[float, int]:
+    """The step and the number of iterations; refuse what no iteration can work with."""
     if not isinstance(data, AbstractDataTerm):
         kind = type(data).__name__
         raise ValueError(f"`data` must be a data term, such as LeastSquares; got {kind}.")
@@ -59,8 +59,11 @@ def check_arguments(data: Any, start: Any, step: Any, iterations: Any) -> None:
     if start.dim() != 4 or not start.is_floating_point():
         shape = f"{start.dtype} of shape {tuple(start.shape)}"
         raise ValueError(f"`start` must be a float tensor of shape (b, c, h, w); got {shape}.")
-    positive("step", step)
-    whole("iterations", iterations)
+    if not len(start):
+        raise ValueError("`start` must hold at least one image; got none.")
+    if not start.isfinite().all():
+        raise ValueError("`start` must be finite; it holds NaN or Inf.")
+    return positive("step", step), whole("iterations", iterations)
 
 
 def proved_denoiser(

@@ -90,22 +90,18 @@ class Monotone(nn.Module):
 
     def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b m"]:
         """Add the linear term to each output."""
-        outputs: Tensor = self.model(input)
-        if not isinstance(input, fx.Proxy):
-            self._check(input, outputs)
-        return outputs + F.linear(input, self.coefficients)
-
-    def _check(self, input: Tensor, outputs: Tensor) -> None:
         features = self.coefficients.shape[1]
-        if input.shape[-1:] != (features,):
+        if not isinstance(input, fx.Proxy) and input.shape[-1:] != (features,):
             raise ValueError(
                 f"`input` must have {features} features, one a direction; got {tuple(input.shape)}."
             )
-        if outputs.shape[:-1] != input.shape[:-1]:
+        outputs: Tensor = self.model(input)
+        if not isinstance(input, fx.Proxy) and outputs.shape[:-1] != input.shape[:-1]:
             raise ValueError(
                 "`model` must map (batch, features) to (batch, outputs); got "
                 f"{tuple(outputs.shape)} for {tuple(input.shape)}."
             )
+        return outputs + F.linear(input, self.coefficients)
 
     def extra_repr(self) -> str:
         """The directions."""
@@ -124,10 +120,11 @@ def _directions(directions: Any) -> list[int]:
 
 
 def _constants(constant: Any, features: int) -> list[float]:
-    if is_number(constant):
-        values = [constant] * features
+    plain: Any = constant.tolist() if isinstance(constant, Tensor) else constant
+    if is_number(plain):
+        values = [plain] * features
     else:
-        values = constant.tolist() if isinstance(constant, Tensor) else list(constant)
+        values = list(plain) if isinstance(plain, Iterable) else []
     good = all(is_number(value) and 0 < value < math.inf for value in values)
     if len(values) != features or not good:
         raise ValueError(

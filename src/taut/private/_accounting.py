@@ -48,9 +48,11 @@ class SampledGaussian:
     steps: int
 
     def __post_init__(self) -> None:
-        positive("noise_multiplier", self.noise_multiplier)
         _check_share(self.sampling_rate)
-        whole("steps", self.steps)
+        noise = positive("noise_multiplier", self.noise_multiplier)
+        object.__setattr__(self, "noise_multiplier", noise)
+        object.__setattr__(self, "sampling_rate", float(self.sampling_rate))
+        object.__setattr__(self, "steps", whole("steps", self.steps))
 
     @classmethod
     def within(
@@ -72,12 +74,18 @@ class SampledGaussian:
         _check_delta(delta)
         _check_share(sampling_rate)
         utils = _opacus("opacus.accountants.utils")
-        with _quiet():
-            noise = utils.get_noise_multiplier(
-                target_epsilon=epsilon, target_delta=delta, sample_rate=sampling_rate,
-                steps=whole("steps", steps), epsilon_tolerance=epsilon / 1000, alphas=_ORDERS,
-            )  # fmt: skip
-        return cls(float(noise), sampling_rate, int(steps))
+        count = whole("steps", steps)
+        try:
+            with _quiet():
+                noise = utils.get_noise_multiplier(
+                    target_epsilon=epsilon, target_delta=delta, sample_rate=sampling_rate,
+                    steps=count, epsilon_tolerance=epsilon / 1000, alphas=_ORDERS,
+                )  # fmt: skip
+        except ValueError:  # of Opacus: the budget is too low
+            raise ValueError(
+                f"`epsilon` must be larger: no noise stays within {epsilon} at delta={delta}."
+            ) from None
+        return cls(noise, sampling_rate, steps)
 
     def epsilon(self, delta: float, *, steps: int | None = None) -> float:
         """The epsilon that is spent, for a delta in (0, 1).

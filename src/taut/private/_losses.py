@@ -44,8 +44,8 @@ class ClippedCrossEntropy:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        positive("clip", self.clip)
-        positive("temperature", self.temperature)
+        object.__setattr__(self, "clip", positive("clip", self.clip))
+        object.__setattr__(self, "temperature", positive("temperature", self.temperature))
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A function of the logits with this gradient, for each image; its value says nothing."""
@@ -82,7 +82,7 @@ def loss_bound(loss: Loss) -> float:
     if type(loss) is nn.CrossEntropyLoss and loss.weight is None:
         return UP_SQRT2
     if isinstance(loss, ClippedCrossEntropy):
-        return float(loss.clip)
+        return loss.clip
     if isinstance(loss, OffsetCrossEntropy):
         return up_divide(UP_SQRT2, loss.temperature)
     if isinstance(loss, MultiMargin):
@@ -107,7 +107,7 @@ def image_losses(loss: Loss, logits: Tensor, labels: Tensor) -> Tensor:
 
 def shortened(values: Tensor, norm: float) -> Tensor:
     """Samples of a batch, scaled down to a norm that is not above `norm` after rounding."""
-    norms = torch.linalg.vector_norm(values.double().flatten(1), dim=1)
+    wide = values.double().flatten(1)
     limit = norm * (1 - 4 * torch.finfo(values.dtype).eps)
-    factors = (limit / norms).clamp(max=1.0).to(values.dtype)
-    return values * factors.view(-1, *[1] * (values.dim() - 1))
+    factors = (limit / torch.linalg.vector_norm(wide, dim=1)).clamp(max=1.0)
+    return (wide * factors[:, None]).to(values.dtype).view_as(values)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from taut._arguments import positive
+from taut._torch_private import has_gradient_hooks
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.retraction import nearest_orthonormal
 from taut.linalg.rounding import up_product, up_root, up_root_sum_square, up_sum
@@ -208,6 +209,12 @@ def _check_trained(program: Program, parameters: Mapping[str, Tensor]) -> None:
         raise UnprovenError(f"The model must return one row of logits for an input; got {shape}.")
     if not parameters:
         raise ValueError("`model` must have a parameter that is trained; got none.")
+    for name, parameter in parameters.items():
+        if has_gradient_hooks(parameter):
+            raise UnprovenError(
+                f"`{name}` has a hook on its gradient, which may read or change it before there is "
+                "noise: remove the hook."
+            )
     known = set()
     for node in program.nodes:
         held = [name for name in node.tensors.values() if name in parameters]

@@ -67,8 +67,12 @@ def train(
         tensor(True)
     """
     _check_examples(images, labels)
+    if not isinstance(mechanism, SampledGaussian):
+        raise ValueError(f"`mechanism` must be a SampledGaussian; got {type(mechanism).__name__}.")
     norm, slope = positive("input_norm", input_norm), loss_bound(loss)
     bounds = Sensitivities(model, tuple(images.shape[1:]))
+    _check_fit(bounds, images, labels, getattr(loss, "ignore_index", None))
+    labels = labels.long()
     if generator is None:
         generator = torch.Generator()
         generator.seed()
@@ -115,10 +119,22 @@ def _check_examples(images: Tensor, labels: Tensor) -> None:
             "`images` must be one floating-point tensor of all examples, batch first; got "
             f"{tuple(images.shape)} of {images.dtype}."
         )
-    if labels.shape != images.shape[:1] or labels.is_floating_point():
+    whole_numbers = not (labels.is_floating_point() or labels.is_complex())
+    if labels.shape != images.shape[:1] or not whole_numbers or labels.dtype == torch.bool:
         raise ValueError(
             f"`labels` must be class indices, integers of shape ({len(images)},); got "
             f"{tuple(labels.shape)} of {labels.dtype}."
         )
     if not all(bool(extreme.isfinite()) for extreme in images.aminmax()):
         raise ValueError("`images` must be finite; they hold NaN or Inf.")
+
+
+def _check_fit(bounds: Sensitivities, images: Tensor, labels: Tensor, ignored: int | None) -> None:
+    """Refuse images in another precision than the model's, and labels that are no classes."""
+    wanted = next(iter(bounds.parameters.values())).dtype
+    if images.dtype != wanted:
+        raise ValueError(f"`images` must be {wanted} like the model; got {images.dtype}.")
+    classes = bounds.program.shapes[bounds.program.output][0]
+    wrong = labels[((labels < 0) | (labels >= classes)) & (labels != ignored)]
+    if len(wrong):
+        raise ValueError(f"`labels` must be in 0..{classes - 1}; got {int(wrong[0])}.")

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from taut._arguments import check_tensor, is_number, whole
 from taut._sharding import gathers
 from taut.certification import Certificate, norms_upper, output_error, prove
-from taut.linalg.rounding import U64, next_down, up_product
+from taut.linalg.rounding import U64, next_down, next_up
 
 __all__ = ["RayHits", "normals", "sphere_trace"]
 
@@ -110,7 +110,9 @@ def sphere_trace(
         raise ValueError(
             f"`model` must give one number a point; its outputs are {certificate.output_shape}."
         )
-    rays = _Rays(certificate, origins.detach().double(), directions.detach().double(), tolerance)
+    rays = _Rays(
+        certificate, origins.detach().double(), directions.detach().double(), float(tolerance)
+    )
     return rays.traced(float(far), whole("steps", steps), origins)
 
 
@@ -123,7 +125,9 @@ class _Rays:
     ) -> None:
         self.certificate, self.tolerance = certificate, tolerance
         self.origins, self.directions = origins, directions
-        self.speeds = _times(norms_upper(directions), certificate.composed.lipschitz)
+        lipschitz = certificate.composed.lipschitz
+        speeds = next_up(norms_upper(directions) * lipschitz)  # above 0, if it underflows
+        self.speeds = speeds if lipschitz else torch.zeros_like(speeds)
 
     def traced(self, far: float, steps: int, like: Tensor) -> RayHits:
         """Follow all rays."""
@@ -163,11 +167,6 @@ class _Rays:
         return error.isfinite() & (values <= self.tolerance), margin.nan_to_num(0.0, 0.0, 0.0)
 
 
-def _times(values: Tensor, factor: float) -> Tensor:
-    """Products, rounded up; exactly 0 for the factor 0."""
-    return values * up_product(factor, 1 + 2.0**-50)
-
-
 def _check(origins: Tensor, directions: Tensor, far: float, tolerance: float) -> None:
     check_tensor("origins", origins)
     check_tensor("directions", directions)
@@ -195,11 +194,19 @@ def normals(model: nn.Module, points: Float[Tensor, "b n"]) -> Float[Tensor, "b 
     Returns:
         Normals; 0 where the gradient is 0.
 
+    Raises:
+        ValueError: if points are no floating-point tensor.
+
     Example:
         >>> normals(nn.Linear(3, 1), torch.randn(4, 3)).norm(dim=1).round(decimals=4)
         tensor([1., 1., 1., 1.])
     """
+    check_tensor("points", points)
+    if not points.is_floating_point():
+        raise ValueError(f"`points` must be a floating-point tensor; got {points.dtype}.")
     with torch.enable_grad():
         x = points.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(model(x).sum(), x)
-    return nn.functional.normalize(gradient, dim=1)
+    largest = gradient.abs().amax(1, keepdim=True)
+    scaled = gradient / largest.where(largest > 0, 1.0)
+    return nn.functional.normalize(scaled, dim=1)

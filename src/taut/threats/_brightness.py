@@ -47,7 +47,7 @@ class Brightness(AbstractTransformation):
     cells: int = 200
 
     def __post_init__(self) -> None:
-        check_search(self.limit, self.cells)
+        check_search(self)
 
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:
         """The sum, clipped if asked for."""

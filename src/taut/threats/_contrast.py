@@ -51,9 +51,10 @@ class Contrast(AbstractTransformation):
     cells: int = 200
 
     def __post_init__(self) -> None:
-        check_search(self.limit, self.cells)
+        check_search(self)
         if not is_number(self.centre) or not math.isfinite(self.centre):
             raise ValueError(f"`centre` must be a finite number; got {self.centre!r}.")
+        object.__setattr__(self, "centre", float(self.centre))
 
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:
         """The changed images, clipped if asked for."""

@@ -59,6 +59,8 @@ class L0(AbstractThreat):
             raise ValueError(
                 f"`low` must be a number below `high`; got low={self.low}, high={self.high}."
             )
+        object.__setattr__(self, "low", float(self.low))
+        object.__setattr__(self, "high", float(self.high))
 
     def check(self, images: Tensor, sizes: Sequence[float]) -> None:
         """Refuse images with values out of the range."""

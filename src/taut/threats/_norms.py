@@ -18,6 +18,7 @@ from typing import final
 from torch import Tensor
 
 from taut.linalg.matrix import MatrixOperator
+from taut.linalg.operator import DENSE_LIMIT
 from taut.linalg.rounding import U64, gamma, outward, up_product, up_root, up_sum
 
 __all__ = ["NORMS", "BallNorm"]
@@ -69,15 +70,18 @@ def _largest_column(matrix: Tensor) -> float:
 def _from_box(matrix: Tensor) -> float:
     r"""The least of three bounds.
 
-    From :math:`\|M z\|^2 = \sum_{ij} z_i z_j c_i \cdot c_j`; from :math:`\sum_k (m_k \cdot z)^2`
-    with rows m; and the spectral norm times the root of the number of columns.
+    From :math:`\|M z\|^2 = \sum_{ij} z_i z_j c_i \cdot c_j`, unless there are too many columns;
+    from :math:`\sum_k (m_k \cdot z)^2` with rows m; and the spectral norm times the root of the
+    number of columns.
     """
     rows, columns = matrix.shape
-    lengths = float(outward(matrix.square().sum(0).sqrt().sum(), rows + columns + 4))
-    products = float(outward((matrix.T @ matrix).abs().sum(), columns**2 + 2))
-    by_columns = up_sum(products, up_product(gamma(rows + 2, U64), lengths, lengths))
-    by_rows = float(outward(matrix.abs().sum(1).square().sum(), 2 * columns + rows + 4))
-    from_sums = up_sum(up_root(min(by_columns, by_rows)), _TINY)
+    squares = float(outward(matrix.abs().sum(1).square().sum(), 2 * columns + rows + 4))
+    if columns**2 <= DENSE_LIMIT:  # the products of all columns
+        lengths = float(outward(matrix.square().sum(0).sqrt().sum(), rows + columns + 4))
+        products = float(outward((matrix.T @ matrix).abs().sum(), columns**2 + 2))
+        rounded = up_product(gamma(rows + 2, U64), lengths, lengths)
+        squares = min(squares, up_sum(products, rounded))
+    from_sums = up_sum(up_root(squares), _TINY)
     return min(from_sums, up_product(_spectral(matrix), up_root(float(columns))))
 
 

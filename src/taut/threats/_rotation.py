@@ -58,7 +58,7 @@ class Rotation(AbstractTransformation):
     cells: int = 400
 
     def __post_init__(self) -> None:
-        check_search(self.limit, self.cells)
+        check_search(self)
 
     def roundings(self, shape: tuple[int, ...]) -> float:
         """Points are off by as many roundings of the size, pixels by a slope times that."""

@@ -145,14 +145,14 @@ class AbstractTransformation(AbstractThreat):
         return radii
 
 
-def check_search(limit: float, cells: int) -> None:
-    """Refuse settings of a search that are out of range.
+def check_search(threat: AbstractTransformation) -> None:
+    """Refuse settings of a search that are out of range; keep them as plain numbers.
 
     Raises:
         ValueError: if there are such.
     """
-    positive("limit", limit)
-    whole("cells", cells)
+    object.__setattr__(threat, "limit", positive("limit", threat.limit))
+    object.__setattr__(threat, "cells", whole("cells", threat.cells))
 
 
 class _Covering:
@@ -177,7 +177,8 @@ class _Covering:
         found = torch.full((len(everyone),), self.threat.limit, dtype=torch.float64, device="cpu")
         right = self._reach(logits, everyone) > 0
         found[~right] = 0.0
-        heaps = {i: self._first_cells() for i in right.nonzero().flatten().tolist()}
+        first = self._first_cells()
+        heaps = {i: first.copy() for i in right.nonzero().flatten().tolist()}
         for _ in range(self.threat.cells):
             cells = {i: heapq.heappop(heap) for i, heap in heaps.items()}
             if not cells:

@@ -12,6 +12,9 @@ from taut.threats._transformation import AbstractTransformation, check_search
 
 __all__ = ["Translation"]
 
+_FURTHEST = 256
+"""In pixels: each image begins with a rectangle for each pixel along both axes."""
+
 
 @final
 @dataclass(frozen=True)
@@ -26,7 +29,7 @@ class Translation(AbstractTransformation):
     Guarantee: no shift smaller than the radius along both axes changes the answer.
 
     Args:
-        limit: sizes are searched up to this one, which is the largest radius.
+        limit: sizes are searched up to this one, which is the largest radius; at most 256.
         cells: how many rectangles are tried for each image, at most.
 
     Raises:
@@ -49,7 +52,9 @@ class Translation(AbstractTransformation):
     cells: int = 400
 
     def __post_init__(self) -> None:
-        check_search(self.limit, self.cells)
+        check_search(self)
+        if self.limit > _FURTHEST:
+            raise ValueError(f"`limit` must be at most {_FURTHEST} pixels; got {self.limit:g}.")
 
     def breaks(self) -> tuple[float, ...]:
         """Whole pixels."""

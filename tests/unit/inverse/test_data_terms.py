@@ -119,6 +119,32 @@ def test_what_is_not_linear_is_refused(module, words):
         data.check((1, 4, 4))
 
 
+class _Rows:
+    """Every second row, with an adjoint that is wrong by a factor."""
+
+    def __init__(self, factor: float):
+        self.factor = factor
+
+    def A(self, x):
+        return x[..., ::2, :]
+
+    def A_adjoint(self, y):
+        return self.factor * torch.stack((y, torch.zeros_like(y)), -2).flatten(-3, -2)
+
+
+class _Detached(nn.Module):
+    def forward(self, x):
+        return 2 * x.detach()
+
+
+@pytest.mark.parametrize("physics", [_Rows(3.0), _Detached()])
+def test_a_wrong_adjoint_is_refused(physics):
+    y = torch.zeros(1, 1, 4 if isinstance(physics, nn.Module) else 2, 4)
+    with pytest.raises(ValueError, match=r"`physics` must have its adjoint, .*; got <A x, A x> = "):
+        LeastSquares(physics, y).lipschitz((1, 4, 4))
+    assert LeastSquares(_Rows(1.0), torch.zeros(1, 1, 2, 4)).lipschitz((1, 4, 4)) >= 1
+
+
 def test_wrong_arguments(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     y, least_squares, inpainting = torch.zeros(1, 1, 4, 4), ANY[0], ANY[1]
@@ -126,6 +152,14 @@ def test_wrong_arguments(monkeypatch):
         least_squares(torch.relu, y)
     with pytest.raises(ValueError, match=r"`y` must be a torch\.Tensor; got list"):
         least_squares(nn.Identity(), [1.0])
+    with pytest.raises(ValueError, match=r"`y` must be a floating-point tensor; got torch\.int64"):
+        least_squares(nn.Identity(), y.long())
+    with pytest.raises(ValueError, match="`y` must be a floating-point tensor; got"):
+        least_squares(nn.Identity(), y + 1j)  # the imaginary part would not count in the norm
+    with pytest.raises(ValueError, match="`y` must be finite"):
+        least_squares(nn.Identity(), y / 0)
+    with pytest.raises(ValueError, match="`y` must be measurements of shape"):
+        LeastSquares(nn.Identity(), y).check((1, 4, 3))
     for norm in (-1, float("inf"), "a"):
         with pytest.raises(ValueError, match="`norm` must be a number of at least 0, or None"):
             least_squares(nn.Identity(), y, norm)

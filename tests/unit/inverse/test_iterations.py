@@ -1,9 +1,12 @@
 """Iterations do what their theorem says: residuals, distances, fixed points, rates."""
 
+import math
+from fractions import Fraction
 from functools import partial
 from typing import Any
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,6 +19,7 @@ from taut.inverse import (
     Inpainting,
     LeastSquares,
     admm,
+    composed_averagedness,
     conv_net,
     proximal_gradient,
 )
@@ -143,6 +147,14 @@ def test_a_box_holds_the_pixels_and_gives_a_fixed_point_for_any_mask():
     assert boxed.theorem.endswith("converge to a fixed point")
 
 
+def test_a_box_without_an_end_promises_no_fixed_point():
+    data, x = problem("mask")
+    for box in ((0.0, math.inf), (-math.inf, math.inf), None):
+        found = proximal_gradient(denoiser(), data, x, step=1.0, sigma=0.1, box=box, iterations=2)
+        assert "Brouwer" not in found.theorem
+        assert "if there is one" in found.theorem
+
+
 @pytest.mark.parametrize("how", ITERATIONS)
 def test_single_precision(how):
     data, x = problem(dtype=torch.float32)
@@ -225,15 +237,40 @@ def test_each_iteration_asks_for_what_it_needs():
         proximal_gradient(Flip(), data, x, step=1.0, sigma=0.1)
 
 
+@pytest.mark.parametrize("half", [np.float32(0.5), Fraction(1, 2)])
+def test_steps_are_numbers_of_any_kind(half, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    data, x = problem("mask")
+    for solve in (proximal_gradient, admm):
+        plain, other = (
+            solve(denoiser(), data, x, step=s, sigma=s, iterations=2).image for s in (0.5, half)
+        )
+        assert torch.equal(plain, other)
+    assert composed_averagedness(half, half) == composed_averagedness(0.5, 0.5)
+
+
+@pytest.mark.parametrize("constant", [-1.0, math.nan, math.inf])
+def test_constants_of_own_data_terms_are_checked(constant, monkeypatch):
+    data, x = problem("mask")
+    monkeypatch.setattr(LeastSquares, "lipschitz", lambda *_: constant)
+    with pytest.raises(ValueError, match=r"`data.lipschitz` must return a finite number >= 0; got"):
+        proximal_gradient(denoiser(), data, x, step=1.0, sigma=0.1)
+
+
 def test_wrong_arguments(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     data, x = problem("mask")
     good: dict[str, Any] = {"step": 1.0, "sigma": 0.1, "iterations": 2}
     with pytest.raises(ValueError, match=r"`step` must be below 2 / L = 2, .*; got 2\.0"):
         proximal_gradient(denoiser(), data, x, **changed(good, {"step": 2.0}))
-    with pytest.raises(ValueError, match="`box` must be a least and a largest value"):
-        proximal_gradient(denoiser(), data, x, box=(1.0, 0.0), **good)
+    for box in ((1.0, 0.0), (0.0, 1.0, 2.0), (None, 1.0), "01", 1.0):
+        with pytest.raises(ValueError, match="`box` must be a least and a largest value"):
+            proximal_gradient(denoiser(), data, x, **changed(good, {"box": box}))
     for solve in (proximal_gradient, admm):
+        with pytest.raises(ValueError, match="`start` must be finite"):
+            solve(denoiser(), data, x / 0, **good)
+        with pytest.raises(ValueError, match="`start` must hold at least one image"):
+            solve(denoiser(), data, x[:0], **good)
         for step in (0.0, -1.0, float("nan"), "a"):
             with pytest.raises(ValueError, match="`step` must be a positive number"):
                 solve(denoiser(), data, x, **changed(good, {"step": step}))

@@ -341,6 +341,8 @@ def test_columns_have_norm_1_and_finite_gradients(kind, dtype, above):
         ((nn.Linear(1, 1), [1], 0.0), "`constant` must be a positive number or 1 of them; got 0.0"),
         ((nn.Linear(1, 1), [1], [1.0, 2.0]), "`constant` must be a positive number or 1 of them"),
         ((nn.Linear(1, 1), [1], math.inf), "`constant` must be a positive number"),
+        ((nn.Linear(1, 1), [1], None), "`constant` must be a positive number"),
+        ((nn.Linear(1, 1), [1], torch.tensor(-1.0)), "`constant` must be a positive number"),
     ],
 )
 def test_wrong_arguments_are_refused(arguments, message, monkeypatch):
@@ -352,12 +354,20 @@ def test_wrong_arguments_are_refused(arguments, message, monkeypatch):
 def test_wrong_sizes_and_unproven_models_are_refused():
     with pytest.raises(ValueError, match=r"`input` must have 2 features, one a direction; got"):
         Monotone(nn.Linear(3, 1), [1, 1])(torch.zeros(1, 3))
+    with pytest.raises(ValueError, match=r"`input` must have 2 features, one a direction; got"):
+        Monotone(nn.Linear(2, 1), [1, 1])(torch.zeros(1, 3))
     with pytest.raises(ValueError, match=r"`model` must map \(batch, features\) to"):
         Monotone(nn.Flatten(0), [1, 1])(torch.zeros(1, 2))
     with pytest.raises(taut.program.UnprovenError):
         taut.slopes(Monotone(nn.Sequential(nn.Linear(2, 2), Cube()), [1, 1]), (2,))
     with pytest.raises(ValueError, match="`features` must be below 2; got 2"):
         taut.slopes(nn.Linear(2, 1), (2,), features=(2,))
+    found = taut.slopes(nn.Linear(2, 1), (2,), arithmetic="float32")
+    for shape in ((1, 3), (2,)):
+        with pytest.raises(ValueError, match=r"`inputs` must be \(n, 2\); got"):
+            found.rounding(torch.zeros(shape))
+    coefficients = Monotone(nn.Linear(2, 1), [1, 1], torch.tensor(2.0)).coefficients
+    assert (coefficients > 2).all()
 
 
 class Cube(nn.Module):

@@ -2,7 +2,9 @@
 
 import math
 from fractions import Fraction
+from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import Tensor, nn
@@ -170,7 +172,7 @@ def test_clipped_cross_entropy_has_the_clipped_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6, 1e30])
 def test_inputs_are_scaled_into_the_ball(dtype, scale):
     images = scale * torch.randn(50, 1, 7, 5, dtype=dtype)
     images[0] = 0
@@ -181,6 +183,12 @@ def test_inputs_are_scaled_into_the_ball(dtype, scale):
             assert torch.equal(image, short)
         else:
             assert short.norm().item() == pytest.approx(0.7, rel=1e-5)
+
+
+def test_inputs_near_the_largest_number_are_scaled_into_the_ball():
+    images = 3e38 * torch.rand(20, 784, generator=torch.Generator().manual_seed(0))
+    for short in shortened(images, 0.7):
+        assert sum(Fraction(v) ** 2 for v in short.tolist()) <= Fraction(0.7) ** 2
 
 
 @pytest.mark.parametrize("name", [n for n in NETS if n != "linear"])
@@ -333,6 +341,7 @@ def test_noise_is_found_for_a_budget():
     [
         ({"epsilon": 0.0}, "`epsilon` must be a positive number; got 0.0"),
         ({"epsilon": -1.0}, "`epsilon` must be a positive number"),
+        ({"epsilon": 1e-9}, "`epsilon` must be larger: no noise stays within 1e-09"),
         ({"delta": 0.0}, "`delta` must be between 0 and 1"),
         ({"delta": 1.0}, "`delta` must be between 0 and 1"),
         ({"sampling_rate": 0.0}, "`sampling_rate` must be above 0"),
@@ -396,7 +405,19 @@ def test_frozen_layers_need_no_rule():
     assert list(bounds) == ["2.weight", "2.bias"]
 
 
-def test_arguments_that_do_not_fit_are_refused():
+def test_hooks_on_gradients_are_refused():
+    # One could take a step before there is noise, or make a gradient larger than its bound.
+    for hook in ("register_hook", "register_post_accumulate_grad_hook"):
+        model = nn.Linear(4, 3)
+        handle = getattr(model.weight, hook)(lambda gradient: None)
+        with pytest.raises(ValueError, match="`weight` has a hook on its gradient"):
+            sensitivities(model, (4,), input_norm=1.0, loss=nn.CrossEntropyLoss())
+        handle.remove()
+        sensitivities(model, (4,), input_norm=1.0, loss=nn.CrossEntropyLoss())
+
+
+def test_arguments_that_do_not_fit_are_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     model, loss = nn.Linear(4, 3), nn.CrossEntropyLoss()
     optimiser = torch.optim.SGD(model.parameters())
     images, labels = torch.randn(6, 4), torch.arange(6) % 3
@@ -406,9 +427,18 @@ def test_arguments_that_do_not_fit_are_refused():
         ((images, labels[:5]), "`labels` must be"),
         ((images, nn.functional.one_hot(labels).float()), "`labels` must be"),
         ((images.long(), labels), "`images` must be one floating-point tensor"),
+        ((images.double(), labels), r"`images` must be torch.float32 like the model"),
+        ((images, labels > 0), "`labels` must be class indices"),
+        ((images, labels + 1), r"`labels` must be in 0\.\.2; got 3"),
+        ((images, labels - 1), r"`labels` must be in 0\.\.2; got -1"),
     ):
         with pytest.raises(ValueError, match=words):
             train(model, *bad, mechanism, loss=loss, optimiser=optimiser)
+    other: Any = None
+    with pytest.raises(ValueError, match="`mechanism` must be a SampledGaussian; got NoneType"):
+        train(model, images, labels, other, loss=loss, optimiser=optimiser)
+    train(model, images, labels.int(), mechanism, loss=loss, optimiser=optimiser)
+    train(model, images, labels * 0 - 100, mechanism, loss=loss, optimiser=optimiser)  # ignored
     with pytest.raises(ValueError, match="`input_norm` must be a positive number"):
         sensitivities(model, (4,), input_norm=0.0, loss=loss)
     for other in (nn.CrossEntropyLoss(torch.ones(3)), nn.MSELoss(), taut.losses.KR()):

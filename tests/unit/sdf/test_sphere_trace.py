@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -169,6 +170,28 @@ def test_normals_are_gradients_of_norm_1():
     flat = nn.Linear(3, 1)
     nn.init.zeros_(flat.weight)
     assert (sdf.normals(flat, x.float()) == 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e30])
+def test_normals_of_tiny_and_huge_gradients(scale, monkeypatch):
+    f = nn.Sequential(bent(3, torch.float64).float(), taut.nn.Times(scale))
+    normals = sdf.normals(f, torch.randn(10, 3))
+    torch.testing.assert_close(normals.norm(dim=1), torch.ones(10))
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(ValueError, match="`points` must be a floating-point tensor; got torch"):
+        sdf.normals(f, torch.ones(2, 3, dtype=torch.int64))
+
+
+def test_a_slope_that_underflows_is_none_of_a_constant():
+    f = nn.Linear(2, 1, dtype=torch.float64)
+    with torch.no_grad():
+        f.weight.copy_(torch.tensor([[1e-200, 0.0]], dtype=torch.float64))
+        f.bias.fill_(-1e-43)
+    # On this ray f is 1e-350 t - 1e-43, which is 0 at t = 1e307.
+    ray = torch.tensor([[0.0, 0.0], [1e-150, 0.0]], dtype=torch.float64).split(1)
+    found = sdf.sphere_trace(f, ray[0], ray[1], far=1e308, tolerance=0.0)
+    assert found.distance <= 1e307
+    assert not found.clear
 
 
 class Cube(nn.Module):

@@ -16,6 +16,7 @@ from taut import threats
 from taut.certification import prove
 from taut.threats import L0, L1, L2, Linf, Mask, WeightedL2
 from taut.threats._cut import cut_of
+from taut.threats._norms import NORMS
 from thinning import one_in
 
 SHAPE = (2, 5, 7)
@@ -353,3 +354,10 @@ def test_every_kind_is_exported_once():
     kinds = threats.kinds()
     assert {"l0", "l1", "l2", "linf", "mask", "weighted-l2"} <= set(kinds)
     assert all(name == cls.kind and cls.unit for name, cls in kinds.items())
+
+
+def test_a_matrix_of_many_columns_needs_no_products_of_all():
+    # All products of its columns would take 320 GB.
+    gain = NORMS["linf"].gain(torch.ones(2, 200_000, dtype=torch.float64))
+    exact = 200_000 * math.sqrt(2)
+    assert exact <= gain <= exact * (1 + 1e-9)

@@ -106,6 +106,16 @@ def test_wrong_heads_and_labels_are_refused(monkeypatch):
         taut.certified_top_k(logits, labels, 1.0, 1, head=torch.zeros(2, 3))
     with pytest.raises(ValueError, match="`labels` must be in"):
         taut.targeted_radius(logits, labels + 3, 1.0)
+    for dtype in (torch.uint8, torch.bool, torch.float32):
+        with pytest.raises(ValueError, match="`labels` must be int64 classes; got torch"):
+            taut.certified_top_k(logits, labels.to(dtype), 1.0, 2)
+
+
+def test_sums_of_huge_gaps_make_no_infinite_radius():
+    logits = torch.tensor([[1e308, 0.0, 0.0, 0.0]], dtype=torch.float64)
+    for k in (2, 3):  # the distance to equal logits is 1e308 * sqrt(k / (k + 1))
+        radius = taut.certified_top_k(logits, torch.tensor([0]), 1.0, k)
+        assert 7e307 < radius <= 1e308 * math.sqrt(k / (k + 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

@@ -3,7 +3,9 @@
 import itertools
 import math
 from dataclasses import replace
+from fractions import Fraction
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -203,6 +205,20 @@ def test_images_of_other_shapes(shape):
                 threats.certify(model, x, labels, threat)
 
 
+@pytest.mark.parametrize("half", [np.float32(0.5), Fraction(1, 2)])
+def test_settings_are_numbers_of_any_kind(half, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    model, x, labels = nn.Linear(4, 2).double(), draw(2, 4), torch.zeros(2).long()
+    for plain, other in (
+        (Contrast(0.5, 0.5, cells=3), Contrast(half, half, cells=np.int64(3))),  # pyright: ignore
+        (threats.L0(-9.5, 9.5), threats.L0(-half - 9, half + 9)),
+    ):
+        found = [threats.certify(model, x, labels, threat).to_json() for threat in (plain, other)]
+        assert found[0] == found[1]
+    with pytest.raises(ValueError, match="`limit` must be a positive number; got inf"):
+        Brightness(limit=np.float32("inf"))  # pyright: ignore
+
+
 def test_settings_out_of_range_are_refused():
     for wrong in ({"limit": 0.0}, {"limit": math.inf}, {"cells": 0}):
         for threat in (Brightness, Contrast, Rotation, Translation):
@@ -210,5 +226,7 @@ def test_settings_out_of_range_are_refused():
                 threat(**wrong)
     with pytest.raises(ValueError, match="`centre` must be a finite number"):
         Contrast(centre=math.nan)
+    with pytest.raises(ValueError, match=r"`limit` must be at most 256 pixels; got 1e[+]09"):
+        Translation(limit=1e9)
     with pytest.raises(ValueError, match="`eps` must be below `limit` of the threat, 2; got 2"):
         threats.certify(net(), draw(1, *SHAPE), torch.tensor([0]), Translation(), eps=(1, 2))
