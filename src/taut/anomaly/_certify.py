@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float64
 from torch import Tensor, nn
 
-from taut._arguments import is_number
+from taut._arguments import check_tensor, is_number
 from taut._display import html_table
 from taut.anomaly._auroc import accepted_at, auroc, lowered, raised
 from taut.certification import (
@@ -182,7 +182,9 @@ def certify(
     radii = as_eps_sequence(eps)
     if not is_number(threshold) or not abs(threshold) < float("inf"):
         raise ValueError(f"`threshold` must be a finite number; got {threshold!r}.")
-    shape = tuple(getattr(inliers, "shape", ()))[1:]
+    check_tensor("inliers", inliers)
+    check_tensor("outliers", outliers)
+    shape = tuple(inliers.shape[1:])
     found = predict_batches(
         detector, [inliers, outliers], shape, arithmetic=arithmetic, on_progress=on_progress
     )

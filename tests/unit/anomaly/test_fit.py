@@ -224,6 +224,22 @@ def test_threshold_accepts_a_share():
     assert first.threshold == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threshold_accepts_equal_samples(dtype):
+    constant, coins = torch.full((60, 3), 0.3, dtype=dtype), moons(60).gt(0).to(dtype)
+    detectors = [
+        Detector(nn.Linear(3, 1).to(dtype), threshold=5.0).calibrated(constant, keep=0.5),
+        neighbours(constant),
+        neighbours(coins),
+    ]
+    for detector, normal in zip(detectors, (constant, constant, coins), strict=True):
+        assert bool((detector(normal) > 0).all())
+        assert bool((detector(normal[:1]) > 0).all())
+    x = torch.randn(30, 4)
+    for keep, accepted in ((0.0, 0), (1.0, 30)):
+        assert int((Detector(nn.Linear(4, 1)).calibrated(x, keep)(x) > 0).sum()) == accepted
+
+
 def test_state_dict_round_trip():
     first, other = neighbours(moons(40)), neighbours(moons(40, seed=5))
     other.load_state_dict(first.state_dict())
@@ -267,3 +283,6 @@ def test_refused_parts():
         Neighbours(torch.zeros(2, 2), torch.zeros(2), count=3)
     with pytest.raises(ValueError, match="`points` must be at least 2"):
         Neighbours.of(torch.zeros(1, 2))
+    for points in (torch.zeros(4, 2).half(), torch.zeros(4), torch.full((4, 2), math.nan)):
+        with pytest.raises(ValueError, match="`points` must be samples of finite float32"):
+            Neighbours.of(points)
