@@ -45,10 +45,11 @@ class ComparisonOptions:
     settings: DriftSettings
 
 
-def check_level(level: float) -> None:
-    """Refuse what is no probability."""
+def check_level(level: float) -> float:
+    """The level as a float, refused if it is no probability."""
     if not 0 < level < 1:
         raise ValueError(f"`level` must be between 0 and 1; got {level}.")
+    return float(level)
 
 
 def check_reach(

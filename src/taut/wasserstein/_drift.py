@@ -75,7 +75,7 @@ def drift(
         (True, 0.001, True, 2)
     """
     refuse_flushing()
-    check_level(level)
+    level = check_level(level)
     names = feature_names(reference, new, _NAMES) if features is None else tuple(features)
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=gpus):

@@ -81,11 +81,10 @@ class DriftMonitor:
         settings: DriftSettings = DriftSettings(),  # noqa: B008 (frozen)
         device: torch.device | str | None = None,
     ) -> None:
-        check_level(level)
         self.window, self.memory = whole("window", window), whole("memory", memory)
         if self.window < FEWEST:
             raise ValueError(f"`window` must be at least {FEWEST}; got {window}.")
-        self.level, self.whole_stream, self.critic = level, whole_stream, critic
+        self.level, self.whole_stream, self.critic = check_level(level), whole_stream, critic
         self.standardise, self.settings, self.device = standardise, settings, device
         self.columns = feature_names(reference, reference, ("reference", "reference"))
         names = ("reference", "reference")

@@ -206,8 +206,13 @@ def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
     if is_frame(samples):
         return frame_points(name, samples)
     if isinstance(samples, np.ndarray):
+        if np.ma.is_masked(samples):
+            raise ValueError(
+                f"`{name}` must have a number at each place; its mask leaves some out."
+            )
+        native = samples.dtype.newbyteorder("=")
         try:
-            return torch.from_numpy(samples)
+            return torch.from_numpy(np.require(samples, native, ["C", "W"]))
         except (TypeError, ValueError):
             got = f"got an array of {samples.dtype}"
             raise ValueError(f"`{name}` must hold real numbers that torch knows; {got}.") from None

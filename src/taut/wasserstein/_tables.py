@@ -16,9 +16,9 @@ def is_frame(samples: object) -> bool:
 
 def frame_points(name: str, frame: Any) -> Tensor:
     """The rows of a DataFrame as points in float64."""
-    kinds = dict(zip(map(str, frame.columns), frame.dtypes, strict=True))
-    wrong = [f"{column} ({kind})" for column, kind in kinds.items() if kind.kind not in "fiu"]
-    if wrong or not kinds:
+    kinds = zip(frame.columns, frame.dtypes, strict=True)
+    wrong = [f"{column} ({kind})" for column, kind in kinds if kind.kind not in "fiu"]
+    if wrong or not len(frame.columns):
         raise ValueError(
             f"`{name}` must have columns of numbers; got {', '.join(wrong) or 'no column'}."
         )

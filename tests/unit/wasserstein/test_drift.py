@@ -313,6 +313,18 @@ def test_wrong_settings_are_refused(change, message):
         DriftSettings(**change)
 
 
+def test_arrays_are_taken_whatever_their_layout():
+    x, y = gaussian(30, 2).numpy(), gaussian(30, 2, seed=1).numpy()
+    expected = drift(x, y, settings=CLOSED)
+    fixed = x.copy()
+    fixed.setflags(write=False)
+    for same in (x.astype(">f8"), x[::-1].copy()[::-1], np.asfortranarray(x), fixed):
+        assert drift(same, y, settings=CLOSED).to_json() == expected.to_json()
+    masked = np.ma.masked_greater(x, 0.0)
+    with pytest.raises(ValueError, match="`reference` must have a number at each place; its mask"):
+        drift(masked, y, settings=CLOSED)
+
+
 def test_columns_must_agree():
     named, other = (Source(torch.zeros(1, 2), False, names) for names in (("a", "b"), ("a", "c")))
     assert named.check_columns(Source(torch.zeros(1, 2), False), ("x", "y")) == ("a", "b")
@@ -321,6 +333,13 @@ def test_columns_must_agree():
         named.check_columns(other, ("x", "y"))
     with pytest.raises(ValueError, match="got b and none at one place"):
         named.check_columns(Source(torch.zeros(1, 1), False, ("a",)), ("x", "y"))
+
+
+def test_columns_of_one_name_are_all_checked():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame([["x", 1.0]] * 9, columns=["a", "a"])
+    with pytest.raises(ValueError, match=r"`reference` must have columns of numbers; got a \("):
+        drift(frame, frame, settings=CLOSED)
 
 
 def test_frames_are_points():
