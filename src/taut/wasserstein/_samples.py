@@ -13,7 +13,7 @@ from torch import Tensor
 from taut.data import Dataset, Split
 from taut.wasserstein._exact import rescaled
 from taut.wasserstein._settings import Settings
-from taut.wasserstein._tables import frame_points, is_frame, same_columns
+from taut.wasserstein._tables import frame_of, frame_points, same_columns
 
 FEWEST = 4
 """Points that a sample must have if some are held out: two to train on, two to measure with."""
@@ -141,8 +141,9 @@ def read_samples(
 
 
 def feature_names(p: Any, q: Any, names: tuple[str, str]) -> tuple[str, ...] | None:
-    """Names of the columns of DataFrames; None for other samples."""
-    first, second = (tuple(map(str, x.columns)) if is_frame(x) else None for x in (p, q))
+    """Names of the columns of DataFrames, of a Series its own; None for other samples."""
+    frames = frame_of(p), frame_of(q)
+    first, second = (None if x is None else tuple(map(str, x.columns)) for x in frames)
     return same_columns(first, second, names)
 
 
@@ -203,8 +204,8 @@ def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
     """The points of anything but a sampler, at most `count` of a data set or loader of torch."""
     if isinstance(samples, Tensor):
         return samples
-    if is_frame(samples):
-        return frame_points(name, samples)
+    if (frame := frame_of(samples)) is not None:
+        return frame_points(name, frame)
     if isinstance(samples, np.ndarray):
         if np.ma.is_masked(samples):
             raise ValueError(

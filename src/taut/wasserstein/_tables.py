@@ -1,4 +1,4 @@
-"""Points in pandas DataFrames, whose columns have names; pandas is never imported here."""
+"""Points in pandas DataFrames and Series, whose columns have names; pandas is never imported here."""
 
 import sys
 from collections.abc import Sequence
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 
-def is_frame(samples: object) -> bool:
-    """Whether it is a pandas DataFrame, which it can only be once pandas is imported."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(samples, pandas.DataFrame)
+def frame_of(samples: Any) -> Any:
+    """The samples as a DataFrame, if they are one or a Series of pandas; else None."""
+    pandas = sys.modules.get("pandas")  # they can only be once pandas is imported
+    if pandas is None or not isinstance(samples, pandas.DataFrame | pandas.Series):
+        return None
+    return samples if isinstance(samples, pandas.DataFrame) else samples.to_frame()
 
 
 def frame_points(name: str, frame: Any) -> Tensor:

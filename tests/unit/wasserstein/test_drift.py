@@ -354,6 +354,9 @@ def test_frames_are_points():
     whole = frames[0].round().astype("int64")
     assert drift(whole, frames[1], settings=CLOSED).alarm
     monitor = DriftMonitor(frames[0], window=20, settings=CLOSED)
+    ages = [frame.age.sort_values() for frame in frames]  # Series with numbers out of order
+    column = drift(*ages, settings=CLOSED)
+    assert (column.features, column.saliency.shape, column.alarm) == (("age",), (1,), True)
     windowed = monitor.update(frames[1])
     assert windowed is not None
     assert windowed.features == ("age", "income")
