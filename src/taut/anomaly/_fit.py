@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import check_tensor, whole
 from taut.anomaly._detector import Detector
 from taut.anomaly._neighbours import Neighbours
 from taut.anomaly._outliers import IMAGES, OUTLIERS, VECTORS, pushed
@@ -163,6 +163,10 @@ def neighbours(
         >>> [bool(f > 0) for f in detector(torch.tensor([[0.0, 0.0], [9.0, 9.0]]))]
         [True, False]
     """
+    if not 0 <= blur < math.inf:
+        raise ValueError(f"`blur` must be a number >= 0; got {blur}.")
+    if not 0 < held_out < 1:
+        raise ValueError(f"`held_out` must be between 0 and 1; got {held_out}.")
     kept, held_out_samples = _split(samples, held_out, seed)
     first = nn.Identity()
     if blur and _are_images(kept):
@@ -175,13 +179,16 @@ def neighbours(
 
 def _split(samples: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     """Samples to learn from, and those that set the threshold, in random order."""
-    if samples.dim() < 2 or len(samples) <= 10 or not samples.is_floating_point():
+    check_tensor("samples", samples)
+    kinds = torch.float32, torch.float64
+    if samples.dim() < 2 or len(samples) <= 10 or samples.dtype not in kinds:
         raise ValueError(
-            "`samples` must be more than 10 samples of floating-point numbers; got "
+            "`samples` must be more than 10 samples of float32 or float64 numbers; got "
             f"{tuple(samples.shape)} of {samples.dtype}."
         )
     if not samples.isfinite().all():
         raise ValueError("`samples` must be finite; got NaN or Inf.")
+    samples = samples.detach()
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     count = min(max(1, round(held_out * len(samples))), len(samples) - 2)
     return samples[order[count:].to(samples.device)], samples[order[:count].to(samples.device)]
@@ -213,6 +220,11 @@ def _train(
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     names = settings.outliers or (IMAGES if _are_images(samples) else VECTORS)
+    if samples.dim() != 4 and not set(names) <= set(VECTORS):
+        raise ValueError(
+            f"`outliers` must be of {', '.join(VECTORS)} for samples that are no images; "
+            f"got {', '.join(names)}."
+        )
     labels = torch.ones(2 * count, dtype=torch.long, device=samples.device)
     labels[count:] = -1
     for step in range(settings.steps):
@@ -224,7 +236,12 @@ def _train(
         if settings.newton:
             made = pushed(model, made, -margin, settings.newton, random)
         optimiser.zero_grad()
-        value = loss(model(torch.cat([normal, made])), labels)
+        scores = model(torch.cat([normal, made]))
+        if scores.numel() != len(labels):
+            raise ValueError(
+                f"`model` must give one number a sample; got shape {tuple(scores.shape[1:])}."
+            )
+        value = loss(scores, labels)
         value.backward()
         optimiser.step()
         schedule.step()

@@ -1,5 +1,6 @@
 """Scores from the distances to the nearest training samples: 1-Lipschitz without training."""
 
+import math
 from typing import final
 
 import torch
@@ -73,7 +74,7 @@ class Neighbours(nn.Module):
             share: of the distance to the nearest other point; 0 for plain distances.
 
         Raises:
-            ValueError: if there are fewer than two points.
+            ValueError: if there are fewer than two points, or `share` is no number >= 0.
 
         Example:
             >>> f = Neighbours.of(torch.tensor([[0.0], [1.0], [5.0]]), count=1, share=0.5)
@@ -81,6 +82,8 @@ class Neighbours(nn.Module):
             tensor([0.5000, 0.5000, 2.0000])
         """
         _check_points(points)
+        if not 0 <= share < math.inf:
+            raise ValueError(f"`share` must be a number >= 0; got {share}.")
         if len(points) < 2:
             raise ValueError(f"`points` must be at least 2; got {len(points)}.")
         gaps = torch.cat([least[:, 1] for least in _least(points, points, 2)])

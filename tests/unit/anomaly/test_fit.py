@@ -267,11 +267,33 @@ def test_refused_settings(changes, message):
 
 @pytest.mark.parametrize("make", [fit, neighbours])
 def test_refused_samples(make):
-    for samples in (torch.rand(10, 2), torch.rand(20)):
+    for samples in (torch.rand(10, 2), torch.rand(20), torch.rand(20, 2).half()):
         with pytest.raises(ValueError, match="`samples` must be more than 10"):
             make(samples)
     with pytest.raises(ValueError, match="`samples` must be finite"):
         make(torch.full((20, 2), math.nan))
+
+
+@pytest.mark.parametrize("changes", [{"blur": -1.0}, {"blur": math.nan}, {"share": math.inf}])
+def test_refused_options_of_neighbours(changes):
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"`{name}` must be a number >= 0; got"):
+        neighbours(images(0, 20), **changes)
+    with pytest.raises(ValueError, match="`held_out` must be between 0 and 1; got 0"):
+        neighbours(images(0, 20), held_out=0.0)
+
+
+def test_outliers_and_models_must_fit_the_samples():
+    with pytest.raises(ValueError, match="`outliers` must be of noise, recombined for samples"):
+        fit(moons(30), settings=replace(QUICK, outliers=("noise", "turned")))
+    with pytest.raises(
+        ValueError, match=r"`model` must give one number a sample; got shape \(2,\)"
+    ):
+        fit(moons(30), nn.Linear(2, 2), settings=QUICK)
+    tracked = moons(30).requires_grad_()
+    assert torch.equal(
+        fit(tracked, settings=QUICK)(moons(5)), fit(moons(30), settings=QUICK)(moons(5))
+    )
 
 
 def test_refused_parts():
