@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import torch
 from jaxtyping import Float64, Int64
@@ -140,4 +141,5 @@ def sign_flip_bound(
     reach = rates * differences.abs()
     log_cosh = reach + torch.log1p((-2 * reach).exp()) - math.log(2)  # (rates, count)
     exponents = log_cosh.sum(1) - rates[:, 0] * differences.sum()
-    return min(1.0, math.exp(float(exponents.min()) + 1e-6))  # rounding is far below 1e-6
+    bound = math.exp(float(exponents.min()) + 1e-6)  # rounding is far below 1e-6
+    return min(1.0, max(bound, sys.float_info.min))  # a p-value is never 0

@@ -116,6 +116,8 @@ def test_sign_flips_bound_the_exact_share():
         assert bound <= max(30 * share, 1e-2) or share > 0.1
     far = gaussian(100, 1)[:, 0]
     assert sign_flip_bound(far + 9, far, torch.Generator()) < 1e-25
+    many = torch.ones(2000).double()
+    assert sign_flip_bound(many, 0 * many, torch.Generator()) > 0  # 2^-2000 is no float
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1.0, 1e300])
