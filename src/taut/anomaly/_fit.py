@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from taut.anomaly._neighbours import Neighbours
 from taut.anomaly._outliers import IMAGES, OUTLIERS, VECTORS, pushed
 from taut.certification import prove
 from taut.losses import HingeKR
-from taut.nn import Conv2d, Linear, MaxMin
+from taut.nn import Conv2d, Linear, MaxMin, Times
 from taut.parametrizations import projected
 from taut.wasserstein import critics
 
@@ -104,7 +104,8 @@ def fit(
         model: from samples to one number each, trained in place; by default two convolutions and
             two dense layers for images, and a dense network for all else.
         settings: options of the training.
-        on_progress: called after each step with its number and its loss.
+        on_progress: called after each step with its number and its loss; without a model of your
+            own, this is that of samples in units of about their range.
 
     Raises:
         ValueError: if there are too few samples, or they are not finite floating-point numbers.
@@ -122,9 +123,12 @@ def fit(
     gpus = [samples.device] if samples.is_cuda else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(settings.seed)
-        model = _network(kept) if model is None else model
-        _train(model, kept, settings, on_progress)
-    return Detector(projected(model).eval()).calibrated(held_out, settings.keep)
+        if model is not None:
+            _train(model, kept, settings, on_progress)
+            score = projected(model).eval()
+        else:
+            score = _trained_network(kept, settings, on_progress)
+    return Detector(score).calibrated(held_out, settings.keep)
 
 
 def neighbours(
@@ -196,6 +200,19 @@ def _split(samples: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]
 
 def _are_images(samples: Tensor) -> bool:
     return samples.dim() == 4 and min(samples.shape[2:]) >= _SIDE
+
+
+def _trained_network(
+    samples: Tensor, settings: Settings, tell: Callable[[int, float], None]
+) -> nn.Module:
+    """The default network, trained in units in which coordinates have ranges up to 1."""
+    extent = float((samples.amax(0).double() - samples.amin(0).double()).max())
+    unit = 2.0 ** math.ceil(math.log2(extent)) if extent > 0 else 1.0
+    margin = settings.margin and settings.margin / unit
+    network = _network(samples)
+    _train(network, samples / unit, replace(settings, margin=margin), tell)
+    score = projected(network).eval()
+    return score if unit == 1.0 else nn.Sequential(Times(1 / unit), score, Times(unit))
 
 
 def _network(samples: Tensor) -> nn.Module:

@@ -66,6 +66,18 @@ def test_vectors():
             assert auroc(*(detector(x).flatten() for x in (moons(100, 2), away))) > 0.9
 
 
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**-10, 2.0**60])
+def test_the_unit_of_the_samples_does_not_matter(unit):
+    first, other = (fit(unit * moons(80), settings=QUICK) for unit in (1.0, unit))
+    inliers, outliers = moons(30, seed=1), moons(30, seed=2) - 1
+    results = [
+        certify(detector, inliers * scale, outliers * scale, eps=0.01 * scale)
+        for detector, scale in ((first, 1.0), (other, unit))
+    ]
+    assert results[1].auroc == pytest.approx(results[0].auroc, abs=0.01)
+    assert [*results[1].certified_auroc.values()][0] > 0.9 * results[1].auroc > 0.6
+
+
 def test_equal_seeds_give_equal_detectors():
     before = torch.random.get_rng_state()
     first, again, other = (
