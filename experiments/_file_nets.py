@@ -130,10 +130,6 @@ def selected(m: Net, x: Tensor) -> Tensor:
     return m.last(torch.cat([x[:, :, ::2, 1:], x[:, [2, 0, 1, 3], 1::2, :-1]], 1))
 
 
-def conv_pool(*layers: nn.Module, width: int) -> nn.Sequential:
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(width, 5))
-
-
 def image(*layers: nn.Module) -> nn.Sequential:
     """Layers behind a convolution that makes 4 channels of 8 x 8, before a head."""
     body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *layers)
@@ -237,7 +233,8 @@ NETS: dict[str, Case] = {
     "decoder": (decoder, (6,)),
     "autoencoder": (autoencoder, GREY),
     "strided conv net": (
-        lambda: conv_pool(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), width=64),
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
+                              nn.Flatten(), nn.Linear(64, 5)),
         COLOUR,
     ),
     "mlp": (lambda: mlp(nn.ReLU()), (3, 4)),
@@ -295,9 +292,7 @@ NETS: dict[str, Case] = {
         COLOUR,
     ),
     "same": (lambda: image(nn.Conv2d(4, 4, (2, 4), padding="same"), nn.ReLU()), COLOUR),
-    "average pools": (
-        lambda: image(nn.AvgPool2d(2), nn.ReLU(), nn.AvgPool2d(3, 1, 1)), COLOUR,
-    ),
+    "average pools": (lambda: image(nn.AvgPool2d(2), nn.ReLU(), nn.AvgPool2d(3, 1, 1)), COLOUR),
     "maximum pools": (
         lambda: image(nn.MaxPool2d(3, 2, ceil_mode=True), nn.MaxPool2d(2, 1, dilation=2)), COLOUR,
     ),

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def side_by_side(
+def bars_in_groups(
     axes: "Axes", groups: Sequence[str], series: Mapping[str, Sequence[float]], form: str = "%.1f"
 ) -> None:
-    """Bars in groups, one colour for each series."""
+    """One group of bars for each name, one colour for each series."""
     colours = (GREY, *COLOURS) if len(series) > 2 else (GREY, COLOURS[0])
     width = 0.8 / len(series)
     for index, (name, values) in enumerate(series.items()):
@@ -44,7 +44,7 @@ def referee() -> "Figure":
         "proved": [row["proved"] for row in rows],
         "found (from below)": [row["found"] for row in rows],
     }
-    side_by_side(axes, groups, series, "%.2f")
+    bars_in_groups(axes, groups, series, "%.2f")
     axes.set_ylabel("Lipschitz constant")
     grid(axes, "A claim below the found constant is false")
     return figure
@@ -67,7 +67,7 @@ def attacked() -> "Figure":
             series["under the strongest attack"].append(min(a["attacked"]["1.58"] for a in whole))
             series["certified"].append(run["certified"]["1.58"])
     figure, (axes,) = panels(1, 1, (8, 3.6))
-    side_by_side(axes, groups, series)
+    bars_in_groups(axes, groups, series)
     axes.set_ylabel("accuracy at 1.58, %")
     axes.legend(frameon=False, fontsize=8, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     grid(axes, "MNIST, all 10,000 test images: the truth lies between the last two bars")
@@ -91,7 +91,7 @@ def arithmetics() -> "Figure":
             ]
             for arithmetic in ("real", "float64", "float32")
         }
-        side_by_side(place, groups, series)
+        bars_in_groups(place, groups, series)
         grid(place, f"radius {eps}")
     if (legend := axes[0].get_legend()) is not None:
         legend.remove()
@@ -198,7 +198,7 @@ def scaling() -> "Figure":
         "bases": [row["bases_ms"] for row in rows],
         "exchange of gradients": [row["exchange_ms"] for row in rows],
     }
-    side_by_side(axes, [row["case"].replace(", ", ",\n") for row in rows], series)
+    bars_in_groups(axes, [row["case"].replace(", ", ",\n") for row in rows], series)
     axes.set_ylabel("milliseconds a step")
     grid(axes, "A step of one batch on two cores")
     return figure

@@ -34,10 +34,10 @@ def table(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> str:
     return markdown(tuple(columns), ([form.format_map(row) for form in forms] for row in rows))
 
 
-def spread(value: Mapping[str, Any]) -> str:
+def spread(value: Mapping[str, Any], form: str = ".2f") -> str:
     """Mean and standard deviation, as a summary holds them."""
-    deviation = "" if value["std"] is None else f" ± {value['std']:.2f}"
-    return f"{value['mean']:.2f}{deviation}"
+    deviation = "" if value["std"] is None else f" ± {value['std']:{form}}"
+    return f"{value['mean']:{form}}{deviation}"
 
 
 def number(value: float | None, scale: float = 1, form: str = ".2f") -> str:

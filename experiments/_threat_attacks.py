@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from taut.certification import logit_margin
 from taut.threats import L0, AbstractBall, AbstractThreat, AbstractTransformation
 
 _STEPS, _BATCH, _CANDIDATES = 20, 500, 12
@@ -63,9 +64,7 @@ def _slope(model: nn.Module, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """How the largest other logit less the label's changes, and where it is ahead."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        logits = model(x)
-        own = logits.gather(1, y[:, None]).squeeze(1)
-        gap = logits.scatter(1, y[:, None], -torch.inf).amax(1) - own
+        gap = -logit_margin(model(x), y)
         (slope,) = torch.autograd.grad(gap.sum(), x)
     return slope, gap >= 0
 
@@ -98,16 +97,14 @@ def _few_pixels(model: nn.Module, x: Tensor, y: Tensor, threat: L0, size: float)
         slope, _ = _slope(model, changed, y)
         ends = torch.stack([threat.low - changed, threat.high - changed])
         effect, end = (ends * slope).flatten(2).max(0)
-        best, after = torch.full((len(x),), -torch.inf), changed
+        best, after = torch.full((len(x),), -torch.inf).double(), changed
         places = effect.topk(_CANDIDATES, dim=1).indices
         values = torch.tensor([threat.low, threat.high]).to(x)[end]
         for place in places.unbind(1):
             trial = changed.flatten(1).clone()
             trial.scatter_(1, place[:, None], values.gather(1, place[:, None]))
             trial = trial.reshape(x.shape)
-            logits = model(trial)
-            gap = logits.scatter(1, y[:, None], -torch.inf).amax(1)
-            gap -= logits.gather(1, y[:, None]).squeeze(1)
+            gap = -logit_margin(model(trial), y)
             hit |= gap >= 0
             after = torch.where((gap > best)[:, None, None, None], trial, after)
             best = torch.maximum(best, gap)

@@ -102,10 +102,11 @@ def summary(results: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float |
     for eps in results[0]["certified"]:
         columns[f"certified at {eps}"] = [r["certified"][eps] for r in results]
     columns["training seconds"] = [r["training_seconds"] for r in results]
-    return {
-        name: {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
-        for name, values in columns.items()
-    }
+    return {name: mean_and_deviation(values) for name, values in columns.items()}
+
+
+def mean_and_deviation(values: Sequence[float]) -> dict[str, float | None]:
+    return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else None}
 
 
 def say(sentence: str) -> None:

@@ -13,7 +13,6 @@ import argparse
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain, count, islice
 
 import torch
 from torch import nn
@@ -22,6 +21,7 @@ import taut
 from experiments._record import RECORDS, Record, read
 from experiments._runner import Experiment, tracked
 from experiments._show import table
+from experiments._training import steps_of
 from taut.models import Small
 from taut.nn import Conv2d, Linear
 from taut.parametrizations import AbstractParametrization
@@ -80,9 +80,8 @@ def trained(method: Method, seed: int) -> dict[str, Norms]:
     model = Small().build(data.input_shape, len(data.classes), parametrization=method, dense=method)
     optimiser = torch.optim.Adam(model.parameters(), lr=_LR, fused=True)
     loss = taut.losses.MultiMargin(eps_train=0.5)
-    epochs = (taut.data.batches(data.train, _BATCH, seed=seed, epoch=n) for n in count())
     norms = {}
-    batches = islice(chain.from_iterable(epochs), max(STEPS))
+    batches = steps_of(data.train, _BATCH, max(STEPS), seed=seed)
     for step, (images, labels) in enumerate(batches, 1):
         optimiser.zero_grad()
         loss(model(images), labels).backward()

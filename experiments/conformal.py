@@ -10,6 +10,7 @@ at the eps of lip-rcp. A run replaces its nets in the record.
 """
 
 import argparse
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean, stdev
@@ -20,11 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import taut
+from experiments._models import plain_small
 from experiments._record import Record, read
 from experiments._runner import DATA_DIR, Experiment, option
 from experiments._training import steps_of
 from taut.attacks._geometry import clip, directions
-from taut.certification import Certificate, certified_interval, prove
+from taut.certification import Certificate, certified_interval, logit_margin, prove
 from taut.conformal import AbstractScore, Logit, Margin, ScoreBounds, Softmax, conformal_threshold
 from taut.losses import LossInputs, OffsetCrossEntropy
 from taut.models import Small
@@ -77,7 +79,7 @@ def classifier(name: str, args: argparse.Namespace) -> tuple[nn.Module, float | 
     data = taut.data.load(args.part, args.data_dir)
     steps = steps_of(data.train, _BATCH, 10**9, seed=SEED)
     if name == "plain":
-        return trained(plain(10), F.cross_entropy, steps, args.seconds, lr=1e-3)
+        return trained(plain_small(), F.cross_entropy, steps, args.seconds, lr=1e-3)
     loss = OffsetCrossEntropy(offset=2.2, temperature=0.35)
     net = Small().build((1, 28, 28), 10)
     return trained(net, lambda z, y: loss(LossInputs(z, y)), steps, args.seconds, lr=5e-3)
@@ -93,12 +95,11 @@ def rows_of_sets(
 ) -> Iterator[dict[str, Any]]:
     """Coverage and size for each eps, radius of the sets, alpha and score."""
 
-    def margin(x: Tensor, places: slice) -> Tensor:
-        logits, truth = model(x), labels[places, None]
-        return logits.scatter(1, truth, -torch.inf).amax(1) - logits.gather(1, truth)[:, 0]
+    def lead(x: Tensor, places: slice) -> Tensor:
+        return -logit_margin(model(x), labels[places]).float()
 
     for eps in radii:
-        moved = climbed(margin, images, eps)
+        moved = climbed(lead, images, eps)
         for kind, score in scores.items():
             bounds = ScoreBounds(certificate, score)
             above = bounds.above(images).gather(1, labels[:, None])[:, 0]
@@ -136,7 +137,7 @@ def angles(name: str, args: argparse.Namespace) -> tuple[dict[str, Any], Iterato
 
     images, degrees = turned(data.test.float_images()[: CALIBRATION + TEST])
     steps = (turned(x) for x, _ in steps_of(data.train, _BATCH, 10**9, seed=SEED))
-    net = plain(1) if name == "plain" else scaled(Small().build((1, 28, 28), 1), CONSTANT)
+    net = plain_small(1) if name == "plain" else scaled(Small().build((1, 28, 28), 1), CONSTANT)
     lr = 1e-3 if name == "plain" else 5e-3
     model, seconds = trained(net, F.l1_loss, steps, args.seconds, lr=lr)
     found = certified_interval(model, images, 0)
@@ -155,17 +156,22 @@ def rows_of_angles(
     """Coverage and width for each eps, radius of the intervals and alpha."""
     for eps in EPS:
         moved = climbed(lambda x, part: off[part].sign().float() * model(x)[:, 0], images, eps)
-        attacked = (model(moved).detach().double() - degrees)[:, 0].abs()
-        for radius in (0.0, eps):
-            for alpha in ALPHAS:
-                values: dict[str, list[float]] = {}
-                for calibration, test in random_splits(len(off)):
-                    half = conformal_threshold(off.abs()[calibration], str(alpha))
-                    half += constant * radius
-                    for kind, error in (("clean", off.abs()), ("attacked", attacked)):
-                        values.setdefault(f"coverage {kind}", []).append(share(error[test] <= half))
-                    values.setdefault("width", []).append(2 * half)
-                yield {"eps": eps, "radius": radius, "alpha": alpha, **summary(values)}
+        errors = {"clean": off.abs()}
+        errors["attacked"] = (model(moved).detach().double() - degrees)[:, 0].abs()
+        for radius, alpha in itertools.product((0.0, eps), ALPHAS):
+            found = split_intervals(errors, constant * radius, alpha)
+            yield {"eps": eps, "radius": radius, "alpha": alpha, **found}
+
+
+def split_intervals(errors: Mapping[str, Tensor], room: float, alpha: float) -> dict[str, Any]:
+    """Coverage and width over random splits, with room for an attack."""
+    found: dict[str, list[float]] = {}
+    for calibration, test in random_splits(len(errors["clean"])):
+        half = conformal_threshold(errors["clean"][calibration], str(alpha)) + room
+        for kind, error in errors.items():
+            found.setdefault(f"coverage {kind}", []).append(share(error[test] <= half))
+        found.setdefault("width", []).append(2 * half)
+    return summary(found)
 
 
 def random_splits(count: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -204,14 +210,6 @@ def trained(
         if (spent := time.process_time() - start) >= seconds:
             break
     return taut.freeze(model.eval()), spent
-
-
-def plain(outputs: int) -> nn.Sequential:
-    """The shape of Small without a constraint."""
-    return nn.Sequential(
-        nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(), nn.Flatten(),
-        nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, outputs),
-    )  # fmt: skip
 
 
 def climbed(score: Score, images: Tensor, eps: float) -> Tensor:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import _conformal_page, _page_figures, one_class
+from experiments import _conformal_page, _page_figures, one_class, private
 from experiments._record import RECORDS, ROOT, Record, read
 from experiments._runner import Experiment, option
 from experiments._show import COLOURS, GREY, INK, grid, panels, save
@@ -211,6 +211,7 @@ FIGURES = {
     "choosing-eps": offsets,
     "conformal": _conformal_page.figure,
     "one-class": one_class.one_class,
+    "private": private.figure,
     **_page_figures.FIGURES,
 }
 EXPERIMENT = Experiment(

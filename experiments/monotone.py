@@ -16,7 +16,7 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, final
 
 import torch
@@ -26,7 +26,8 @@ from torch.nn import functional as F
 import taut
 from experiments._record import RECORDS, Record, read
 from experiments._runner import Experiment, option, tracked
-from experiments._show import markdown
+from experiments._show import markdown, spread
+from experiments._training import mean_and_deviation
 
 WIDTH, DEPTH, PROBES, CURVES = 32, 2, 1000, 6
 LINE = torch.linspace(-3, 3, 61)
@@ -280,19 +281,13 @@ def monotone_table() -> str:
         wrong, pairs = (sum(row[key] for row in rows) for key in ("violations", "pairs"))
         seconds = fmean(row["CPU seconds"] for row in rows)
         found = f"{wrong:,} of {pairs:,}"
-        error = spread([row["error"] for row in rows])
+        error = spread(mean_and_deviation([row["error"] for row in rows]), ".1f")
         cells.append((name, kind, f"{len(rows)}", error, found, slopes, f"{seconds:.2g}"))
     header = (
         "table", "model", "splits", "test error", "violations found", "slopes, proved",
         "CPU seconds",
     )  # fmt: skip
     return markdown(header, cells)
-
-
-def spread(errors: list[float]) -> str:
-    """Mean and deviation."""
-    deviation = f" ± {stdev(errors):.1f}" if len(errors) > 1 else ""
-    return f"{fmean(errors):.1f}{deviation}"
 
 
 EXPERIMENT = Experiment(

@@ -20,10 +20,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import taut
 from experiments._distances import dataset
+from experiments._models import plain_small
 from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option, tracked
 from experiments._show import COLOURS, GREY, INK, grid, markdown, number, panels, table
@@ -143,12 +144,8 @@ def trained_plain(images: Tensor, seconds: float) -> Detector:
 
     def fitted(steps: int) -> Detector:
         torch.manual_seed(SEED)
-        model = nn.Sequential(
-            nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU(),
-            nn.Flatten(), nn.Linear(32 * 49, 128), nn.ReLU(), nn.Linear(128, 1),
-        )  # fmt: skip
         settings = Settings(steps=steps, seed=SEED, alpha=1e4, margin=1.0)
-        return taut.anomaly.fit(images, model, settings=settings)
+        return taut.anomaly.fit(images, plain_small(1, 128), settings=settings)
 
     _, trial = timed(lambda: fitted(50))
     return fitted(max(50, round(50 * seconds / max(trial, 0.1))))

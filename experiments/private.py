@@ -12,10 +12,13 @@ privacy is not counted. Images are centred and scaled to one norm, each by itsel
 import argparse
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, final
+from itertools import product
+from statistics import fmean
+from typing import TYPE_CHECKING, Any, final
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +26,12 @@ from torch import Tensor, nn
 import taut
 from experiments._record import RECORDS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option, tracked
-from experiments._show import table
+from experiments._show import COLOURS, grid, markdown, panels, spread
+from experiments._training import mean_and_deviation
 from taut.private import ClippedCrossEntropy, SampledGaussian, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 EPSILONS, DELTA = (1.0, 3.0, 8.0), 1e-5
 METHODS = {"taut": "taut.private", "clipping": "DP-SGD, Opacus"}
@@ -66,16 +73,15 @@ CHOSEN = {
 def work(args: argparse.Namespace, record: Record) -> None:
     data = taut.data.load("mnist", args.data_dir)
     examples, tests = (prepared(part) for part in (data.train, data.test))
-    settings = {"seconds": args.seconds, "delta": DELTA, "seed": args.seed}
-    record.resume(settings | {"opacus": version("opacus")})
+    record.resume({"seconds": args.seconds, "delta": DELTA, "opacus": version("opacus")})
     record.keep(chosen={" ".join(names): asdict(chosen) for names, chosen in CHOSEN.items()})
-    measured = {
-        (row["net"], row["method"], row["epsilon"]) for row in record.content.get("rows", ())
-    }
-    for epsilon, names in tracked([(e, names) for e in args.epsilons for names in CHOSEN]):
-        net, method = names
-        if net in args.nets and (net, METHODS[method], epsilon) not in measured:
-            chosen, given = CHOSEN[names], (args.seconds, args.seed, examples, tests)
+    names = ("seed", "net", "epsilon", "method")
+    measured = {tuple(row[name] for name in names) for row in record.content.get("rows", ())}
+    for seed, net, epsilon, method in tracked(
+        list(product(args.seeds, args.nets, args.epsilons, METHODS))
+    ):
+        if (seed, net, epsilon, METHODS[method]) not in measured:
+            chosen, given = CHOSEN[net, method], (args.seconds, seed, examples, tests)
             record.add("rows", trained(net, method, chosen, epsilon, *given))
 
 
@@ -119,7 +125,7 @@ def trained(
     with torch.no_grad():
         right = (model(scaled(images, method, settings)).argmax(1) == labels).double().mean()
     return {
-        "net": net, "method": METHODS[method], "epsilon": epsilon,
+        "seed": seed, "net": net, "method": METHODS[method], "epsilon": epsilon,
         "spent": mechanism.epsilon(DELTA), "noise_multiplier": mechanism.noise_multiplier,
         "accuracy": 100 * right.item(), "batch": settings.batch, "steps": steps,
         "seconds": spent, "ms": 1e3 * spent / steps,
@@ -192,14 +198,44 @@ def falling(optimiser: torch.optim.Optimizer, steps: int) -> torch.optim.lr_sche
     return torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.05, total_iters=steps)
 
 
+def by_case() -> dict[tuple[str, float, str], list[dict[str, Any]]]:
+    """The runs of each net, epsilon and method, over seeds."""
+    cases = defaultdict(list)
+    for row in read(RECORDS / "private.json").get("rows", ()):
+        cases[row["net"], row["epsilon"], row["method"]].append(row)
+    return cases
+
+
 def private_table() -> str:
-    columns = {
-        "net": "{net}", "epsilon": "{epsilon:.0f}", "method": "{method}",
-        "accuracy, %": "{accuracy:.2f}", "expected batch": "{batch}", "steps": "{steps}",
-        "CPU ms a step": "{ms:.0f}",
-    }  # fmt: skip
-    rows = read(RECORDS / "private.json").get("rows", ())
-    return table(sorted(rows, key=lambda row: (row["net"] != "dense", row["epsilon"])), columns)
+    cells = []
+    for (net, epsilon, method), rows in by_case().items():
+        numbers = (f"{fmean(row[name] for row in rows):.0f}" for name in ("batch", "steps", "ms"))
+        accuracy = spread(mean_and_deviation([row["accuracy"] for row in rows]))
+        cells.append((net, f"{epsilon:g}", method, accuracy, *numbers, f"{len(rows)}"))
+    header = ("net", "epsilon", "method", "accuracy, %", "expected batch", "steps",
+              "CPU ms a step", "seeds")  # fmt: skip
+    return markdown(header, sorted(cells, key=lambda cell: cell[0] != "dense"))
+
+
+def figure() -> "Figure":
+    """Accuracy over epsilon, each net and method."""
+    cases = by_case()
+    nets = list(dict.fromkeys(net for net, _, _ in cases))
+    drawn, axes = panels(1, len(nets), (4.2 * len(nets), 3.2), sharey=True)
+    for place, net in zip(axes, nets, strict=True):
+        for colour, method in zip(COLOURS, METHODS.values(), strict=False):
+            for epsilon in EPSILONS:
+                accuracies = [row["accuracy"] for row in cases[net, epsilon, method]]
+                place.plot([epsilon] * len(accuracies), accuracies, "o", ms=4, color=colour)
+            means = [fmean(row["accuracy"] for row in cases[net, e, method]) for e in EPSILONS]
+            place.plot(EPSILONS, means, color=colour)
+            place.annotate(method, (EPSILONS[-1], means[-1]), (6, 0), textcoords="offset points",
+                           va="center", color=colour, fontsize=9)  # fmt: skip
+        place.set(xscale="log", xticks=EPSILONS, xticklabels=[f"{e:g}" for e in EPSILONS],
+                  xlabel="epsilon", xlim=(0.9, 22))  # fmt: skip
+        place.minorticks_off()
+        grid(place, f"{net}, accuracy in %")
+    return drawn
 
 
 TABLES = {"private": private_table}
@@ -213,7 +249,7 @@ EXPERIMENT = Experiment(
         option("--seconds", 120.0, "CPU time of a run"),
         option("--epsilons", EPSILONS, "budgets"),
         option("--nets", ("dense", "convolutional"), "shapes of nets"),
-        option("--seed", 0, "of weights, batches and noise"),
+        option("--seeds", (0, 1, 2), "of weights, batches and noise"),
     ),
     threads=1,
 )

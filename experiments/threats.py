@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import taut
+from experiments._models import plain_small
 from experiments._record import RECORDS, ROOT, RUNS, Record, read
 from experiments._runner import DATA_DIR, Experiment, option, tracked
 from experiments._show import COLOURS, GREY, grid, markdown, number, panels
@@ -40,11 +41,6 @@ class ZooNet(NamedTuple):
     data: str
     plain: Callable[[], nn.Sequential]
     share: int = 1  # measured on one in this many images
-
-
-def plain_small() -> nn.Sequential:
-    layers = [nn.Conv2d(1, 16, 4, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 4, 2, 1), nn.ReLU()]
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(1568, 100), nn.ReLU(), nn.Linear(100, 10))
 
 
 def plain_wide() -> nn.Sequential:

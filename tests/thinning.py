@@ -6,8 +6,9 @@ import pytest
 
 
 def one_in(n: int, cases: Iterable) -> list:
-    """The cases, all but each n-th of them marked as slow."""
+    """The cases, all but each n-th of them marked as slow; a case is a tuple or a name."""
+    listed = [(case,) if isinstance(case, str) else case for case in cases]
     return [
-        case if i % n == 0 else pytest.param(*case, marks=pytest.mark.slow)
-        for i, case in enumerate(cases)
+        pytest.param(*case, marks=[pytest.mark.slow] if i % n else [])
+        for i, case in enumerate(listed)
     ]

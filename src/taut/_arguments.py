@@ -1,6 +1,7 @@
 """Checks of arguments, with one sentence for a wrong one."""
 
 import re
+import sys
 from collections.abc import Iterable
 from fractions import Fraction
 from numbers import Integral, Real
@@ -67,6 +68,22 @@ def is_number(value: Any) -> bool:
         (True, False, False)
     """
     return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def positive(name: str, value: Any) -> float:
+    """The argument `name` as a float.
+
+    Raises:
+        ValueError: if it is not a positive finite number.
+
+    Example:
+        >>> positive("lr", -1)
+        Traceback (most recent call last):
+        ValueError: `lr` must be a positive number; got -1.
+    """
+    if not (is_number(value) and 0 < value <= sys.float_info.max):
+        raise ValueError(f"`{name}` must be a positive number; got {_shown(value)}.")
+    return float(value)
 
 
 def rational(value: Any) -> Fraction | None:

@@ -363,19 +363,24 @@ MUTANTS = {
         (R, "_kept", ".scatter(1, labels[:, None], math.inf)", ""),
     ],
     check_executed_radii: [
-        (R, TO_CLASSES, "_CONFIRM * ", ""),
-        (R, TO_CLASSES, "next_up(next_up(a * norms) + b)", "next_up(next_up(a * norms))"),
-        (R, TO_CLASSES, "next_up(a * norms) + b", "next_up(0 * norms) + b"),
-        (R, TO_CLASSES, "z.shape[1]) + up_product(a, stretch))", "z.shape[1]))"),
-        (R, TO_CLASSES, "up_product(a, stretch)", "a"),
-        (R, TO_CLASSES, " - _beside(error, z)", ""),
+        (R, "margin_error", "_CONFIRM * ", ""),
+        (R, "margin_error", "next_up(next_up(a * norms) + b)", "next_up(next_up(a * norms))"),
+        (R, "margin_error", "next_up(a * norms) + b", "next_up(0 * norms) + b"),
+        (R, TO_CLASSES, "z.shape[1]) + slope)", "z.shape[1]))"),
+        (R, TO_CLASSES, "up_product(composed.error[0], stretch)", "composed.error[0]"),
+        (R, TO_CLASSES, " - error)", ")"),
         (R, "next_up", "math.inf", "-math.inf"),
     ],
     check_changes: [
         (G, "bound_changes", "composed.lipschitz", "certificate.bound.value"),
         (G, "bound_changes", "composed.lipschitz", "0.9 * composed.lipschitz"),
         (G, "least_shape", "torch.equal(first.expand_as(weights), weights)", "True"),
-        (P, "_factors", "torch.where(rounded.double() < factors, above, rounded)", "rounded"),
+        (
+            P,
+            "_factors",
+            "torch.where(rounded.double() < factors, next_up(rounded), rounded)",
+            "rounded",
+        ),
         (P, "_factors", ".clamp_min(float(most) * _LEAST)", ""),
     ],
     check_pairs_of_changes: [
@@ -425,10 +430,8 @@ MUTANTS = {
     ],
     check_eps: [
         (R, "as_rational", "value < 0", "value < -1"),
-        (R, "above", "Fraction(nearest) <= exact", "True"),
-        (R, "above", "Fraction(nearest) <= exact", "Fraction(nearest) < exact"),
-        (R, "above", "radius > floor", "radius >= floor"),
-        (R, "above", "torch.zeros_like", "torch.ones_like"),
+        (R, "above", "down(as_rational(eps))", "float(as_rational(eps))"),
+        (R, "above", "radius > ", "radius >= "),
     ],
     check_float32: [
         (C, "prove", "check_arithmetic(", "(lambda *_: None)("),
@@ -459,7 +462,7 @@ EQUIVALENT = [
     # A positive number rounded down is at least 0; a radius of 0 is one of 0.
     (R, "_kept", "radii > 0", "radii >= 0"),
     # The sum after it is rounded up by at least what the product may lack.
-    (R, TO_CLASSES, "next_up(a * norms) + b", "a * norms + b"),
+    (R, "margin_error", "next_up(a * norms) + b", "a * norms + b"),
     # Of the roundings of a radius the others are more than the one left out.
     (R, TO_CLASSES, "next_down(gaps / slopes)", "(gaps / slopes)"),
     (

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from taut._arguments import check_tensor
+from taut._arguments import check_tensor, positive
 from taut.certification import Eps, as_rational
 from taut.linalg.rounding import down, next_down, up
 
@@ -72,9 +72,7 @@ def certified_auroc(
         >>> certified_auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), "1/2")
         0.25
     """
-    if not 0 < float(bound) < float("inf"):
-        raise ValueError(f"`bound` must be a positive number; got {bound}.")
-    reach = up(as_rational(eps) * Fraction(float(bound)))
+    reach = up(as_rational(eps) * Fraction(positive("bound", float(bound))))
     high, low = _scores("inliers", inliers), _scores("outliers", outliers)
     return auroc(
         lowered(high, torch.full_like(high, reach)), raised(low, torch.full_like(low, reach))

@@ -17,7 +17,7 @@ from taut.certification import (
     Eps,
     as_eps_sequence,
     as_rational,
-    l2_distance_upper,
+    norms_upper,
     predict_batches,
 )
 from taut.linalg.rounding import next_up, up, up_sum
@@ -195,9 +195,8 @@ def certify(
         )
     scores = torch.where(found.classes == 1, found.margin, -found.margin)
     is_inlier = torch.arange(len(scores)) < len(inliers)
-    norms = torch.cat([_norms(side) for side in (inliers, outliers)])
-    sides = torch.stack([torch.full_like(scores, threshold), scores], 1)
     samples = torch.cat([inliers, outliers])
+    sides = torch.stack([torch.full_like(scores, threshold), scores], 1)
     result = DetectionCertification(
         auroc=auroc(scores[is_inlier], scores[~is_inlier]),
         certified_auroc={},
@@ -205,15 +204,11 @@ def certify(
         radius=certificate.radius(sides, is_inlier.long(), samples),
         scores=scores,
         is_inlier=is_inlier,
-        norms=norms,
+        norms=norms_upper(samples).cpu(),
         certificate=certificate,
     )
     result.certified_auroc.update({value: result.certified_auroc_at(value) for value in radii})
     return result
-
-
-def _norms(samples: Tensor) -> Float64[Tensor, " n"]:
-    return l2_distance_upper(samples, torch.zeros_like(samples)).cpu()
 
 
 def _reach(certificate: Certificate, norms: Tensor, eps: Eps) -> Float64[Tensor, " n"]:

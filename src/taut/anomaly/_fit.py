@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor, whole
+from taut._arguments import check_tensor, positive, whole
 from taut.anomaly._detector import Detector
 from taut.anomaly._neighbours import Neighbours
 from taut.anomaly._outliers import IMAGES, OUTLIERS, VECTORS, pushed
@@ -69,9 +69,8 @@ class Settings:
         for name, low in least.items():
             whole(name, getattr(self, name), least=low)
         for name in ("lr", "margin", "alpha"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"`{name}` must be a positive number; got {value}.")
+            if getattr(self, name) is not None:
+                positive(name, getattr(self, name))
         for name in ("held_out", "keep"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be between 0 and 1; got {getattr(self, name)}.")

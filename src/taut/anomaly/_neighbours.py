@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from taut._arguments import whole
-from taut.certification import l2_distance_upper
+from taut.certification import norms_upper
 from taut.linalg.rounding import up_sum
 from taut.program import AbstractOp, Rounding, Site, op
 
@@ -135,7 +135,7 @@ class _NeighboursOp(AbstractOp):
         a distance by at most :math:`\sqrt{2 n \eta}`, which is below :math:`2^{-38} \gamma_n`.
         """
         points, corrections = (site.tensors[name] for name in ("points", "corrections"))
-        farthest = float(l2_distance_upper(points, torch.zeros_like(points)).max())
+        farthest = float(norms_upper(points).max())
         constant = up_sum(farthest, float(corrections.abs().max()), 2.0**-38)
         roundings = points[0].numel() + site.args["count"] + 10
         return Rounding(roundings, 1.0, constant, squares=True)

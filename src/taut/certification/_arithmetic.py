@@ -1,6 +1,5 @@
 """What the certified program computes in, and what must not be in its way."""
 
-import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from taut._arguments import check_tensor
 from taut.linalg.precision import reduced_settings
+from taut.linalg.rounding import next_up
 from taut.program import UnprovenError
 
 __all__ = [
@@ -110,8 +110,7 @@ def norms_upper(x: Float[Tensor, "b ..."]) -> Float[Tensor, " b"]:
     n = wide.shape[1] + 8  # for the squares, the root and the factors here as well
     grown = 1 + 2 * n * 2.0**-53 + 2.0**-60 * n
     root = (wide / scale[:, None]).square().sum(1).mul(grown).sqrt() * (1 + 2.0**-51)
-    upper = torch.nextafter(root * scale, torch.full_like(root, math.inf))
-    return torch.where(largest == 0, 0.0, upper)
+    return torch.where(largest == 0, 0.0, next_up(root * scale))
 
 
 def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "..."]) -> Float[Tensor, " b"]:
@@ -140,5 +139,4 @@ def l2_distance_upper(x: Float[Tensor, "b ..."], y: Float[Tensor, "..."]) -> Flo
             f"{tuple(y.shape)}."
         )
     difference = (x.detach().double() - y.detach().double()).abs()
-    away = torch.nextafter(difference, torch.full_like(difference, math.inf))
-    return norms_upper(torch.where(difference == 0, 0.0, away))
+    return norms_upper(torch.where(difference == 0, 0.0, next_up(difference)))

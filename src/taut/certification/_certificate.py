@@ -114,6 +114,11 @@ class Certificate:
         return self.program.shapes[self.program.output]
 
     @property
+    def classes(self) -> int:
+        """Number of classes; a model with one output has two."""
+        return 2 if self.output_shape[:1] in ((), (1,)) else self.output_shape[0]
+
+    @property
     def class_bound(self) -> LipschitzBound:
         """The Lipschitz bound of the logits; a single output f has the logits (0, f)."""
         return class_bound(self.bound, self.output_shape)

@@ -14,6 +14,7 @@ __all__ = [
     "check_images",
     "check_labels",
     "check_one_answer",
+    "checked_shape",
     "hold_against_model",
     "like_of",
     "numbers_of",
@@ -41,6 +42,13 @@ def check_images(
     bad = (~images.flatten(1).isfinite().all(1)).nonzero() if images.dim() > 1 else []
     if len(bad):
         raise ValueError(f"`images` must be finite; image {int(bad[0])} holds NaN or Inf.")
+
+
+def checked_shape(model: nn.Module, images: Any, arithmetic: str) -> tuple[int, ...]:
+    """The shape of one image, of a batch that is checked to be one for the model."""
+    shape = tuple(getattr(images, "shape", ()))[1:]
+    check_images(images, shape, like_of(model, images), arithmetic)
+    return shape
 
 
 def check_labels(labels: Any, count: int) -> None:

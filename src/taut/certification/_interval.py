@@ -12,7 +12,7 @@ from taut._sharding import gathers
 from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import Certificate, prove
 from taut.certification._eps import Eps, as_radius
-from taut.certification._inputs import check_images, hold_against_model, like_of
+from taut.certification._inputs import checked_shape, hold_against_model
 from taut.certification._radius import class_logits
 from taut.linalg.rounding import next_down, next_up, up_product
 from taut.program import head_of
@@ -93,8 +93,7 @@ def certified_interval(
         >>> (found.upper - found.lower).round(decimals=4)
         tensor([[2.]], dtype=torch.float64)
     """
-    shape = tuple(getattr(inputs, "shape", ()))[1:]
-    check_images(inputs, shape, like_of(model, inputs), arithmetic)
+    shape = checked_shape(model, inputs, arithmetic)
     radius = as_radius(eps)
     certificate = prove(model, shape, arithmetic=arithmetic)
     constants = output_constants(certificate)

@@ -12,11 +12,7 @@ from taut.certification._arithmetic import norms_upper
 from taut.certification._certificate import DTYPES, Certificate, image_sha256, prove
 from taut.certification._changes import bound_changes
 from taut.certification._eps import Eps, as_eps_sequence
-from taut.certification._inputs import (
-    check_images,
-    hold_against_model,
-    like_of,
-)
+from taut.certification._inputs import check_images, checked_shape, hold_against_model, like_of
 from taut.certification._predictions import Predictions
 from taut.certification._radius import (
     above,
@@ -24,6 +20,7 @@ from taut.certification._radius import (
     executed_radii_to_classes,
     radii_to_classes,
 )
+from taut.linalg.rounding import next_up
 from taut.program import LipschitzBound
 
 __all__ = ["checked_factors", "predict", "predict_batches"]
@@ -85,8 +82,7 @@ def predict(
         >>> found.classes, found.radius.round(decimals=4)
         (tensor([0, 1]), tensor([1.4142, 0.7071], dtype=torch.float64))
     """
-    shape = tuple(getattr(images, "shape", ()))[1:]
-    check_images(images, shape, like_of(model, images), arithmetic)
+    shape = checked_shape(model, images, arithmetic)
     options = {"arithmetic": arithmetic, "mask": mask, "weights": weights}
     return predict_batches(model, [images], shape, eps, on_progress=on_progress, **options)
 
@@ -132,7 +128,6 @@ def predict_batches(
     size = max(1, min(_BATCH, _ENTRIES // math.prod(certificate.output_shape)))
     parts: list[tuple[Tensor, ...]] = []
     hashes: list[str] = []
-    done = 0
     curved = certificate.curved is not None and changes is None
     for images in (part for batch in batches for part in batch.split(size)):
         check_images(images, input_shape, like_of(model, images), arithmetic)
@@ -144,7 +139,7 @@ def predict_batches(
             radii = torch.maximum(radii, certificate.curved_radii(logits, classes, images))
         parts.append((classes, _margin(logits), radii.amin(1), radii))
         hashes += [image_sha256(x) for x in images.cpu()]
-        on_progress(done := done + len(images))
+        on_progress(len(hashes))
     if not parts:
         raise ValueError("`batches` must hold at least one image; got none.")
     classes, margin, radius, radii = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
@@ -192,8 +187,7 @@ def _factors(
     if like.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"`mask` and `weights` need a float32 or float64 model; got {like.dtype}.")
     rounded = factors.clamp_min(float(most) * _LEAST).to(like.dtype)
-    above = torch.nextafter(rounded, torch.full_like(rounded, math.inf))
-    rounded = torch.where(rounded.double() < factors, above, rounded)
+    rounded = torch.where(rounded.double() < factors, next_up(rounded), rounded)
     if not (rounded.isfinite() & (rounded > 0)).all():
         raise ValueError(f"`weights` must be numbers that {like.dtype} holds; got {most:g}.")
     return rounded.to(like.device)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taut._arguments import check_tensor, rational
-from taut.linalg.rounding import next_down, next_up, up_product
+from taut.linalg.rounding import down, next_down, next_up, up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
 __all__ = [
@@ -21,6 +21,8 @@ __all__ = [
     "executed_radii_to_classes",
     "executed_radius",
     "logit_margin",
+    "margin_error",
+    "pair_constants",
     "radii_to_classes",
     "targeted_radius",
 ]
@@ -173,12 +175,23 @@ def executed_radii_to_classes(
         stretch: s, the most that an input moves by within a radius of 1.
     """
     z, norms = logits.detach().double(), norms.to(logits.device)
-    a, b = composed.error
-    error = _CONFIRM * next_up(next_up(a * norms) + b)  # a power of two: exact
-    gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - _beside(error, z))
-    slopes = next_up(_constants(bound, labels, z.shape[1]) + up_product(a, stretch))
+    error = _beside(margin_error(composed, norms), z)
+    gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - error)
+    slope = up_product(composed.error[0], stretch)
+    slopes = next_up(_constants(bound, labels, z.shape[1]) + slope)
     limit = next_down(next_down(composed.norm_limit - norms) / stretch)
     return _kept(torch.minimum(next_down(gaps / slopes), _beside(limit, z)), z, labels)
+
+
+def margin_error(composed: Composed, norms: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """What is taken off a computed margin for rounding at inputs of these norms, see `_CONFIRM`.
+
+    Example:
+        >>> margin_error(Composed(1.0, error=(0.0, 0.5)), torch.ones(1).double()) >= 2.0
+        tensor([True])
+    """
+    a, b = composed.error
+    return _CONFIRM * next_up(next_up(a * norms) + b)  # a power of two: exact
 
 
 def _kept(radii: Tensor, z: Tensor, labels: Tensor) -> Tensor:
@@ -212,6 +225,21 @@ def class_bound(bound: LipschitzBound, outputs: tuple[int, ...]) -> LipschitzBou
         [[0.0, bound.value], [bound.value, 0.0]], dtype=torch.float64, device="cpu"
     )
     return replace(bound, pairwise=pairs)
+
+
+def pair_constants(bound: LipschitzBound, classes: int) -> Float[Tensor, "k k"]:
+    """A Lipschitz constant of the difference of each two logits, on the CPU.
+
+    Example:
+        >>> pair_constants(LipschitzBound(1.0), 2).round(decimals=4)
+        tensor([[0.0000, 1.4142],
+                [1.4142, 0.0000]], dtype=torch.float64)
+    """
+    if bound.pairwise is not None:
+        return bound.pairwise.cpu()
+    constant = up_product(UP_SQRT2, bound.value)
+    pairs = torch.full((classes, classes), constant, dtype=torch.float64, device="cpu")
+    return pairs.fill_diagonal_(0.0)
 
 
 def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -290,10 +318,4 @@ def above(radius: Float[Tensor, "*b"], eps: int | float | str | Fraction) -> Ten
         >>> above(torch.tensor([0.5, 0.6]).double(), "1/2").tolist()
         [False, True]
     """
-    exact = as_rational(eps)
-    try:
-        nearest = float(exact)
-    except OverflowError:
-        return torch.zeros_like(radius, dtype=torch.bool)
-    floor = nearest if Fraction(nearest) <= exact else math.nextafter(nearest, -math.inf)
-    return radius > floor
+    return radius > down(as_rational(eps))

@@ -230,58 +230,47 @@ def _kinds(recipe: Recipe) -> dict[str, Any]:
 
 def _registry() -> ConstructorRegistry:
     """How tyro shows and reads what is no plain value."""
-    registry = ConstructorRegistry()
     methods = CHOICES["parametrization"]
-
-    @registry.primitive_rule
-    def parametrization(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if get_origin(info.type) is not type:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar=_CLASS,
-            instance_from_str=lambda words: methods.find(words[0]),
-            is_instance=lambda value: isinstance(value, type),
-            str_from_instance=lambda cls: [methods.kind_of(cls)],
-        )
-
-    @registry.primitive_rule
-    def holdout(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if info.type != Holdout | None:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="FRACTION",
-            instance_from_str=lambda words: None if words == ["none"] else Holdout(float(words[0])),
-            is_instance=lambda value: value is None or isinstance(value, Holdout),
-            str_from_instance=lambda value: ["none" if value is None else str(value.fraction)],
-        )
-
-    @registry.primitive_rule
-    def shape(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if (get_origin(info.type), get_args(info.type)) != (tuple, (int, int, int)):
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="N,N,N",
-            instance_from_str=lambda words: _image_shape(words[0]),
-            is_instance=lambda value: isinstance(value, tuple),
-            str_from_instance=lambda value: [",".join(map(str, value))],
-        )
-
-    @registry.primitive_rule
-    def augment(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-        if info.type != Augment | None:
-            return None
-        return PrimitiveConstructorSpec(
-            nargs=1,
-            metavar="{none|crop=N,flip,...}",
-            instance_from_str=lambda words: _augment(words[0]),
-            is_instance=lambda value: value is None or isinstance(value, Augment),
-            str_from_instance=lambda value: [_augment_text(value)],
-        )
-
+    rules = (
+        _word(lambda kind: get_origin(kind) is type, _CLASS, type, methods.find, methods.kind_of),
+        _word(
+            lambda kind: get_origin(kind) is tuple and get_args(kind) == (int, int, int),
+            "N,N,N", tuple, _image_shape, lambda value: ",".join(map(str, value)),
+        ),
+        _word(
+            lambda kind: kind == Holdout | None, "FRACTION", Holdout | None,
+            lambda word: None if word == "none" else Holdout(float(word)),
+            lambda value: "none" if value is None else str(value.fraction),
+        ),
+        _word(
+            lambda kind: kind == Augment | None, "{none|crop=N,flip,...}", Augment | None,
+            _augment, _augment_text,
+        ),
+    )  # fmt: skip
+    registry = ConstructorRegistry()
+    for rule in rules:
+        registry.primitive_rule(rule)
     return registry
+
+
+def _word(
+    fits: Callable[[Any], bool], metavar: str, values: Any, read: Callable[[str], Any],
+    text: Callable[[Any], str],
+) -> Callable[[PrimitiveTypeInfo], PrimitiveConstructorSpec | None]:  # fmt: skip
+    """The rule of a type whose values are one word."""
+
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+        if not fits(info.type):
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda words: read(words[0]),
+            is_instance=lambda value: isinstance(value, values),
+            str_from_instance=lambda value: [text(value)],
+        )
+
+    return rule
 
 
 def _image_shape(text: str) -> tuple[int, ...]:

@@ -10,10 +10,9 @@ from taut._sharding import gathers
 from taut.certification import (
     Eps,
     as_radius,
-    check_images,
     check_labels,
+    checked_shape,
     hold_against_model,
-    like_of,
     numbers_of,
     prove,
 )
@@ -142,8 +141,7 @@ def _calibrated(
     model: nn.Module, images: Tensor, labels: Tensor, *, score: Any, eps: Eps, arithmetic: str
 ) -> tuple[ScoreBounds, Tensor]:
     """Bounds of the scores, and those of the true labels from above."""
-    shape = tuple(getattr(images, "shape", ()))[1:]
-    check_images(images, shape, like_of(model, images), arithmetic)
+    shape = checked_shape(model, images, arithmetic)
     check_labels(labels, len(images))
     certificate = prove(model, shape, arithmetic=arithmetic)
     bounds = ScoreBounds(certificate, score)

@@ -14,10 +14,9 @@ from taut.certification import (
     Certificate,
     Eps,
     as_radius,
-    check_images,
+    checked_shape,
     class_logits,
     hold_against_model,
-    like_of,
     output_constants,
     output_error,
     prove,
@@ -143,8 +142,7 @@ def _calibrated(
     model: nn.Module, inputs: Tensor, targets: Tensor, radius: float, arithmetic: str
 ) -> tuple[Certificate, Float[Tensor, " n"]]:
     """The certificate, and the scores of the points from above."""
-    shape = tuple(getattr(inputs, "shape", ()))[1:]
-    check_images(inputs, shape, like_of(model, inputs), arithmetic)
+    shape = checked_shape(model, inputs, arithmetic)
     certificate = prove(model, shape, arithmetic=arithmetic)
     outputs, room = _outputs(certificate, inputs, radius)
     for batch, computed in zip(inputs.split(_BATCH), outputs.split(_BATCH), strict=True):

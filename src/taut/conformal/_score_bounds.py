@@ -15,9 +15,10 @@ from taut.certification import (
     check_one_answer,
     output_constants,
     output_error,
+    pair_constants,
 )
 from taut.conformal._scores import AbstractScore
-from taut.linalg.rounding import up_product
+from taut.linalg.rounding import next_down, next_up
 from taut.program import UP_SQRT2
 
 __all__ = ["ScoreBounds"]
@@ -74,19 +75,19 @@ class ScoreBounds:
         constants = self._constants()
         size = max(1, min(_BATCH, _ENTRIES // constants.numel()))
         # (k, k + 1), the last column for 0 - z_y; then (b, 1, 1) more
-        slack = _toward(constants * radius, math.inf)
+        slack = next_up(constants * radius)
         parts = [self._part(batch, slack, sign) for batch in images.split(size)]
         return torch.cat(parts)
 
     def _part(self, images: Tensor, slack: Tensor, sign: float) -> Tensor:
         z = self.certificate.logits(images).cpu().double()
-        error = _toward(UP_SQRT2 * output_error(self.certificate, images), math.inf)
+        error = next_up(UP_SQRT2 * output_error(self.certificate, images))
         error = torch.where(z.isfinite().all(1), error, math.inf)
         z = z.nan_to_num(0.0, 0.0, 0.0)
         ahead = torch.cat([z, torch.zeros_like(z[:, :1])], 1)
-        room = _toward(slack + error[:, None, None], math.inf)
-        apart = _toward(ahead[:, None, :] - z[:, :, None], sign * math.inf)
-        apart = _toward(apart + sign * room, sign * math.inf)
+        room = next_up(slack + error[:, None, None])
+        apart = _toward(ahead[:, None, :] - z[:, :, None], sign)
+        apart = _toward(apart + sign * room, sign)
         own = torch.arange(z.shape[1], device="cpu")
         apart[:, own, own] = -math.inf
         return self._rounded(self.score(apart), sign)
@@ -98,24 +99,17 @@ class ScoreBounds:
             return values
         if sign < 0:  # what overflows is at least that
             values = values.clamp(max=_LARGE)
-        return _toward(values * (1 + sign * 2 * error) + sign * _UNDERFLOW, sign * math.inf)
+        return _toward(values * (1 + sign * 2 * error) + sign * _UNDERFLOW, sign)
 
     def _constants(self) -> Float[Tensor, "k n"]:
         """Of z_j - z_y for each label y and class j, and last of z_y."""
-        bound, classes = self.certificate.class_bound, self._classes()
-        pairs = bound.pairwise
-        if pairs is None:
-            whole = up_product(UP_SQRT2, bound.value)
-            pairs = torch.full((classes, classes), whole, dtype=torch.float64, device="cpu")
+        classes = self.certificate.classes
+        pairs = pair_constants(self.certificate.class_bound, classes)
         own = output_constants(self.certificate).reshape(-1)
         if len(own) < classes:  # a single output f: the logits are (0, f)
             own = torch.cat([torch.zeros_like(own), own])
-        return torch.cat([pairs.cpu(), own[:, None]], 1)
-
-    def _classes(self) -> int:
-        outputs = math.prod(self.certificate.output_shape)
-        return 2 if outputs == 1 else outputs
+        return torch.cat([pairs, own[:, None]], 1)
 
 
-def _toward(values: Tensor, end: float) -> Tensor:
-    return torch.nextafter(values, torch.full_like(values, end))
+def _toward(values: Tensor, sign: float) -> Tensor:
+    return next_up(values) if sign > 0 else next_down(values)

@@ -7,13 +7,12 @@ differences give bounds of the score without a Lipschitz constant of the score i
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from math import inf
 from typing import final
 
 from jaxtyping import Float
 from torch import Tensor
 
-from taut._arguments import is_number
+from taut._arguments import positive
 
 __all__ = ["AbstractScore", "Logit", "Margin", "Softmax"]
 
@@ -123,8 +122,7 @@ class Softmax(AbstractScore):
 
     def __post_init__(self) -> None:
         """Refuse what is no temperature."""
-        if not (is_number(self.temperature) and 0 < self.temperature < inf):
-            raise ValueError(f"`temperature` must be a positive number; got {self.temperature!r}.")
+        positive("temperature", self.temperature)
 
     def __call__(self, differences: Float[Tensor, "b k n"]) -> Float[Tensor, "b k"]:
         """The sum of exponentials."""

@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import is_number, whole
+from taut._arguments import positive, whole
 from taut.nn import Averaged, Conv2d, MaxMin
 from taut.parametrizations import BCOP
 
-__all__ = ["Denoiser", "FixedNoise", "conv_net", "positive"]
+__all__ = ["Denoiser", "FixedNoise", "conv_net"]
 
 
 @final
@@ -139,10 +139,3 @@ def conv_net(
     for _ in range(inner):
         layers += [Conv2d(width, width, kernel_size, **make), MaxMin()]
     return nn.Sequential(*layers, Conv2d(width, channels, kernel_size, **make))
-
-
-def positive(name: str, value: Any) -> float:
-    """The argument `name` as a float, refused if it is not a positive number."""
-    if not is_number(value) or not 0 < value < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number; got {value!r}.")
-    return float(value)

@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor, whole
+from taut._arguments import check_tensor, positive, whole
 from taut.inverse._averagedness import averagedness
 from taut.inverse._data_term import AbstractDataTerm
-from taut.inverse._denoiser import FixedNoise, positive
+from taut.inverse._denoiser import FixedNoise
 from taut.program import UnprovenError
 
 __all__ = ["Restoration", "check_arguments", "distance", "proved_denoiser"]

@@ -18,8 +18,21 @@ from taut.nn._parametrized import (
 from taut.parametrizations import Orthogonal, may_transform
 
 
+class AbstractDense(AbstractParametrizedLayer):
+    """A layer that multiplies by a matrix and adds a bias."""
+
+    in_features: int
+    out_features: int
+
+    def frozen(self, tensors: SharedTensors) -> nn.Linear:
+        """A plain dense layer."""
+        weight, bias = tensors.weight(self), tensors.bias(self.bias)
+        sizes = (self.in_features, self.out_features, bias is not None)
+        return filled(nn.Linear(*sizes, device="meta", dtype=weight.dtype), weight, bias)
+
+
 @final
-class Linear(AbstractParametrizedLayer):
+class Linear(AbstractDense):
     r"""Dense layer with a parametrized matrix: a drop-in replacement of `torch.nn.Linear`.
 
     Guarantee: that of the parametrization. With the default the matrix is semi-orthogonal: the
@@ -72,12 +85,6 @@ class Linear(AbstractParametrizedLayer):
             if y is not None:
                 return y
         return F.linear(input, self.weight, self.bias)
-
-    def frozen(self, tensors: SharedTensors) -> nn.Linear:
-        """A plain dense layer."""
-        weight, bias = tensors.weight(self), tensors.bias(self.bias)
-        sizes = (self.in_features, self.out_features, bias is not None)
-        return filled(nn.Linear(*sizes, device="meta", dtype=weight.dtype), weight, bias)
 
     def extra_repr(self) -> str:
         """Bias and gain; the parametrization prints the sizes."""

@@ -9,9 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
-from taut._arguments import is_number, whole
-from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors, filled
-from taut.nn._unit_row_linear import unit_rows
+from taut._arguments import is_number
+from taut.nn._unit_row_linear import AbstractUnitLinear, unit_rows
 from taut.parametrizations import AbstractParametrization
 
 _ROOM = 1 + 2.0**-10
@@ -165,7 +164,7 @@ class _UnitColumns(AbstractParametrization):
 
 
 @final
-class UnitColumnLinear(AbstractParametrizedLayer):
+class UnitColumnLinear(AbstractUnitLinear):
     r"""First layer of a net with slopes of at most 1 in each feature: a matrix with unit columns.
 
     .. math:: y = W x + b, \qquad \|W e_i\| = 1
@@ -198,32 +197,4 @@ class UnitColumnLinear(AbstractParametrizedLayer):
         True
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self._set_gain(1.0)
-        self.in_features = whole("in_features", in_features)
-        self.out_features = whole("out_features", out_features)
-        columns = _UnitColumns(self.in_features, self.out_features, device=device, dtype=dtype)
-        self._set_parameters(columns, self.out_features, bias, device=device, dtype=dtype)
-
-    def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
-        """Multiply by the matrix and add the bias."""
-        return F.linear(input, self.weight, self.bias)
-
-    def frozen(self, tensors: SharedTensors) -> nn.Linear:
-        """A plain dense layer."""
-        weight, bias = tensors.weight(self), tensors.bias(self.bias)
-        sizes = (self.in_features, self.out_features, bias is not None)
-        return filled(nn.Linear(*sizes, device="meta", dtype=weight.dtype), weight, bias)
-
-    def extra_repr(self) -> str:
-        """Bias; the matrix prints the sizes."""
-        return f"bias={self.bias is not None}"
+    method = _UnitColumns

@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import torch
 from torch import Tensor, nn
 
+from taut._arguments import positive
 from taut._sharding import draws
 from taut.parametrizations import AbstractParametrization, AbstractSpectral, read_weight
 
@@ -77,9 +78,7 @@ class AbstractParametrizedLayer(nn.Module, ABC):
         return isinstance(method, AbstractSpectral) and bool(method.kernel_size)
 
     def _set_gain(self, gain: float) -> None:
-        if not (isinstance(gain, (int, float)) and 0 < gain < math.inf):
-            raise ValueError(f"`gain` must be a positive number; got {gain!r}.")
-        self.gain = float(gain)
+        self.gain = positive("gain", gain)
 
     def _set_parameters(
         self, parametrization: AbstractParametrization, outputs: int, bias: bool, **factory: Any

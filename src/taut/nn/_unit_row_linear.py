@@ -1,14 +1,14 @@
 """Last layers whose rows have norm 1: certified by the differences of rows."""
 
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from taut._arguments import whole
-from taut.nn._parametrized import AbstractParametrizedLayer, SharedTensors, filled
+from taut.nn._linear import AbstractDense
 from taut.parametrizations import AbstractParametrization
 
 
@@ -48,8 +48,39 @@ class _UnitRows(AbstractParametrization):
         return {"raw_rows": weight}
 
 
+class AbstractUnitLinear(AbstractDense):
+    """A dense layer whose matrix comes from one parametrization."""
+
+    method: ClassVar[type[AbstractParametrization]]
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self._set_gain(1.0)
+        self.in_features = whole("in_features", in_features)
+        self.out_features = whole("out_features", out_features)
+        factory = {"device": device, "dtype": dtype}
+        matrix = self.method(self.in_features, self.out_features, **factory)
+        self._set_parameters(matrix, self.out_features, bias, **factory)
+
+    def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
+        """Multiply by the matrix and add the bias."""
+        return F.linear(input, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Bias; the matrix prints the sizes."""
+        return f"bias={self.bias is not None}"
+
+
 @final
-class UnitRowLinear(AbstractParametrizedLayer):
+class UnitRowLinear(AbstractUnitLinear):
     r"""Last layer of a classifier: a matrix with unit rows, certified for each pair of classes.
 
     .. math:: z_i = \langle w_i, f(x) \rangle + b_i, \qquad \|w_i\| = 1
@@ -87,32 +118,4 @@ class UnitRowLinear(AbstractParametrizedLayer):
         True
     """
 
-    def __init__(
-        self,
-        in_features: int,
-        out_features: int,
-        bias: bool = True,
-        *,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        self._set_gain(1.0)
-        self.in_features = whole("in_features", in_features)
-        self.out_features = whole("out_features", out_features)
-        rows = _UnitRows(self.in_features, self.out_features, device=device, dtype=dtype)
-        self._set_parameters(rows, self.out_features, bias, device=device, dtype=dtype)
-
-    def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n2"]:
-        """Multiply by the rows and add the bias."""
-        return F.linear(input, self.weight, self.bias)
-
-    def frozen(self, tensors: SharedTensors) -> nn.Linear:
-        """A plain dense layer."""
-        weight, bias = tensors.weight(self), tensors.bias(self.bias)
-        sizes = (self.in_features, self.out_features, bias is not None)
-        return filled(nn.Linear(*sizes, device="meta", dtype=weight.dtype), weight, bias)
-
-    def extra_repr(self) -> str:
-        """Bias; the rows print the sizes."""
-        return f"bias={self.bias is not None}"
+    method = _UnitRows

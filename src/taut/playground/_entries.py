@@ -118,15 +118,13 @@ def _batch_norm(steps: Steps, site: Site, x: list[int]) -> int:
     held = {role: numbers_of(site, role).astype(np.float64) for role in site.tensors}
     n = site.shape[0]
     mean, variance = held.get("running_mean", np.zeros(n)), held.get("running_var", np.ones(n))
-    parts = {
-        "shift": -mean, "divide": np.sqrt(variance + float(site.args["eps"])),
-        "scale": held.get("weight"), "": held.get("bias"),
-    }  # fmt: skip
+    deviation = np.sqrt(variance + float(site.args["eps"]))
+    weight, bias = held.get("weight"), held.get("bias")
     value = x[0]
-    for op, by in parts.items():
+    for op, by in (("shift", -mean), ("divide", deviation), ("scale", weight), ("shift", bias)):
         if by is not None:
             by = spread(by_channel(by, site), site)
-            value = steps.add(op or "shift", [value], math.prod(site.shape), by=by)
+            value = steps.add(op, [value], math.prod(site.shape), by=by)
     return value
 
 

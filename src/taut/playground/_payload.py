@@ -9,11 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from taut.certification import Certificate
-from taut.linalg.rounding import up_product
+from taut.certification import Certificate, pair_constants
 from taut.playground._lower import lower
-from taut.playground._steps import Steps
-from taut.program import UP_SQRT2
 
 __all__ = ["Arrays", "image_array", "net_content"]
 
@@ -45,34 +42,23 @@ class Arrays:
 
 def net_content(certificate: Certificate, arrays: Arrays) -> dict[str, Any]:
     """A net with what is proven of it, as plain values; its tensors go to `arrays`."""
-    steps: Steps = lower(certificate.program)
+    steps = lower(certificate.program)
     outputs = certificate.output_shape
     if len(outputs) > 1:
         raise ValueError(
             "The playground shows one answer for an image; the outputs of this model have the "
             f"shape {outputs}, which `taut predict` takes."
         )
-    a, b = certificate.composed.error
+    pairs = pair_constants(certificate.class_bound, certificate.classes)
     return {
         "input": steps.sizes[0],
         "steps": steps.steps,
         "arrays": [arrays.add(array) for array in steps.arrays],
         "bound": float(certificate.bound),
-        "pairs": arrays.add(_pairs(certificate)),
-        "error": [a, b],
+        "pairs": arrays.add(pairs.numpy()),
+        "error": list(certificate.composed.error),
         "limit": certificate.composed.norm_limit,
     }
-
-
-def _pairs(certificate: Certificate) -> np.ndarray:
-    """Lipschitz constants of the differences of two logits; of one output f, of (0, f)."""
-    bound = certificate.class_bound
-    if bound.pairwise is not None:
-        return bound.pairwise.double().cpu().numpy()
-    (classes,) = certificate.output_shape
-    pairs = np.full((classes, classes), up_product(UP_SQRT2, float(bound)))
-    np.fill_diagonal(pairs, 0.0)
-    return pairs
 
 
 def image_array(images: Float[Tensor, "n c h w"]) -> np.ndarray:

@@ -10,9 +10,9 @@ from taut.files import load_tensors
 
 __all__ = ["PLAIN", "PlainNet", "plain_net"]
 
-PLAIN = {"mnist": "mnist", "fashion-mnist": "fashion-mnist", "cifar10-jpeg75": "cifar10-jpeg75"}
+PLAIN = {name: name for name in ("mnist", "fashion-mnist", "cifar10-jpeg75")}
+PLAIN["fashion-mnist-subset"] = "fashion-mnist"
 """Files of plain nets by the name of the data set."""
-PLAIN |= {"fashion-mnist-subset": "fashion-mnist"}
 
 
 @final

@@ -50,8 +50,14 @@ def _windows(site: Site) -> np.ndarray:
     ]
     for axis in axes:  # (c, ..., n, k, ...): windows of one axis after the other
         grid = np.take(grid, index[axis], 1 + 2 * axis)
-    order = [0, *(1 + 2 * axis for axis in axes), *(2 + 2 * axis for axis in axes)]
-    return grid.transpose(order).reshape(math.prod(site.shape), -1)
+    return _rows(grid)
+
+
+def _rows(grid: np.ndarray) -> np.ndarray:
+    """(c, n, k, ...): a row for each window."""
+    axes = range(1, grid.ndim, 2)
+    windows = grid.transpose([0, *axes, *(axis + 1 for axis in axes)])
+    return windows.reshape(math.prod(windows.shape[: len(axes) + 1]), -1)
 
 
 @rule("avg_pool")
@@ -91,7 +97,5 @@ def _average(steps: Steps, site: Site, x: list[int]) -> int:
         grid = np.pad(grid, [(0, int(i == 1 + 2 * axis)) for i in range(grid.ndim)],
                       constant_values=-1)  # fmt: skip
         grid = np.take(grid, index, 1 + 2 * axis)
-    axes = range(len(site.shape) - 1)
-    order = [0, *(1 + 2 * axis for axis in axes), *(2 + 2 * axis for axis in axes)]
-    windows = grid.transpose(order).reshape(math.prod(site.shape), -1)
+    windows = _rows(grid)
     return _reduced(steps, x, windows, (windows >= 0).sum(1))

@@ -90,7 +90,7 @@ def _name_curves(
 
 
 def draw_by_layer(axes: "Axes", layers: Sequence[LayerDiagnostics]) -> None:
-    """The same from top to bottom, beside histograms whose rows are the layers."""
+    """The norms from top to bottom, beside histograms whose rows are the layers."""
     margin = [layer.margin for layer in layers]
     random = [layer.random for layer in layers]
     log = needs_log([*margin, *random])

@@ -1,7 +1,6 @@
 """The privacy that noisy steps on random batches spend, by the accountant of Opacus."""
 
 import importlib
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +8,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import final
 
-from taut._arguments import is_number, whole
+from taut._arguments import is_number, positive, whole
 
 _ORDERS = [*(1 + n / 10 for n in range(1, 100)), *range(11, 64), *(2**n for n in range(6, 13))]
 """Orders of Renyi divergences that are tried; each alone gives a valid epsilon."""
@@ -49,7 +48,7 @@ class SampledGaussian:
     steps: int
 
     def __post_init__(self) -> None:
-        _check_positive("noise_multiplier", self.noise_multiplier)
+        positive("noise_multiplier", self.noise_multiplier)
         _check_share(self.sampling_rate)
         whole("steps", self.steps)
 
@@ -69,7 +68,7 @@ class SampledGaussian:
             ValueError: if an argument is out of range, or no noise is enough.
             ImportError: without Opacus, of the extra `private`.
         """
-        _check_positive("epsilon", epsilon)
+        positive("epsilon", epsilon)
         _check_delta(delta)
         _check_share(sampling_rate)
         utils = _opacus("opacus.accountants.utils")
@@ -115,11 +114,6 @@ def _opacus(module: str) -> ModuleType:
             "privacy accounting needs `opacus`: install the extra `private` "
             "(pip install 'taut[private]')."
         ) from error
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not (is_number(value) and 0 < value < math.inf):
-        raise ValueError(f"`{name}` must be a positive number; got {value}.")
 
 
 def _check_delta(delta: float) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from taut._arguments import positive
 from taut.linalg.rounding import up_divide
 from taut.losses import AbstractLoss, MultiMargin, OffsetCrossEntropy
 from taut.program import UP_SQRT2
@@ -43,9 +44,8 @@ class ClippedCrossEntropy:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, value in (("clip", self.clip), ("temperature", self.temperature)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"`{name}` must be a positive number; got {value}.")
+        positive("clip", self.clip)
+        positive("temperature", self.temperature)
 
     def __call__(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A function of the logits with this gradient, for each image; its value says nothing."""

@@ -18,13 +18,12 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import is_number
+from taut._arguments import positive
 from taut.linalg.convolution import ConvOperator
 from taut.linalg.retraction import nearest_orthonormal
 from taut.linalg.rounding import up_product, up_root, up_root_sum_square, up_sum
 from taut.private._losses import Loss, loss_bound
-from taut.program import Program, Site, UnprovenError, operation, replay, trace
-from taut.program._walk import bounds_of
+from taut.program import Program, Site, UnprovenError, bounds_of, operation, replay, trace
 
 _LAYERS = ("linear", "conv")
 
@@ -148,7 +147,8 @@ def sensitivities(
         >>> {name: round(bound, 4) for name, bound in bounds.items()}
         {'weight': 4.2426}
     """
-    return Sensitivities(model, input_shape).bounds(checked_norm(input_norm), loss_bound(loss))
+    norm = positive("input_norm", input_norm)
+    return Sensitivities(model, input_shape).bounds(norm, loss_bound(loss))
 
 
 def project_(model: nn.Module, input_shape: tuple[int, ...]) -> None:
@@ -177,13 +177,6 @@ def project_(model: nn.Module, input_shape: tuple[int, ...]) -> None:
                 [0., 1.]])
     """
     Sensitivities(model, input_shape).project_()
-
-
-def checked_norm(input_norm: float) -> float:
-    """The largest norm of an input, as a float."""
-    if not (is_number(input_norm) and 0 < input_norm < math.inf):
-        raise ValueError(f"`input_norm` must be a positive number; got {input_norm}.")
-    return float(input_norm)
 
 
 def _gains(site: Site) -> tuple[float, ...]:

@@ -5,10 +5,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor
+from taut._arguments import check_tensor, positive
 from taut.private._accounting import SampledGaussian
 from taut.private._losses import Loss, image_losses, loss_bound, shortened
-from taut.private._sensitivity import Sensitivities, checked_norm
+from taut.private._sensitivity import Sensitivities
 
 _PART = 1024
 """Examples whose gradients are computed at a time; gradients of parts of a batch add up."""
@@ -67,7 +67,7 @@ def train(
         tensor(True)
     """
     _check_examples(images, labels)
-    norm, slope = checked_norm(input_norm), loss_bound(loss)
+    norm, slope = positive("input_norm", input_norm), loss_bound(loss)
     bounds = Sensitivities(model, tuple(images.shape[1:]))
     if generator is None:
         generator = torch.Generator()

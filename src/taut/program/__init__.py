@@ -38,7 +38,7 @@ from taut.program._replay import ProgramModule, replay
 from taut.program._result import LayerBound, LipschitzBound, UnprovenError
 from taut.program._shares import shares_of
 from taut.program._single_call import single_call
-from taut.program._walk import Progress, expanded, layers_of, operation, parts_of
+from taut.program._walk import Progress, bounds_of, expanded, layers_of, operation, parts_of
 from taut.program.passes import PASSES
 from taut.program.passes._affine import affine_terms
 from taut.program.passes._padding import fixed_size
@@ -69,6 +69,7 @@ __all__ = [
     "UnprovenError",
     "affine_terms",
     "bound_of",
+    "bounds_of",
     "canonical",
     "captures",
     "check_agreement",

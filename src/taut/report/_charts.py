@@ -31,7 +31,7 @@ _CERTIFIED_LINES = (CERTIFIED_LINE, (0, (7, 1.6)), (0, (7, 1.6, 1, 1.6)))
 
 def accuracy_chart(robustness: Robustness, eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, accuracy under attack, and the gap between them."""
-    reach = _reach(robustness, eps)
+    reach = reach_of(robustness.nearest, eps)
     grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
     certified = share_beyond(robustness.radius, grid)
     attacked = share_beyond(robustness.nearest, grid)
@@ -93,9 +93,9 @@ def gradient_chart(layers: Sequence[LayerDiagnostics]) -> Markup:
         return inline(figure, f"Gradient norm at the input of each layer: {text}.", "gradient")
 
 
-def _reach(robustness: Robustness, eps: Sequence[str]) -> float:
-    """Right end of the eps axis: beyond each eps and most attacks."""
-    finite = robustness.nearest[robustness.nearest.isfinite()]
+def reach_of(distances: Tensor, eps: Sequence[str]) -> float:
+    """Right end of the eps axis: beyond each eps and most distances."""
+    finite = distances[distances.isfinite()]
     most = float(finite.quantile(0.98)) if len(finite) else 0.0
     return 1.1 * max([most, 1e-3, *(float(Fraction(text)) for text in eps)])
 

@@ -5,20 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, final
+from typing import Any, final
 
 import torch
 from markupsafe import Markup
 
 from taut.diagnostics import GradientProfile
 from taut.plot import spread
-from taut.report._charts import annotate, column, share_beyond, whole_epochs
+from taut.report._charts import annotate, column, reach_of, share_beyond, whole_epochs
 from taut.report._robustness import Robustness
 from taut.report._svg import SERIES, chart, inline
 from taut.report._templates import write_page
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _STYLES = ("-", (0, (5, 1.6)), (0, (1, 1.6)), (0, (7, 1.6, 1, 1.6)))
 MOST = len(SERIES) * len(_STYLES) // 2
@@ -105,8 +102,7 @@ def _styles(count: int) -> list[dict[str, Any]]:
 
 def _radius_chart(runs: Sequence[ComparedRun], eps: Sequence[str]) -> Markup:
     """Certified accuracy over eps, one curve a run."""
-    most = max(float(run.robustness.radius.quantile(0.98)) for run in runs)
-    reach = 1.1 * max([most, 1e-3, *(float(Fraction(text)) for text in eps)])
+    reach = max(reach_of(run.robustness.radius, eps) for run in runs)
     grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
     with chart("eps: l2 norm of the perturbation", "certified accuracy in %") as (figure, axes):
         for run, style in zip(runs, _styles(len(runs)), strict=True):
@@ -131,7 +127,10 @@ def _history_chart(runs: Sequence[ComparedRun], eps: str) -> Markup | None:
             epochs = column(run.history, "epoch")
             axes.plot(epochs, values, **styles[run.name])
             ends.append((epochs[-1], values[-1]))
-        _name_ends(axes, [run.name for run in trained], ends, styles, 7.0)
+        heights = spread([y for _, y in ends], 7.0)
+        for run, (x, _), y in zip(trained, ends, heights, strict=True):
+            style = {"color": styles[run.name]["color"], "va": "center", "size": 9}
+            annotate(axes, run.name, (x, y), (6, 0), **style)
         axes.set_ylim(0, 100)
         whole_epochs(axes)
         return inline(figure, f"Certified accuracy at {eps} over epochs.", "history")
@@ -148,15 +147,3 @@ def _gradient_chart(runs: Sequence[ComparedRun]) -> Markup:
         axes.set_xticks([0, 1], ["image", "output"])
         axes.legend(frameon=False, fontsize=9, loc="lower right", labelcolor="linecolor")
         return inline(figure, "Gradient norm by depth of each run.", "gradient")
-
-
-def _name_ends(
-    axes: "Axes",
-    names: Sequence[str],
-    ends: Sequence[tuple[float, float]],
-    styles: Mapping[str, Mapping[str, Any]],
-    gap: float,
-) -> None:
-    """Write the names beside the ends of the curves, at least `gap` apart."""
-    for name, (x, _), y in zip(names, ends, spread([y for _, y in ends], gap), strict=True):
-        annotate(axes, name, (x, y), (6, 0), color=styles[name]["color"], va="center", size=9)

@@ -15,7 +15,9 @@ from torch import Tensor
 from taut.certification import (
     checked_factors,
     executed_radii_to_classes,
+    margin_error,
     norms_upper,
+    pair_constants,
     radii_to_classes,
     radius_to_leave,
 )
@@ -23,13 +25,10 @@ from taut.linalg.operator import DENSE_LIMIT
 from taut.linalg.rounding import U64, next_down, next_up, up_product, up_sum
 from taut.program import UP_SQRT2, LipschitzBound
 from taut.threats._base import AbstractThreat, Radii
-from taut.threats._cut import Cut, pairwise
+from taut.threats._cut import Cut
 from taut.threats._norms import NORMS
 
 __all__ = ["AbstractBall", "ones_in"]
-
-_CONFIRM = 4.0
-"""How often the error is taken off a margin, as in `taut.certification`."""
 
 _PIECE = 1 << 22
 """Numbers of columns that are computed at once."""
@@ -89,8 +88,7 @@ def _radii(
         to_classes = executed_radii_to_classes(
             logits, labels, norms, bound, composed, stretch or 1.0
         )
-        slope, base = composed.error
-        error = _CONFIRM * next_up(next_up(slope * norms) + base)[:, None]
+        slope, error = composed.error[0], margin_error(composed, norms)[:, None]
         limit = next_down(next_down(composed.norm_limit - norms) / (stretch or 1.0))
     if not stretch:
         everywhere = to_classes.where(to_classes == 0, math.inf)
@@ -105,7 +103,8 @@ def _radii(
 def _bound(cut: Cut, factors: Tensor, norm: str, stretch: float) -> LipschitzBound:
     """The constants of the logits in z: the least of those known."""
     whole, ball = cut.certificate.class_bound, NORMS[norm]
-    pairs = _times(pairwise(whole, cut.classes), stretch)
+    classes = cut.certificate.classes
+    pairs = _times(pair_constants(whole, classes), stretch)
     gain = up_product(cut.norm, stretch)
     # For l2 and equal factors that is the norm of the matrix, too.
     known = norm == "l2" and torch.equal(factors, factors.flatten()[:1].expand_as(factors))
@@ -114,11 +113,11 @@ def _bound(cut: Cut, factors: Tensor, norm: str, stretch: float) -> LipschitzBou
         matrix, error = columns
         error = up_product(ball.error(matrix.shape[1]), error)
         gain = min(gain, up_sum(ball.gain(matrix), error))
-        if cut.affine and cut.classes**2 * matrix.shape[1] <= DENSE_LIMIT:
-            rows = torch.cat([matrix.new_zeros(1, matrix.shape[1]), matrix])[-cut.classes :]
+        if cut.affine and classes**2 * matrix.shape[1] <= DENSE_LIMIT:
+            rows = torch.cat([matrix.new_zeros(1, matrix.shape[1]), matrix])[-classes:]
             norms = ball.dual(rows[:, None] - rows) + up_product(UP_SQRT2, error)
             pairs = torch.minimum(pairs, next_up(norms).fill_diagonal_(0.0))
-    pairs = torch.minimum(pairs, _times(pairwise(cut.rest, cut.classes), gain))
+    pairs = torch.minimum(pairs, _times(pair_constants(cut.rest, classes), gain))
     value = min(up_product(whole.value, stretch), up_product(cut.rest.value, gain))
     return LipschitzBound(value, pairwise=pairs)
 

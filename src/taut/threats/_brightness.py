@@ -50,19 +50,13 @@ class Brightness(AbstractTransformation):
         check_search(self.limit, self.cells)
 
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """The sum, clipped if wanted."""
+        """The sum, clipped if asked for."""
         moved = images + beside(parameters[:, 0], images)
         return moved.clamp(0.0, 1.0) if self.clip else moved
 
     def largest_norm(self, norms: Tensor, entries: int) -> Tensor:
-        """That of the image and of the number."""
+        """The norm of the image plus that of the largest number on all pixels."""
         return norms + self.limit * length_of_ones(entries)
-
-    def spread(self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
-        """That at the ends; clipped pixels move most there, but no longer by a straight line."""
-        if not self.clip:
-            return super().spread(cut, images, low, high, centre)
-        return self.spread_of_pixels(cut, images, low, high, centre)
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""

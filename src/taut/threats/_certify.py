@@ -11,12 +11,11 @@ from taut.certification import (
     above,
     as_eps_sequence,
     as_rational,
-    check_images,
     check_labels,
     check_one_answer,
     check_top_k,
+    checked_shape,
     hold_against_model,
-    like_of,
     logit_margin,
     numbers_of,
     prove,
@@ -73,14 +72,13 @@ def certify(
         >>> found.certified_accuracy
         {'0.4': 1.0, '0.5': 0.0}
     """
-    sizes, shape = as_eps_sequence(eps), tuple(getattr(images, "shape", ()))[1:]
-    check_images(images, shape, like_of(model, images), arithmetic)
+    sizes, shape = as_eps_sequence(eps), checked_shape(model, images, arithmetic)
     check_labels(labels, len(images))
     threat.check(images, [float(as_rational(size)) for size in sizes])
     certificate = prove(model, shape, arithmetic=arithmetic)
     check_one_answer(certificate.output_shape)
     cut = cut_of(certificate)
-    k = check_top_k(top_k, cut.classes, name="top_k")
+    k = check_top_k(top_k, certificate.classes, name="top_k")
     radii_of = threat.prepared(cut, k)
     labels = numbers_of(labels.cpu(), certificate.output_shape)
     parts: list[tuple[Tensor, Tensor, Tensor | None]] = []

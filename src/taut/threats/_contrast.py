@@ -56,21 +56,15 @@ class Contrast(AbstractTransformation):
             raise ValueError(f"`centre` must be a finite number; got {self.centre!r}.")
 
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """The changed images, clipped if wanted."""
+        """The changed images, clipped if asked for."""
         factor = beside(1 + parameters[:, 0], images)
         moved = self.centre + factor * (images - self.centre)
         return moved.clamp(0.0, 1.0) if self.clip else moved
 
     def largest_norm(self, norms: Tensor, entries: int) -> Tensor:
-        """That of the image and of the grey, each enlarged."""
+        """The norms of the terms: the factor times image and grey, and the grey."""
         grey = abs(self.centre) * length_of_ones(entries)
         return (1 + self.limit) * (norms + grey) + grey
-
-    def spread(self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
-        """That at the ends; clipped pixels move most there, but no longer by a straight line."""
-        if not self.clip:
-            return super().spread(cut, images, low, high, centre)
-        return self.spread_of_pixels(cut, images, low, high, centre)
 
     def proof(self, cut: Cut) -> str:
         """Intervals that are proven one after the other."""

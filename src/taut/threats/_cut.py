@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from taut.certification import Certificate, class_bound
-from taut.linalg.rounding import up_product
 from taut.program import (
-    UP_SQRT2,
     LipschitzBound,
     Program,
     UnprovenError,
@@ -31,7 +29,7 @@ from taut.program import (
     replay,
 )
 
-__all__ = ["Cut", "cut_of", "pairwise"]
+__all__ = ["Cut", "cut_of"]
 
 
 @final
@@ -54,12 +52,6 @@ class Cut:
     error: tuple[float, float]
     rest: LipschitzBound
     affine: bool = False
-
-    @property
-    def classes(self) -> int:
-        """The number of classes."""
-        shape = self.certificate.output_shape
-        return 2 if shape in ((), (1,)) else shape[0]
 
     def value(self, images: Tensor) -> Tensor:
         """The value for a batch, computed in float64, one row an image."""
@@ -90,14 +82,6 @@ def cut_of(certificate: Certificate) -> Cut:
             return cut
     first = replace(program, nodes=(), output=program.source)
     return Cut(certificate, first, 1.0, (0.0, 0.0), certificate.class_bound)
-
-
-def pairwise(bound: LipschitzBound, classes: int) -> Tensor:
-    """Constants of the differences of two logits, `(classes, classes)`."""
-    if bound.pairwise is not None:
-        return bound.pairwise
-    constant = up_product(UP_SQRT2, bound.value)
-    return torch.full((classes, classes), constant, dtype=torch.float64, device="cpu")
 
 
 def _ends(program: Program) -> list[str]:

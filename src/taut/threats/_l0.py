@@ -69,11 +69,11 @@ class L0(AbstractThreat):
             )
 
     def proof(self, cut: Cut) -> str:
-        """That of l2, by the distance of the largest changes."""
+        """The l2 radius, over the l2 norms of the largest changes."""
         return f"the l2 radius, for pixels that move within [{self.low:g}, {self.high:g}]"
 
     def prepared(self, cut: Cut, top_k: int) -> Radii:
-        """Those of l2, in pixels."""
+        """The radii of l2, converted to numbers of pixels."""
         of_l2 = L2().prepared(cut, top_k)
 
         def radii(images: Tensor, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -43,5 +43,5 @@ class L1(AbstractBall):
         return ones_in(self.mask, shape)
 
     def proof(self, cut: Cut) -> str:
-        """That of l2, by equivalence of norms."""
+        """Equivalence of norms with l2."""
         return "norm equivalence with l2: at least the l2 radius"

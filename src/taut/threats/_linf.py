@@ -45,6 +45,6 @@ class Linf(AbstractBall):
         return ones_in(self.mask, shape)
 
     def proof(self, cut: Cut) -> str:
-        """That of l2, by equivalence of norms."""
+        """Equivalence of norms with l2."""
         count = int(self.factors(cut.certificate.input_shape).sum())
         return f"norm equivalence with l2: at least the l2 radius over the root of {count}"

@@ -8,7 +8,6 @@ below 1/2, in two of them along each axis.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -53,20 +52,13 @@ class Rotation(AbstractTransformation):
 
     kind = "rotation"
     unit = "degrees"
+    planar = True
     halvings = 4
     limit: float = 30.0
     cells: int = 400
 
     def __post_init__(self) -> None:
         check_search(self.limit, self.cells)
-
-    def check(self, images: Tensor, sizes: Sequence[float]) -> None:
-        """Refuse what has no two axes to rotate, and sizes beyond the limit."""
-        super().check(images, sizes)
-        if images.dim() < 3:
-            raise ValueError(
-                f"`images` must be (n, ..., h, w) to be rotated; got {tuple(images.shape)}."
-            )
 
     def roundings(self, shape: tuple[int, ...]) -> float:
         """Points are off by as many roundings of the size, pixels by a slope times that."""
@@ -95,7 +87,7 @@ class Rotation(AbstractTransformation):
         return 4 * norms
 
     def spread(self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor) -> Tensor:
-        """A bound of the same; infinite where a cell is too long for the windows."""
+        """A bound from the slopes around each pixel; infinite where a cell is too long for them."""
         flat = images.reshape(len(images), -1, *images.shape[-2:])
         h, w = flat.shape[-2:]
         rows, columns = _points(h, w, centre[:, 0])

@@ -27,16 +27,13 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor
 
-from taut._arguments import is_number, whole
-from taut.certification import norms_upper, radius_to_leave
-from taut.linalg.rounding import next_down, next_up, up_root
+from taut._arguments import positive, whole
+from taut.certification import margin_error, norms_upper, pair_constants, radius_to_leave
+from taut.linalg.rounding import next_down, up_root
 from taut.threats._base import AbstractThreat, Radii
-from taut.threats._cut import Cut, pairwise
+from taut.threats._cut import Cut
 
 __all__ = ["AbstractTransformation", "beside", "check_search", "length_of_ones"]
-
-_CONFIRM = 4.0
-"""How often the error is taken off a margin, as in `taut.certification`."""
 
 _ROOM = 1 + 2.0**-40
 """For the few roundings of sums of bounds in float64."""
@@ -55,12 +52,16 @@ class AbstractTransformation(AbstractThreat):
 
     Attributes:
         axes: number of parameters.
+        planar: whether images must have two axes, height and width.
+        clip: whether changed pixels are clipped to [0, 1].
         halvings: how often a cell is halved, at most.
         limit: sizes are searched up to this one, which is the largest radius.
         cells: how many are tried for each image, at most.
     """
 
     axes: ClassVar[int] = 1
+    planar: ClassVar[bool] = False
+    clip: bool = False
     halvings: ClassVar[int] = 10
     limit: float
     cells: int
@@ -95,7 +96,7 @@ class AbstractTransformation(AbstractThreat):
         r"""The largest :math:`\|A (T_t x - T_c x)\|` in a cell, but for rounding.
 
         By default that of its corners: changed images are affine in each parameter alone, so that
-        the norm is convex in each.
+        the norm is convex in each. Clipped pixels move most at corners, too, but not along a line.
 
         Args:
             cut: of the model.
@@ -104,6 +105,8 @@ class AbstractTransformation(AbstractThreat):
             high: `(b, axes)`.
             centre: `(b, axes)`.
         """
+        if self.clip:
+            return self.spread_of_pixels(cut, images, low, high, centre)
         middle = cut.value(self.transformed(images, centre))
         moves = (cut.value(corner) - middle for corner in self._corners(images, low, high))
         return torch.stack([norms_upper(move) for move in moves]).amax(0)
@@ -111,7 +114,7 @@ class AbstractTransformation(AbstractThreat):
     def spread_of_pixels(
         self, cut: Cut, images: Tensor, low: Tensor, high: Tensor, centre: Tensor
     ) -> Tensor:
-        """A bound of the same, if each pixel moves most at the corners, by whatever curve."""
+        """A bound of `spread` if each pixel moves most at the corners, along any curve."""
         middle = self.transformed(images, centre)
         moves = [(corner - middle).abs() for corner in self._corners(images, low, high)]
         return cut.norm * norms_upper(torch.stack(moves).amax(0)) * _ROOM
@@ -123,10 +126,14 @@ class AbstractTransformation(AbstractThreat):
             yield self.transformed(images, corner)
 
     def check(self, images: Tensor, sizes: Sequence[float]) -> None:
-        """Refuse sizes beyond the limit of the search."""
+        """Refuse sizes beyond the limit of the search, and images without the axes."""
         if any(size >= self.limit for size in sizes):
             raise ValueError(
                 f"`eps` must be below `limit` of the threat, {self.limit:g}; got {max(sizes):g}."
+            )
+        if self.planar and images.dim() < 3:
+            raise ValueError(
+                f"`images` must be (n, ..., h, w) for a {self.kind}; got {tuple(images.shape)}."
             )
 
     def prepared(self, cut: Cut, top_k: int) -> Radii:
@@ -144,8 +151,7 @@ def check_search(limit: float, cells: int) -> None:
     Raises:
         ValueError: if there are such.
     """
-    if not (is_number(limit) and 0 < limit < math.inf):
-        raise ValueError(f"`limit` must be a positive number; got {limit!r}.")
+    positive("limit", limit)
     whole("cells", cells)
 
 
@@ -163,7 +169,7 @@ class _Covering:
         off = threat.roundings(tuple(self.images.shape[1:])) * unit
         self.off = off * (norms + 2.0**-90 * length_of_ones(entries)) * _ROOM
         self.norms = (norms + 2 * self.off) * _ROOM
-        self.pairs = pairwise(cut.rest, cut.classes)
+        self.pairs = pair_constants(cut.rest, cut.certificate.classes)
 
     def radii(self, logits: Tensor) -> Tensor:
         """The size of the first change that is not proven, of each image."""
@@ -178,13 +184,14 @@ class _Covering:
                 break
             proven = self._proven(cells)
             for i, cell in cells.items():
-                if not proven[i]:
-                    if self._is_small(cell):
-                        found[i] = cell.distance
-                        heaps[i].clear()
-                    else:
-                        for part in _halves(cell):
-                            heapq.heappush(heaps[i], part)
+                if proven[i]:
+                    continue
+                if self._is_small(cell):
+                    found[i] = cell.distance
+                    heaps[i].clear()
+                    continue
+                for part in _halves(cell):
+                    heapq.heappush(heaps[i], part)
             heaps = {i: heap for i, heap in heaps.items() if heap}
         for i, heap in heaps.items():  # no time is left: all that is nearer has been proven
             found[i] = heap[0].distance
@@ -226,8 +233,7 @@ class _Covering:
         error = torch.zeros_like(norms)
         composed = self.cut.certificate.composed
         if self.cut.certificate.arithmetic != "real":
-            slope, base = composed.error
-            error = _CONFIRM * next_up(next_up(slope * norms) + base)
+            error = margin_error(composed, norms)
         usable = (z.isfinite().all(1) & (norms <= composed.norm_limit))[:, None]
         gaps = next_down(next_down(z.gather(1, labels[:, None]) - z) - error[:, None]).where(
             usable, 0.0

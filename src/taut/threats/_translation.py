@@ -43,6 +43,7 @@ class Translation(AbstractTransformation):
     kind = "translation"
     unit = "pixels along each axis"
     axes = 2
+    planar = True
     halvings = 6
     limit: float = 2.0
     cells: int = 400
@@ -55,14 +56,6 @@ class Translation(AbstractTransformation):
         most = math.ceil(self.limit)
         return tuple(float(n) for n in range(-most, most + 1))
 
-    def check(self, images: Tensor, sizes) -> None:
-        """Refuse what has no two axes to shift along, and sizes beyond the limit."""
-        super().check(images, sizes)
-        if images.dim() < 3:
-            raise ValueError(
-                f"`images` must be (n, ..., h, w) to be shifted; got {tuple(images.shape)}."
-            )
-
     def transformed(self, images: Tensor, parameters: Tensor) -> Tensor:
         """One matrix along each axis."""
         rows, columns = (
@@ -73,7 +66,7 @@ class Translation(AbstractTransformation):
         return (rows[:, None] @ flat @ columns[:, None].mT).reshape(images.shape)
 
     def largest_norm(self, norms: Tensor, entries: int) -> Tensor:
-        """That of the image: parts of shifted images, whose shares add up to 1."""
+        """The norm of the image: a shift is a mean of shifts by whole pixels."""
         return norms
 
     def proof(self, cut: Cut) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal, final, get_args
 
 from torch import nn
 
+from taut._arguments import positive
 from taut.certification import as_rational
 from taut.data import Augment, Holdout, is_published, names
 from taut.kinds import (
@@ -183,8 +184,7 @@ class Recipe:
         for name, bound in (least | {"retract_every": 0}).items():
             if vars(self)[name] < bound:
                 raise ValueError(f"`{name}` must be at least {bound}; got {vars(self)[name]}.")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        positive("lr", self.lr)
         for name in ("weight_decay", "clip_norm"):
             if not (vars(self)[name] >= 0 and math.isfinite(vars(self)[name])):
                 raise ValueError(f"`{name}` must be a number >= 0; got {vars(self)[name]}.")

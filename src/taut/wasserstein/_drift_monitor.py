@@ -13,15 +13,9 @@ from taut._arguments import whole
 from taut.linalg.rounding import refuse_flushing
 from taut.wasserstein._comparison import Comparison, ComparisonOptions, check_level, check_reach
 from taut.wasserstein._drift_result import Drift
-from taut.wasserstein._samples import (
-    FEWEST,
-    Points,
-    Samples,
-    feature_names,
-    points_of,
-    read_samples,
-)
+from taut.wasserstein._samples import FEWEST, Points, Samples, points_of, read_side
 from taut.wasserstein._settings import DriftSettings
+from taut.wasserstein._tables import frame_columns
 
 
 @final
@@ -86,12 +80,9 @@ class DriftMonitor:
             raise ValueError(f"`window` must be at least {FEWEST}; got {window}.")
         self.level, self.whole_stream, self.critic = check_level(level), whole_stream, critic
         self.standardise, self.settings, self.device = standardise, settings, device
-        self.columns = feature_names(reference, reference, ("reference", "reference"))
-        names = ("reference", "reference")
-        self._reference = read_samples(
-            reference, reference, settings.training, device, names=names
-        )[0]
-        self._reference = replace(self._reference, sampler=None)
+        self.columns = frame_columns(reference)
+        side = read_side("reference", reference, None, settings.training, device)
+        self._reference = replace(side, sampler=None)
         self._rest = self._reference.everything[:0]
         self._past: deque[Tensor] = deque(maxlen=self.memory)
         self.windows = 0
@@ -142,7 +133,7 @@ class DriftMonitor:
         return result
 
     def _checked(self, points: Samples) -> Tensor:
-        named = feature_names(points, points, ("points", "points"))
+        named = frame_columns(points)
         if None not in (named, self.columns) and named != self.columns:
             wanted, got = (", ".join(names or ()) for names in (self.columns, named))
             raise ValueError(f"`points` must have the columns {wanted}; got {got}.")
@@ -173,6 +164,6 @@ class DriftMonitor:
     def _side(self, points: Tensor, settings: DriftSettings) -> Points:
         """The window held out, the windows before to train on; the first window is cut."""
         if not self._past:
-            return read_samples(points, points, settings.training, names=("points", "points"))[0]
+            return read_side("points", points, None, settings.training)
         past = torch.cat([*self._past])
         return Points(past, past[:0], points, points, True)

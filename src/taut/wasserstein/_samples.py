@@ -13,7 +13,7 @@ from torch import Tensor
 from taut.data import Dataset, Split
 from taut.wasserstein._exact import rescaled
 from taut.wasserstein._settings import Settings
-from taut.wasserstein._tables import frame_of, frame_points, same_columns
+from taut.wasserstein._tables import frame_columns, frame_of, frame_points, same_columns
 
 FEWEST = 4
 """Points that a sample must have if some are held out: two to train on, two to measure with."""
@@ -126,8 +126,8 @@ def read_samples(
         (3, 1, 4, 5)
     """
     feature_names(p, q, names)
-    first = _read(names[0], p, weights[0], settings, device)
-    second = _read(names[1], q, weights[1], settings, device)
+    first = read_side(names[0], p, weights[0], settings, device)
+    second = read_side(names[1], q, weights[1], settings, device)
     for words, attribute in (
         ("have points of one shape", lambda points: tuple(points.shape[1:])),
         ("be on one device", lambda points: points.device),
@@ -141,18 +141,16 @@ def read_samples(
 
 
 def feature_names(p: Any, q: Any, names: tuple[str, str]) -> tuple[str, ...] | None:
-    """Names of the columns of DataFrames, of a Series its own; None for other samples."""
-    frames = frame_of(p), frame_of(q)
-    first, second = (None if x is None else tuple(map(str, x.columns)) for x in frames)
-    return same_columns(first, second, names)
+    """Names of the columns of DataFrames and Series; None for other samples."""
+    return same_columns(frame_columns(p), frame_columns(q), names)
 
 
-def _read(
+def read_side(
     name: str,
     samples: Samples,
     weights: Weights | None,
     settings: Settings,
-    device: torch.device | str | None,
+    device: torch.device | str | None = None,
 ) -> Points:
     """The points of one side, checked, shuffled and cut into parts."""
     seed, held_out = settings.seed, settings.held_out

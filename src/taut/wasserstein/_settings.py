@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import final
 
+from taut._arguments import positive
+
 
 @final
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +58,7 @@ class Settings:
                 raise ValueError(f"`{name}` must be from 0 to below 1; got {getattr(self, name)}.")
         if not 0 < self.confidence < 1:
             raise ValueError(f"`confidence` must be between 0 and 1; got {self.confidence}.")
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"`lr` must be a positive number; got {self.lr}.")
+        positive("lr", self.lr)
         if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
             raise ValueError(f"`domain` must be two rising numbers; got {self.domain}.")
 

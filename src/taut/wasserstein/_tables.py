@@ -1,7 +1,8 @@
-"""Points in pandas DataFrames and Series, whose columns have names; pandas is never imported here."""
+"""Points in DataFrames and Series of pandas, with names of columns; pandas is never imported here."""
 
 import sys
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ def frame_of(samples: Any) -> Any:
     if pandas is None or not isinstance(samples, pandas.DataFrame | pandas.Series):
         return None
     return samples if isinstance(samples, pandas.DataFrame) else samples.to_frame()
+
+
+def frame_columns(samples: Any) -> tuple[str, ...] | None:
+    """The names of the columns of a DataFrame, of a Series its own; None for other samples."""
+    frame = frame_of(samples)
+    return None if frame is None else tuple(map(str, frame.columns))
 
 
 def frame_points(name: str, frame: Any) -> Tensor:
@@ -41,8 +48,7 @@ def same_columns(
     if first is None or second is None or tuple(first) == tuple(second):
         known = second if first is None else first
         return None if known is None else tuple(known)
-    pairs = zip([*first, *[""] * len(second)], [*second, *[""] * len(first)], strict=True)
-    a, b = next(pair for pair in pairs if pair[0] != pair[1])
+    a, b = next(pair for pair in zip_longest(first, second) if pair[0] != pair[1])
     raise ValueError(
         f"`{names[0]}` and `{names[1]}` must have the same columns in the same order; "
         f"got {a or 'none'} and {b or 'none'} at one place."

@@ -34,6 +34,7 @@ def test_large_has_the_layers_of_a_method():
     assert net(torch.rand(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_a_record_is_completed_and_shown(tmp_path, monkeypatch, capsys):
     path = tmp_path / "methods.json"
     words = ["--quick", "--repeats", "1", "--threads", "1", "--record", str(path), "--methods"]

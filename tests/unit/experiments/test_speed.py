@@ -423,6 +423,7 @@ def test_floor_of_a_dense_layer_is_above_plain_and_below_forming_a_basis():
     assert plain_flops(case) < floor(case).flops < forming
 
 
+@pytest.mark.slow
 def test_memory_counts_what_a_layer_keeps(tmp_path):
     """A contender that keeps another 96 MB for its backward needs another 96 MB."""
     file = tmp_path / "hoard.py"

@@ -157,6 +157,7 @@ def test_more_seeds_train_only_what_is_missing(out, tmp_path, capsys):
     assert " ± " in (copy / "table4.md").read_text()
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_is_done_and_goes_on(out, tmp_path, monkeypatch, capsys):
     begun = []
 

@@ -10,6 +10,7 @@ from experiments import _nets as nets
 from taut.certification import prove
 from taut.certification.verifier import verify as verify_alone
 from taut.export import export
+from thinning import one_in
 
 NETS = {
     "VGG": (lambda: nets.VGG(width=4, classes=5, hidden=16, norm=True), (3, 32, 32)),
@@ -35,7 +36,7 @@ def trained(model, shape, steps=3):
     return model.eval()
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", one_in(2, NETS))
 def test_net_is_converted_trained_frozen_exported_and_verified(name, tmp_path):
     make, shape = NETS[name]
     torch.manual_seed(0)

@@ -271,7 +271,8 @@ with torch.no_grad(), taut.cached(), taut.batched(model):
 """
 
 
-@pytest.mark.parametrize("training", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("training", [True, False])
 def test_wide_layers_compile_in_one_graph(training):
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     code = COMPILED.format(training=training)

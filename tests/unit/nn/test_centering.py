@@ -237,6 +237,7 @@ def test_wrong_arguments_are_named():
             run()
 
 
+@pytest.mark.slow
 def test_two_processes_compute_what_one_does(tmp_path):
     """With uneven parts of a batch, one of them empty: outputs, statistics and gradients."""
     batches = [torch.randn(8, 3, dtype=torch.float64) + 1 for _ in range(2)]

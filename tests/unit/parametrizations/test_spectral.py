@@ -277,6 +277,7 @@ assert torch.allclose(compiled(x), model(x), atol=1e-6)
 """
 
 
+@pytest.mark.slow
 def test_compiled_in_one_graph():
     """In a process of its own: torch.compile cannot see through the shape checks of the tests."""
     command = [sys.executable, "-c", COMPILED]

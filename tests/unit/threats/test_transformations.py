@@ -199,7 +199,7 @@ def test_images_of_other_shapes(shape):
             assert (threats.certify(model, x, labels, threat).radius > 0).all()
     else:
         for threat in (Translation(), Rotation()):
-            with pytest.raises(ValueError, match=r"`images` must be \(n, ..., h, w\) to be"):
+            with pytest.raises(ValueError, match=r"`images` must be \(n, ..., h, w\) for a"):
                 threats.certify(model, x, labels, threat)
 
 

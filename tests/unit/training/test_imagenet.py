@@ -44,7 +44,8 @@ FOLDER = ["--data-dir", "folder", "--run", "by-class"]
 SHARDS = ["--dataset", "webdataset", "--data-dir", "shards", "--run", "sharded"]
 
 
-@pytest.mark.parametrize("options", [FOLDER, pytest.param(SHARDS, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [FOLDER, SHARDS])
 def test_two_processes_train_it_from_folders_and_from_shards(made, options):
     run = trained(made, *options, processes=2)
     rows = run.history()

@@ -60,7 +60,7 @@ def test_every_optimiser_has_a_row_here():
     assert SETTINGS.keys() == OPTIMISERS.keys() == {*get_args(OptimizerName)}
 
 
-METHODS = [taut.BCOP, taut.AOL, pytest.param(taut.SVCM, marks=pytest.mark.slow)]
+METHODS = [taut.BCOP, *(pytest.param(m, marks=pytest.mark.slow) for m in (taut.AOL, taut.SVCM))]
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)

@@ -16,6 +16,7 @@ from taut.data import Augment
 from taut.models import FC3, Large, LipConvNet, Small, configurations, kinds
 from taut.recipes import CLAIMS, RECIPES
 from taut.training import Recipe, TrainingDiverged, dry_run, train
+from thinning import one_in
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def tried(recipe: Recipe, folder) -> None:
     assert any(not p.equal(old) for p, old in zip(parameters, before, strict=True))
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", one_in(2, RECIPES))
 def test_two_steps_with_a_small_net_of_the_kind(name, made):
     recipe = replace(narrowed(RECIPES[name]), batch_size=4)
     if recipe.dataset == "folder":

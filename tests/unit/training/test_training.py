@@ -35,6 +35,7 @@ from taut.training import (
     TrainingInterrupted,
     train,
 )
+from thinning import one_in
 from training_runs import outcome, stop_after
 
 TINY = Recipe(
@@ -186,7 +187,7 @@ def often(monkeypatch):
     monkeypatch.setattr(_svcm, "_NUMERICAL_EPS", 0.05)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", one_in(3, METHODS))
 def test_runs_of_every_method_resume_bitwise(method, data_dir, tmp_path, often):
     recipe = replace(METHODS[method], epochs=2, lr=0.05)
     never_stopped = train(recipe, tmp_path / "whole", data_dir=data_dir)
@@ -195,7 +196,7 @@ def test_runs_of_every_method_resume_bitwise(method, data_dir, tmp_path, often):
     assert outcome(train(recipe, tmp_path / "run")) == outcome(never_stopped)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", one_in(3, METHODS))
 def test_the_row_and_the_model_file_are_of_one_model(method, data_dir, tmp_path):
     """What is certified after the epoch is what others load."""
     run = train(replace(METHODS[method], epochs=1), tmp_path / "run", data_dir=data_dir)

@@ -15,7 +15,13 @@ def gaussian(n, d, seed=0):
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_windows_of_a_stream_are_value_of():
+def test_a_reference_may_be_batches_that_come_once():
+    batches = iter(gaussian(40, 2).split(10))
+    monitor = DriftMonitor(batches, window=20, settings=CLOSED)
+    assert isinstance(monitor.update(gaussian(20, 2, seed=1)), Drift)
+
+
+def test_windows_of_a_stream_are_tested_in_turn():
     reference = gaussian(200, 2)
     monitor = DriftMonitor(reference, window=50, level=0.01, settings=CLOSED)
     assert monitor.update(gaussian(30, 2, seed=1)) is None
