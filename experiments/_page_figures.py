@@ -128,7 +128,7 @@ def zoo() -> "Figure":
         axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=name)
     axes.set_xlabel("l2 radius (0: clean)")
     axes.set_ylabel("certified accuracy, %")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     grid(axes, "Models of the zoo")
     return figure
 

@@ -1,11 +1,15 @@
 """The documentation says what is so: its code runs, its tables are those of the records."""
 
+import builtins
 import functools
 import importlib
 import inspect
 import json
 import re
 import shlex
+import subprocess
+import sys
+from importlib.metadata import packages_distributions, requires
 from pathlib import Path
 
 import pytest
@@ -90,12 +94,66 @@ def test_navigation_names_pages():
     assert len(pages) == len(set(pages))
 
 
+def modules_imported(monkeypatch) -> set[str]:
+    """A set that is filled with the packages that taut, or a block of a page, imports."""
+    imported: set[str] = set()
+    statement, function = builtins.__import__, importlib.import_module
+
+    def note(name, importer):
+        if importer.partition(".")[0] in ("taut", "docs"):
+            imported.add(name.partition(".")[0])
+
+    def import_statement(name, module=None, *rest, **options):
+        note(name, (module or {}).get("__name__", ""))
+        return statement(name, module, *rest, **options)
+
+    def import_module(name, package=None):
+        note(name, sys._getframe(1).f_globals["__name__"])
+        return function(name, package)
+
+    monkeypatch.setattr(builtins, "__import__", import_statement)
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    return imported
+
+
+@functools.cache
+def extras_with(module: str) -> set[str]:
+    """The extras of taut that install a module; none for what comes with taut."""
+    distributions = {name.lower() for name in packages_distributions().get(module, ())}
+    lines = [
+        line for line in requires("taut") or () if re.split(r"\W", line)[0].lower() in distributions
+    ]
+    extras = [re.search(r"extra == .(\w+)", line) for line in lines]
+    return set() if None in extras else {extra[1] for extra in extras if extra}
+
+
+@functools.cache
+def names_of_taut() -> set[str]:
+    """What `import taut` alone gives."""
+    code = "import taut; print(*dir(taut))"
+    return set(subprocess.check_output([sys.executable, "-c", code], text=True).split())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_import_the_modules_of_taut_that_they_use(page):
+    code = "".join(blocks(page, "python"))
+    for name in set(re.findall(r"\btaut\.(\w+)", code)) - names_of_taut():
+        assert re.search(rf"^ *(import|from) taut\.{name}\b", code, flags=re.MULTILINE), name
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_blocks_run(page, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    imported = modules_imported(monkeypatch)
     namespace: dict = {"__name__": "docs"}
-    for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), namespace)
+    text = page.read_text()
+    for match in re.finditer(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        imported.clear()
+        exec(compile(match[1], page.name, "exec"), namespace)
+        named = re.findall(r"pip install .(?:taut|\.)\[(.*?)\]", text[: match.start()])
+        known = {"cli", *",".join(named).split(",")}
+        for extras in filter(None, map(extras_with, imported)):
+            assert extras & known, f"name the extra {min(extras)} before\n{match[1]}"
     if page.name == "README.md":
         accuracy = float(capsys.readouterr().out.split("\n")[-2].split()[0])
         assert accuracy > 0.8

@@ -71,7 +71,7 @@ def zoo_file(path: str | os.PathLike[str], file: str = "model.safetensors") -> P
     if name not in known:
         names = [PREFIX + each for each in known]
         hint = did_you_mean(PREFIX + name, names)
-        raise ValueError(f"`path` must be one of {', '.join(names)}; got {path}.{hint}")
+        raise ValueError(f"The zoo has {', '.join(names)}; got {path}.{hint}")
     wanted = known[name]["files"][file]
     local = _local(name, file, wanted)
     digest = hashlib.sha256(local.read_bytes()).hexdigest()

@@ -129,7 +129,10 @@ def test_inputs_that_are_no_pictures_are_refused(tmp_path, capsys):
     options = ("--input-shape", "5", "--data", tmp_path / "test.npz")
     code, _, error = run(capsys, "--model", f"{tmp_path}/net.py:make", *options)
     assert code == 2
-    assert "the playground shows pictures; the net takes inputs of (5,)" in error
+    assert (
+        "shows pictures, of 1 or 3 channels, height and width; the net takes inputs of (5,)"
+        in error
+    )
 
 
 def test_options_that_do_not_fit(net, tmp_path, capsys):

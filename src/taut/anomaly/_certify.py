@@ -184,7 +184,7 @@ def certify(
         raise ValueError(f"`threshold` must be a finite number; got {threshold!r}.")
     check_tensor("inliers", inliers)
     check_tensor("outliers", outliers)
-    shape = tuple(inliers.shape[1:])
+    shape = tuple(inliers.shape)[1:]
     found = predict_batches(
         detector, [inliers, outliers], shape, arithmetic=arithmetic, on_progress=on_progress
     )

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from taut._arguments import check_tensor
 from taut.parametrizations import cached
 
 __all__ = ["Detector"]
@@ -68,6 +69,7 @@ class Detector(nn.Module):
             >>> float((detector(torch.rand(1000, 2)) > 0).float().mean()) > 0.7
             True
         """
+        check_tensor("inliers", inliers)
         if not 0 <= keep <= 1 or len(inliers) == 0:
             raise ValueError(f"`keep` must be from 0 to 1, of some `inliers`; got {keep}.")
         found = copy.deepcopy(self)

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import check_tensor, whole
 from taut._sharding import gathers
 from taut.certification._certificate import Certificate, prove
 from taut.certification._changes import moved
@@ -88,6 +88,7 @@ class FeatureSlopes:
 
         A computed output of a nondecreasing model falls from x to x' by at most the sum of both.
         """
+        check_tensor("inputs", inputs)
         if self.certificate is None:
             return torch.zeros(len(inputs), dtype=torch.float64, device="cpu")
         return output_error(self.certificate, inputs)

@@ -1,6 +1,5 @@
 """The HTML page of a playground: one file that needs no server and no network."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from jaxtyping import Float, Int
 from markupsafe import Markup
 from torch import Tensor
 
+from taut._display import rounded_up
 from taut.certification import Certificate
 from taut.playground._payload import Arrays, image_array, net_content
 from taut.program import canonical
@@ -73,8 +73,8 @@ class PlaygroundInputs:
         shape = tuple(self.images.shape[1:])
         if len(shape) != 3 or shape[0] not in (1, 3):
             raise ValueError(
-                "`images` must have 1 or 3 channels, height and width, as the playground shows "
-                f"pictures; the net takes inputs of {shape}."
+                "The playground shows pictures, of 1 or 3 channels, height and width; the net "
+                f"takes inputs of {shape}."
             )
         others = [] if self.contrast is None else [self.contrast.certificate]
         for certificate in (self.certificate, *others):
@@ -143,9 +143,7 @@ def _columns(inputs: PlaygroundInputs) -> list[dict[str, str]]:
 
 def _rounded_up(certificate: Certificate) -> str:
     """The bound in few digits, not below it."""
-    bound = float(certificate.bound)
-    digits = 4 if bound < 10 else 0
-    return f"{math.ceil(bound * 10**digits) / 10**digits:,.{digits}f}"
+    return rounded_up(float(certificate.bound), 5)
 
 
 def _content(inputs: PlaygroundInputs, arrays: Arrays) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import torch
 from markupsafe import Markup
 
 from taut.diagnostics import GradientProfile
-from taut.plot import spread
-from taut.report._charts import annotate, column, reach_of, share_beyond, whole_epochs
+from taut.report._charts import column, reach_of, share_beyond, whole_epochs
+from taut.report._names import name_curves
 from taut.report._robustness import Robustness
 from taut.report._svg import SERIES, chart, inline
 from taut.report._templates import write_page
@@ -86,10 +86,18 @@ def write_comparison(
         eps=eps,
         command=command,
         images=len(first),
+        judged_on=_judged_on({run.name: run.judged_on for run in runs}),
         radius_chart=_radius_chart(runs, eps),
         history_chart=_history_chart(runs, eps[0]),
         gradient_chart=_gradient_chart(runs),
     )
+
+
+def _judged_on(kinds: Mapping[str, str]) -> str:
+    """The images that accuracies in training are of, from the kind of each run."""
+    if len(set(kinds.values())) == 1:
+        return f"{next(iter(kinds.values()))} images"
+    return ", ".join(f"{kind} images for {name}" for name, kind in kinds.items())
 
 
 def _styles(count: int) -> list[dict[str, Any]]:
@@ -105,45 +113,42 @@ def _radius_chart(runs: Sequence[ComparedRun], eps: Sequence[str]) -> Markup:
     reach = max(reach_of(run.robustness.radius, eps) for run in runs)
     grid = torch.linspace(0, reach, 300, dtype=torch.float64, device="cpu")
     with chart("eps: l2 norm of the perturbation", "certified accuracy in %") as (figure, axes):
+        curves = {}
         for run, style in zip(runs, _styles(len(runs)), strict=True):
-            axes.plot(grid, share_beyond(run.robustness.radius, grid), label=run.name, **style)
-        # The curves fall from the upper left: the upper right is free for their names.
-        axes.legend(frameon=False, fontsize=9, loc="upper right", labelcolor="linecolor")
+            (curves[run.name],) = axes.plot(
+                grid, share_beyond(run.robustness.radius, grid), **style
+            )
         axes.set(xlim=(0, reach), ylim=(0, 100))
+        name_curves(axes, curves)
         names = ", ".join(run.name for run in runs)
         return inline(figure, f"Certified accuracy over eps of {names}.", "radius")
 
 
 def _history_chart(runs: Sequence[ComparedRun], eps: str) -> Markup | None:
     """Certified accuracy over epochs, one curve a run."""
-    trained = [run for run in runs if run.history]
-    if not trained:
+    if not any(run.history for run in runs):
         return None
     with chart("epoch", f"certified at {eps} in %") as (figure, axes):
-        styles = dict(zip([run.name for run in runs], _styles(len(runs)), strict=True))
-        ends = []
-        for run in trained:
-            values = [100 * share for share in column(run.history, f"certified_accuracy_{eps}")]
-            epochs = column(run.history, "epoch")
-            axes.plot(epochs, values, **styles[run.name])
-            ends.append((epochs[-1], values[-1]))
-        heights = spread([y for _, y in ends], 7.0)
-        for run, (x, _), y in zip(trained, ends, heights, strict=True):
-            style = {"color": styles[run.name]["color"], "va": "center", "size": 9}
-            annotate(axes, run.name, (x, y), (6, 0), **style)
+        curves = {}
+        for run, style in zip(runs, _styles(len(runs)), strict=True):
+            if run.history:
+                values = [100 * share for share in column(run.history, f"certified_accuracy_{eps}")]
+                (curves[run.name],) = axes.plot(column(run.history, "epoch"), values, **style)
         axes.set_ylim(0, 100)
         whole_epochs(axes)
+        name_curves(axes, curves)
         return inline(figure, f"Certified accuracy at {eps} over epochs.", "history")
 
 
 def _gradient_chart(runs: Sequence[ComparedRun]) -> Markup:
     """Gradient norm from the image on the left to the output on the right, one curve a run."""
     with chart("depth, image to output", "relative gradient norm") as (figure, axes):
+        curves = {}
         for run, style in zip(runs, _styles(len(runs)), strict=True):
             norms = run.profile.gradient
             depth = [i / max(len(norms) - 1, 1) for i in range(len(norms))]
-            axes.plot(depth, norms, label=run.name, **style)
+            (curves[run.name],) = axes.plot(depth, norms, **style)
         axes.set_ylim(bottom=0)
         axes.set_xticks([0, 1], ["image", "output"])
-        axes.legend(frameon=False, fontsize=9, loc="lower right", labelcolor="linecolor")
+        name_curves(axes, curves)
         return inline(figure, "Gradient norm by depth of each run.", "gradient")

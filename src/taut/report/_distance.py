@@ -14,6 +14,7 @@ from torch import Tensor
 
 from taut.parametrizations import cached
 from taut.plot import brief
+from taut.report._names import name_curves
 from taut.report._svg import ATTACKED, CERTIFIED, chart, inline
 from taut.report._templates import write_page
 from taut.report._thumbnails import data_uri
@@ -91,10 +92,10 @@ def _convergence_chart(history: Sequence[W1Progress]) -> Markup:
     lower, upper = [row.lower for row in history], [row.upper for row in history]
     with chart("training steps of the critic", "distance") as (figure, axes):
         axes.fill_between(steps, lower, upper, color=CERTIFIED, alpha=0.1, linewidth=0)
-        axes.plot(steps, upper, color=ATTACKED, marker="o", ms=3, label="plan, upper bound")
-        axes.plot(steps, lower, color=CERTIFIED, marker="o", ms=3, label="critic, lower bound")
+        (plan,) = axes.plot(steps, upper, color=ATTACKED, marker="o", ms=3)
+        (critic,) = axes.plot(steps, lower, color=CERTIFIED, marker="o", ms=3)
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False)
+        name_curves(axes, {"plan, upper bound": plan, "critic, lower bound": critic})
         text = f"From {lower[0]:.4g} and {upper[0]:.4g} to {lower[-1]:.4g} and {upper[-1]:.4g}."
         return inline(figure, text, "convergence")
 

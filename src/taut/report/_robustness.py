@@ -134,7 +134,8 @@ def _measure_batch(
         refuted |= certification.refuted(images, result.adversarial, places=places)
         closer = result.success & (result.distance < nearest)
         nearest = torch.where(closer, result.distance, nearest)
-        adversarial = torch.where(closer[:, None, None, None], result.adversarial, adversarial)
+        over_image = closer.view(-1, *(1,) * (images.ndim - 1))
+        adversarial = torch.where(over_image, result.adversarial, adversarial)
     radii = torch.tensor([float(Fraction(text)) for text in eps], dtype=torch.float64, device="cpu")
     survived = nearest[:, None] > radii.to(nearest.device)
     for i, result in enumerate(results[1:]):

@@ -72,6 +72,7 @@ def write_report(path: str | os.PathLike[str], inputs: ReportInputs) -> Path:
         >>> write_report("report.html", inputs)  # doctest: +SKIP
     """
     eps, history = sorted(inputs.eps, key=Fraction), inputs.history
+    are_images = inputs.robustness.images.ndim == 4  # vectors, signals and volumes have no picture
     return write_page(
         path,
         "run.html",
@@ -80,7 +81,7 @@ def write_report(path: str | os.PathLike[str], inputs: ReportInputs) -> Path:
         eps=eps,
         scale=_scale(eps[-1], inputs.robustness.images[0].numel()),
         layers=_layers(inputs),
-        cards=_cards(inputs.robustness, inputs.classes),
+        cards=_cards(inputs.robustness, inputs.classes) if are_images else [],
         broken=inputs.robustness.broken_certificates(),
         accuracy_chart=accuracy_chart(inputs.robustness, eps),
         gradient_chart=gradient_chart(inputs.layers),

@@ -4,9 +4,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from taut._display import rounded_up
 from taut.files import write_atomically
 
 _FILTERS: dict[str, Callable[[float], str]] = {
+    "bound": lambda value: rounded_up(value, 8),
     "norm": lambda value: f"{value:.3f}" if value == 0 or value >= 1e-3 else f"{value:.1e}",
     "percent": lambda share: f"{100 * share:.1f}",
     "short": lambda value: f"{value:.4g}",

@@ -1,4 +1,4 @@
-"""Points in DataFrames and Series of pandas, with names of columns; pandas is never imported here."""
+"""Points in DataFrames and Series of pandas, which is never imported here."""
 
 import sys
 from collections.abc import Sequence

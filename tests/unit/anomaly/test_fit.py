@@ -320,3 +320,19 @@ def test_refused_parts():
     for points in (torch.zeros(4, 2).half(), torch.zeros(4), torch.full((4, 2), math.nan)):
         with pytest.raises(ValueError, match="`points` must be samples of finite float32"):
             Neighbours.of(points)
+
+
+def test_what_is_no_tensor_is_refused_by_its_type(monkeypatch):
+    monkeypatch.setattr("jaxtyping.config.jaxtyping_disable", True)  # as users run it
+    points = torch.rand(20, 2)
+    detector, array = neighbours(points), points.numpy()
+    for name, call in (
+        ("samples", lambda: fit(array)),
+        ("samples", lambda: neighbours(array)),
+        ("inliers", lambda: detector.calibrated(array)),
+        ("inliers", lambda: taut.anomaly.certify(detector, array, points)),
+        ("outliers", lambda: taut.anomaly.certify(detector, points, array)),
+        ("inputs", lambda: taut.slopes(detector, (2,)).rounding(array)),
+    ):
+        with pytest.raises(ValueError, match=f"`{name}` must be a torch.Tensor; got numpy.ndarray"):
+            call()

@@ -1,5 +1,6 @@
 """The page of a run: its numbers, its independence from the network, and what it measures."""
 
+import math
 import re
 from dataclasses import replace
 from fractions import Fraction
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 import taut
+from taut._display import rounded_up
 from taut.attacks import Attacked
 from taut.certification import certify
 from taut.cli.report import fail_if_refuted
@@ -336,3 +338,29 @@ def test_kept_attacks_are_shown_with_the_strongest_of_them(inputs, tmp_path):
 
 def test_a_run_without_kept_attacks_says_nothing_of_them(page):
     assert "Attack by attack" not in page
+
+
+@pytest.mark.parametrize("shape", [(6,), (1, 8), (1, 2, 2, 2)])
+def test_inputs_without_pictures_have_a_report(inputs, shape, tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), taut.nn.Linear(math.prod(shape), 3)).eval()
+    points, labels = torch.rand(5, *shape), torch.arange(5) % 3
+    certification = certify(model, points, labels, eps=EPS)
+    robustness = measure_robustness(model, points, EPS, certification, steps=2)
+    layers = inspect(model, points, labels, jacobian=False).layers
+    parts = {"certification": certification, "robustness": robustness, "layers": layers}
+    text = write_report(tmp_path / "a.html", replace(inputs, **parts)).read_text(encoding="utf-8")
+    assert not ParsedPage(text).faults
+    assert "Image by image" not in text
+
+
+def test_bounds_are_rounded_up():
+    for value in (1.00000041, 1 / 3, 152.7, 6.11e29, 5e-324, 1.7e308, 0.0):
+        for digits in (1, 5, 8):
+            shown = rounded_up(value, digits)
+            assert (
+                Fraction(value)
+                <= Fraction(shown)
+                <= Fraction(value) * (1 + Fraction(10, 10**digits))
+            )
+            assert len(shown) <= digits + 7
