@@ -34,6 +34,9 @@ def sizes_of_layers():
     assert taut.nn.LayerCentering(n(-1), (n(3),)).bias.shape == (3,)
     assert taut.nn.BatchLipNorm(n(3))(torch.rand(2, 3)).shape == (2, 3)
     assert taut.wasserstein.critics.dense((n(3),), width=n(2), depth=n(1)) is not None
+    x, settings = torch.eye(8), taut.wasserstein.DriftSettings(steps=0)
+    drifted = taut.wasserstein.drift(x, x + 9, level=np.float32(0.05), settings=settings)
+    assert '"alarm": true' in drifted.to_json()
     for wrong in (np.array([3, 3, 3]), np.array([1.5, 2.0]), np.float64(3.0), np.array(["3", "3"])):
         with pytest.raises(ValueError, match="`kernel_size` must be a positive integer or a tuple"):
             taut.nn.Conv2d(2, 4, wrong)

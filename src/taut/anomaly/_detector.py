@@ -1,6 +1,7 @@
 """Scores as one detector: their mean, less a threshold."""
 
 import copy
+import math
 from typing import final
 
 import torch
@@ -13,6 +14,7 @@ from taut.parametrizations import cached
 __all__ = ["Detector"]
 
 _BATCH = 256
+_ROUNDING = 16
 
 
 @final
@@ -53,7 +55,7 @@ class Detector(nn.Module):
         return total / len(self.scores) - self.threshold
 
     def calibrated(self, inliers: Float[Tensor, "n *shape"], keep: float = 0.95) -> "Detector":
-        """A copy whose threshold accepts a share of normal samples.
+        """A copy whose threshold accepts a share of normal samples: at least that, if scores tie.
 
         Args:
             inliers: normal samples that the scores were not made from.
@@ -70,8 +72,14 @@ class Detector(nn.Module):
         check_tensor("inliers", inliers)
         if not 0 <= keep <= 1 or len(inliers) == 0:
             raise ValueError(f"`keep` must be from 0 to 1, of some `inliers`; got {keep}.")
-        with torch.no_grad(), cached():
-            scores = torch.cat([self(x) for x in inliers.split(_BATCH)]).flatten()
         found = copy.deepcopy(self)
-        found.threshold += torch.quantile(scores.double(), 1 - keep).to(found.threshold)
+        found.threshold.zero_()
+        with torch.no_grad(), cached():
+            scores = torch.cat([found(x) for x in inliers.split(_BATCH)]).flatten()
+        count = math.ceil(keep * len(scores))
+        least = scores.topk(max(count, 1)).values[-1]
+        # Scores round differently in other batches, and only what is above the threshold passes.
+        room = _ROUNDING * torch.finfo(scores.dtype).eps * scores.abs().max()
+        below = torch.nextafter(least - room, torch.full_like(least, -math.inf))
+        found.threshold.copy_(below if count else least)
         return found

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -15,7 +15,7 @@ from taut.anomaly._neighbours import Neighbours
 from taut.anomaly._outliers import IMAGES, OUTLIERS, VECTORS, pushed
 from taut.certification import prove
 from taut.losses import HingeKR
-from taut.nn import Conv2d, Linear, MaxMin
+from taut.nn import Conv2d, Linear, MaxMin, Times
 from taut.parametrizations import projected
 from taut.wasserstein import critics
 
@@ -103,7 +103,8 @@ def fit(
         model: from samples to one number each, trained in place; by default two convolutions and
             two dense layers for images, and a dense network for all else.
         settings: options of the training.
-        on_progress: called after each step with its number and its loss.
+        on_progress: called after each step with its number and its loss; without a model of your
+            own, this is that of samples in units of about their range.
 
     Raises:
         ValueError: if there are too few samples, or they are not finite floating-point numbers.
@@ -121,9 +122,12 @@ def fit(
     gpus = [samples.device] if samples.is_cuda else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(settings.seed)
-        model = _network(kept) if model is None else model
-        _train(model, kept, settings, on_progress)
-    return Detector(projected(model).eval()).calibrated(held_out, settings.keep)
+        if model is not None:
+            _train(model, kept, settings, on_progress)
+            score = projected(model).eval()
+        else:
+            score = _trained_network(kept, settings, on_progress)
+    return Detector(score).calibrated(held_out, settings.keep)
 
 
 def neighbours(
@@ -162,6 +166,10 @@ def neighbours(
         >>> [bool(f > 0) for f in detector(torch.tensor([[0.0, 0.0], [9.0, 9.0]]))]
         [True, False]
     """
+    if not 0 <= blur < math.inf:
+        raise ValueError(f"`blur` must be a number >= 0; got {blur}.")
+    if not 0 < held_out < 1:
+        raise ValueError(f"`held_out` must be between 0 and 1; got {held_out}.")
     kept, held_out_samples = _split(samples, held_out, seed)
     first = nn.Identity()
     if blur and _are_images(kept):
@@ -175,13 +183,15 @@ def neighbours(
 def _split(samples: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     """Samples to learn from, and those that set the threshold, in random order."""
     check_tensor("samples", samples)
-    if samples.dim() < 2 or len(samples) <= 10 or not samples.is_floating_point():
+    kinds = torch.float32, torch.float64
+    if samples.dim() < 2 or len(samples) <= 10 or samples.dtype not in kinds:
         raise ValueError(
-            "`samples` must be more than 10 samples of floating-point numbers; got "
+            "`samples` must be more than 10 samples of float32 or float64 numbers; got "
             f"{tuple(samples.shape)} of {samples.dtype}."
         )
     if not samples.isfinite().all():
         raise ValueError("`samples` must be finite; got NaN or Inf.")
+    samples = samples.detach()
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed))
     count = min(max(1, round(held_out * len(samples))), len(samples) - 2)
     return samples[order[count:].to(samples.device)], samples[order[:count].to(samples.device)]
@@ -189,6 +199,19 @@ def _split(samples: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]
 
 def _are_images(samples: Tensor) -> bool:
     return samples.dim() == 4 and min(samples.shape[2:]) >= _SIDE
+
+
+def _trained_network(
+    samples: Tensor, settings: Settings, tell: Callable[[int, float], None]
+) -> nn.Module:
+    """The default network, trained in units in which coordinates have ranges up to 1."""
+    extent = float((samples.amax(0).double() - samples.amin(0).double()).max())
+    unit = 2.0 ** math.ceil(math.log2(extent)) if extent > 0 else 1.0
+    margin = settings.margin and settings.margin / unit
+    network = _network(samples)
+    _train(network, samples / unit, replace(settings, margin=margin), tell)
+    score = projected(network).eval()
+    return score if unit == 1.0 else nn.Sequential(Times(1 / unit), score, Times(unit))
 
 
 def _network(samples: Tensor) -> nn.Module:
@@ -213,6 +236,11 @@ def _train(
     optimiser = torch.optim.Adam(model.parameters(), lr=settings.lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.steps)
     names = settings.outliers or (IMAGES if _are_images(samples) else VECTORS)
+    if samples.dim() != 4 and not set(names) <= set(VECTORS):
+        raise ValueError(
+            f"`outliers` must be of {', '.join(VECTORS)} for samples that are no images; "
+            f"got {', '.join(names)}."
+        )
     labels = torch.ones(2 * count, dtype=torch.long, device=samples.device)
     labels[count:] = -1
     for step in range(settings.steps):
@@ -224,7 +252,12 @@ def _train(
         if settings.newton:
             made = pushed(model, made, -margin, settings.newton, random)
         optimiser.zero_grad()
-        value = loss(model(torch.cat([normal, made])), labels)
+        scores = model(torch.cat([normal, made]))
+        if scores.numel() != len(labels):
+            raise ValueError(
+                f"`model` must give one number a sample; got shape {tuple(scores.shape[1:])}."
+            )
+        value = loss(scores, labels)
         value.backward()
         optimiser.step()
         schedule.step()

@@ -1,5 +1,6 @@
 """Scores from the distances to the nearest training samples: 1-Lipschitz without training."""
 
+import math
 from typing import final
 
 import torch
@@ -35,7 +36,8 @@ class Neighbours(nn.Module):
         count: m; at most the number of points.
 
     Raises:
-        ValueError: if `count` is out of its range, or there is not one correction a point.
+        ValueError: if `count` is out of its range, there is not one correction a point, or the
+            points are not finite float32 or float64 numbers.
 
     Example:
         >>> f = Neighbours(torch.tensor([[0.0], [4.0]]), torch.tensor([0.0, 1.0]), count=1)
@@ -50,6 +52,7 @@ class Neighbours(nn.Module):
         self, points: Float[Tensor, "m *shape"], corrections: Float[Tensor, " m"], count: int = 10
     ) -> None:
         super().__init__()
+        _check_points(points)
         self.count = whole("count", count)
         if self.count > len(points) or corrections.shape != points.shape[:1]:
             raise ValueError(
@@ -71,13 +74,16 @@ class Neighbours(nn.Module):
             share: of the distance to the nearest other point; 0 for plain distances.
 
         Raises:
-            ValueError: if there are fewer than two points.
+            ValueError: if there are fewer than two points, or `share` is no number >= 0.
 
         Example:
             >>> f = Neighbours.of(torch.tensor([[0.0], [1.0], [5.0]]), count=1, share=0.5)
             >>> f.corrections
             tensor([0.5000, 0.5000, 2.0000])
         """
+        _check_points(points)
+        if not 0 <= share < math.inf:
+            raise ValueError(f"`share` must be a number >= 0; got {share}.")
         if len(points) < 2:
             raise ValueError(f"`points` must be at least 2; got {len(points)}.")
         gaps = torch.cat([least[:, 1] for least in _least(points, points, 2)])
@@ -91,6 +97,15 @@ class Neighbours(nn.Module):
     def extra_repr(self) -> str:
         """Number and shape of the points."""
         return f"{tuple(self.points.shape)}, count={self.count}"
+
+
+def _check_points(points: Tensor) -> None:
+    kinds, finite = (torch.float32, torch.float64), points.is_meta or points.isfinite().all()
+    if points.dim() < 2 or points.dtype not in kinds or not finite:
+        raise ValueError(
+            "`points` must be samples of finite float32 or float64 numbers; got "
+            f"{points.dtype} of shape {tuple(points.shape)}."
+        )
 
 
 def _least(

@@ -64,10 +64,14 @@ def scaled_by_layer(model: nn.Sequential, constant: int | float | str | Fraction
         raise ValueError("`model` must have a part with parameters; got none.")
     factor = _root(_factor(constant), count)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
-    for name, part in model.named_children():
+    for name, part in model._modules.items():  # `named_children` leaves out repeated ones
+        assert part is not None
         parts[name] = part
         if _has_parameters(part):
-            parts[f"{name}_scale"] = Times(factor)
+            scale = f"{name}_scale"
+            while scale in model._modules:
+                scale += "_"
+            parts[scale] = Times(factor)
     return nn.Sequential(parts)
 
 

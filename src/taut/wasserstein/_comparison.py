@@ -15,7 +15,7 @@ from taut.wasserstein import closed_form, critics
 from taut.wasserstein._confidence import least_difference
 from taut.wasserstein._drift_result import Drift
 from taut.wasserstein._exact import rescaled
-from taut.wasserstein._permutation import labellings, p_value
+from taut.wasserstein._permutation import least_p_value, p_value
 from taut.wasserstein._saliency import contributions
 from taut.wasserstein._samples import Points
 from taut.wasserstein._scaled import ScaledPair
@@ -30,6 +30,7 @@ from taut.wasserstein._training import (
 
 _SHIFTED = 10
 _NEAREST = 2000
+_MOST = torch.finfo(torch.float64).max
 _UP = 1 + 2.0**-40  # more than the rounding of a few operations
 
 
@@ -44,10 +45,25 @@ class ComparisonOptions:
     settings: DriftSettings
 
 
-def check_level(level: float) -> None:
-    """Refuse what is no probability."""
+def check_level(level: float) -> float:
+    """The level as a float, refused if it is no probability."""
     if not 0 < level < 1:
         raise ValueError(f"`level` must be between 0 and 1; got {level}.")
+    return float(level)
+
+
+def check_reach(
+    sizes: tuple[int, int], level: float, settings: DriftSettings, critic: nn.Module | None
+) -> None:
+    """Refuse held-out points that are too few for any alarm."""
+    critics = 1 if critic is not None else 3 + bool(settings.steps)
+    permutations = settings.permutations
+    least = least_p_value(*sizes, level=level, permutations=permutations, critics=critics)
+    if least > level:
+        raise ValueError(
+            f"`level` must be at least {least:.3g}, the least p-value of {sizes[0]} and {sizes[1]} "
+            f"held-out points with {permutations} permutations; got {level:g}: give more points."
+        )
 
 
 @final
@@ -58,11 +74,16 @@ class Comparison:
         self, sides: tuple[Points, Points], critic: nn.Module | None, options: ComparisonOptions
     ) -> None:
         self.options, self.settings, self.own = options, options.settings, critic is not None
-        self._check_reach(*(len(side.held_out) for side in sides))
         self.scale: Tensor | None = None
         if options.standardise:
             self.scale = scale = _scale(sides[0].seen)
             p, q = (side.mapped(lambda points: points.double() / scale) for side in sides)
+            divided = [points for side in (p, q) for points in (side.seen, side.everything)]
+            if not all(bool(points.isfinite().all()) for points in divided):
+                raise ValueError(
+                    "`standardise` must be False for a feature that overflows once it is divided "
+                    "by its standard deviation in the reference."
+                )
             sides = p, q
         self.sides, self.pair = sides, ScaledPair.of(*sides)
         self.shape = tuple(sides[0].everything.shape[1:])
@@ -75,15 +96,6 @@ class Comparison:
         self.network = copy.deepcopy(self.network).to(sides[0].everything.device)
         if self.own:
             measure_critic(self.network, self.shape, self._exponent)  # refused before any work
-
-    def _check_reach(self, n: int, m: int) -> None:
-        level = self.options.level
-        ways = labellings(n, m, math.ceil(1 / level))
-        if ways * level < 1:
-            raise ValueError(
-                f"`level` must be at least 1 / {ways} for {n} and {m} held-out points, which have "
-                f"{ways} labellings; got {level:g}: give more points."
-            )
 
     @property
     def _exponent(self) -> int:
@@ -102,12 +114,16 @@ class Comparison:
         return self._conclude({name: self._clipped(critic) for name, critic in built.items()})
 
     def _clipped(self, critic: nn.Module) -> nn.Module:
-        """The critic, no higher and no lower than on the points that it has seen."""
+        """The critic, no higher and no lower than on the points that it has seen.
+
+        Points that all score alike give no range: then it is not clipped, and proves no distance.
+        """
         model = projected(critic).double().eval()
         seen = torch.cat([self.pair.p.seen, self.pair.q.seen])
         scores = rescaled(scores_of(model, seen, self._exponent), self._exponent).nan_to_num()
-        clip = closed_form.Clip(float(scores.min()), float(scores.max())).to(scores.device)
-        return nn.Sequential(critic, clip).eval()
+        low, high = float(scores.min()), float(scores.max())
+        low, high = (low, high) if low < high else (-_MOST, _MOST)
+        return nn.Sequential(critic, closed_form.Clip(low, high).to(scores.device)).eval()
 
     def _conclude(self, built: dict[str, nn.Module]) -> Drift:
         pair, unit, level = self.pair, self.pair.exponent, self.options.level
@@ -197,7 +213,8 @@ def _closed_forms(p: Tensor, q: Tensor) -> dict[str, nn.Module]:
 
 def _scale(points: Tensor) -> Tensor:
     """Standard deviation of each feature, without overflow; 1 where a feature is constant."""
-    moved = points.double() - points[0].double()
+    moved = points.double() / 2 - points[0].double() / 2
     largest = moved.abs().amax(0)
     unit = torch.where(largest > 0, largest, 1.0)
-    return torch.where(largest > 0, unit * (moved / unit).std(0), 1.0)
+    deviation = (unit * (2 * (moved / unit).std(0))).clamp(max=_MOST)
+    return torch.where(largest > 0, deviation, 1.0)

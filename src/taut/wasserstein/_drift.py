@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from taut.linalg.rounding import refuse_flushing
-from taut.wasserstein._comparison import Comparison, ComparisonOptions, check_level
+from taut.wasserstein._comparison import Comparison, ComparisonOptions, check_level, check_reach
 from taut.wasserstein._drift_result import Drift
 from taut.wasserstein._samples import Samples, feature_names, read_samples
 from taut.wasserstein._settings import DriftSettings
@@ -75,11 +75,12 @@ def drift(
         (True, 0.001, True, 2)
     """
     refuse_flushing()
-    check_level(level)
+    level = check_level(level)
     names = feature_names(reference, new, _NAMES) if features is None else tuple(features)
     gpus = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=gpus):
         torch.manual_seed(settings.seed)
         sides = read_samples(reference, new, settings.training, device, names=_NAMES)
+        check_reach((len(sides[0].held_out), len(sides[1].held_out)), level, settings, critic)
         options = ComparisonOptions(level, standardise, names, settings)
         return Comparison(sides, critic, options).run()

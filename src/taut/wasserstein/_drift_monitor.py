@@ -1,6 +1,7 @@
 """Drift in a stream of points, window by window."""
 
 import math
+import sys
 from collections import deque
 from dataclasses import replace
 from typing import final
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from taut._arguments import whole
 from taut.linalg.rounding import refuse_flushing
-from taut.wasserstein._comparison import Comparison, ComparisonOptions, check_level
+from taut.wasserstein._comparison import Comparison, ComparisonOptions, check_level, check_reach
 from taut.wasserstein._drift_result import Drift
 from taut.wasserstein._samples import FEWEST, Points, Samples, points_of, read_side
 from taut.wasserstein._settings import DriftSettings
@@ -74,11 +75,10 @@ class DriftMonitor:
         settings: DriftSettings = DriftSettings(),  # noqa: B008 (frozen)
         device: torch.device | str | None = None,
     ) -> None:
-        check_level(level)
         self.window, self.memory = whole("window", window), whole("memory", memory)
         if self.window < FEWEST:
             raise ValueError(f"`window` must be at least {FEWEST}; got {window}.")
-        self.level, self.whole_stream, self.critic = level, whole_stream, critic
+        self.level, self.whole_stream, self.critic = check_level(level), whole_stream, critic
         self.standardise, self.settings, self.device = standardise, settings, device
         self.columns = frame_columns(reference)
         side = read_side("reference", reference, None, settings.training, device)
@@ -87,6 +87,9 @@ class DriftMonitor:
         self._past: deque[Tensor] = deque(maxlen=self.memory)
         self.windows = 0
         self.alarms: list[int] = []
+        # The second window is the first that tests with all its points.
+        sizes = len(self._reference.held_out), self.window
+        check_reach(sizes, self.level_of(2), settings, critic)
 
     def level_of(self, window: int) -> float:
         """The level at which a window is tested; the first is number 1.
@@ -134,13 +137,13 @@ class DriftMonitor:
         if None not in (named, self.columns) and named != self.columns:
             wanted, got = (", ".join(names or ()) for names in (self.columns, named))
             raise ValueError(f"`points` must have the columns {wanted}; got {got}.")
-        found, like = points_of("points", points, self.settings.samples, 0), self._rest
+        found, like = points_of("points", points, sys.maxsize, 0), self._rest
         if found.shape[1:] != like.shape[1:]:
             raise ValueError(
                 f"`points` must have the shape of the reference's, {tuple(like.shape[1:])}; got "
                 f"{tuple(found.shape[1:])}."
             )
-        return found.to(like)
+        return found.to(like.device)
 
     def _test(self, points: Tensor) -> Drift:
         self.windows += 1

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import torch
 from jaxtyping import Float64, Int64
@@ -43,18 +44,18 @@ def p_value(
     """
     n, total = len(p), len(p) + len(q)
     few = labellings(n, len(q), permutations) <= permutations
-    if not few and level * (permutations + 1) < 1:
+    if not few and _out_of_reach(level, permutations):
         sides = zip(p.unbind(1), q.unbind(1), strict=True)
         return min(1.0, p.shape[1] * min(sign_flip_bound(*s, generator) for s in sides))
     pool = whole_scores(torch.cat([p, q]).cpu())
     weight = 1 / pool.double().std(0, correction=0).clamp_min(1.0)  # of each critic
     least = 2 * n > total  # draw the smaller side: the other one has the rest
     signed, size = (-pool, total - n) if least else (pool, n)
-    mean = signed.sum(0) * size  # of the sums, times the number of points
+    mean = signed.sum(0).double() * size  # of the sums, times the number of points
     given = signed[n:].sum(0) if least else signed[:n].sum(0)
 
     def statistic(sums: Int64[Tensor, "*b k"]) -> Float64[Tensor, "*b"]:
-        return (weight * (sums * total - mean).double()).amax(-1)
+        return (weight * (sums.double() * total - mean)).amax(-1)
 
     if few:
         places = torch.tensor([*itertools.combinations(range(total), size)])
@@ -67,6 +68,23 @@ def p_value(
         sums = signed[keys.topk(size, dim=1).indices].sum(1)
         count, left = count + int((statistic(sums) >= statistic(given)).sum()), left - rows
     return count / (1 + permutations)
+
+
+def least_p_value(n: int, m: int, *, level: float, permutations: int, critics: int) -> float:
+    """The least p-value that `p_value` can give for n and m points.
+
+    >>> least_p_value(2, 2, level=0.05, permutations=999, critics=1)
+    0.16666666666666666
+    """
+    ways = labellings(n, m, permutations)
+    if ways <= permutations or not _out_of_reach(level, permutations):
+        return 1 / min(ways, permutations + 1)
+    return min(1.0, critics * 0.5 ** min(n, m))  # all differences are equal
+
+
+def _out_of_reach(level: float, permutations: int) -> bool:
+    """Whether no share of random labellings and the given one is at most the level."""
+    return level * (permutations + 1) < 1
 
 
 def labellings(n: int, m: int, limit: int) -> int:
@@ -123,4 +141,5 @@ def sign_flip_bound(
     reach = rates * differences.abs()
     log_cosh = reach + torch.log1p((-2 * reach).exp()) - math.log(2)  # (rates, count)
     exponents = log_cosh.sum(1) - rates[:, 0] * differences.sum()
-    return min(1.0, math.exp(float(exponents.min()) + 1e-6))  # rounding is far below 1e-6
+    bound = math.exp(float(exponents.min()) + 1e-6)  # rounding is far below 1e-6
+    return min(1.0, max(bound, sys.float_info.min))  # a p-value is never 0

@@ -13,7 +13,7 @@ from torch import Tensor
 from taut.data import Dataset, Split
 from taut.wasserstein._exact import rescaled
 from taut.wasserstein._settings import Settings
-from taut.wasserstein._tables import frame_columns, frame_points, is_frame, same_columns
+from taut.wasserstein._tables import frame_columns, frame_of, frame_points, same_columns
 
 FEWEST = 4
 """Points that a sample must have if some are held out: two to train on, two to measure with."""
@@ -141,7 +141,7 @@ def read_samples(
 
 
 def feature_names(p: Any, q: Any, names: tuple[str, str]) -> tuple[str, ...] | None:
-    """Names of the columns of DataFrames; None for other samples."""
+    """Names of the columns of DataFrames and Series; None for other samples."""
     return same_columns(frame_columns(p), frame_columns(q), names)
 
 
@@ -202,11 +202,16 @@ def _gathered(name: str, samples: Any, count: int, seed: int) -> Tensor:
     """The points of anything but a sampler, at most `count` of a data set or loader of torch."""
     if isinstance(samples, Tensor):
         return samples
-    if is_frame(samples):
-        return frame_points(name, samples)
+    if (frame := frame_of(samples)) is not None:
+        return frame_points(name, frame)
     if isinstance(samples, np.ndarray):
+        if np.ma.is_masked(samples):
+            raise ValueError(
+                f"`{name}` must have a number at each place; its mask leaves some out."
+            )
+        native = samples.dtype.newbyteorder("=")
         try:
-            return torch.from_numpy(samples)
+            return torch.from_numpy(np.require(samples, native, ["C", "W"]))
         except (TypeError, ValueError):
             got = f"got an array of {samples.dtype}"
             raise ValueError(f"`{name}` must hold real numbers that torch knows; {got}.") from None

@@ -46,7 +46,8 @@ class ScaledPair:
     def of(cls, p: Points, q: Points) -> "ScaledPair":
         """Scale both sides by one power of two."""
         x, y = (side.everything.flatten(1).double() for side in (p, q))
-        exponent = common_exponent(x, y)
+        given = (torch.cat([side.seen, side.everything]) for side in (p, q))
+        exponent = common_exponent(*(points.flatten(1).double() for points in given))
         flat = rescaled(x, -exponent), rescaled(y, -exponent)
         restored = (rescaled(side, exponent) for side in flat)
         lossless = all(map(torch.equal, restored, (x, y)))

@@ -1,4 +1,4 @@
-"""Points in pandas DataFrames, whose columns have names; pandas is never imported here."""
+"""Points in DataFrames and Series of pandas, which is never imported here."""
 
 import sys
 from collections.abc import Sequence
@@ -9,22 +9,25 @@ import torch
 from torch import Tensor
 
 
-def is_frame(samples: object) -> bool:
-    """Whether it is a pandas DataFrame, which it can only be once pandas is imported."""
-    pandas = sys.modules.get("pandas")
-    return pandas is not None and isinstance(samples, pandas.DataFrame)
+def frame_of(samples: Any) -> Any:
+    """The samples as a DataFrame, if they are one or a Series of pandas; else None."""
+    pandas = sys.modules.get("pandas")  # they can only be once pandas is imported
+    if pandas is None or not isinstance(samples, pandas.DataFrame | pandas.Series):
+        return None
+    return samples if isinstance(samples, pandas.DataFrame) else samples.to_frame()
 
 
 def frame_columns(samples: Any) -> tuple[str, ...] | None:
-    """The names of the columns of a DataFrame; None for other samples."""
-    return tuple(map(str, samples.columns)) if is_frame(samples) else None
+    """The names of the columns of a DataFrame, of a Series its own; None for other samples."""
+    frame = frame_of(samples)
+    return None if frame is None else tuple(map(str, frame.columns))
 
 
 def frame_points(name: str, frame: Any) -> Tensor:
     """The rows of a DataFrame as points in float64."""
-    kinds = dict(zip(map(str, frame.columns), frame.dtypes, strict=True))
-    wrong = [f"{column} ({kind})" for column, kind in kinds.items() if kind.kind not in "fiu"]
-    if wrong or not kinds:
+    kinds = zip(frame.columns, frame.dtypes, strict=True)
+    wrong = [f"{column} ({kind})" for column, kind in kinds if kind.kind not in "fiu"]
+    if wrong or not len(frame.columns):
         raise ValueError(
             f"`{name}` must have columns of numbers; got {', '.join(wrong) or 'no column'}."
         )

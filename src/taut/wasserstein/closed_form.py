@@ -153,6 +153,7 @@ def linear(
         tensor([[1.4000]])
     """
     difference = (_mean(p, weights[0]) - _mean(q, weights[1])).flatten()
+    difference = difference / difference.abs().max().clamp(min=torch.finfo(torch.float64).tiny)
     direction = difference / difference.norm().clamp(min=torch.finfo(torch.float64).tiny)
     matrix = nn.Linear(len(direction), 1, bias=False).requires_grad_(False)
     matrix.weight.copy_(direction)

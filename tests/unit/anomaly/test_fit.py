@@ -66,6 +66,18 @@ def test_vectors():
             assert auroc(*(detector(x).flatten() for x in (moons(100, 2), away))) > 0.9
 
 
+@pytest.mark.parametrize("unit", [2.0**-40, 2.0**-10, 2.0**60])
+def test_the_unit_of_the_samples_does_not_matter(unit):
+    first, other = (fit(unit * moons(80), settings=QUICK) for unit in (1.0, unit))
+    inliers, outliers = moons(30, seed=1), moons(30, seed=2) - 1
+    results = [
+        certify(detector, inliers * scale, outliers * scale, eps=0.01 * scale)
+        for detector, scale in ((first, 1.0), (other, unit))
+    ]
+    assert results[1].auroc == pytest.approx(results[0].auroc, abs=0.01)
+    assert next(iter(results[1].certified_auroc.values())) > 0.9 * results[1].auroc > 0.6
+
+
 def test_equal_seeds_give_equal_detectors():
     before = torch.random.get_rng_state()
     first, again, other = (
@@ -224,6 +236,22 @@ def test_threshold_accepts_a_share():
     assert first.threshold == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_threshold_accepts_equal_samples(dtype):
+    constant, coins = torch.full((60, 3), 0.3, dtype=dtype), moons(60).gt(0).to(dtype)
+    detectors = [
+        Detector(nn.Linear(3, 1).to(dtype), threshold=5.0).calibrated(constant, keep=0.5),
+        neighbours(constant),
+        neighbours(coins),
+    ]
+    for detector, normal in zip(detectors, (constant, constant, coins), strict=True):
+        assert bool((detector(normal) > 0).all())
+        assert bool((detector(normal[:1]) > 0).all())
+    x = torch.randn(30, 4)
+    for keep, accepted in ((0.0, 0), (1.0, 30)):
+        assert int((Detector(nn.Linear(4, 1)).calibrated(x, keep)(x) > 0).sum()) == accepted
+
+
 def test_state_dict_round_trip():
     first, other = neighbours(moons(40)), neighbours(moons(40, seed=5))
     other.load_state_dict(first.state_dict())
@@ -251,11 +279,33 @@ def test_refused_settings(changes, message):
 
 @pytest.mark.parametrize("make", [fit, neighbours])
 def test_refused_samples(make):
-    for samples in (torch.rand(10, 2), torch.rand(20)):
+    for samples in (torch.rand(10, 2), torch.rand(20), torch.rand(20, 2).half()):
         with pytest.raises(ValueError, match="`samples` must be more than 10"):
             make(samples)
     with pytest.raises(ValueError, match="`samples` must be finite"):
         make(torch.full((20, 2), math.nan))
+
+
+@pytest.mark.parametrize("changes", [{"blur": -1.0}, {"blur": math.nan}, {"share": math.inf}])
+def test_refused_options_of_neighbours(changes):
+    (name,) = changes
+    with pytest.raises(ValueError, match=f"`{name}` must be a number >= 0; got"):
+        neighbours(images(0, 20), **changes)
+    with pytest.raises(ValueError, match="`held_out` must be between 0 and 1; got 0"):
+        neighbours(images(0, 20), held_out=0.0)
+
+
+def test_outliers_and_models_must_fit_the_samples():
+    with pytest.raises(ValueError, match="`outliers` must be of noise, recombined for samples"):
+        fit(moons(30), settings=replace(QUICK, outliers=("noise", "turned")))
+    with pytest.raises(
+        ValueError, match=r"`model` must give one number a sample; got shape \(2,\)"
+    ):
+        fit(moons(30), nn.Linear(2, 2), settings=QUICK)
+    tracked = moons(30).requires_grad_()
+    assert torch.equal(
+        fit(tracked, settings=QUICK)(moons(5)), fit(moons(30), settings=QUICK)(moons(5))
+    )
 
 
 def test_refused_parts():
@@ -267,6 +317,9 @@ def test_refused_parts():
         Neighbours(torch.zeros(2, 2), torch.zeros(2), count=3)
     with pytest.raises(ValueError, match="`points` must be at least 2"):
         Neighbours.of(torch.zeros(1, 2))
+    for points in (torch.zeros(4, 2).half(), torch.zeros(4), torch.full((4, 2), math.nan)):
+        with pytest.raises(ValueError, match="`points` must be samples of finite float32"):
+            Neighbours.of(points)
 
 
 def test_what_is_no_tensor_is_refused_by_its_type(monkeypatch):

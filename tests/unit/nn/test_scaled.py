@@ -129,3 +129,16 @@ def test_models_that_are_no_chain_are_refused():
         scaled_by_layer(single, 2)
     with pytest.raises(ValueError, match="must have a part with parameters"):
         scaled_by_layer(nn.Sequential(taut.nn.MaxMin()), 2)
+
+
+def test_repeated_parts_and_names_in_use_are_kept():
+    act, layer = taut.nn.MaxMin(), taut.nn.Linear(4, 4)
+    model = nn.Sequential(layer, act, layer, act, taut.nn.Linear(4, 1))
+    spread, x = scaled_by_layer(model, 8), torch.rand(5, 4)
+    assert [*spread._modules] == ["0", "0_scale", "1", "2", "2_scale", "3", "4", "4_scale"]
+    expected = x
+    for part in model:
+        expected = part(expected) * (1 if part is act else 2)
+    assert torch.allclose(spread(x), expected, rtol=1e-5)
+    twice = scaled_by_layer(scaled_by_layer(model, 8), 27)
+    assert float(taut.lipschitz_bound(twice, (4,))) == pytest.approx(8 * 27, rel=1e-5)
