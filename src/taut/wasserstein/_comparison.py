@@ -14,11 +14,11 @@ from taut.parametrizations import projected
 from taut.wasserstein import closed_form, critics
 from taut.wasserstein._confidence import least_difference
 from taut.wasserstein._drift_result import Drift
-from taut.wasserstein._exact import rescaled
+from taut.wasserstein._exact import common_exponent, rescaled
 from taut.wasserstein._permutation import least_p_value, p_value
 from taut.wasserstein._saliency import contributions
 from taut.wasserstein._samples import Points
-from taut.wasserstein._scaled import ScaledPair
+from taut.wasserstein._scaled import ScaledPair, exponent_of_all
 from taut.wasserstein._settings import DriftSettings
 from taut.wasserstein._training import (
     MeasuredCritic,
@@ -30,6 +30,7 @@ from taut.wasserstein._training import (
 
 _SHIFTED = 10
 _NEAREST = 2000
+_APART = 32  # doublings of the extent of the points seen
 _MOST = torch.finfo(torch.float64).max
 _UP = 1 + 2.0**-40  # more than the rounding of a few operations
 
@@ -85,7 +86,8 @@ class Comparison:
                     "by its standard deviation in the reference."
                 )
             sides = p, q
-        self.sides, self.pair = sides, ScaledPair.of(*sides)
+        exponent, self.apart = _exponent_of_seen(*sides)
+        self.sides, self.pair = sides, ScaledPair.of(*sides, exponent=exponent)
         self.shape = tuple(sides[0].everything.shape[1:])
         if options.features is not None and (len(options.features),) != self.shape:
             raise ValueError(
@@ -134,7 +136,7 @@ class Comparison:
         p = p_value(
             *columns, level=level, permutations=self.settings.permutations, generator=generator
         )
-        lowers = {name: t.lower(level / len(tested)) for name, t in tested.items()}
+        lowers = {n: 0.0 if self.apart else t.lower(level / len(tested)) for n, t in tested.items()}
         chosen = max(tested, key=lambda name: (lowers[name], tested[name].separation))
         final, scores = tested[chosen].critic, tested[chosen].scores
         shares = contributions(final, pair.p.held_out, pair.q.held_out)
@@ -201,6 +203,18 @@ class _Tested(NamedTuple):
             *self.scores, failure=failure, span=self.span, deviation=self.deviation
         )
         return max(0.0, down((Fraction(surely) - self.excess) / Fraction(bound)))
+
+
+def _exponent_of_seen(p: Points, q: Points) -> tuple[int, bool]:
+    """That of the unit of the points seen, so that critics do not depend on others by it.
+
+    And whether held-out points lie too far out for it: then it is that of all points, and no
+    distance is proved.
+    """
+    of_all = exponent_of_all(p, q)
+    of_seen = common_exponent(*(side.seen.flatten(1).double() for side in (p, q)))
+    apart = not of_seen <= of_all <= of_seen + _APART
+    return (of_all if apart else of_seen), apart
 
 
 def _closed_forms(p: Tensor, q: Tensor) -> dict[str, nn.Module]:

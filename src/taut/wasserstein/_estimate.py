@@ -21,7 +21,7 @@ from taut.wasserstein._confidence import (
     student_quantile,
     transport_slack,
 )
-from taut.wasserstein._exact import rescaled
+from taut.wasserstein._exact import common_exponent, rescaled
 from taut.wasserstein._plan import (
     BYTES_PER_PAIR,
     Masses,
@@ -117,6 +117,14 @@ def estimate(
         return _Estimation(sides, critic, settings, on_progress).run()
 
 
+def _exponent_of(domain: tuple[float, float] | None) -> int | None:
+    """That of the unit of a domain, so that no critic depends on the held-out points by it."""
+    if domain is None:
+        return None
+    low, high = torch.tensor(domain, dtype=torch.float64, device="cpu").view(2, 1, 1)
+    return common_exponent(low, high)
+
+
 @final
 class _Estimation:
     """One call of `estimate`: both sides as they come closer, in the units of the scaled pair."""
@@ -134,7 +142,7 @@ class _Estimation:
         span = domain_span(settings.domain, *(side.everything for side in sides))
         if settings.held_out and span is None:
             student_quantile(1.0, 0.5)  # a missing package is refused before any work
-        self.pair = ScaledPair.of(*sides)
+        self.pair = ScaledPair.of(*sides, exponent=_exponent_of(settings.domain))
         unit = Fraction(2) ** self.pair.exponent
         self.span = None if span is None else up(Fraction(span) / unit)
         device = self.pair.flat[0].device

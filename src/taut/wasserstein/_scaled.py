@@ -20,6 +20,12 @@ from taut.wasserstein._samples import Points
 _LENGTHS = ("bias", "centre", "points", "offsets", "unit", "low", "high")
 
 
+def exponent_of_all(p: Points, q: Points) -> int:
+    """The k for which all points over 2^k have an extent of at most 1."""
+    given = (torch.cat([side.seen, side.everything]) for side in (p, q))
+    return common_exponent(*(points.flatten(1).double() for points in given))
+
+
 @final
 @dataclass(frozen=True, eq=False)
 class ScaledPair:
@@ -43,11 +49,11 @@ class ScaledPair:
     allowance: Fraction
 
     @classmethod
-    def of(cls, p: Points, q: Points) -> "ScaledPair":
-        """Scale both sides by one power of two."""
+    def of(cls, p: Points, q: Points, exponent: int | None = None) -> "ScaledPair":
+        """Scale both sides by one power of two, by default that of the extent of all points."""
         x, y = (side.everything.flatten(1).double() for side in (p, q))
-        given = (torch.cat([side.seen, side.everything]) for side in (p, q))
-        exponent = common_exponent(*(points.flatten(1).double() for points in given))
+        if exponent is None:
+            exponent = exponent_of_all(p, q)
         flat = rescaled(x, -exponent), rescaled(y, -exponent)
         restored = (rescaled(side, exponent) for side in flat)
         lossless = all(map(torch.equal, restored, (x, y)))
