@@ -5,11 +5,14 @@
    here; JavaScript rounds each as IEEE 754 says. The proven rounding error of the float64 run
    therefore covers this page, too: it holds for sums in any order. */
 
-/** The bytes of a compressed text in base64. */
+/** The bytes of a compressed text in base64; it has the first of each four, then the second, ... */
 async function unpack(text) {
   const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Response(stream).arrayBuffer();
+  const planes = new Uint8Array(await new Response(stream).arrayBuffer());
+  const bytes = new Uint8Array(planes.length), words = planes.length / 4;
+  for (let k = 0; k < 4; k++) for (let i = 0; i < words; i++) bytes[4 * i + k] = planes[k * words + i];
+  return bytes.buffer;
 }
 
 /** One array of the payload; places are stored as differences. */
