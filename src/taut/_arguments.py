@@ -83,7 +83,7 @@ def positive(name: str, value: Any) -> float:
     """
     exact = rational(value) if is_number(value) else None
     # Exact numbers: numpy would round the limit to the precision of the value.
-    if exact is None or not 0 < exact <= sys.float_info.max:
+    if exact is None or not 0 < exact <= sys.float_info.max or float(exact) == 0.0:
         raise ValueError(f"`{name}` must be a positive number; got {_shown(value)}.")
     return float(exact)
 

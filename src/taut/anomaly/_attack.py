@@ -28,8 +28,8 @@ def attacked_auroc(
 ) -> float:
     """AUROC after an attack that lowers the score of each inlier and raises that of each outlier.
 
-    An upper bound of the AUROC of the detector as it runs under the worst perturbation, as the
-    certified one of its arithmetic, "float32" or "float64", is a lower bound.
+    An upper bound of the AUROC under the worst perturbation, of the detector as it runs. The
+    certified one, of the arithmetic in which it runs ("float32" or "float64"), is a lower bound.
 
     Args:
         detector: from samples to one number each, which is high for normal ones.

@@ -62,7 +62,7 @@ class Detector(nn.Module):
             keep: share to accept, from 0 to 1.
 
         Raises:
-            ValueError: if `keep` is out of its range, or there is no sample.
+            ValueError: if `keep` is out of its range, there is no sample, or a score is not finite.
 
         Example:
             >>> detector = Detector(nn.Linear(2, 1)).calibrated(torch.rand(100, 2), keep=0.9)
@@ -70,12 +70,16 @@ class Detector(nn.Module):
             True
         """
         check_tensor("inliers", inliers)
-        if not 0 <= keep <= 1 or len(inliers) == 0:
-            raise ValueError(f"`keep` must be from 0 to 1, of some `inliers`; got {keep}.")
+        if not 0 <= keep <= 1:
+            raise ValueError(f"`keep` must be from 0 to 1; got {keep}.")
+        if len(inliers) == 0:
+            raise ValueError("`inliers` must have at least one sample; got none.")
         found = copy.deepcopy(self)
         found.threshold.zero_()
         with torch.no_grad(), cached():
             scores = torch.cat([found(x) for x in inliers.split(_BATCH)]).flatten()
+        if not scores.isfinite().all():
+            raise ValueError("`inliers` must have finite scores; one is NaN or Inf.")
         count = math.ceil(keep * len(scores))
         least = scores.topk(max(count, 1)).values[-1]
         # Scores round differently in other batches, and only what is above the threshold passes.

@@ -1,6 +1,7 @@
 """Detectors of normal samples: trained networks, and distances to neighbours."""
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import final
@@ -205,13 +206,14 @@ def _trained_network(
     samples: Tensor, settings: Settings, tell: Callable[[int, float], None]
 ) -> nn.Module:
     """The default network, trained in units in which coordinates have ranges up to 1."""
-    extent = float((samples.amax(0).double() - samples.amin(0).double()).max())
-    unit = 2.0 ** math.ceil(math.log2(extent)) if extent > 0 else 1.0
+    extent = 2 * float((samples.amax(0).double() / 2 - samples.amin(0).double() / 2).max())
+    most = math.frexp(torch.finfo(samples.dtype).max)[1] - 2  # 1 / unit is no denormal number
+    exponent = math.frexp(min(extent, sys.float_info.max))[1] if extent > 0 else 0
+    unit = 2.0 ** max(-most, min(exponent, most))
     margin = settings.margin and settings.margin / unit
     network = _network(samples)
     _train(network, samples / unit, replace(settings, margin=margin), tell)
-    score = projected(network).eval()
-    return score if unit == 1.0 else nn.Sequential(Times(1 / unit), score, Times(unit))
+    return nn.Sequential(Times(1 / unit), projected(network).eval(), Times(unit))
 
 
 def _network(samples: Tensor) -> nn.Module:

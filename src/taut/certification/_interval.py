@@ -55,7 +55,7 @@ class CertifiedInterval:
         return (
             f"CertifiedInterval of {len(self.prediction)} inputs within {self.eps} "
             f"({self.certificate.meaning})\n"
-            f"width {width.min():.6g} to {width.max():.6g}; "
+            f"width {rounded_up(width.min(), 6)} to {rounded_up(width.max(), 6)}; "
             f"constants up to {rounded_up(self.constants.max())}"
         )
 

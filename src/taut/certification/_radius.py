@@ -271,7 +271,7 @@ def _check(logits: Tensor, labels: Tensor) -> None:
             f"{len(logits)} points."
         )
     if labels.dtype not in (torch.int64, torch.int32):
-        raise ValueError(f"`labels` must be int64 classes; got {labels.dtype}.")
+        raise ValueError(f"`labels` must be int64 or int32 classes; got {labels.dtype}.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < logits.shape[1]:
         raise ValueError(
             f"`labels` must be in 0..{logits.shape[1] - 1}; got {int(labels.min())}.."

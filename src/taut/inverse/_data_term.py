@@ -123,18 +123,19 @@ class LeastSquares(AbstractDataTerm):
         """
         if not self.known:
             self._check_linear(input_shape)
-        random = torch.rand(1, *input_shape, generator=torch.Generator().manual_seed(0))
-        x = random.to(self.y)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.rand(1, *input_shape, generator=generator, device="cpu").to(self.y)
         y = self.measured(x)
         if y.shape[1:] != self.y.shape[1:]:
             raise ValueError(
                 f"`y` must be measurements of shape {tuple(y.shape[1:])} of images of shape "
                 f"{input_shape}; got {tuple(self.y.shape[1:])}."
             )
-        square, same = float(y.square().sum()), float((x * self.adjoint(y, x)).sum())
+        square = float(y.double().square().sum())
+        same = float((x.double() * self.adjoint(y, x).double()).sum())
         if not abs(square - same) <= 0.01 * square:
             raise ValueError(
-                "`physics` must have its adjoint, or one by differentiation; got <A x, A x> = "
+                "`physics` must give its adjoint, as `A_adjoint` or by differentiation; got <A x, A x> = "
                 f"{square:.6g} and <x, A* A x> = {same:.6g}."
             )
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import is_number
+from taut._arguments import is_number, rational
 from taut.inverse._averagedness import composed_averagedness
 from taut.inverse._data_term import AbstractDataTerm
 from taut.inverse._restoration import Restoration, check_arguments, distance, proved_denoiser
@@ -81,9 +81,10 @@ def proximal_gradient(
     step, iterations = check_arguments(data, start, step, iterations)
     shape = tuple(start.shape[1:])
     constant = data.lipschitz(shape)
-    if not (is_number(constant) and 0 <= constant < math.inf):
+    exact = rational(constant) if is_number(constant) else None
+    if exact is None or exact < 0:
         raise ValueError(f"`data.lipschitz` must return a finite number >= 0; got {constant!r}.")
-    share = Fraction(step) * Fraction(float(constant)) / 2
+    share = Fraction(step) * exact / 2
     if share >= 1:
         raise ValueError(
             f"`step` must be below 2 / L = {step / float(share):.6g}, L the Lipschitz constant of "

@@ -121,7 +121,7 @@ def write_playground(path: str | os.PathLike[str], inputs: PlaygroundInputs) -> 
         "play.html",
         package="taut.playground",
         run=inputs,
-        bound=_rounded_up(inputs.certificate),
+        bound=rounded_up(inputs.certificate.bound, 5),
         nets=_columns(inputs),
         content=Markup(canonical(content).replace("<", r"\u003c")),
         arrays=Markup(arrays.text()),
@@ -132,18 +132,13 @@ def write_playground(path: str | os.PathLike[str], inputs: PlaygroundInputs) -> 
 
 def _columns(inputs: PlaygroundInputs) -> list[dict[str, str]]:
     """What heads the column of each net."""
-    own = f"Lipschitz constant of at most {_rounded_up(inputs.certificate)}, proved."
+    own = f"Lipschitz constant of at most {rounded_up(inputs.certificate.bound, 5)}, proved."
     columns = [{"name": "With a proof", "about": own}]
     if inputs.contrast is not None:
-        bound = _rounded_up(inputs.contrast.certificate)
+        bound = rounded_up(inputs.contrast.certificate.bound, 5)
         about = f"{inputs.contrast.about} Lipschitz constant proved: {bound}."
         columns.append({"name": inputs.contrast.name, "about": about})
     return columns
-
-
-def _rounded_up(certificate: Certificate) -> str:
-    """The bound in few digits, not below it."""
-    return rounded_up(float(certificate.bound), 5)
 
 
 def _content(inputs: PlaygroundInputs, arrays: Arrays) -> dict[str, Any]:

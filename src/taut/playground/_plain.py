@@ -10,8 +10,10 @@ from taut.files import load_tensors
 
 __all__ = ["PLAIN", "PlainNet", "plain_net"]
 
-PLAIN = {name: name for name in ("mnist", "fashion-mnist", "cifar10-jpeg75")}
-PLAIN["fashion-mnist-subset"] = "fashion-mnist"
+PLAIN = {
+    **{name: name for name in ("mnist", "fashion-mnist", "cifar10-jpeg75")},
+    "fashion-mnist-subset": "fashion-mnist",
+}
 """Files of plain nets by the name of the data set."""
 
 

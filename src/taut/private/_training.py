@@ -71,8 +71,8 @@ def train(
         raise ValueError(f"`mechanism` must be a SampledGaussian; got {type(mechanism).__name__}.")
     norm, slope = positive("input_norm", input_norm), loss_bound(loss)
     bounds = Sensitivities(model, tuple(images.shape[1:]))
-    _check_fit(bounds, images, labels, getattr(loss, "ignore_index", None))
     labels = labels.long()
+    _check_fit(bounds, images, labels, getattr(loss, "ignore_index", None))
     if generator is None:
         generator = torch.Generator()
         generator.seed()

@@ -4,13 +4,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from taut._display import rounded_up
+from taut._display import rounded_down, rounded_up
 from taut.files import write_atomically
 
 _FILTERS: dict[str, Callable[[float], str]] = {
     "bound": lambda value: rounded_up(value, 8),
     "norm": lambda value: f"{value:.3f}" if value == 0 or value >= 1e-3 else f"{value:.1e}",
     "percent": lambda share: f"{100 * share:.1f}",
+    "at_least": lambda value: rounded_down(value, 4),
+    "at_most": lambda value: rounded_up(value, 4),
     "short": lambda value: f"{value:.4g}",
     "sigma": lambda value: f"{value:.7f}",
     "thousands": lambda number: f"{number:,}",

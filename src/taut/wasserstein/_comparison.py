@@ -61,9 +61,11 @@ def check_reach(
     permutations = settings.permutations
     least = least_p_value(*sizes, level=level, permutations=permutations, critics=critics)
     if least > level:
+        reached = least_p_value(*sizes, level=1.0, permutations=permutations, critics=critics)
         raise ValueError(
-            f"`level` must be at least {least:.3g}, the least p-value of {sizes[0]} and {sizes[1]} "
-            f"held-out points with {permutations} permutations; got {level:g}: give more points."
+            f"`level` must be at least {min(least, reached):.3g}, the least p-value of {sizes[0]} "
+            f"and {sizes[1]} held-out points with {permutations} permutations; got {level:g}: give "
+            "more points."
         )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, final
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from taut._display import html_table, rounded_up
+from taut._display import html_table, rounded_down, rounded_up
 from taut.program import LipschitzBound
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class Drift:
     def _distance(self) -> str:
         unit = "" if self.scale is None else " (of standardised features)"
         return (
-            f"W1 of the distributions{unit} >= {self.lower:.4g} at confidence "
+            f"W1 of the distributions{unit} >= {rounded_down(self.lower, 4)} at confidence "
             f"{100 * (1 - self.level):g} %; estimated from below: {self.dual:.4g}"
         )
 
@@ -153,7 +153,8 @@ class Drift:
 
     def __repr__(self) -> str:
         return (
-            f"Drift(alarm={self.alarm}, p_value={self.p_value:.4g}, lower={self.lower:.4g}, "
+            f"Drift(alarm={self.alarm}, p_value={self.p_value:.4g}, "
+            f"lower={rounded_down(self.lower, 4)}, "
             f"{self.sizes[0]} and {self.sizes[1]} points, critic {self.chosen!r})"
         )
 

@@ -141,8 +141,11 @@ def read_samples(
 
 
 def feature_names(p: Any, q: Any, names: tuple[str, str]) -> tuple[str, ...] | None:
-    """Names of the columns of DataFrames and Series; None for other samples."""
-    return same_columns(frame_columns(p), frame_columns(q), names)
+    """Names of the columns of DataFrames, or of the first of two Series; None for other samples."""
+    first, second = frame_columns(p), frame_columns(q)
+    if first and second and p.ndim == q.ndim == 1:
+        return first
+    return same_columns(first, second, names)
 
 
 def read_side(

@@ -336,3 +336,18 @@ def test_what_is_no_tensor_is_refused_by_its_type(monkeypatch):
     ):
         with pytest.raises(ValueError, match=f"`{name}` must be a torch.Tensor; got numpy.ndarray"):
             call()
+
+
+def test_scores_that_are_not_finite_set_no_threshold():
+    detector = Detector(nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="`inliers` must have finite scores"):
+        detector.calibrated(torch.tensor([[1.0], [math.inf]]))
+
+
+@pytest.mark.parametrize("extent", [1e-44, 0.9, 3.0, 3e38])
+def test_default_detectors_have_the_same_state_in_any_unit(extent):
+    samples = extent * (torch.rand(40, 3) - 0.5)
+    detector = fit(samples, settings=Settings(steps=1))
+    keys = fit(torch.rand(40, 3), settings=Settings(steps=1)).state_dict().keys()
+    assert detector.state_dict().keys() == keys
+    assert detector(samples).isfinite().all()

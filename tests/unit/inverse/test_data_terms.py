@@ -140,7 +140,7 @@ class _Detached(nn.Module):
 @pytest.mark.parametrize("physics", [_Rows(3.0), _Detached()])
 def test_a_wrong_adjoint_is_refused(physics):
     y = torch.zeros(1, 1, 4 if isinstance(physics, nn.Module) else 2, 4)
-    with pytest.raises(ValueError, match=r"`physics` must have its adjoint, .*; got <A x, A x> = "):
+    with pytest.raises(ValueError, match=r"`physics` must give its adjoint, .*; got <A x, A x> = "):
         LeastSquares(physics, y).lipschitz((1, 4, 4))
     assert LeastSquares(_Rows(1.0), torch.zeros(1, 1, 2, 4)).lipschitz((1, 4, 4)) >= 1
 
@@ -185,3 +185,10 @@ def test_conjugate_gradients_for_samples_of_different_difficulty():
         found = conjugate_gradients(apply, right, start=torch.zeros_like(right))
         expected = torch.linalg.solve(matrices, right)
         torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_half_precision_and_another_default_device_keep_the_check_of_adjoints():
+    data = LeastSquares(nn.Identity(), torch.rand(1, 3, 300, 300).half())
+    data.check((3, 300, 300))
+    with torch.device("meta"):
+        data.check((3, 300, 300))

@@ -359,6 +359,7 @@ def test_frames_are_points():
     ages = [frame.age.sort_values() for frame in frames]  # Series with numbers out of order
     column = drift(*ages, settings=CLOSED)
     assert (column.features, column.saliency.shape, column.alarm) == (("age",), (1,), True)
+    assert drift(ages[0], ages[1].rename("years"), settings=CLOSED).p_value == column.p_value
     windowed = monitor.update(frames[1])
     assert windowed is not None
     assert windowed.features == ("age", "income")
