@@ -135,8 +135,8 @@ class LeastSquares(AbstractDataTerm):
         same = float((x.double() * self.adjoint(y, x).double()).sum())
         if not abs(square - same) <= 0.01 * square:
             raise ValueError(
-                "`physics` must give its adjoint, as `A_adjoint` or by differentiation; got <A x, A x> = "
-                f"{square:.6g} and <x, A* A x> = {same:.6g}."
+                "`physics` must give its adjoint, as `A_adjoint` or by differentiation; got "
+                f"<A x, A x> = {square:.6g} and <x, A* A x> = {same:.6g}."
             )
 
     def _check_linear(self, input_shape: tuple[int, ...]) -> None:
