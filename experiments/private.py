@@ -229,8 +229,9 @@ def figure() -> "Figure":
                 place.plot([epsilon] * len(accuracies), accuracies, "o", ms=4, color=colour)
             means = [fmean(row["accuracy"] for row in cases[net, e, method]) for e in EPSILONS]
             place.plot(EPSILONS, means, color=colour)
-            place.annotate(method, (EPSILONS[-1], means[-1]), (6, 0), textcoords="offset points",
-                           va="center", color=colour, fontsize=9)  # fmt: skip
+            if place is axes[0]:
+                place.annotate(method, (EPSILONS[-1], means[-1]), (6, 0), va="center",
+                               textcoords="offset points", color=colour, fontsize=9)  # fmt: skip
         place.set(xscale="log", xticks=EPSILONS, xticklabels=[f"{e:g}" for e in EPSILONS],
                   xlabel="epsilon", xlim=(0.9, 22))  # fmt: skip
         place.minorticks_off()
