@@ -294,7 +294,7 @@ EXPERIMENT = Experiment(
     [
         option("part", help="alarms, power, funnels or closed"),
         option("--repeats", 500, "of a test"),
-        option("--budget", 8.0, "CPU seconds of training a critic"),
+        option("--budget", 60.0, "CPU seconds of training a critic"),
         option("--limit", math.inf, "CPU seconds after which to stop; the same command goes on"),
     ],
     threads=1,
