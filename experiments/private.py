@@ -77,9 +77,8 @@ def work(args: argparse.Namespace, record: Record) -> None:
     record.keep(chosen={" ".join(names): asdict(chosen) for names, chosen in CHOSEN.items()})
     names = ("seed", "net", "epsilon", "method")
     measured = {tuple(row[name] for name in names) for row in record.content.get("rows", ())}
-    for seed, net, epsilon, method in tracked(
-        list(product(args.seeds, args.nets, args.epsilons, METHODS))
-    ):
+    cases: list[Any] = list(product(args.seeds, args.nets, args.epsilons, METHODS))
+    for seed, net, epsilon, method in tracked(cases):
         if (seed, net, epsilon, METHODS[method]) not in measured:
             chosen, given = CHOSEN[net, method], (args.seconds, seed, examples, tests)
             record.add("rows", trained(net, method, chosen, epsilon, *given))
