@@ -45,7 +45,7 @@ def _rounded(value: SupportsFloat, digits: int, rounding: str) -> str:
     if not math.isfinite(number):
         return str(number)
     decimal = Context(prec=digits, rounding=rounding).create_decimal_from_float(number)
-    return f"{decimal:.{digits}g}"
+    return f"{float(decimal):.{digits}g}"
 
 
 def _row(tags: Sequence[str], cells: Sequence[object]) -> str:

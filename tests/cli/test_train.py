@@ -94,7 +94,7 @@ def test_a_dry_run_says_what_training_needs_and_writes_nothing(folder, monkeypat
     assert rows["loss"].endswith("of 2 steps of 8 images")
     assert len(rows["seconds"].split(", ")) == 2
     assert rows["memory"].endswith(" GiB at most")
-    assert rows["bound"].startswith("1, proven in ")
+    assert rows["bound"].startswith("1.00001, proven in ")
     assert rows["training"].startswith("50 epochs, 100 steps: ")
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import forgery
+from taut._display import rounded_up
 from taut.cli import main
 from taut.training import Recipe, train
 
@@ -26,7 +27,7 @@ def test_what_is_proven_is_printed(saved, capsys):
     bound = json.loads(path.read_text())["bound"]
     code, out, _ = cli(capsys, path, weights)
     assert code == 0
-    assert f"Proven: Lipschitz bound {bound:.9g} in l2 for inputs of 2x8x8." in out
+    assert f"Proven: Lipschitz bound {rounded_up(bound)} in l2 for inputs of 2x8x8." in out
     assert "holds for the float64 run of the weights" in out
     assert "not proven: give the images with --points" in out
     assert cli(capsys, path)[:2] == (0, out)  # the weights beside it

@@ -42,7 +42,7 @@ def test_command_prints_the_interval_and_writes_a_page(folder, tmp_path, capsys)
     code, out, _ = run(capsys, folder, moved, "--steps", 0, "--out", page)
     assert code == 0
     assert "<= W1 of the distributions (confidence 95 %, for any number of" in out
-    assert "<= W1 of the samples <= 3.137" in out  # 100 / 255 on each of 64 pixels
+    assert "<= W1 of the samples <= 3.138" in out  # 100 / 255 on each of 64 pixels
     text = page.read_text()
     assert "ranked highest" in text
     assert text.count("data:image/png") == 4 * 8

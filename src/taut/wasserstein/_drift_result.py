@@ -46,7 +46,7 @@ class Drift:
         >>> result = taut.wasserstein.drift(x, x + 30, settings=settings)
         >>> print(result)
         drift: p-value 0.001 <= level 0.05
-        W1 of the distributions >= 10.21 at confidence 95 %; estimated from below: 29.95
+        W1 of the distributions >= 10.2 at confidence 95 %; estimated from below: 29.95
     """
 
     p_value: float

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import taut
 from exported_nets import NETS, frozen, in_onnxruntime, inputs, pooled, program_files, run
+from taut._display import rounded_up
 from taut.cli import main
 from taut.export import export, load
 from taut.export._export import _alike
@@ -237,8 +238,8 @@ def test_a_run_is_exported_and_certified_from_the_file(to, name, trained, capsys
     saved = json.loads((folder / "certificate.json").read_text())
     code, out, err = taut_command(capsys, "certify", folder / name)
     assert code == 0, err
-    assert f"certificate.json holds for {name}: bound {saved['bound']:.9g}" in out
-    assert f"Lipschitz bound in l2: {saved['bound']:.9g}" in out
+    assert f"certificate.json holds for {name}: bound {rounded_up(saved['bound'])}" in out
+    assert f"Lipschitz bound in l2: {rounded_up(saved['bound'])}" in out
     found = taut.verify(folder / "certificate.json", folder / "certificate.safetensors")
     assert found.bound == saved["bound"]
 

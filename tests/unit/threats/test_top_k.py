@@ -107,7 +107,7 @@ def test_wrong_heads_and_labels_are_refused(monkeypatch):
     with pytest.raises(ValueError, match="`labels` must be in"):
         taut.targeted_radius(logits, labels + 3, 1.0)
     for dtype in (torch.uint8, torch.bool, torch.float32):
-        with pytest.raises(ValueError, match="`labels` must be int64 classes; got torch"):
+        with pytest.raises(ValueError, match="`labels` must be int64 or int32 classes; got torch"):
             taut.certified_top_k(logits, labels.to(dtype), 1.0, 2)
 
 
