@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut._display import rounded_down
 from taut.attacks import AttackResult
 from taut.certification import Certification
 from taut.plot._style import ATTACKED, CERTIFIED, MUTED, styled_axes
@@ -94,7 +95,7 @@ def _caption(
     style = {"ha": "center", "va": "top", "fontsize": 7}
     axes.text(x, y, text, color=ATTACKED if found else MUTED, **style)
     if certification is not None:
-        proven = f"proven {float(certification.radius[i]):.3f}"
+        proven = f"proven {rounded_down(certification.radius[i], 3)}"
         axes.text(x, y + 0.17, proven, color=CERTIFIED, **style)
 
 

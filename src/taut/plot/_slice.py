@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from taut._arguments import whole
+from taut._display import rounded_down
 from taut.attacks import smallest_attack
 from taut.certification import class_logits, predict
 from taut.parametrizations import cached
@@ -159,6 +160,6 @@ def _draw_disc(axes: "Axes", radius: float) -> None:
 
     disc = Circle((0, 0), radius, fill=False, edgecolor=INK, linewidth=1.6, label="certified")
     axes.add_patch(disc)
-    text = f"certified, {radius:.3f}"
+    text = f"certified, {rounded_down(radius, 3)}"
     style = {"ha": "center", "va": "top", "fontsize": 8, "color": MUTED}
     axes.annotate(text, (0, -radius), xytext=(0, -4), textcoords="offset points", **style)

@@ -173,6 +173,8 @@ class Comparison:
         sizes = [max(1, len(a) // len(b)) for a, b in ((x, y), (y, x))]  # of a pair
         variance = sum(float(s.var(correction=0)) / n for s, n in zip(seen, sizes, strict=True))
         span = (float(torch.cat(seen).max()) - float(torch.cat(seen).min())) * _UP
+        if float(critic.get_buffer("1.high")) == _MOST:  # not clipped: rounding alone is no range
+            span = 0.0
         return _Tested(final, (first, second), excess, span, math.sqrt(variance))
 
 

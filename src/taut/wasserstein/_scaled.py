@@ -29,7 +29,10 @@ def exponent_of_all(p: Points, q: Points) -> int:
 @final
 @dataclass(frozen=True, eq=False)
 class ScaledPair:
-    """Both sides over 2^exponent, so that their largest extent along an axis is at most 1.
+    """Both sides over 2^exponent.
+
+    With the exponent of all points or of a domain the largest extent along an axis is at most 1,
+    which `allowance` rests on; with that of some points the others may lie further out.
 
     Attributes:
         exponent: of the unit of length.

@@ -11,9 +11,9 @@ from taut.wasserstein._samples import Points, read_samples
 from taut.wasserstein._scaled import ScaledPair
 
 
-def samples():
+def samples() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return (shift + torch.randn(60, 2, generator=generator) for shift in (0.0, 1.0))
+    return torch.randn(60, 2, generator=generator), 1 + torch.randn(60, 2, generator=generator)
 
 
 def moved_out(side: Points, factor: float) -> Points:
@@ -47,3 +47,17 @@ def test_a_domain_is_the_unit_of_its_estimate(domain, exponent, monkeypatch):
     x = torch.linspace(0.0, 1.0 if domain else 6.0, 40)[:, None]
     estimate(x, x, settings=Settings(steps=0, held_out=0.5, domain=domain))
     assert [pair.exponent for pair in seen] == [exponent]
+
+
+def test_scores_without_a_range_prove_no_distance():
+    settings = DriftSettings(steps=0)
+    sides = read_samples(*samples(), settings.training)
+    comparison = Comparison(sides, None, ComparisonOptions(0.05, False, None, settings))
+    critic = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.zeros_(critic.weight)
+    unclipped = comparison._clipped(critic)
+    torch.nn.init.constant_(critic.weight, 2.0**-60)  # as if rounding differed between batches
+    tested = comparison._tested(unclipped, torch.Generator())
+    assert tested.scores[0].std() > 0
+    assert tested.span == 0.0
+    assert tested.lower(0.5) == 0.0
