@@ -45,7 +45,8 @@ def _rounded(value: SupportsFloat, digits: int, rounding: str) -> str:
     if not math.isfinite(number):
         return str(number)
     decimal = Context(prec=digits, rounding=rounding).create_decimal_from_float(number)
-    return f"{float(decimal):.{digits}g}"
+    shown = float(decimal)
+    return f"{decimal:e}" if math.isinf(shown) else f"{shown:.{digits}g}"
 
 
 def _row(tags: Sequence[str], cells: Sequence[object]) -> str:
