@@ -1,13 +1,22 @@
 """Checks of arguments, with one sentence for a wrong one."""
 
+import math
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
 
 from torch import Tensor, fx
+
+# What a share of 1 must be, by whether 0 and 1 are allowed.
+_UNIT = {
+    (True, True): "from 0 to 1",
+    (True, False): "from 0 to below 1",
+    (False, True): "above 0 and at most 1",
+    (False, False): "between 0 and 1",
+}
 
 
 def whole(name: str, value: Any, *, least: int = 1) -> int:
@@ -86,6 +95,64 @@ def positive(name: str, value: Any) -> float:
     if exact is None or not 0 < exact <= sys.float_info.max or float(exact) == 0.0:
         raise ValueError(f"`{name}` must be a positive number; got {_shown(value)}.")
     return float(exact)
+
+
+def not_negative(name: str, value: Any) -> float:
+    """The argument `name` as a float.
+
+    Raises:
+        ValueError: if it is not a finite number >= 0.
+
+    Example:
+        >>> not_negative("offset", "1")
+        Traceback (most recent call last):
+        ValueError: `offset` must be a number >= 0; got '1'.
+    """
+    exact = rational(value) if is_number(value) else None
+    if exact is None or not 0 <= exact <= sys.float_info.max:
+        raise ValueError(f"`{name}` must be a number >= 0; got {_shown(value)}.")
+    return float(exact)
+
+
+def unit_share(name: str, value: Any, *, zero: bool = True, one: bool = True) -> float:
+    """The argument `name` as a float.
+
+    Args:
+        name: of the argument.
+        value: of the argument.
+        zero: whether 0 is allowed.
+        one: whether 1 is allowed.
+
+    Raises:
+        ValueError: if it is not a number from 0 to 1, or an end that is not allowed.
+
+    Example:
+        >>> unit_share("smoothing", 1.0, one=False)
+        Traceback (most recent call last):
+        ValueError: `smoothing` must be from 0 to below 1; got 1.0.
+    """
+    fits = is_number(value) and 0 <= value <= 1
+    rounded = float(value) if fits else math.nan  # a ratio may round to an end
+    if not fits or (rounded == 0 and not zero) or (rounded == 1 and not one):
+        raise ValueError(f"`{name}` must be {_UNIT[zero, one]}; got {_shown(value)}.")
+    return rounded
+
+
+def check_fields(owner: Any, check: Callable[..., Any], *names: str, **options: Any) -> None:
+    """Check fields of a frozen dataclass, each of which becomes what the check returns.
+
+    Example:
+        >>> import dataclasses
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Settings:
+        ...     lr: float = Fraction(1, 2)
+        ...     def __post_init__(self):
+        ...         check_fields(self, positive, "lr")
+        >>> Settings()
+        Settings(lr=0.5)
+    """
+    for name in names:
+        object.__setattr__(owner, name, check(name, getattr(owner, name), **options))
 
 
 def rational(value: Any) -> Fraction | None:

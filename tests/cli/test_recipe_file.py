@@ -165,7 +165,7 @@ def test_wrong_value_in_a_recipe_is_named(here, change, sentence):
         (("a.json", "--data-dir", "data.npz", "--augment", "turn"), "`--augment` must be none,"),
         (
             ("a.json", "--data-dir", "data.npz", "--augment", "flip,crop=-1"),
-            "`--augment` cannot be 'flip,crop=-1': crop must be 0 or more; got -1.",
+            "`--augment` cannot be 'flip,crop=-1': crop must be an integer >= 0; got -1.",
         ),
         (
             ("a.json", "--data-dir", "data.npz", "--augment", "resized-crop=2"),

@@ -172,7 +172,7 @@ def test_another_recipe_in_the_folder_is_refused(folder):
         (["train", "dmeo"], ["no recipe 'dmeo'", "Did you mean demo?"]),
         (["train", "mnist-small"], ["`--data-dir`"]),
         (["train", "mnist-small", "--data-dir", "gone"], ["gone"]),
-        (["train", "demo", "--epochs", "0"], ["`--epochs` must be at least 1; got 0"]),
+        (["train", "demo", "--epochs", "0"], ["`--epochs` must be a positive integer; got 0"]),
         (["train", "demo", "--lr", "-1"], ["`--lr` must be a positive number; got -1.0"]),
         (["train", "demo", "--eps", "much"], ["`--eps`", "'much'"]),
         (["train", "demo", "--classes", "7"], ["`--classes` must be", "and 10; got", "and 7"]),

@@ -229,7 +229,7 @@ def test_settings_out_of_range_are_refused():
             EMMA(eps=wrong)
         with pytest.raises(ValueError, match="`eps` must be a positive number or a text"):
             CertifiedTRADES(eps=wrong)
-    with pytest.raises(ValueError, match="`start` must be at most 1; got 2"):
+    with pytest.raises(ValueError, match="`start` must be above 0 and at most 1; got 2"):
         EMMA(start=2.0)
     with pytest.raises(ValueError, match="`ramp` must be from 0 to 1; got 2"):
         EMMA(ramp=2.0)

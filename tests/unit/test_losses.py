@@ -1,6 +1,8 @@
 import dataclasses
 import math
+from fractions import Fraction
 
+import jaxtyping
 import pytest
 import torch
 import torch.nn.functional as F
@@ -110,6 +112,27 @@ def test_out_of_range_numbers_are_refused_by_name(value):
         MultiMargin(eps_train=value)
     with pytest.raises(ValueError, match="`temperature` must be a positive number; got"):
         OffsetCrossEntropy(offset=0.0, temperature=value)
+
+
+@pytest.mark.parametrize("value", ["1", None, True, [1.0]])
+def test_settings_that_are_no_numbers_are_refused_by_name(value, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    for make, name in (
+        (MultiMargin, "eps_train"), (OffsetCrossEntropy, "offset"),
+        (OffsetCrossEntropy, "temperature"), (OffsetCrossEntropy, "smoothing"),
+        (taut.losses.EMMA, "start"), (taut.losses.EMMA, "ramp"),
+        (taut.losses.LogitAnnealing, "beta"), (taut.losses.HingeKR, "alpha"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"`{name}` must be .*; got"):
+            make(**{name: value})
+
+
+def test_exact_settings_become_floats(batch, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    exact = OffsetCrossEntropy(Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
+    plain = OffsetCrossEntropy(0.5, 0.25, 0.125)
+    assert exact == plain
+    assert torch.equal(exact(*batch), plain(*batch))
 
 
 def test_negative_offset_is_refused():

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from taut._arguments import check_tensor, positive
-from taut.certification import Eps, as_rational
+from taut._arguments import check_tensor, positive, unit_share
+from taut.certification import Eps, as_rational, constant_of
 from taut.linalg.rounding import down, next_down, up
 
 __all__ = ["accepted_at", "auroc", "certified_auroc", "lowered", "raised"]
@@ -72,7 +72,9 @@ def certified_auroc(
         >>> certified_auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), "1/2")
         0.25
     """
-    reach = up(as_rational(eps) * Fraction(positive("bound", float(bound))))
+    constant = constant_of(bound)
+    positive("bound", constant)
+    reach = up(as_rational(eps) * Fraction(constant))
     high, low = _scores("inliers", inliers), _scores("outliers", outliers)
     return auroc(
         lowered(high, torch.full_like(high, reach)), raised(low, torch.full_like(low, reach))
@@ -81,9 +83,7 @@ def certified_auroc(
 
 def accepted_at(share: float, inliers: Float64[Tensor, " n"], outliers: Float64[Tensor, " m"]):
     """Share of inliers above all but a share of the outliers, rounded down."""
-    if not 0 <= share < 1:
-        raise ValueError(f"`share` must be from 0 to below 1; got {share}.")
-    allowed = int(Fraction(share) * len(outliers))
+    allowed = int(Fraction(unit_share("share", share, one=False)) * len(outliers))
     least = outliers.sort(descending=True).values[allowed]
     return _share(int((inliers > least).sum()), len(inliers))
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor
+from taut._arguments import check_tensor, unit_share
 from taut.parametrizations import cached
 
 __all__ = ["Detector"]
@@ -70,8 +70,7 @@ class Detector(nn.Module):
             True
         """
         check_tensor("inliers", inliers)
-        if not 0 <= keep <= 1:
-            raise ValueError(f"`keep` must be from 0 to 1; got {keep}.")
+        keep = unit_share("keep", keep)
         if len(inliers) == 0:
             raise ValueError("`inliers` must have at least one sample; got none.")
         found = copy.deepcopy(self)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import check_tensor, positive, whole
+from taut._arguments import check_tensor, not_negative, positive, unit_share, whole
 from taut.anomaly._detector import Detector
 from taut.anomaly._neighbours import Neighbours
 from taut.anomaly._outliers import IMAGES, OUTLIERS, VECTORS, pushed
@@ -167,10 +167,8 @@ def neighbours(
         >>> [bool(f > 0) for f in detector(torch.tensor([[0.0, 0.0], [9.0, 9.0]]))]
         [True, False]
     """
-    if not 0 <= blur < math.inf:
-        raise ValueError(f"`blur` must be a number >= 0; got {blur}.")
-    if not 0 < held_out < 1:
-        raise ValueError(f"`held_out` must be between 0 and 1; got {held_out}.")
+    blur = not_negative("blur", blur)
+    held_out = unit_share("held_out", held_out, zero=False, one=False)
     kept, held_out_samples = _split(samples, held_out, seed)
     first = nn.Identity()
     if blur and _are_images(kept):

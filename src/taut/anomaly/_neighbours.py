@@ -1,13 +1,12 @@
 """Scores from the distances to the nearest training samples: 1-Lipschitz without training."""
 
-import math
 from typing import final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import not_negative, whole
 from taut.certification import norms_upper
 from taut.linalg.rounding import up_sum
 from taut.program import AbstractOp, Rounding, Site, op
@@ -82,8 +81,7 @@ class Neighbours(nn.Module):
             tensor([0.5000, 0.5000, 2.0000])
         """
         _check_points(points)
-        if not 0 <= share < math.inf:
-            raise ValueError(f"`share` must be a number >= 0; got {share}.")
+        share = not_negative("share", share)
         if len(points) < 2:
             raise ValueError(f"`points` must be at least 2; got {len(points)}.")
         gaps = torch.cat([least[:, 1] for least in _least(points, points, 2)])

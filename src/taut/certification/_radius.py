@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taut._arguments import check_tensor, rational
-from taut.linalg.rounding import down, next_down, next_up, up_product
+from taut.linalg.rounding import down, next_down, next_up, up, up_product
 from taut.program import UP_SQRT2, Composed, LipschitzBound, pairwise_constants
 
 __all__ = [
@@ -116,8 +116,7 @@ def bound_with_head(
             f"`head` must be a matrix of {logits.shape[1]} rows, one per class; got "
             f"{tuple(head.shape)}."
         )
-    features = float(bound)
-    _constants(features, labels, logits.shape[1])  # refuses what is no constant
+    features = constant_of(bound)
     return LipschitzBound(math.inf, pairwise=pairwise_constants(head, features))
 
 
@@ -281,9 +280,7 @@ def _check(logits: Tensor, labels: Tensor) -> None:
 
 def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> Tensor:
     """Constant of the difference of the label's logit and each other one."""
-    value = float(bound)
-    if not value >= 0:
-        raise ValueError(f"`bound` must be a number >= 0; got {value}.")
+    value = constant_of(bound)
     if isinstance(bound, LipschitzBound) and bound.pairwise is not None:
         if bound.pairwise.shape != (classes, classes):
             raise ValueError(
@@ -293,6 +290,17 @@ def _constants(bound: float | LipschitzBound, labels: Tensor, classes: int) -> T
         return bound.pairwise.to(labels.device)[labels].movedim(-1, 1)
     constant = up_product(UP_SQRT2, value)
     return torch.tensor(constant, dtype=torch.float64, device=labels.device)
+
+
+def constant_of(bound: float | Fraction | LipschitzBound) -> float:
+    """The constant as a float, never below it: a ratio is rounded up."""
+    try:
+        value = up(bound) if isinstance(bound, Fraction) else float(bound)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not value >= 0:
+        raise ValueError(f"`bound` must be a number >= 0; got {bound}.")
+    return value
 
 
 def as_rational(eps: int | float | str | Fraction) -> Fraction:

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from taut._arguments import whole
-from taut.certification._radius import bound_with_head, radii_to_classes
+from taut.certification._radius import bound_with_head, constant_of, radii_to_classes
 from taut.linalg.rounding import next_down
 from taut.program import LipschitzBound
 
@@ -69,7 +69,7 @@ def certified_top_k(
     radii = radii_to_classes(logits, labels, bound)
     z = logits.detach().double()
     gaps = next_down(z.gather(1, labels[:, None]) - z).where(radii > 0, 0.0)
-    return radius_to_leave(radii, gaps, labels, k, float(bound))
+    return radius_to_leave(radii, gaps, labels, k, constant_of(bound))
 
 
 def check_top_k(k: object, classes: int, *, name: str = "k") -> int:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
+from taut._arguments import check_fields, is_number, not_negative, unit_share, whole
 from taut.data._randaugment import OPERATIONS
 
 if TYPE_CHECKING:
@@ -67,15 +68,11 @@ class Augment:
     mixup: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("crop_padding", "randaugment", "cutout"):
-            if vars(self)[name] < 0:
-                raise ValueError(f"`{name}` must be 0 or more; got {vars(self)[name]}.")
-        if not 0 <= self.resized_crop <= 1:
-            raise ValueError(f"`resized_crop` must be from 0 to 1; got {self.resized_crop}.")
-        if not 0 <= self.magnitude <= _LARGEST:
+        check_fields(self, whole, "crop_padding", "randaugment", "cutout", least=0)
+        check_fields(self, unit_share, "resized_crop")
+        if not (is_number(self.magnitude) and 0 <= self.magnitude <= _LARGEST):
             raise ValueError(f"`magnitude` must be from 0 to {_LARGEST}; got {self.magnitude}.")
-        if not (self.mixup >= 0 and math.isfinite(self.mixup)):
-            raise ValueError(f"`mixup` must be a number >= 0; got {self.mixup}.")
+        check_fields(self, not_negative, "mixup")
 
     @property
     def changes_pictures(self) -> bool:

@@ -6,7 +6,8 @@ from typing import final
 import torch
 from torch import Tensor
 
-from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut._arguments import check_fields, positive
+from taut.losses._inputs import AbstractImageLoss, LossInputs, classification
 from taut.losses._offset_cross_entropy import OffsetCrossEntropy
 from taut.losses._pairs import pair_constants
 
@@ -49,7 +50,7 @@ class CertificateRegularised(AbstractImageLoss):
     weight: float = 0.5
 
     def __post_init__(self) -> None:
-        check_positive(weight=self.weight)
+        check_fields(self, positive, "weight")
         if not isinstance(self.base, AbstractImageLoss):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"`base` must be a loss of single images; got {self.base!r}.")
 

@@ -6,11 +6,10 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
+from taut._arguments import check_fields, unit_share
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
-    check_positive,
-    check_share,
     classification,
 )
 from taut.losses._pairs import Radius, pair_constants, radius_of
@@ -71,12 +70,9 @@ class EMMA(AbstractImageLoss):
 
     def __post_init__(self) -> None:
         radius_of(self.eps)
-        check_positive(start=self.start)
-        check_share(smoothing=self.smoothing)
-        if self.start > 1:
-            raise ValueError(f"`start` must be at most 1; got {self.start}.")
-        if not 0 <= self.ramp <= 1:
-            raise ValueError(f"`ramp` must be from 0 to 1; got {self.ramp}.")
+        check_fields(self, unit_share, "start", zero=False)
+        check_fields(self, unit_share, "ramp")
+        check_fields(self, unit_share, "smoothing", one=False)
 
     def radius(self, progress: float | None) -> float:
         """The radius after a share of the training."""

@@ -5,10 +5,10 @@ from typing import final
 
 from torch import Tensor
 
+from taut._arguments import check_fields, positive
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
-    check_positive,
     dual_terms,
     hinge,
     two_samples,
@@ -55,7 +55,7 @@ class HingeKR(AbstractImageLoss):
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha, margin=self.margin)
+        check_fields(self, positive, "alpha", "margin")
 
     def each(self, inputs: LossInputs) -> Tensor:
         """Both terms of each image."""

@@ -6,11 +6,11 @@ from typing import final
 import torch
 from torch import Tensor
 
+from taut._arguments import check_fields, positive
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
     can_be_read,
-    check_positive,
     classification,
     dual_terms,
     hinge,
@@ -55,7 +55,7 @@ class HingeKRMulticlass(AbstractImageLoss):
     margin: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive(alpha=self.alpha, margin=self.margin)
+        check_fields(self, positive, "alpha", "margin")
 
     def each(self, inputs: LossInputs) -> Tensor:
         """Both terms of each image, the mean over the classes."""

@@ -263,17 +263,3 @@ def dual_terms(scores: Tensor, first: Tensor, inside: Tensor, images: Tensor) ->
 def hinge(scores: Tensor, first: Tensor, margin: float) -> Tensor:
     """What scores lack to the margin, positive where `first` and negative elsewhere."""
     return (margin - torch.where(first, scores, -scores)).clamp(min=0)
-
-
-def check_positive(**settings: float) -> None:
-    """Refuse a setting that is not a positive number."""
-    for name, value in settings.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"`{name}` must be a positive number; got {value}.")
-
-
-def check_share(**settings: float) -> None:
-    """Refuse a setting that is not in [0, 1)."""
-    for name, value in settings.items():
-        if not 0 <= value < 1:
-            raise ValueError(f"`{name}` must be from 0 to below 1; got {value}.")

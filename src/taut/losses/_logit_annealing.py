@@ -1,6 +1,5 @@
 """Cross-entropy with an offset that fades for images that have their margin."""
 
-import math
 from dataclasses import dataclass
 from typing import final
 
@@ -8,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taut._arguments import check_fields, not_negative, positive
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
-    check_positive,
     classification,
     one_hot,
 )
@@ -55,11 +54,8 @@ class LogitAnnealing(AbstractImageLoss):
     beta: float = 5.0
 
     def __post_init__(self) -> None:
-        check_positive(temperature=self.temperature)
-        for name in ("offset", "beta"):
-            value = getattr(self, name)
-            if not (value >= 0 and math.isfinite(value)):
-                raise ValueError(f"`{name}` must be a number >= 0; got {value}.")
+        check_fields(self, positive, "temperature")
+        check_fields(self, not_negative, "offset", "beta")
 
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""

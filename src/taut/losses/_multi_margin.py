@@ -7,7 +7,8 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
-from taut.losses._inputs import AbstractImageLoss, LossInputs, check_positive, classification
+from taut._arguments import check_fields, positive
+from taut.losses._inputs import AbstractImageLoss, LossInputs, classification
 
 
 @final
@@ -42,7 +43,7 @@ class MultiMargin(AbstractImageLoss):
     eps_train: float = 1.5
 
     def __post_init__(self) -> None:
-        check_positive(eps_train=self.eps_train)
+        check_fields(self, positive, "eps_train")
 
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""

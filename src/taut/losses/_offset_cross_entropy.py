@@ -8,11 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from taut._arguments import check_fields, not_negative, positive, unit_share
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
-    check_positive,
-    check_share,
     classification,
     one_hot,
 )
@@ -56,10 +55,9 @@ class OffsetCrossEntropy(AbstractImageLoss):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.offset >= 0 and math.isfinite(self.offset)):
-            raise ValueError(f"`offset` must be a number >= 0; got {self.offset}.")
-        check_positive(temperature=self.temperature)
-        check_share(smoothing=self.smoothing)
+        check_fields(self, not_negative, "offset")
+        check_fields(self, positive, "temperature")
+        check_fields(self, unit_share, "smoothing", one=False)
 
     @classmethod
     def for_radius(

@@ -6,11 +6,10 @@ from typing import final
 import torch.nn.functional as F
 from torch import Tensor
 
+from taut._arguments import check_fields, positive, unit_share
 from taut.losses._inputs import (
     AbstractImageLoss,
     LossInputs,
-    check_positive,
-    check_share,
     classification,
 )
 from taut.losses._pairs import Radius, pair_constants, radius_of
@@ -63,8 +62,8 @@ class CertifiedTRADES(AbstractImageLoss):
 
     def __post_init__(self) -> None:
         radius_of(self.eps)
-        check_positive(weight=self.weight, temperature=self.temperature)
-        check_share(smoothing=self.smoothing)
+        check_fields(self, positive, "weight", "temperature")
+        check_fields(self, unit_share, "smoothing", one=False)
 
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import final
 
-from taut._arguments import is_number, positive, whole
+from taut._arguments import check_fields, positive, unit_share, whole
 
 _ORDERS = [*(1 + n / 10 for n in range(1, 100)), *range(11, 64), *(2**n for n in range(6, 13))]
 """Orders of Renyi divergences that are tried; each alone gives a valid epsilon."""
+_LARGEST = 10**6
+"""Epsilon up to which noise is searched for."""
 
 
 @final
@@ -48,11 +50,9 @@ class SampledGaussian:
     steps: int
 
     def __post_init__(self) -> None:
-        _check_share(self.sampling_rate)
-        noise = positive("noise_multiplier", self.noise_multiplier)
-        object.__setattr__(self, "noise_multiplier", noise)
-        object.__setattr__(self, "sampling_rate", float(self.sampling_rate))
-        object.__setattr__(self, "steps", whole("steps", self.steps))
+        check_fields(self, positive, "noise_multiplier")
+        check_fields(self, unit_share, "sampling_rate", zero=False)
+        check_fields(self, whole, "steps")
 
     @classmethod
     def within(
@@ -61,7 +61,7 @@ class SampledGaussian:
         """The least noise, to one in a thousand of epsilon, that stays within a budget.
 
         Args:
-            epsilon: of the budget; > 0.
+            epsilon: of the budget; > 0, and at most a million.
             delta: of the budget; in (0, 1), and well below one over the number of examples.
             sampling_rate: as of the mechanism.
             steps: as of the mechanism.
@@ -70,9 +70,12 @@ class SampledGaussian:
             ValueError: if an argument is out of range, or no noise is enough.
             ImportError: without Opacus, of the extra `private`.
         """
-        positive("epsilon", epsilon)
-        _check_delta(delta)
-        _check_share(sampling_rate)
+        epsilon, delta = positive("epsilon", epsilon), _delta(delta)
+        if epsilon > _LARGEST:
+            raise ValueError(
+                f"`epsilon` must be at most {_LARGEST}: more is no privacy; got {epsilon:g}."
+            )
+        sampling_rate = unit_share("sampling_rate", sampling_rate, zero=False)
         utils = _opacus("opacus.accountants.utils")
         count = whole("steps", steps)
         try:
@@ -98,7 +101,7 @@ class SampledGaussian:
             ValueError: if an argument is out of range.
             ImportError: without Opacus, of the extra `private`.
         """
-        _check_delta(delta)
+        delta = _delta(delta)
         accountant = _opacus("opacus.accountants").RDPAccountant()
         count = self.steps if steps is None else whole("steps", steps, least=0)
         accountant.history = [(self.noise_multiplier, self.sampling_rate, count)] * (count > 0)
@@ -124,11 +127,5 @@ def _opacus(module: str) -> ModuleType:
         ) from error
 
 
-def _check_delta(delta: float) -> None:
-    if not (is_number(delta) and 0 < delta < 1):
-        raise ValueError(f"`delta` must be between 0 and 1; got {delta}.")
-
-
-def _check_share(rate: float) -> None:
-    if not (is_number(rate) and 0 < rate <= 1):
-        raise ValueError(f"`sampling_rate` must be above 0 and at most 1; got {rate}.")
+def _delta(delta: float) -> float:
+    return unit_share("delta", delta, zero=False, one=False)

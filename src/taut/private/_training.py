@@ -48,7 +48,8 @@ def train(
         labels: class indices of the examples.
         mechanism: noise, sampling rate, and number of steps.
         loss: see :func:`loss_bound`.
-        optimiser: any optimiser of the trained parameters; it sees only noisy gradients.
+        optimiser: any optimiser of the trained parameters but LBFGS, whose step needs a closure;
+            it sees only noisy gradients.
         input_norm: largest l2 norm of an input.
         generator: for batches and noise, on the CPU; one with a secret seed by default. Whoever
             knows the seed of yours knows the noise.
@@ -67,8 +68,7 @@ def train(
         tensor(True)
     """
     _check_examples(images, labels)
-    if not isinstance(mechanism, SampledGaussian):
-        raise ValueError(f"`mechanism` must be a SampledGaussian; got {type(mechanism).__name__}.")
+    _check_tools(mechanism, optimiser)
     norm, slope = positive("input_norm", input_norm), loss_bound(loss)
     bounds = Sensitivities(model, tuple(images.shape[1:]))
     labels = labels.long()
@@ -127,6 +127,16 @@ def _check_examples(images: Tensor, labels: Tensor) -> None:
         )
     if not all(bool(extreme.isfinite()) for extreme in images.aminmax()):
         raise ValueError("`images` must be finite; they hold NaN or Inf.")
+
+
+def _check_tools(mechanism: object, optimiser: object) -> None:
+    if not isinstance(mechanism, SampledGaussian):
+        raise ValueError(f"`mechanism` must be a SampledGaussian; got {type(mechanism).__name__}.")
+    if not isinstance(optimiser, torch.optim.Optimizer) or isinstance(optimiser, torch.optim.LBFGS):
+        raise ValueError(
+            "`optimiser` must be an optimiser of torch whose step needs no closure; got "
+            f"{type(optimiser).__name__}."
+        )
 
 
 def _check_fit(bounds: Sensitivities, images: Tensor, labels: Tensor, ignored: int | None) -> None:

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from taut._arguments import unit_share
 from taut.linalg.block import step_order
 from taut.theory._components import component
 from taut.theory._factors import Factorisation, factorise
@@ -94,8 +95,7 @@ class KernelPath:
         Raises:
             ValueError: if the time is not in 0, ..., 1.
         """
-        if not 0 <= time <= 1:
-            raise ValueError(f"`time` must be in 0, ..., 1; got {time}.")
+        time = unit_share("time", time)
         half, share = (self._first, 2 * time) if time <= 0.5 else (self._second, 2 - 2 * time)
         return half.at(share)
 

@@ -3,14 +3,13 @@
 import dataclasses
 import itertools
 import json
-import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, final, get_args
 
 from torch import nn
 
-from taut._arguments import positive
+from taut._arguments import check_fields, is_number, not_negative, positive, unit_share, whole
 from taut.certification import as_rational
 from taut.data import Augment, Holdout, is_published, names
 from taut.kinds import (
@@ -182,19 +181,14 @@ class Recipe:
     def _check_numbers(self) -> None:
         least = {"classes": 2, "epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0}
         for name, bound in (least | {"retract_every": 0}).items():
-            if vars(self)[name] < bound:
-                raise ValueError(f"`{name}` must be at least {bound}; got {vars(self)[name]}.")
-        positive("lr", self.lr)
-        for name in ("weight_decay", "clip_norm"):
-            if not (vars(self)[name] >= 0 and math.isfinite(vars(self)[name])):
-                raise ValueError(f"`{name}` must be a number >= 0; got {vars(self)[name]}.")
-        if not 0 <= self.warmup <= self.epochs:
+            check_fields(self, whole, name, least=bound)
+        check_fields(self, positive, "lr")
+        check_fields(self, not_negative, "weight_decay", "clip_norm")
+        if not (is_number(self.warmup) and 0 <= self.warmup <= self.epochs):
             raise ValueError(
                 f"`warmup` must be from 0 to {self.epochs}, the epochs; got {self.warmup}."
             )
-        for name in ("ema", "validation"):
-            if not 0 <= vars(self)[name] < 1:
-                raise ValueError(f"`{name}` must be from 0 to below 1; got {vars(self)[name]}.")
+        check_fields(self, unit_share, "ema", "validation", one=False)
         if self.accumulate > self.batch_size:
             raise ValueError(
                 f"`accumulate` must be at most {self.batch_size}, the batch size; "

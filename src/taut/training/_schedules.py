@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+from taut._arguments import check_fields, unit_share
+
 
 class AbstractSchedule(ABC):
     """A schedule of the learning rate and Adam's beta1: a frozen dataclass.
@@ -87,8 +89,7 @@ class Exponential(AbstractSchedule):
     decay: float = 0.96235
 
     def __post_init__(self) -> None:
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"`decay` must be above 0 and at most 1; got {self.decay}.")
+        check_fields(self, unit_share, "decay", zero=False)
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
         return self.decay ** (step // steps_per_epoch)
@@ -125,8 +126,7 @@ class MultiStep(AbstractSchedule):
     def __post_init__(self) -> None:
         if not all(0 < drop < 1 for drop in self.drops):
             raise ValueError(f"`drops` must be shares between 0 and 1; got {self.drops}.")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"`decay` must be above 0 and at most 1; got {self.decay}.")
+        check_fields(self, unit_share, "decay", zero=False)
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:
         total = steps_per_epoch * epochs

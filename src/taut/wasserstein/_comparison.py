@@ -9,6 +9,7 @@ from typing import NamedTuple, final
 import torch
 from torch import Tensor, nn
 
+from taut._arguments import unit_share
 from taut.linalg.rounding import down
 from taut.parametrizations import projected
 from taut.wasserstein import closed_form, critics
@@ -48,9 +49,7 @@ class ComparisonOptions:
 
 def check_level(level: float) -> float:
     """The level as a float, refused if it is no probability."""
-    if not 0 < level < 1:
-        raise ValueError(f"`level` must be between 0 and 1; got {level}.")
-    return float(level)
+    return unit_share("level", level, zero=False, one=False)
 
 
 def check_reach(

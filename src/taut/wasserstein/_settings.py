@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-from taut._arguments import positive
+from taut._arguments import check_fields, positive, unit_share, whole
 
 
 @final
@@ -51,14 +51,10 @@ class Settings:
     def __post_init__(self) -> None:
         least = {"steps": 0, "batch_size": 1, "checks": 1, "samples": 4, "max_memory": 0, "seed": 0}
         for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"`{name}` must be at least {low}; got {getattr(self, name)}.")
-        for name in ("held_out", "tolerance"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be from 0 to below 1; got {getattr(self, name)}.")
-        if not 0 < self.confidence < 1:
-            raise ValueError(f"`confidence` must be between 0 and 1; got {self.confidence}.")
-        positive("lr", self.lr)
+            check_fields(self, whole, name, least=low)
+        check_fields(self, unit_share, "held_out", "tolerance", one=False)
+        check_fields(self, unit_share, "confidence", zero=False, one=False)
+        check_fields(self, positive, "lr")
         if self.domain is not None and not -math.inf < self.domain[0] < self.domain[1] < math.inf:
             raise ValueError(f"`domain` must be two rising numbers; got {self.domain}.")
 

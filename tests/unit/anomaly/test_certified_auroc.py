@@ -5,6 +5,7 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -72,10 +73,14 @@ def test_the_share_is_rounded_down():
         ((torch.zeros(1), torch.zeros(1), -0.1), "`eps` must be"),
         ((torch.zeros(1), torch.zeros(1), math.nan), "`eps` must be"),
         ((torch.zeros(1), torch.zeros(1), 0.1, 0.0), "`bound` must be a positive number"),
-        ((torch.zeros(1), torch.zeros(1), 0.1, math.nan), "`bound` must be a positive number"),
+        ((torch.zeros(1), torch.zeros(1), 0.1, math.inf), "`bound` must be a positive number"),
+        ((torch.zeros(1), torch.zeros(1), 0.1, math.nan), "`bound` must be a number >= 0; got nan"),
+        ((torch.zeros(1), torch.zeros(1), 0.1, None), "`bound` must be a number >= 0; got None"),
+        ((torch.zeros(1), torch.zeros(1), 0.1, -1.0), "`bound` must be a number >= 0; got -1"),
     ],
 )
-def test_refused_scores(arguments, message):
+def test_refused_scores(arguments, message, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     with pytest.raises(ValueError, match=message):
         certified_auroc(*arguments)
 

@@ -113,7 +113,7 @@ def test_what_is_left_out_changes_no_other_draw():
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(ValueError, match="`cutout` must be 0 or more; got -1"):
+    with pytest.raises(ValueError, match="`cutout` must be an integer >= 0; got -1"):
         Augment(cutout=-1)
     for wrong in (-0.1, np.inf, np.nan):
         with pytest.raises(ValueError, match="`mixup` must be a number >= 0"):

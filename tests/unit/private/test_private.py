@@ -1,5 +1,6 @@
 """Private training: bounds of gradients by attack, noise and batches by statistics, refusals."""
 
+import copy
 import math
 from fractions import Fraction
 from typing import Any
@@ -341,6 +342,8 @@ def test_noise_is_found_for_a_budget():
     [
         ({"epsilon": 0.0}, "`epsilon` must be a positive number; got 0.0"),
         ({"epsilon": -1.0}, "`epsilon` must be a positive number"),
+        ({"epsilon": 1e300}, "`epsilon` must be at most 1000000: more is no privacy; got 1e"),
+        ({"delta": "1e-5"}, "`delta` must be between 0 and 1; got '1e-5'"),
         ({"epsilon": 1e-9}, "`epsilon` must be larger: no noise stays within 1e-09"),
         ({"delta": 0.0}, "`delta` must be between 0 and 1"),
         ({"delta": 1.0}, "`delta` must be between 0 and 1"),
@@ -349,7 +352,8 @@ def test_noise_is_found_for_a_budget():
         ({"steps": 0}, "`steps` must be a positive integer"),
     ],
 )
-def test_budgets_that_are_none_are_refused(change, words):
+def test_budgets_that_are_none_are_refused(change, words, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     arguments = {"epsilon": 1.0, "delta": 1e-5, "sampling_rate": 0.1, "steps": 10} | change
     with pytest.raises(ValueError, match=words):
         SampledGaussian.within(**arguments)
@@ -437,6 +441,11 @@ def test_arguments_that_do_not_fit_are_refused(monkeypatch):
     other: Any = None
     with pytest.raises(ValueError, match="`mechanism` must be a SampledGaussian; got NoneType"):
         train(model, images, labels, other, loss=loss, optimiser=optimiser)
+    before = copy.deepcopy(model.state_dict())
+    for other in (torch.optim.LBFGS(model.parameters()), "adam"):
+        with pytest.raises(ValueError, match="`optimiser` must be an optimiser of torch whose"):
+            train(model, images, labels, mechanism, loss=loss, optimiser=other)
+    assert all(torch.equal(before[name], now) for name, now in model.state_dict().items())
     train(model, images, labels.int(), mechanism, loss=loss, optimiser=optimiser)
     train(model, images, labels * 0 - 100, mechanism, loss=loss, optimiser=optimiser)  # ignored
     with pytest.raises(ValueError, match="`input_norm` must be a positive number"):

@@ -12,6 +12,7 @@ from torch import nn
 
 import taut
 from taut import threats
+from taut.certification import constant_of
 from taut.program import LipschitzBound
 
 
@@ -147,3 +148,13 @@ def test_no_attack_puts_k_classes_ahead_within_the_radius(threat, dtype):
             ahead = (logits >= logits.gather(1, labels[:, None])).sum(1) - 1
             assert (ahead < k).all()
     assert widest or threat.kind != "l2"
+
+
+def test_a_constant_that_is_a_ratio_is_rounded_up(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    just_above = Fraction(1, 3) - Fraction(1, 10**30)  # of 1/3 as a float, which lies below 1/3
+    assert constant_of(just_above) == math.nextafter(1 / 3, 1)
+    assert constant_of(Fraction(1, 4)) == constant_of(0.25) == 0.25
+    for wrong in (None, "one", -1.0, math.nan, Fraction(-1, 3)):
+        with pytest.raises(ValueError, match="`bound` must be a number >= 0; got"):
+            constant_of(wrong)

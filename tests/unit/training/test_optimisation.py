@@ -268,7 +268,7 @@ def test_compiled_training_is_the_same_and_resumes(backend, data_dir, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"accumulate": 0}, "`accumulate` must be at least 1; got 0"),
+        ({"accumulate": 0}, "`accumulate` must be a positive integer; got 0"),
         ({"accumulate": 9}, "`accumulate` must be at most 8, the batch size; got 9"),
         ({"warmup": -1.0}, "`warmup` must be from 0 to 2, the epochs; got -1.0"),
         ({"warmup": 2.5}, "`warmup` must be from 0 to 2, the epochs; got 2.5"),
@@ -282,7 +282,7 @@ def test_compiled_training_is_the_same_and_resumes(backend, data_dir, tmp_path):
         ({"channels_last": "no"}, "`channels_last` must be true or false; got 'no'"),
         ({"data": {"kind": "folder", "draft": True}}, "`draft` needs `resize`"),
         ({"augment": {"resized_crop": 2.0}}, "`resized_crop` must be from 0 to 1; got 2.0"),
-        ({"augment": {"randaugment": -1}}, "`randaugment` must be 0 or more; got -1"),
+        ({"augment": {"randaugment": -1}}, "`randaugment` must be an integer >= 0; got -1"),
         ({"augment": {"magnitude": 31.0}}, "`magnitude` must be from 0 to 30; got 31.0"),
         (
             {"data": {"kind": "npz", "input_shape": [2, 5, 5]}, "augment": {"randaugment": 1}},

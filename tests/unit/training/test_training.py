@@ -416,10 +416,10 @@ def test_every_recipe_file_is_listed_under_its_name_and_states_its_claim():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"epochs": 0}, "`epochs` must be at least 1; got 0"),
+        ({"epochs": 0}, "`epochs` must be a positive integer; got 0"),
         ({"lr": -1.0}, "`lr` must be a positive number"),
-        ({"seed": -1}, "`seed` must be at least 0"),
-        ({"retract_every": -1}, "`retract_every` must be at least 0; got -1"),
+        ({"seed": -1}, "`seed` must be an integer >= 0"),
+        ({"retract_every": -1}, "`retract_every` must be an integer >= 0; got -1"),
         ({"optimizer": "lion"}, "optimizer.*lion"),
         ({"eps": ["much"]}, "`eps` must hold positive numbers as text.*got 'much'"),
         ({"eps": ["-1"]}, "`eps` must hold positive"),
