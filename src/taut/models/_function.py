@@ -49,13 +49,15 @@ def model_of(make: Callable[..., nn.Module]) -> type[AbstractModel]:
         default = parameter.default
         settings.append((name, type(default), field(default=default)))
     namespace = {"build": _build, "make": staticmethod(make), "offered": (*parameters,)}
-    return make_dataclass(
+    made = make_dataclass(
         make.__name__,
         settings,
         bases=(AbstractModel,),
-        namespace=namespace | {"__module__": make.__module__, "__doc__": make.__doc__},
+        namespace=namespace | {"__doc__": make.__doc__},
         frozen=True,
     )
+    made.__module__ = make.__module__  # from Python 3.12 on, one of the namespace is not kept
+    return made
 
 
 def _build(
