@@ -97,15 +97,7 @@ def measured(name: str, rank: int, rounds: int) -> dict[str, str | float]:
         "given": (False, given),
         "exchange": (True, exchange),
     }
-    times: dict[str, list[float]] = {key: [] for key in actions}
-    for _ in range(rounds + 1):  # the first one warms up
-        for key, (both, action) in actions.items():
-            dist.barrier()
-            begin = time.perf_counter()
-            if both or rank == 0:
-                action()
-            times[key].append(time.perf_counter() - begin)
-    one, two, without, exchanged = (1000 * median(taken[1:]) for taken in times.values())
+    one, two, without, exchanged = taking_turns(actions, rank, rounds)
     numbers = {
         "one_process_ms": one,
         "two_processes_ms": two,
@@ -115,6 +107,21 @@ def measured(name: str, rank: int, rounds: int) -> dict[str, str | float]:
         "saved_by_sharing_ms": (one - without) / 2 - exchanged,
     }
     return {"case": name} | {key: float(f"{value:.3g}") for key, value in numbers.items()}
+
+
+def taking_turns(
+    actions: dict[str, tuple[bool, Callable[[], None]]], rank: int, rounds: int
+) -> list[float]:
+    """Median milliseconds of each action, which both processes or only the first one do."""
+    times: dict[str, list[float]] = {key: [] for key in actions}
+    for _ in range(rounds + 1):  # the first one warms up
+        for key, (both, action) in actions.items():
+            dist.barrier()
+            begin = time.perf_counter()
+            if both or rank == 0:
+                action()
+            times[key].append(time.perf_counter() - begin)
+    return [1000 * median(taken[1:]) for taken in times.values()]
 
 
 def step(model: nn.Module, images: Tensor, labels: Tensor) -> None:

@@ -96,19 +96,8 @@ def load_checkpoint(
         optimiser.load_state_dict(_nested(moments, optimiser, kind))
         if kind.scalars:
             kind.restore(optimiser, json.loads(metadata["groups"]))
-        margins = tensors_under(tensors, _MARGINS)
-        if "bound" in metadata:  # of version 0.1, which followed no layers
-            bound = float(metadata["bound"])
-            margins["bound"] = torch.tensor(bound, dtype=torch.float64, device="cpu")
-        position = Position(
-            int(metadata["step"]),
-            tensors[_LOSS].to(wide_dtype(device)).to(device),
-            float(metadata["seconds"]),
-            margins,
-        )
+        position = _position(tensors, metadata, device)
         random = tensors_under(tensors, _RANDOM)
-        if position.step < 0 or position.loss_sum.shape:
-            raise ValueError(f"step {position.step}, loss_sum {tuple(position.loss_sum.shape)}")
         torch.set_rng_state(random["cpu"])
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
@@ -116,6 +105,20 @@ def load_checkpoint(
     if device.type != "cpu" and device.type in random:
         set_random_state(device, random[device.type])
     return position
+
+
+def _position(
+    tensors: dict[str, Tensor], metadata: dict[str, str], device: torch.device
+) -> Position:
+    margins = tensors_under(tensors, _MARGINS)
+    if "bound" in metadata:  # of version 0.1, which followed no layers
+        bound = float(metadata["bound"])
+        margins["bound"] = torch.tensor(bound, dtype=torch.float64, device="cpu")
+    step, seconds = int(metadata["step"]), float(metadata["seconds"])
+    loss_sum = tensors[_LOSS].to(wide_dtype(device)).to(device)
+    if step < 0 or loss_sum.shape:
+        raise ValueError(f"step {step}, loss_sum {tuple(loss_sum.shape)}")
+    return Position(step, loss_sum, seconds, margins)
 
 
 def _nested(
