@@ -170,7 +170,7 @@ def alarms(args: argparse.Namespace) -> Iterator[Row]:
     for (test, steps), (name, draw), first in product(CRITICS.items(), SOURCES.items(), starts):
 
         def pair(seed: int, draw: Draw = draw) -> tuple[Tensor, Tensor]:
-            points = draw(2 * COUNT, torch.Generator().manual_seed(seed))
+            points = draw(2 * COUNT, taut.data.generator("drift", seed))
             return points[:COUNT], points[COUNT:]
 
         seeds = range(first, min(first + _BLOCK, args.repeats))
@@ -188,7 +188,7 @@ def power(args: argparse.Namespace) -> Iterator[Row]:
         for size in sizes:
 
             def pair(seed: int, draw=draw, change=change, size=size) -> tuple[Tensor, Tensor]:
-                points = draw(2 * COUNT, torch.Generator().manual_seed(seed))
+                points = draw(2 * COUNT, taut.data.generator("drift", seed))
                 return points[:COUNT], change(points[COUNT:], size)
 
             for name, test in tests.items():
