@@ -46,16 +46,16 @@ class Record:
         if self.path is None or not self.path.is_file():
             return
         here = self.content["environment"] | self.content["settings"]
+        self.content = read(self.path)
         try:
-            self.content = read(self.path)
             stored = self.content["environment"] | self.content["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"{self.path} is damaged and cannot be read ({error}).") from None
         for name, new in here.items():
             if name not in _CHANGING and stored.get(name) != new:
                 raise ValueError(
                     f"{self.path} holds results with {name} {stored.get(name)}, this run has "
-                    f"{new}: give another folder, or remove that file to measure again."
+                    f"{new}: give another path, or remove that file to measure again."
                 )
 
     def keep(self, **parts: Any) -> None:
@@ -95,8 +95,15 @@ def command_line(name: str, words: Sequence[str]) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A record; empty where it has not been measured yet."""
-    return json.loads(path.read_text()) if path.is_file() else {}
+    """A record; empty where it has not been measured yet.
+
+    Raises:
+        ValueError: if it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text()) if path.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged and cannot be read ({error}).") from None
 
 
 def write_json(path: Path, content: Any) -> None:

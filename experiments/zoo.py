@@ -10,7 +10,6 @@ also proves the answers and radii of the first test images, which are in the zoo
 
 import argparse
 import hashlib
-import json
 import tempfile
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from pathlib import Path
@@ -21,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 import taut
-from experiments._record import ROOT, Record, write_json
+from experiments._record import ROOT, Record, read, write_json
 from experiments._runner import Experiment, option, tracked
 from experiments._show import markdown
 from experiments._training import shares
@@ -33,6 +32,7 @@ from taut.wasserstein import measure_critic
 
 ZOO = ROOT / "zoo"
 _MODEL, _CERTIFICATE, _POINTS = "model.safetensors", "certificate.json", "points.npz"
+_MANIFEST, _CARD = "manifest.json", "card.md"
 _SAMPLES = 50
 
 
@@ -41,13 +41,11 @@ def work(args: argparse.Namespace, record: Record) -> None:
         if args.name is None:
             raise ValueError("`--add` needs `--name`, the name of the model in the zoo.")
         added(args.add, args.name, record, args.zoo)
-    for name in tracked(list(read_manifest(args.zoo)), "models"):
-        print(f"{name}: {verified(name, args.zoo)}", flush=True)
-
-
-def read_manifest(zoo: Path) -> dict[str, Any]:
-    path = zoo / "manifest.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
+    known = read(args.zoo / _MANIFEST)
+    if not known:
+        raise FileNotFoundError(f"{args.zoo / _MANIFEST} must name the models; it names none.")
+    for name in tracked(list(known), "models"):
+        print(f"{name}: {verified(args.zoo / name, known[name])}", flush=True)
 
 
 def added(path: Path, name: str, record: Record, zoo: Path) -> None:
@@ -82,9 +80,9 @@ def added(path: Path, name: str, record: Record, zoo: Path) -> None:
         "epochs": run.recipe.epochs,
         "added": record.environment(),
     }
-    (folder / "card.md").write_text(card(name, said))
+    (folder / _CARD).write_text(card(name, said))
     files = {file.name: sha256(file) for file in sorted(folder.iterdir())}
-    write_json(zoo / "manifest.json", read_manifest(zoo) | {name: {**said, "files": files}})
+    write_json(zoo / _MANIFEST, read(zoo / _MANIFEST) | {name: {**said, "files": files}})
 
 
 def distance(run: Run, model: nn.Module, images: Tensor, labels: Tensor) -> dict[str, float]:
@@ -127,18 +125,28 @@ def card(name: str, said: dict[str, Any]) -> str:
     )
 
 
-def verified(name: str, zoo: Path) -> str:
+def verified(folder: Path, said: dict[str, Any]) -> str:
     """What holds of a model of the zoo; raises where something does not."""
-    folder, said = zoo / name, read_manifest(zoo)[name]
-    for file, wanted in said["files"].items():
+    try:
+        printed, hashes = card(folder.name, said), said["files"].items()
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RuntimeError(f"{folder.parent / _MANIFEST} is damaged at {folder.name}.") from error
+    for file, wanted in hashes:
         if sha256(folder / file) != wanted:
             raise RuntimeError(f"{folder / file} is not the file that the manifest hashes.")
+    if (folder / _CARD).read_text() != printed:
+        raise RuntimeError(f"{folder / _CARD} does not say what the manifest says.")
     certificate, weights = folder / _CERTIFICATE, folder / _MODEL
     try:
         proved = taut.verify(certificate, weights)
         alone = verify_alone(certificate, weights, folder / _POINTS)
     except ValueError as error:  # it may speak of a row alone
         raise RuntimeError(f"{certificate} does not hold: {error}") from error
+    if proved.bound > said["bound"]:
+        raise RuntimeError(
+            f"{folder.parent / _MANIFEST} claims the bound {said['bound']} for {folder.name}, but "
+            f"{proved.bound} is proved."
+        )
     return f"Lipschitz bound {_up(proved.bound, 9)} in l2. By the stand-alone verifier: {alone}."
 
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 import taut
-from experiments.zoo import EXPERIMENT, ZOO, read_manifest, sha256
+from experiments._record import read
+from experiments.zoo import EXPERIMENT, ZOO, sha256
 from taut import _zoo
 from taut.certification import prove
+from taut.certification.verifier import verify
 from taut.cli import main
 
 NAME = "mnist-small"
@@ -28,7 +30,7 @@ def net():
 def zoo(tmp_path, monkeypatch):
     """A copy with one model, for tests to damage."""
     shutil.copytree(ZOO / NAME, tmp_path / NAME)
-    said = {NAME: read_manifest(ZOO)[NAME]}
+    said = {NAME: read(ZOO / "manifest.json")[NAME]}
     (tmp_path / "manifest.json").write_text(json.dumps(said))
     monkeypatch.setattr(_zoo, "_CHECKOUT", tmp_path)
     return tmp_path
@@ -40,9 +42,9 @@ def flip(path):
     path.write_bytes(bytes(content))
 
 
-@pytest.mark.parametrize("name", read_manifest(ZOO))
+@pytest.mark.parametrize("name", read(ZOO / "manifest.json"))
 def test_every_model_has_its_files_and_gives_what_its_card_says(name):
-    said = read_manifest(ZOO)[name]
+    said = read(ZOO / "manifest.json")[name]
     files = {file.name: sha256(file) for file in (ZOO / name).iterdir()}
     assert files == said["files"]
     assert all(file.stat().st_size < 2**21 for file in (ZOO / name).iterdir())
@@ -65,11 +67,44 @@ def test_certificates_and_radii_are_proved_from_the_files_alone(zoo, capsys):
 def test_one_flipped_bit_is_found_even_if_the_manifest_has_its_hash(zoo, file, hashed, capsys):
     flip(zoo / NAME / file)
     if hashed:
-        said = read_manifest(zoo)
+        said = read(zoo / "manifest.json")
         said[NAME]["files"][file] = sha256(zoo / NAME / file)
         (zoo / "manifest.json").write_text(json.dumps(said))
     assert EXPERIMENT.run(["--zoo", str(zoo)]) != 0
     assert file.split(".")[0] in capsys.readouterr().err
+
+
+def test_radii_are_listed_by_their_size():
+    folder = ZOO / "cifar10-jpeg75-small"
+    files = (folder / name for name in ("certificate.json", "model.safetensors", "points.npz"))
+    assert re.findall(r" at (\d+)/255", verify(*files)) == ["36", "72", "108"]
+
+
+@pytest.mark.parametrize("key", ["bound", "clean", "data", "epochs", "files"])
+def test_an_entry_of_the_manifest_that_was_changed_is_found(zoo, key, capsys):
+    said = read(zoo / "manifest.json")
+    values = {"bound": said[NAME]["bound"] - 1e-7, "clean": 99.9, "data": "MNISU", "epochs": 21}
+    said[NAME][key] = values.get(key)
+    (zoo / "manifest.json").write_text(json.dumps(said))
+    assert EXPERIMENT.run(["--zoo", str(zoo)]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"card\.md does not say what the|manifest\.json is damaged at mnist", error)
+
+
+def test_a_bound_below_the_proof_is_found_below_the_digits_of_the_card(zoo, capsys):
+    said = read(zoo / "manifest.json")
+    said[NAME]["bound"] -= 1e-11
+    (zoo / "manifest.json").write_text(json.dumps(said))
+    assert EXPERIMENT.run(["--zoo", str(zoo)]) == 1
+    assert "manifest.json claims the bound 0.99999991221" in capsys.readouterr().err
+
+
+def test_a_folder_without_models_is_refused(zoo, capsys):
+    for content in ("{}", "[]", "{"):
+        (zoo / "manifest.json").write_text(content)
+        assert EXPERIMENT.run(["--zoo", str(zoo)]) == 2
+        assert "manifest.json" in capsys.readouterr().err
+    assert EXPERIMENT.run(["--zoo", str(zoo / "none")]) == 2
 
 
 def test_models_of_another_hash_are_not_loaded(zoo):
@@ -100,7 +135,7 @@ def test_files_of_a_mirror_are_fetched_once(zoo, monkeypatch, tmp_path):
     monkeypatch.setattr(torch.hub, "download_url_to_file", fetch)
     for _ in range(2):
         assert isinstance(taut.load(f"zoo:{NAME}"), torch.nn.Module)
-    hashes = read_manifest(zoo)[NAME]["files"]
+    hashes = read(zoo / "manifest.json")[NAME]["files"]
     address = f"https://example.org/zoo/{NAME}/model.safetensors"
     assert asked == [(address, hashes["model.safetensors"])]
 
@@ -116,7 +151,7 @@ def test_a_critic_is_added_with_the_file_of_its_net_and_the_distance_it_proves(z
     assert main(["train", "--init", str(recipe), "--data-dir", str(file), *net]) == 0
     assert main(["train", str(recipe), "--data-dir", str(file), "--run", str(run)]) == 0
     assert EXPERIMENT.run(["--add", str(run), "--name", "shades", "--zoo", str(zoo)]) == 0
-    said, folder = read_manifest(zoo)["shades"], zoo / "shades"
+    said, folder = read(zoo / "manifest.json")["shades"], zoo / "shades"
     assert (folder / "net.py").read_text() == NET
     logits = taut.load(folder / "model.safetensors")(torch.tensor(shades) / 255)
     scores = (logits[:, 1] - logits[:, 0]).detach().numpy() * 0.5**0.5

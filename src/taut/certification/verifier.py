@@ -1404,7 +1404,8 @@ def verify(certificate, weights, points=None):
         if "labels" not in file:
             return proven
         shares = [f"clean accuracy {float(file['clean_accuracy'])}"]
-        shares += [f"{float(said)} at {eps}" for eps, said in file["certified_accuracy"].items()]
+        by_radius = sorted(file["certified_accuracy"].items(), key=lambda pair: Q(pair[0]))
+        shares += [f"{float(said)} at {eps}" for eps, said in by_radius]
         return f"{proven}: {', '.join(shares)}"
     except Exception as error:
         words = "it takes too much memory" if type(error) is MemoryError else str(error)
