@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -78,10 +79,13 @@ class Experiment:
             description=self.about,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        common = [_THREADS] * (self.threads is None) + [_RECORD] * self.records
-        for name, settings in (*self.options, *common):
+        for name, settings in self._all_options():
             parser.add_argument(name, **settings)
         return parser
+
+    def _all_options(self) -> list[Option]:
+        common = [_THREADS] * (self.threads is None) + [_RECORD] * self.records
+        return [*self.options, *common]
 
     def main(self) -> NoReturn:
         sys.exit(self.run(sys.argv[1:]))
@@ -109,8 +113,13 @@ class Experiment:
         except (RuntimeError, OSError) as error:
             code, said = 1, sentence(error)
         # After the handlers: only then have progress bars gone.
-        print(f"experiments.{self.name}: {said}", file=sys.stderr)
+        print(f"experiments.{self.name}: {self._with_flags(said)}", file=sys.stderr)
         return code
+
+    def _with_flags(self, said: str) -> str:
+        """A sentence that names options as they are typed: `--data-dir`, not `data_dir`."""
+        flags = {name.lstrip("-").replace("-", "_"): name for name, _ in self._all_options()}
+        return re.sub(r"`(\w+)`", lambda found: f"`{flags.get(found[1], found[1])}`", said)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -20,7 +20,7 @@ from itertools import cycle, product
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
-from experiments._record import RECORDS, RUNS, Record, read, write_json
+from experiments._record import RECORDS, RUNS, Record, brief, read, write_json
 from experiments._runner import DATA_DIR, Experiment, option, tracked
 from experiments._show import GREY, grid, panels, save
 from experiments._training import certified, say, summary, trained
@@ -69,6 +69,10 @@ def published() -> list[PublishedPoint]:
 
 
 def work(args: argparse.Namespace, record: Record) -> None:
+    if bool(args.offsets) != bool(args.temperatures):
+        raise ValueError("`offsets` needs `temperatures`, and the other way round.")
+    if not (args.offsets or args.record or args.figure):
+        raise ValueError("Give `offsets` and `temperatures` to train, `record` or `figure`.")
     changes = {name: vars(args)[name] for name in CHANGES}
     for seed, offset, temperature in product(args.seeds, args.offsets, args.temperatures):
         loss = OffsetCrossEntropy(offset, temperature)
@@ -104,7 +108,7 @@ def _train(recipe: Recipe, record: Record, data_dir: Path | None) -> None:
     except TrainingDiverged as error:
         print(error, flush=True)
         return
-    print(folder.name, run.history()[-1], flush=True)
+    print(brief({"run": folder.name, **run.history()[-1]}), flush=True)
 
 
 def fill(record: Record, architecture: str, dataset: str) -> None:
@@ -160,7 +164,7 @@ def draw(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
     chosen = {key: fronts for key, fronts in chosen.items() if fronts}
     if not chosen:
         raise ValueError(f"There must be a record front-*.json in {RECORDS}.")
-    figure, every = panels(1, len(chosen), (6.5 * len(chosen), 6))
+    figure, every = panels(len(chosen), 1, (8, 6.2 * len(chosen)))
     for axes, ((dataset, eps), fronts) in zip(every, chosen.items(), strict=True):
         if dataset == "mnist":
             _draw_published(axes)

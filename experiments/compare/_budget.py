@@ -42,7 +42,7 @@ class Comparison:
     out: Path  # the folder
 
 
-def row(method: str, comparison: Comparison) -> dict[str, Any]:
+def row_of(method: str, comparison: Comparison) -> dict[str, Any]:
     """The row of a method in the record; if it failed, the reason."""
     try:
         return {"name": method, **_Budget(method, comparison).spend()}

@@ -25,13 +25,15 @@ import taut
 from experiments._record import RUNS, Record, read
 from experiments._runner import DATA_DIR, DEVICE, QUICK, Experiment, option
 from experiments._training import say
-from experiments.compare._budget import HELD_OUT, RATES, TRIAL, Comparison, row
+from experiments.compare._budget import HELD_OUT, RATES, TRIAL, Comparison, row_of
 from experiments.compare._clock import Clock
 from experiments.compare._net import WIDTHS
 from experiments.compare._page import draw, figure_of, write_page
 from experiments.compare._training import LOSS
+from taut._arguments import positive
 from taut.data import Dataset, Split
 from taut.files import write_atomically
+from taut.kinds import did_you_mean
 from taut.models import layers
 from taut.training import choose_device
 
@@ -43,20 +45,22 @@ def work(args: argparse.Namespace, record: Record) -> None:
     if args.draw:
         return
     comparison = comparison_of(args)
-    kept = Record(comparison.out / "record.json", record.command)
+    out = comparison.out
+    kept = Record(out / "record.json", record.command)
+    if out.is_dir() and any(out.iterdir()) and not (out / "record.json").is_file():
+        raise ValueError(f"`out` must be new, empty or hold a record.json; {out} is none of these.")
     kept.resume(_settings(comparison))
     kept.keep()  # before the first method, which other settings could otherwise continue
     known = {row["name"] for row in kept.content.get("rows", ())}
     left = [name for name in _chosen(args.methods) if name not in known]
-    hours = len(left) * comparison.seconds / 3600
-    say(f"{len(left)} methods, {hours:.1f} hours of their budgets; {comparison.out}")
+    say(f"{len(left)} methods of {comparison.seconds / 60:g} minutes each, in {out}")
     for place, name in enumerate(left, 1):
         say(f"{name}: method {place} of {len(left)}")
-        kept.add("rows", row(name, comparison))
+        kept.add("rows", row_of(name, comparison))
         record.keep(**kept.content)
-        write_page(comparison.out, kept.content)
+        write_page(out, kept.content)
     record.keep(**kept.content)
-    say(f"See {write_page(comparison.out, kept.content)}")
+    say(f"See {write_page(out, kept.content)}")
 
 
 def _finished(path: Path) -> dict[str, Any]:
@@ -67,18 +71,17 @@ def _finished(path: Path) -> dict[str, Any]:
 
 
 def _chosen(methods: list[str]) -> list[str]:
-    unknown = set(methods) - set(layers())
-    if unknown:
-        raise ValueError(
-            f"`methods` must be among {'; '.join(layers())}; got {', '.join(sorted(unknown))}."
-        )
-    return [name for name in layers() if not methods or name in methods]
+    known = layers()
+    for name in methods:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(f"`methods` must be among {'; '.join(known)}; got {name}.{hint}")
+    return [name for name in known if not methods or name in methods]
 
 
 def comparison_of(args: argparse.Namespace) -> Comparison:
     """The comparison that the options describe, with its data."""
-    if args.minutes <= 0:
-        raise ValueError(f"`minutes` must be above 0; got {args.minutes:g}.")
+    positive("minutes", args.minutes)
     clock = Clock(choose_device(args.device), torch.get_num_threads())
     size, seconds, batch = args.size, 60 * args.minutes, 256
     name = f"compare-{size}-{args.minutes:g}-{clock.device.type}-s{args.seed}"

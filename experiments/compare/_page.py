@@ -8,7 +8,6 @@ from experiments._record import FIGURES, RECORDS, read
 from experiments._show import COLOURS, GREY, NOTHING, grid, markdown, panels, png
 from experiments.compare._budget import EPS
 from experiments.compare._published import NAMES, PUBLISHED, SOURCE
-from experiments.front import upper_hull
 from taut.files import write_atomically
 from taut.models import layers
 
@@ -27,8 +26,9 @@ def section(record: Mapping[str, Any], figure: str) -> str:
 def about(record: Mapping[str, Any]) -> str:
     """The settings and the machine in words."""
     settings, machine = record["settings"], record["environment"]
-    gpu = settings["device"] != "cpu"
-    place = machine["gpu"] if gpu else f"{machine['processor']}, {machine['threads']} threads"
+    threads = machine["threads"]
+    processor = f"{machine['processor']}, {threads} thread{'s' * (threads > 1)}"
+    place = processor if settings["device"] == "cpu" else machine["gpu"]
     return (
         f"Size {settings['size']} on {settings['data']}, for each method "
         f"{settings['minutes']:g} minutes of {settings['budget']}; {place}; torch "
@@ -142,25 +142,22 @@ def draw(record: Mapping[str, Any]) -> bytes:
     ours = [(row["name"], row["clean"], row["certified"][EPS[0]]) for row in trained(record)]
     values = {name: sizes[size] for name, sizes in PUBLISHED.items() if size in sizes}
     theirs = [(name, value.clean, value.certified) for name, value in values.items()]
-    figure, (left, right) = panels(1, 2, (13, 6.2))
+    figure, (above, below) = panels(2, 1, (8, 9.6), height_ratios=(3, 2))
     title = f"{settings['data']}, {settings['size']}, {settings['minutes']:g} minutes a method"
-    _draw_points(left, ours, COLOURS[0], title)
-    _draw_points(right, theirs, GREY, f"published: CIFAR-10, {size}, 24 hours on an A100")
+    _draw_points(above, ours, COLOURS[0], title)
+    _draw_points(below, theirs, GREY, f"published: CIFAR-10, {size}, 24 hours on an A100")
     return png(figure)
 
 
 def _draw_points(axes: "Axes", points: Sequence[_Point], colour: str, title: str) -> None:
-    """Those that learned, with the front; the others by name below."""
+    """Those that learned; the others by name below."""
     best = max((clean for _, clean, _ in points), default=0.0)
     shown = [point for point in points if point[1] > best / 2]
     apart = [name for name, clean, _ in points if clean <= best / 2]
-    front = upper_hull([(clean, certified) for _, clean, certified in shown])
-    if shown:
-        axes.plot(*zip(*front, strict=True), color=colour, linewidth=1, alpha=0.5)
-        axes.scatter([x for _, x, _ in shown], [y for *_, y in shown], s=26, color=colour, zorder=3)
+    axes.scatter([x for _, x, _ in shown], [y for *_, y in shown], s=26, color=colour, zorder=3)
     _label(axes, shown)
     grid(axes, title)
-    beyond = f"\nless than half the best clean accuracy: {', '.join(apart)}" if apart else ""
+    beyond = f"\nless than half the best clean accuracy: {'; '.join(apart)}" if apart else ""
     axes.set_xlabel(f"clean accuracy, %{beyond}", wrap=True)
     axes.set_ylabel(f"certified accuracy at {EPS[0]} in l2, %")
     axes.margins(0.08)

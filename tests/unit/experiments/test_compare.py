@@ -65,7 +65,7 @@ def measured(tmp_path, monkeypatch):
         comparison = _budget.Comparison(data, "XXS", 60.0, 16, 0, clock, tmp_path / folder)
         hook = register_optimizer_step_post_hook(clock.advance)
         try:
-            return _budget.row(method, comparison)
+            return _budget.row_of(method, comparison)
         finally:
             hook.remove()
 
@@ -190,11 +190,15 @@ def test_other_settings_do_not_go_on_with_an_unfinished_method(tmp_path, monkeyp
     def stopped(*_):
         raise KeyboardInterrupt("stopped.")
 
-    monkeypatch.setattr(_command, "row", stopped)
+    monkeypatch.setattr(_command, "row_of", stopped)
     words = ["--quick", "--threads", "1", "--out", str(tmp_path)]
     assert compare.EXPERIMENT.run(words) == 130
     assert compare.EXPERIMENT.run([*words, "--seed", "1"]) == 2
     assert "holds results with seed 0, this run has 1" in capsys.readouterr().err
+    # Its plans would be continued, with other settings in the record.
+    (tmp_path / "record.json").rename(tmp_path / "another.json")
+    assert compare.EXPERIMENT.run([*words, "--seed", "1"]) == 2
+    assert "`--out` must be new, empty or hold a record.json" in capsys.readouterr().err
 
 
 def test_seconds_of_the_process_count_on_a_cpu_and_of_the_wall_on_a_gpu():
@@ -228,13 +232,16 @@ def test_the_command_fills_a_record_and_a_page_and_then_does_nothing(tmp_path, c
     before = record.read_bytes(), (out / "record.json").read_bytes()
     capsys.readouterr()
     assert compare.EXPERIMENT.run([*words, "--methods", "ShiftMix2d"]) == 0
-    assert capsys.readouterr().err.startswith("0 methods, 0.0 hours")
+    assert capsys.readouterr().err.startswith("0 methods of 0.02 minutes each")
     assert before == (record.read_bytes(), (out / "record.json").read_bytes())
     for wrong, said in (
         (["--seed", "1"], "holds results with seed 0, this run has 1"),
-        (["--methods", "BCOQ"], "`methods` must be among AOL; BCOP; "),
-        (["--minutes", "0"], "`minutes` must be above 0; got 0."),
-        (["--draw", str(tmp_path / "none.json")], "`draw` must be records of this experiment"),
+        (["--methods", "BCOQ"], "`--methods` must be among AOL; BCOP; "),
+        (["--methods", "bcop"], "got bcop. Did you mean BCOP?"),
+        (["--minutes", "0"], "`--minutes` must be a positive number; got 0.0."),
+        (["--minutes", "nan"], "`--minutes` must be a positive number; got nan."),
+        (["--draw", str(tmp_path / "none.json")], "`--draw` must be records of this experiment"),
+        (["--draw", str(out / "compare.md")], "compare.md is damaged and cannot be read (Expect"),
     ):
         assert compare.EXPERIMENT.run([*words, *wrong]) == 2
         assert said in capsys.readouterr().err

@@ -46,3 +46,9 @@ def test_a_record_holds_the_finished_runs_and_is_drawn(tmp_path, monkeypatch):
     published = {entry.name: entry[1:] for entry in front.published()}
     assert published["BCOP Large"] == (98.77, 56.66)
     assert published["RKO Large"] == (98.44, 55.18)
+
+
+def test_a_grid_with_one_side_and_a_command_without_work_are_refused(capsys):
+    for words in ([], ["--offsets", "0.7"], ["--temperatures", "0.7", "--record", "none.json"]):
+        assert front.EXPERIMENT.run(words) == 2
+        assert "`--offsets`" in capsys.readouterr().err

@@ -124,8 +124,8 @@ def test_groups_are_added_to_what_there_is(tmp_path, capsys, monkeypatch):
         (("--nets", "huge-mnist"), "A net is"),
         (("--methods", "magic"), "no method 'magic'"),
         (("--contender", "nowhere.py"), "no file nowhere.py"),
-        (("--quick", "--repeats", "0"), "`repeats` must be at least 1"),
-        (("--dtype", "tf32", "--device", "cpu"), "`dtype` must be float32 or bfloat16 on a CPU"),
+        (("--quick", "--repeats", "0"), "`--repeats` must be at least 1"),
+        (("--dtype", "tf32", "--device", "cpu"), "`--dtype` must be float32 or bfloat16 on a CPU"),
     ],
 )
 def test_wrong_use_is_one_sentence(arguments, words, tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_a_gpu_that_is_not_there_is_one_sentence(dtype, tmp_path, capsys):
     code, _, err = run(capsys, "--device", "cuda", "--dtype", dtype, "--out", tmp_path)
     assert code == 2
     assert err == (
-        "experiments.speed: `device` must be auto or cpu where torch finds no GPU; got cuda.\n"
+        "experiments.speed: `--device` must be auto or cpu where torch finds no GPU; got cuda.\n"
     )
 
 
