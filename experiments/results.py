@@ -162,22 +162,33 @@ def work(args: argparse.Namespace, _: Record) -> None:
 
 
 def _panel(axes: "Axes", dataset: str, title: str) -> None:
-    """Certified against clean accuracy; nets that no other one beats in both have a name."""
+    """Certified against clean accuracy."""
     headline = RADII[dataset][0]
-    nets = [net for net in (*published(dataset), *ours(dataset)) if net.clean]
-    nets = [net for net in nets if net.at(headline) >= 0]
-    points = [(float(net.clean.split(" ")[0]), net.at(headline)) for net in nets]
-    for net, (clean, proved) in zip(nets, points, strict=True):
-        rivals = [p for other, p in zip(nets, points, strict=True) if other.is_ours == net.is_ours]
-        first = all(clean >= x or proved >= y for x, y in rivals)
-        colour, marker = (COLOURS[0], "D") if net.is_ours else (GREY, "o")
-        axes.scatter(clean, proved, s=34, color=colour, marker=marker, alpha=1 if first else 0.35)
-        if first:
-            place = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right"}
-            axes.annotate(net.name.strip("`"), (clean, proved), fontsize=8, color=colour, **place)
+    _draw_nets(axes, published(dataset), headline, "published", color=GREY, marker="o")
+    _draw_nets(axes, ours(dataset), headline, "ours", color=COLOURS[0], marker="D")
+    beside_title = {"loc": "lower right", "bbox_to_anchor": (1, 0.99), "ncols": 2}
+    axes.legend(frameon=False, fontsize=8, **beside_title)
     axes.set_xlabel("clean accuracy, %")
     axes.set_ylabel(f"certified accuracy at {headline}, %")
     grid(axes, title)
+
+
+def _draw_nets(
+    axes: "Axes", nets: Iterable[Net], headline: str, label: str, *, color: str, marker: str
+) -> None:
+    """A point for each; those that no other one beats in both accuracies have a name."""
+    known = [net for net in nets if net.clean and headline in net.certified]
+    points = [(float(net.clean.split(" ")[0]), net.at(headline)) for net in known]
+    for net, (clean, proved) in zip(known, points, strict=True):
+        first = all(clean >= x or proved >= y for x, y in points)
+        alpha = 1 if first else 0.35
+        axes.scatter(clean, proved, s=34, color=color, marker=marker, alpha=alpha, zorder=3)
+        if first:
+            place = {"xytext": (-6, 4), "textcoords": "offset points", "ha": "right"}
+            looks = {"fontsize": 8, "color": color, "zorder": 4}
+            axes.annotate(net.name.strip("`"), (clean, proved), **place, **looks)
+    if points:
+        axes.scatter([], [], color=color, marker=marker, label=label)
 
 
 def _published_panel(axes: "Axes", dataset: str, title: str) -> None:
@@ -195,9 +206,9 @@ def _published_panel(axes: "Axes", dataset: str, title: str) -> None:
 
 
 _DRAWN = {
-    "mnist": "MNIST: published grey, ours green",
-    "fashion-mnist": "Fashion-MNIST: ours",
-    "cifar10": "CIFAR-10: published grey, ours green, on its JPEG q75",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10; ours on its JPEG q75",
     "cifar100": "CIFAR-100: published",
     "tiny-imagenet": "Tiny-ImageNet: published",
 }
