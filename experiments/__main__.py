@@ -1,4 +1,4 @@
-"""What there is: `python -m experiments` lists the commands."""
+"""`python -m experiments` lists the commands."""
 
 import importlib
 import sys

@@ -94,6 +94,7 @@ class Experiment:
         """Parse, work, and say in one sentence what is wrong; the exit code as of `taut`."""
         try:
             args = self.parser().parse_args(words)
+            _check(args)
             threads = args.threads if self.threads is None else self.threads
             if threads is not None:
                 if threads < 1:
@@ -125,6 +126,19 @@ class Experiment:
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see --help)")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse numbers below zero, and a value that is given twice."""
+    for name, value in vars(args).items():
+        values = value if isinstance(value, list | tuple) else (value,)
+        if len(set(values)) < len(values):
+            raise ValueError(
+                f"`{name}` must have different values; got {' '.join(map(str, values))}."
+            )
+        for number in values:
+            if isinstance(number, int | float) and not number >= 0:
+                raise ValueError(f"`{name}` must be a number >= 0; got {number}.")
 
 
 def tracked(items: Sequence[_Item], what: str = "cases") -> Iterator[_Item]:

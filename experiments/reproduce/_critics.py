@@ -15,7 +15,7 @@ from experiments._runner import progress
 from experiments._training import say
 from experiments.reproduce._page import ComparisonPage, Line, Quantity
 from experiments.reproduce._pairs import NAME, PAIRS, SOURCE, TITLE, CriticSetting, Pair
-from experiments.reproduce._plan import check_seeds, data_folder, named
+from experiments.reproduce._plan import data_folder, named
 from experiments.reproduce._published import PublishedValue
 from experiments.wgan.comparison import (
     ACTIVATIONS,
@@ -123,7 +123,6 @@ def make_critic_plan(
 
     Of `only` pairs, methods and activations are kept, in any order and case.
     """
-    check_seeds(setting.seeds)
     if setting.steps < 1:
         raise ValueError(f"`steps` must be at least 1; got {setting.steps}.")
     kept = named(only, (*PAIRS, *METHODS, *ACTIVATIONS, WGAN_GP), NAME)

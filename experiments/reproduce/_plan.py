@@ -151,7 +151,6 @@ def make_plan(
 
     Of `only` data sets, architectures and methods are kept, in any order and case.
     """
-    check_seeds(setting.seeds)
     again = [row for row in table.rows if row.method is not None]
     names = [*DATASETS, *(str(row.architecture) for row in again), *(str(r.method) for r in again)]
     kept = named(only, names, table.name)
@@ -176,11 +175,6 @@ def make_plan(
         return PlannedRow(row, dataset, measures, tuple(runs))
 
     return TablePlan(table, setting, tuple(planned(*pair) for pair in pairs), out)
-
-
-def check_seeds(seeds: Sequence[int]) -> None:
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"`seeds` must be different numbers from 0, at least one; got {seeds}.")
 
 
 def named(only: Sequence[str], names: Iterable[str], table: str) -> set[str]:

@@ -239,7 +239,7 @@ def test_the_command_fills_a_record_and_a_page_and_then_does_nothing(tmp_path, c
         (["--methods", "BCOQ"], "`--methods` must be among AOL; BCOP; "),
         (["--methods", "bcop"], "got bcop. Did you mean BCOP?"),
         (["--minutes", "0"], "`--minutes` must be a positive number; got 0.0."),
-        (["--minutes", "nan"], "`--minutes` must be a positive number; got nan."),
+        (["--minutes", "nan"], "`--minutes` must be a number >= 0; got nan."),
         (["--draw", str(tmp_path / "none.json")], "`--draw` must be records of this experiment"),
         (["--draw", str(out / "compare.md")], "compare.md is damaged and cannot be read (Expect"),
     ):

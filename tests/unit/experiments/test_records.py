@@ -72,6 +72,19 @@ def test_every_command_says_what_it_does_with_an_example(capsys):
         assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_values_given_twice_and_numbers_below_zero_are_refused(capsys):
+    # A seed that is given twice would count as two runs without deviation.
+    for name, words, said in (
+        ("classify", "demo --seeds 0 0", "`--seeds` must have different values; got 0 0."),
+        ("referee", "--steps -3", "`--steps` must be a number >= 0; got -3."),
+        ("compare", "--quick --minutes nan", "`--minutes` must be a number >= 0; got nan."),
+        ("front", "--offsets 1 --temperatures 0.3 -1", "`--temperatures` must be a number >= 0"),
+    ):
+        experiment = importlib.import_module(f"experiments.{name}").EXPERIMENT
+        assert experiment.run(words.split()) == 2
+        assert said in capsys.readouterr().err
+
+
 def test_command_is_recorded_without_places(tmp_path):
     words = ["--data-dir", "mnist", "--record", str(tmp_path / "x.json"), "--seeds", "0"]
     command = "python -m experiments.front --data-dir DIR --record DIR --seeds 0"

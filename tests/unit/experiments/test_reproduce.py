@@ -342,9 +342,9 @@ def test_what_cannot_be_done_is_one_sentence(refused, tmp_path):
     assert "not found in no-such-folder" in refused("table1", *only, "--data-dir", "no-such-folder")
     (tmp_path / "data" / "mnist").mkdir(parents=True)
     assert "data/mnist" in refused("table1", "--only", "small", "bcop", "--data-dir", "data")
-    assert "`seeds`" in refused("table1", *only, "--seeds", "1", "1")
-    assert "`attacked`" in refused("table1", *only, "--attacked", "0")
-    assert "`epochs`" in refused("table1", *only, "--epochs", "0")
+    assert "`--seeds`" in refused("table1", *only, "--seeds", "1", "1")
+    assert "`--attacked`" in refused("table1", *only, "--attacked", "0")
+    assert "`--epochs`" in refused("table1", *only, "--epochs", "0")
     assert not (tmp_path / "runs").exists()
 
 
@@ -360,7 +360,7 @@ def test_too_little_disk_is_refused_before_anything_is_written(refused, tmp_path
 def test_a_run_of_another_recipe_is_refused_untouched(refused, out):
     before = states(out)
     line = refused(*QUICK, "--out", out, "--epochs", "2")
-    assert "holds a run of another recipe (`epochs` is 1 there, 2 now)" in line
+    assert "holds a run of another recipe (`--epochs` is 1 there, 2 now)" in line
     assert states(out) == before
 
 

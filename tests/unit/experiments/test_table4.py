@@ -241,14 +241,14 @@ def refused(tmp_path, monkeypatch, capsys):
 
 
 def test_what_cannot_be_done_is_one_sentence(refused, tmp_path):
-    assert "`epochs` has no meaning for table4; got 2" in refused("table4", "--epochs", 2)
-    assert "`attacked` has no meaning for table4; got 2" in refused("table4", "--attacked", 2)
-    assert "`steps` has no meaning for table1; got 2" in refused("table1", "--steps", 2)
+    assert "`--epochs` has no meaning for table4; got 2" in refused("table4", "--epochs", 2)
+    assert "`--attacked` has no meaning for table4; got 2" in refused("table4", "--attacked", 2)
+    assert "`--steps` has no meaning for table1; got 2" in refused("table1", "--steps", 2)
     assert "WGAN-GP; got 'glue'" in refused("table4", "--only", "glue")
     assert "must leave a critic" in refused("table4", "--only", "relu", "wgan-gp")
-    assert "`steps` must be at least 1; got 0" in refused("table4", "--steps", "0")
-    for seeds in (("1", "1"), ("-1",)):
-        assert "`seeds` must be different numbers" in refused("table4", "--seeds", *seeds)
+    assert "`--steps` must be at least 1; got 0" in refused("table4", "--steps", "0")
+    assert "`--seeds` must have different values; got 1 1." in refused("table4", "--seeds", 1, 1)
+    assert "`--seeds` must be a number >= 0; got -1." in refused("table4", "--seeds", -1)
     assert "files of stl10; got None" in refused("table4")
     only = ("--only", "mnist-fashion-mnist", "--data-dir", "data")
     assert "not found in data/mnist" in refused("table4", *only)
@@ -258,7 +258,7 @@ def test_what_cannot_be_done_is_one_sentence(refused, tmp_path):
 def test_damaged_and_other_trainings_are_refused_untouched(refused, out, tmp_path):
     before = states(out)
     line = refused(*QUICK, "--out", out, "--steps", "5")
-    assert "holds a training of other settings (`steps` is 2 there, 5 now)" in line
+    assert "holds a training of other settings (`--steps` is 2 there, 5 now)" in line
     assert states(out) == before
     copy = Path(shutil.copytree(out, tmp_path / "copy"))
     kept(copy, FILES[0]).write_text("{}")
