@@ -58,7 +58,10 @@ def test_maxmin_follows_every_layer_but_the_last(kind):
 
 @pytest.mark.parametrize("shape", [(28, 28), (1, 1, 28, 28)])
 def test_convolutions_refuse_a_shape_that_is_no_images(shape):
-    with pytest.raises(ValueError, match="`input_shape` must be channels, height and width; got"):
+    with pytest.raises(
+        ValueError,
+        match="`input_shape` must be channels, height and width",
+    ):
         Small().build(shape, 10)
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -46,6 +47,16 @@ class AbstractModel(ABC):
             device: of the parameters.
             dtype: of the parameters.
         """
+
+
+def check_image_shape(input_shape: tuple[int, ...]) -> None:
+    """Refuse what is not the shape of one image."""
+    positive = all(isinstance(size, Integral) and size > 0 for size in input_shape)
+    if len(input_shape) != 3 or not positive:
+        raise ValueError(
+            "`input_shape` must be channels, height and width, as positive integers; "
+            f"got {input_shape}."
+        )
 
 
 def class_of(parametrization: Parametrization) -> Any:

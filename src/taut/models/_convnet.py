@@ -7,7 +7,8 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from taut.models._base import AbstractModel, Parametrization, dense_method
+from taut._arguments import whole
+from taut.models._base import AbstractModel, Parametrization, check_image_shape, dense_method
 from taut.nn import Conv2d, Linear, MaxMin
 from taut.parametrizations import BCOP
 
@@ -35,10 +36,9 @@ class AbstractConvNet(AbstractModel):
         dtype: torch.dtype | None = None,
     ) -> nn.Sequential:
         """A freshly initialised model; see :meth:`AbstractModel.build`."""
-        if self.convolutions and len(input_shape) != 3:
-            raise ValueError(
-                f"`input_shape` must be channels, height and width; got {input_shape}."
-            )
+        if self.convolutions:
+            check_image_shape(input_shape)
+        whole("classes", classes)
         factory = {"device": device, "dtype": dtype}
         kernels = partial(BCOP, init="uniform") if parametrization is BCOP else parametrization
         conv = partial(Conv2d, parametrization=kernels, **factory)

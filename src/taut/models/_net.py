@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from taut._arguments import whole
-from taut.models._base import AbstractModel, Parametrization, dense_method
+from taut.models._base import AbstractModel, Parametrization, check_image_shape, dense_method
 from taut.models._layers import LAYERS, make_layer
 from taut.nn import (
     Conv2d,
@@ -200,10 +200,7 @@ class AbstractNet(AbstractModel):
         Without a parametrization, layers have the `method` of the architecture. Layers of
         :class:`taut.AOL` start at the identity.
         """
-        if len(input_shape) != 3:
-            raise ValueError(
-                f"`input_shape` must be channels, height and width; got {input_shape}."
-            )
+        check_image_shape(input_shape)
         whole("classes", classes)
         method = parametrization or self.method
         matrices = dense or self.matrices or dense_method(method)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from numbers import Integral
 from typing import ClassVar, final
 
 from torch import nn
@@ -65,8 +66,9 @@ class ResNet(AbstractNet):
 
     def __post_init__(self) -> None:
         check_sizes(self, "width", "stem_kernel", "stem_stride", "stem_pool")
-        if not self.blocks or min(self.blocks) < 1:
-            raise ValueError(f"`blocks` must be positive integers; got {self.blocks}.")
+        blocks = self.blocks if isinstance(self.blocks, tuple | list) else ()
+        if not blocks or not all(isinstance(n, Integral) and n > 0 for n in blocks):
+            raise ValueError(f"`blocks` must be a tuple of positive integers; got {self.blocks}.")
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Stem, stages, the pool, and the logits."""

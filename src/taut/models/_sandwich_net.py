@@ -6,6 +6,7 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
+from taut._arguments import whole
 from taut.models._net import AbstractNet, Configurations, Part, Parts, check_sizes
 from taut.nn import Sandwich2d
 
@@ -25,7 +26,7 @@ class SandwichNet(AbstractNet):
     Args:
         width: channels of the first stage.
         stages: how many; the paper has 3 for images of 32 x 32 and 4 for those of 64 x 64.
-        features: outputs of the first layers on all features.
+        features: outputs of the first layers on all features, at least 2.
         unit_rows: whether the rows of the last layer only have norm 1, certified pair by pair;
             if not, it is orthogonal.
         padding_mode: of the layers; None for circular, as in the paper.
@@ -61,7 +62,8 @@ class SandwichNet(AbstractNet):
     unit_rows: bool = True
 
     def __post_init__(self) -> None:
-        check_sizes(self, "width", "stages", "features")
+        check_sizes(self, "width", "stages")
+        whole("features", self.features, least=2)
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """The stages, the layers on all features, and the logits."""
