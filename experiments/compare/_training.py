@@ -15,7 +15,14 @@ from torch import Tensor, nn
 
 from experiments.compare._clock import Clock, Spent
 from taut.data import Augment, Batches, Split
-from taut.files import load_state, load_tensors, save_tensors, tensors_under
+from taut.files import (
+    load_state,
+    load_tensors,
+    optimiser_state,
+    optimiser_tensors,
+    save_tensors,
+    tensors_under,
+)
 from taut.losses import OffsetCrossEntropy
 from taut.parametrizations import batched_if_quicker, update_
 from taut.training import OneCycle
@@ -181,11 +188,7 @@ def _save(
     file: Path,
 ) -> None:
     tensors = {f"{_MODEL}{name}": value for name, value in net.state_dict().items()}
-    tensors |= {
-        f"{_OPTIMISER}{index}.{name}": value
-        for index, values in optimiser.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+    tensors |= optimiser_tensors(optimiser, _OPTIMISER)
     about = {
         "task": json.dumps(asdict(task)),
         "step": str(position.step),
@@ -209,10 +212,7 @@ def _loaded(
     if about.get("task") != json.dumps(asdict(task)):
         raise ValueError(f"{file} is of another training: remove it, or give another folder.")
     load_state(net, tensors_under(tensors, _MODEL), file)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors_under(tensors, _OPTIMISER).items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+    state = optimiser_state(tensors_under(tensors, _OPTIMISER))
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
     spent = Spent(*json.loads(about["spent"]))

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from experiments.wgan.generators import Generator, sample
 from experiments.wgan.heuristics import gradient_penalty, unconstrained
 from taut.data import generator as random_of
-from taut.files import load_tensors, save_tensors, tensors_under, write_atomically
+from taut.files import (
+    load_tensors,
+    optimiser_state,
+    optimiser_tensors,
+    save_tensors,
+    tensors_under,
+    write_atomically,
+)
 from taut.parametrizations import methods
 from taut.wasserstein import after_step, critics, measure_critic
 
@@ -315,8 +322,7 @@ class _WGANTrainer:
             for key, value in part.state_dict().items()
         }
         for name, optimiser in self.optimisers.items():
-            for index, moments in optimiser.state_dict()["state"].items():
-                tensors |= {f"adam.{name}.{index}.{key}": value for key, value in moments.items()}
+            tensors |= optimiser_tensors(optimiser, f"adam.{name}.")
         return tensors
 
     def _load(self) -> None:
@@ -325,10 +331,7 @@ class _WGANTrainer:
         try:
             for name, part in (("generator", self.generator), ("critic", self.critic)):
                 part.load_state_dict(tensors_under(tensors, f"{name}."))
-                state: dict[int, dict[str, Tensor]] = {}
-                for key, value in tensors_under(tensors, f"adam.{name}.").items():
-                    index, moment = key.split(".")
-                    state.setdefault(int(index), {})[moment] = value
+                state = optimiser_state(tensors_under(tensors, f"adam.{name}."))
                 optimiser = self.optimisers[name]
                 groups = optimiser.state_dict()["param_groups"]
                 optimiser.load_state_dict({"state": state, "param_groups": groups})

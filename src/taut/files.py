@@ -183,6 +183,37 @@ def tensors_under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tenso
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
+def optimiser_tensors(optimiser: torch.optim.Optimizer, prefix: str = "") -> dict[str, Tensor]:
+    """The state of an optimiser, as tensors called INDEX.NAME after a prefix.
+
+    Example:
+        >>> x = torch.zeros(1, requires_grad=True)
+        >>> sgd = torch.optim.SGD([x], momentum=0.9)
+        >>> x.sum().backward(); sgd.step()
+        >>> optimiser_tensors(sgd, "sgd.")
+        {'sgd.0.momentum_buffer': tensor([1.])}
+    """
+    return {
+        f"{prefix}{index}.{name}": value
+        for index, values in optimiser.state_dict()["state"].items()
+        for name, value in values.items()
+    }
+
+
+def optimiser_state(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The state of an optimiser from tensors called INDEX.NAME.
+
+    Example:
+        >>> optimiser_state({"0.momentum_buffer": torch.ones(1)})
+        {0: {'momentum_buffer': tensor([1.])}}
+    """
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value
+    return state
+
+
 def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     """A hash of names, precisions, shapes, numbers and text."""
     shapes = {name: [str(t.dtype), list(t.shape)] for name, t in tensors.items()}

@@ -7,7 +7,13 @@ from typing import final
 import torch
 from torch import Tensor, nn
 
-from taut.files import load_tensors, save_tensors, tensors_under
+from taut.files import (
+    load_tensors,
+    optimiser_state,
+    optimiser_tensors,
+    save_tensors,
+    tensors_under,
+)
 from taut.linalg.rates import wide_dtype
 from taut.training._devices import random_state, set_random_state
 from taut.training._optimisers import OPTIMISERS, OptimiserKind
@@ -43,11 +49,7 @@ def save_checkpoint(
     A crash in between leaves an older state, from which training reaches the same model.
     """
     weights = model.state_dict()
-    moments = {
-        f"{_OPTIMISER}{index}.{name}": value
-        for index, values in optimiser.state_dict()["state"].items()
-        for name, value in values.items()
-    }
+    moments = optimiser_tensors(optimiser, _OPTIMISER)
     random = {f"{_RANDOM}cpu": torch.get_rng_state()}
     device = position.loss_sum.device
     state = random_state(device)
@@ -125,10 +127,7 @@ def _nested(
     moments: dict[str, Tensor], optimiser: torch.optim.Optimizer, kind: OptimiserKind
 ) -> dict:
     """The state of an optimiser from tensors called INDEX.NAME, their shapes checked."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = value
+    state = optimiser_state(moments)
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
     # The fused step trusts these shapes, and would write past the end of a smaller tensor.
     shapes = {index: kind.shapes(p) for index, p in enumerate(parameters)}
