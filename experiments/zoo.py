@@ -128,10 +128,13 @@ def card(name: str, said: dict[str, Any]) -> str:
 def verified(folder: Path, said: dict[str, Any]) -> str:
     """What holds of a model of the zoo; raises where something does not."""
     try:
-        printed, hashes = card(folder.name, said), said["files"].items()
-    except (KeyError, TypeError, AttributeError) as error:
+        printed, hashes = card(folder.name, said), dict(said["files"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RuntimeError(f"{folder.parent / _MANIFEST} is damaged at {folder.name}.") from error
-    for file, wanted in hashes:
+    other = {file.name for file in folder.iterdir() if file.is_file()} ^ hashes.keys()
+    if other:
+        raise RuntimeError(f"{folder} and the manifest differ in {', '.join(sorted(other))}.")
+    for file, wanted in hashes.items():
         if sha256(folder / file) != wanted:
             raise RuntimeError(f"{folder / file} is not the file that the manifest hashes.")
     if (folder / _CARD).read_text() != printed:

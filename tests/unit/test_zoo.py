@@ -91,6 +91,12 @@ def test_an_entry_of_the_manifest_that_was_changed_is_found(zoo, key, capsys):
     assert re.search(r"card\.md does not say what the|manifest\.json is damaged at mnist", error)
 
 
+def test_files_without_a_hash_and_hashes_without_a_file_are_found(zoo, capsys):
+    (zoo / NAME / "model.py").rename(zoo / NAME / "net.py")
+    assert EXPERIMENT.run(["--zoo", str(zoo)]) == 1
+    assert "and the manifest differ in model.py, net.py." in capsys.readouterr().err
+
+
 def test_a_bound_below_the_proof_is_found_below_the_digits_of_the_card(zoo, capsys):
     said = read(zoo / "manifest.json")
     said[NAME]["bound"] -= 1e-11
