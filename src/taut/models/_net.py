@@ -218,12 +218,6 @@ def _for_depth(method: Parametrization) -> Parametrization:
     return partial(AOL, init="identity") if method is AOL else method
 
 
-def check_sizes(model: AbstractNet, *names: str) -> None:
-    """Refuse settings that are not positive integers."""
-    for name in names:
-        whole(name, vars(model)[name])
-
-
 def check_layer(layer: str) -> None:
     """Refuse a name that is not in `LAYERS`."""
     if layer not in LAYERS:
