@@ -205,6 +205,8 @@ class Recipe:
         least = {"classes": 2, "epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0}
         for name, bound in (least | {"retract_every": 0}).items():
             check_fields(self, whole, name, least=bound)
+        if self.seed >= 2**63:
+            raise ValueError(f"`seed` must be below 2^63; got {self.seed}.")
         check_fields(self, positive, "lr")
         check_fields(self, not_negative, "weight_decay", "clip_norm")
         if not (is_number(self.warmup) and 0 <= self.warmup <= self.epochs):
