@@ -363,5 +363,5 @@ def test_convex_sums_follow_device_and_dtype():
 def test_a_shape_that_is_no_shape_is_refused_in_one_sentence(kind, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     for wrong in (8, None, "188", ("1", 8, 8), (1, 8.5, 8), (True, 8, 8), (0, 8, 8), (1, -3, 8)):
-        with pytest.raises(ValueError, match="^`input_shape` must be "):
+        with pytest.raises(ValueError, match=r"^`input_shape` must be "):
             taut.models.kinds()[kind]().build(wrong, 3, device="meta")

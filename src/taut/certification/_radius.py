@@ -58,7 +58,8 @@ def certified_radius(
 
     Raises:
         ValueError: if there are fewer than two classes, a label is out of range, lengths differ,
-            the head has not one row per class, or the bound is negative or NaN.
+            logits or head are not of a floating-point dtype, the head has not one row per class, or
+            the bound is negative or NaN.
 
     Reference:
         Li et al. (2019), section 5 (margin over sqrt(2)); arXiv:1911.00937. Rows: Singla, Singla,
