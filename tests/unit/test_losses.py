@@ -468,3 +468,11 @@ def test_counts_of_labels_that_are_no_classes_are_refused():
     for labels, classes in (([0, -1], 3), ([-2, 1], 2), ([3], 3)):
         with pytest.raises(ValueError, match=r"`labels` must be from (-1|0) to (1|2); got"):
             label_counts(torch.tensor(labels), classes)
+
+
+@pytest.mark.parametrize("loss", [KR(), HingeKR(), HingeKRMulticlass()], ids=lambda loss: loss.kind)
+def test_counts_of_another_number_of_classes_are_refused(loss):
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    for counts in (torch.tensor([4]), torch.tensor([2, 2, 0]), torch.tensor(4)):
+        with pytest.raises(ValueError, match=r"`counts` must be of shape \(2,\); got \("):
+            loss(logits, labels, counts=counts)

@@ -267,6 +267,14 @@ def can_be_read(labels: Tensor) -> bool:
     return labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform()
 
 
+def given_counts(inputs: LossInputs, classes: int) -> Tensor | None:
+    """The numbers of images of each class that a loss is given, checked."""
+    counts = inputs.counts
+    if counts is not None and counts.shape != (classes,):
+        raise ValueError(f"`counts` must be of shape ({classes},); got {tuple(counts.shape)}.")
+    return counts
+
+
 def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores `(n,)`, whether each is of the first sample, and the sizes of that and of the batch.
 
@@ -288,7 +296,8 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")
     scores, labels = scores.flatten(), labels.flatten()
     first = labels == 1
-    sizes = torch.stack([(~first).sum(), first.sum()]) if inputs.counts is None else inputs.counts
+    sizes = given_counts(inputs, 2)
+    sizes = torch.stack([(~first).sum(), first.sum()]) if sizes is None else sizes
     outside, inside = sizes.to(torch.promote_types(scores.dtype, torch.float32))
     if not can_be_read(labels):
         return scores, first, inside, inside + outside

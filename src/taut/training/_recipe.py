@@ -156,12 +156,10 @@ class Recipe:
         check_fields(self, switch, "channels_last", "compile")
         self._check_numbers()
         self._check_pictures()
-        if self.precision not in get_args(Precision):
-            allowed = ", ".join(get_args(Precision))
-            raise ValueError(f"`precision` must be one of {allowed}; got {self.precision!r}.")
-        if self.optimizer not in get_args(OptimizerName):
-            allowed = ", ".join(get_args(OptimizerName))
-            raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
+        for name, kind in (("precision", Precision), ("optimizer", OptimizerName)):
+            allowed, value = get_args(kind), vars(self)[name]
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
         if self.optimizer == "schedule-free":
             self._check_schedule_free()
         check_fields(self, each, "eps", check=_check_eps)
