@@ -178,8 +178,7 @@ class Recipe:
         check_fields(self, each, "input_shape", check=whole)
         if len(self.input_shape) != 3:
             raise ValueError(
-                "`input_shape` must be channels, height and width, each >= 1; "
-                f"got {self.input_shape}."
+                f"`input_shape` must be channels, height and width; got {self.input_shape}."
             )
         check_fields(self, switch, "resize", "draft")
         for name, part in (("holdout", Holdout), ("augment", Augment)):
