@@ -3,11 +3,12 @@
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 from torch import Tensor, fx
 
 # What a share of 1 must be, by whether 0 and 1 are allowed.
@@ -138,7 +139,38 @@ def unit_share(name: str, value: Any, *, zero: bool = True, one: bool = True) ->
     return rounded
 
 
-def check_fields(owner: Any, check: Callable[..., Any], *names: str, **options: Any) -> None:
+def switch(name: str, value: Any) -> bool:
+    """The argument `name` as a bool; truth values of numpy are accepted.
+
+    Raises:
+        ValueError: if it is no truth value.
+
+    Example:
+        >>> switch("flip", "no")
+        Traceback (most recent call last):
+        ValueError: `flip` must be True or False; got 'no'.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"`{name}` must be True or False; got {_shown(value)}.")
+    return bool(value)
+
+
+def each(name: str, value: Any, check: Callable[..., Any], **options: Any) -> tuple[Any, ...]:
+    """The argument `name` as a tuple, of which a check takes every item.
+
+    Raises:
+        ValueError: if it is no sequence, or as the check does.
+
+    Example:
+        >>> each("blocks", [2, np.int64(3)], whole)
+        (2, 3)
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+        raise ValueError(f"`{name}` must be a tuple; got {_shown(value)}.")
+    return tuple(check(name, one, **options) for one in value)
+
+
+def check_fields(owner: Any, check: Callable[..., Any], /, *names: str, **options: Any) -> None:
     """Check fields of a frozen dataclass, each of which becomes what the check returns.
 
     Example:

@@ -89,6 +89,11 @@ def cached_constants(function: _Function) -> _Function:
     return cast(_Function, constant)
 
 
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor; never for the meta device."""
+    return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
+
+
 def inside_transform() -> bool:
     """Whether a transform of `torch.func` is active; not asked while compiling."""
     return not torch.compiler.is_compiling() and peek_interpreter_stack() is not None

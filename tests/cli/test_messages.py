@@ -43,6 +43,12 @@ def folder(tmp_path, monkeypatch):
         ("train mnst-small", "There is no recipe 'mnst-small'; .* Did you mean mnist-small\\?"),
         ("train mine.jsn", "There is no recipe 'mine.jsn'; .* must end in .json."),
         ("train demo --dataset mnits", "`--dataset` must be one of .* Did you mean mnist\\?"),
+        ("train demo --loss emma --loss.eps 0", "`--loss.eps` must be a positive number or a text"),
+        (
+            "train demo --schedule multi-step --schedule.drops x",
+            "`--schedule.drops` must be a number; got 'x'.",
+        ),
+        ("train demo --seed 9223372036854775808", "`--seed` must be below 2\\^63; got 9223"),
         ("train demo --loss krr", "`--loss` must be one of .* Did you mean kr\\?"),
         ("train demo --model Smal", "`--model` must be one of .* Did you mean small\\?"),
         ("train demo --parametrization BKOP", "`--parametrization` must .* Did you mean BCOP\\?"),

@@ -23,6 +23,7 @@ from taut.losses import (
     kinds,
     label_counts,
 )
+from taut.program import LipschitzBound
 
 CLASSIFICATION = (
     MultiMargin,
@@ -417,3 +418,61 @@ def test_a_loss_of_a_batch_has_no_terms(batch):
     torch.testing.assert_close(loss(*batch, reduction="sum"), 7 * batch[0].square().mean())
     with pytest.raises(ValueError, match="must be 'mean' or 'sum' for WithoutTerms; got 'none'"):
         loss(*batch, reduction="none")
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in CLASSIFICATION], ids=lambda loss: loss.kind)
+def test_logits_that_are_not_numbers_have_no_loss(loss, batch):
+    logits, labels = batch
+    assert loss(logits.clone().index_fill_(0, torch.tensor([0]), math.nan), labels).isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("loss", [cls() for cls in CLASSIFICATION], ids=lambda loss: loss.kind)
+def test_losses_of_half_precision_are_computed_in_single(loss, batch, dtype):
+    logits, labels = batch[0].to(dtype), batch[1]
+    head = torch.eye(5).to(dtype)
+    expected = loss(logits.float(), labels, head=head.float())
+    assert expected.isfinite()
+    assert torch.equal(loss(logits, labels, head=head), expected)
+
+
+@pytest.mark.parametrize("loss", [cls() for cls in CLASSIFICATION], ids=lambda loss: loss.kind)
+def test_what_a_loss_cannot_use_is_refused_in_one_sentence(loss, batch, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    logits, labels = batch
+    for wrong, name in (
+        ((logits.long(), labels), "logits"), ((logits.tolist(), labels), "logits"),
+        ((logits.numpy(), labels), "logits"), ((logits[:, :1], 0 * labels), "logits"),
+        ((logits, labels.tolist()), "labels"), ((logits, labels + 0j), "labels"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=rf"^`{name}` must be [^\n]*; got [^\n]*\.$"):
+            loss(*wrong)
+    for name, values in (
+        ("bound", (-1.0, math.nan, math.inf, "2", True, 10**400, torch.ones(5), -torch.ones(()))),
+        ("head", (torch.eye(5).numpy(), torch.eye(5).long(), "x")),
+        ("progress", (-0.1, 1.1, math.nan, "x")), ("counts", ([1, 2], 3)),
+    ):  # fmt: skip
+        for value in values:
+            with pytest.raises(ValueError, match=rf"^`{name}` must be "):
+                loss(logits, labels, **{name: value})
+    with pytest.raises(ValueError, match="must be in the LossInputs object"):
+        loss(LossInputs(logits, labels), bound=2.0)
+
+
+def test_a_proven_bound_is_a_bound(batch):
+    bound = LipschitzBound(1.5)
+    assert EMMA(0.3)(*batch, bound=bound) == EMMA(0.3)(*batch, bound=1.5)
+
+
+def test_counts_of_labels_that_are_no_classes_are_refused():
+    for labels, classes in (([0, -1], 3), ([-2, 1], 2), ([3], 3)):
+        with pytest.raises(ValueError, match=r"`labels` must be from (-1|0) to (1|2); got"):
+            label_counts(torch.tensor(labels), classes)
+
+
+@pytest.mark.parametrize("loss", [KR(), HingeKR(), HingeKRMulticlass()], ids=lambda loss: loss.kind)
+def test_counts_of_another_number_of_classes_are_refused(loss):
+    logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
+    for counts in (torch.tensor([4]), torch.tensor([2, 2, 0]), torch.tensor(4)):
+        with pytest.raises(ValueError, match=r"`counts` must be of shape \(2,\); got \("):
+            loss(logits, labels, counts=counts)

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -362,3 +363,11 @@ def test_convex_sums_follow_device_and_dtype():
     for kind in (taut.nn.ConvexResidual, taut.nn.ConcatResidual):
         raw = kind(nn.ReLU(), **options).join.raw
         assert (raw.device.type, raw.dtype) == ("meta", torch.float64)
+
+
+@pytest.mark.parametrize("kind", taut.models.kinds())
+def test_a_shape_that_is_no_shape_is_refused_in_one_sentence(kind, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    for wrong in (8, None, "188", ("1", 8, 8), (1, 8.5, 8), (True, 8, 8), (0, 8, 8), (1, -3, 8)):
+        with pytest.raises(ValueError, match=r"^`input_shape` must be "):
+            taut.models.kinds()[kind]().build(wrong, 3, device="meta")

@@ -58,7 +58,8 @@ def certified_radius(
 
     Raises:
         ValueError: if there are fewer than two classes, a label is out of range, lengths differ,
-            the head has not one row per class, or the bound is negative or NaN.
+            logits or head are not of a floating-point dtype, the head has not one row per class, or
+            the bound is negative or NaN.
 
     Reference:
         Li et al. (2019), section 5 (margin over sqrt(2)); arXiv:1911.00937. Rows: Singla, Singla,
@@ -110,8 +111,8 @@ def bound_with_head(
     _check(logits, labels)
     if head is None:
         return bound
-    check_tensor("head", head)
-    if head.dim() != 2 or len(head) != logits.shape[1]:
+    _check_real("head", head)
+    if head.dim() != 2 or len(head) != logits.shape[1] or not head.shape[1]:
         raise ValueError(
             f"`head` must be a matrix of {logits.shape[1]} rows, one per class; got "
             f"{tuple(head.shape)}."
@@ -259,8 +260,14 @@ def logit_margin(logits: Float[Tensor, "b k"], labels: Int[Tensor, " b"]) -> Flo
     return z.gather(1, labels[:, None]).squeeze(1) - others.amax(1)
 
 
+def _check_real(name: str, values: Tensor) -> None:
+    check_tensor(name, values)
+    if not values.is_floating_point():
+        raise ValueError(f"`{name}` must be of a floating-point dtype; got {values.dtype}.")
+
+
 def _check(logits: Tensor, labels: Tensor) -> None:
-    check_tensor("logits", logits)
+    _check_real("logits", logits)
     check_tensor("labels", labels)
     if logits.dim() != 2 or logits.shape[1] < 2:
         raise ValueError(f"`logits` must be (points, >= 2 classes); got {tuple(logits.shape)}.")
@@ -296,7 +303,7 @@ def constant_of(bound: float | Fraction | LipschitzBound) -> float:
     """The constant as a float, never below it: a ratio is rounded up."""
     try:
         value = up(bound) if isinstance(bound, Fraction) else float(bound)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not value >= 0:
         raise ValueError(f"`bound` must be a number >= 0; got {bound}.")

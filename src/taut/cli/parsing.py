@@ -73,11 +73,12 @@ class Parser:
             kind = ValueError if isinstance(error, ValueError) else FileNotFoundError
             raise kind(sentence) from error
 
-    def _with_flags(self, sentence: str) -> str:
+    def _with_flags(self, sentence: str, part: str = "") -> str:
         if "`" not in sentence:
             return sentence
-        # `--lr` rather than `--schedule.lr`, if there are both.
-        flags = sorted(self._flags(), key=lambda flag: -flag.count("."))
+        # `--lr` rather than `--schedule.lr`, if there are both and the schedule is not the part.
+        own = f"--{part.removeprefix('recipe.')}."
+        flags = sorted(self._flags(), key=lambda flag: (flag.startswith(own), -flag.count(".")))
         by_name = {re.split(r"[.]|--", flag)[-1].replace("-", "_"): flag for flag in flags}
         return re.sub(r"`(\w+)`", lambda name: f"`{by_name.get(name[1], name[1])}`", sentence)
 
@@ -108,14 +109,15 @@ class Parser:
             return f"`{flag}` must be one of {allowed}; got {got!r}.{did_you_mean(got, choices)}"
         if match := re.fullmatch(r"Error parsing (\S+): (.*)", text):
             flag, reason = match[1], match[2]
-            if re.match(r"invalid literal|could not convert|Could not parse|no type match", reason):
-                kind = flags.get(flag, "").rpartition("|")[2]  # of {None}|INT the number
+            if re.match(r"invalid literal|[Cc]ould not (convert|parse|find)|no type match", reason):
+                # Of {None}|INT, and of [INT [INT ...]], the number.
+                kind = flags.get(flag, "").rpartition("|")[2].lstrip("[").partition(" ")[0]
                 expected = _NAMES.get(kind, kind)
                 got = " ".join(re.findall(r"'(.*?)'", reason)) or _given(arguments, flag)
                 return f"`{flag}` must be {expected}; got {got!r}."
             # The reason may name a setting of what the flag's value makes.
             named = re.sub(r"^`\w+`", f"`{flag}`", reason) if flag.startswith("--") else reason
-            return self._with_flags(named)
+            return self._with_flags(named, flag)
         if match := re.search(r"Missing value for argument '(.*?)'. Expected (\d+)", text):
             count = "a value" if match[2] == "1" else f"{match[2]} values"
             return f"`{match[1]}` needs {count}; see {self.prog} --help."

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64, UInt8
 from torch import Tensor
 
-from taut._arguments import check_fields, is_number, not_negative, unit_share, whole
+from taut._arguments import check_fields, not_negative, switch, unit_share, whole
 from taut.data._randaugment import OPERATIONS
 
 if TYPE_CHECKING:
@@ -70,9 +70,10 @@ class Augment:
     def __post_init__(self) -> None:
         check_fields(self, whole, "crop_padding", "randaugment", "cutout", least=0)
         check_fields(self, unit_share, "resized_crop")
-        if not (is_number(self.magnitude) and 0 <= self.magnitude <= _LARGEST):
+        check_fields(self, switch, "flip")
+        check_fields(self, not_negative, "magnitude", "mixup")
+        if self.magnitude > _LARGEST:
             raise ValueError(f"`magnitude` must be from 0 to {_LARGEST}; got {self.magnitude}.")
-        check_fields(self, not_negative, "mixup")
 
     @property
     def changes_pictures(self) -> bool:

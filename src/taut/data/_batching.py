@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
+from taut._arguments import check_fields, whole
 from taut.data._augment import Augment, Variation
 from taut.data._mixing import cut_out, mixed, partners
 from taut.data._sets import AbstractSplit, generator, to_unit_range
@@ -92,7 +93,7 @@ class Batches:
         share: which part of each batch to yield.
 
     Raises:
-        ValueError: if `batch_size` is below 1.
+        ValueError: if a setting is out of its range.
 
     Example:
         >>> split = taut.data.Split(torch.zeros(5, 1, 2, 2, dtype=torch.uint8), torch.arange(5))
@@ -108,8 +109,10 @@ class Batches:
     share: Share = Share()
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"`batch_size` must be at least 1; got {self.batch_size}.")
+        check_fields(self, whole, "batch_size")
+        check_fields(self, whole, "seed", least=0)
+        if not isinstance(self.augment, Augment | None):
+            raise ValueError(f"`augment` must be None or an Augment; got {self.augment!r}.")
 
     @property
     def steps(self) -> int:
@@ -122,7 +125,7 @@ class Batches:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[_Batch]:
         r"""Float images in [0, 1] and labels of one epoch, from step `start` on."""
-        if not 0 <= start <= self.steps:
+        if whole("start", start, least=0) > self.steps:
             raise ValueError(
                 f"`start` must be from 0 to {self.steps}, the steps an epoch; got {start}."
             )

@@ -6,6 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
+from taut._arguments import check_fields, unit_share, whole
 from taut.data._sets import Split, generator
 
 
@@ -19,7 +20,7 @@ class Holdout:
         seed: of the choice.
 
     Raises:
-        ValueError: if `fraction` is out of range.
+        ValueError: if a setting is out of range.
 
     Example:
         >>> pool = Split(torch.zeros(10, 1, 2, 2, dtype=torch.uint8), torch.arange(10))
@@ -32,8 +33,8 @@ class Holdout:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.fraction < 1:
-            raise ValueError(f"`fraction` must be between 0 and 1; got {self.fraction}.")
+        check_fields(self, unit_share, "fraction", zero=False, one=False)
+        check_fields(self, whole, "seed", least=0)
 
     def split(self, pool: Split) -> tuple[Split, Split]:
         r"""Split a pool at random into train and test; both keep its order."""

@@ -43,7 +43,7 @@ def phases_to_channels(x: Tensor, factor: list[int]) -> Tensor:
     d = len(factor)
     if factor == [1] * d:
         return x
-    if d == 2 and factor[0] == factor[1]:
+    if d == 2 and factor[0] == factor[1] and not _is_empty(x):
         return F.pixel_unshuffle(x, factor[0])
     for i in range(d):  # the last axis first: (..., c, n1 / f1, f1, n2 / f2, f2)
         x = x.unflatten(-1 - 2 * i, [-1, factor[d - 1 - i]])
@@ -56,7 +56,7 @@ def channels_to_phases(x: Tensor, factor: list[int]) -> Tensor:
     d = len(factor)
     if factor == [1] * d:
         return x
-    if d == 2 and factor[0] == factor[1]:
+    if d == 2 and factor[0] == factor[1] and not _is_empty(x):
         return F.pixel_shuffle(x, factor[0])
     x = x.unflatten(-d - 1, [-1] + factor)  # noqa: RUF005
     # (..., c, f1, f2, n1, n2) to (..., c, n1, f1, n2, f2)
@@ -64,6 +64,11 @@ def channels_to_phases(x: Tensor, factor: list[int]) -> Tensor:
     for i in range(d):
         x = x.flatten(-2 - i, -1 - i)
     return x
+
+
+def _is_empty(x: Tensor) -> bool:
+    """Whether a tensor has no entries: torch's functions leave such a one as it is."""
+    return isinstance(x, Tensor) and x.numel() == 0  # torch.fx gives what is no tensor
 
 
 def embedding(op: AbstractConvolution) -> tuple[tuple[int, ...], tuple[int, ...], int]:

@@ -12,7 +12,7 @@ from taut.losses._inputs import (
     LossInputs,
     classification,
 )
-from taut.losses._pairs import Radius, pair_constants, radius_of
+from taut.losses._pairs import Radius, pair_constants, radius_of, radius_setting
 
 _LEAST = 0.01
 
@@ -69,7 +69,7 @@ class EMMA(AbstractImageLoss):
     smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        radius_of(self.eps)
+        check_fields(self, radius_setting, "eps")
         check_fields(self, unit_share, "start", zero=False)
         check_fields(self, unit_share, "ramp")
         check_fields(self, unit_share, "smoothing", one=False)

@@ -13,6 +13,7 @@ from taut.losses._inputs import (
     can_be_read,
     classification,
     dual_terms,
+    given_counts,
     hinge,
     one_hot,
 )
@@ -61,7 +62,8 @@ class HingeKRMulticlass(AbstractImageLoss):
         """Both terms of each image, the mean over the classes."""
         logits, labels = classification(inputs)
         first = one_hot(labels, logits.shape[1])
-        inside = first.sum(0) if inputs.counts is None else inputs.counts
+        counts = given_counts(inputs, logits.shape[1])
+        inside = first.sum(0) if counts is None else counts
         images = inside.sum()
         present = (inside > 0) & (inside < images)
         if can_be_read(labels) and not bool(present.any()):

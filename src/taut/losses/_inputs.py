@@ -1,6 +1,7 @@
 """What a loss is called with, and its checks."""
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
@@ -8,7 +9,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor, distributed
 
+from taut._arguments import check_tensor, is_number, unit_share, whole
 from taut._torch_private import inside_transform
+from taut.program import LipschitzBound
 
 _REDUCTIONS = ("none", "sum", "mean")
 
@@ -17,6 +20,8 @@ _REDUCTIONS = ("none", "sum", "mean")
 @dataclass(frozen=True, eq=False)
 class LossInputs:
     """The arguments of a loss: logits, labels, bound and last layer.
+
+    Logits and head in half precision become float32.
 
     Args:
         logits: outputs of the model, one row per image; for a critic one score per image.
@@ -28,14 +33,51 @@ class LossInputs:
         counts: how many images of each class the whole batch has, of :func:`label_counts`, where
             this is a part of it; for losses that compare classes.
         progress: share of the training that is done, from 0 to 1, for losses that change.
+
+    Raises:
+        ValueError: if one is of another type, or a number out of its range.
     """
 
     logits: Tensor
     labels: Tensor
-    bound: float | Tensor | None = None
+    bound: float | LipschitzBound | Tensor | None = None
     head: Tensor | None = None
     counts: Tensor | None = None
     progress: float | None = None
+
+    def __post_init__(self) -> None:
+        check_tensor("labels", self.labels)
+        object.__setattr__(self, "logits", _precise("logits", self.logits))
+        _ = self.constant
+        if self.head is not None:
+            object.__setattr__(self, "head", _precise("head", self.head))
+        if self.counts is not None:
+            check_tensor("counts", self.counts)
+        if self.progress is not None:
+            unit_share("progress", self.progress)
+
+    @property
+    def constant(self) -> float | Tensor:
+        """The bound, checked; 1 if there is none."""
+        bound = self.bound.value if isinstance(self.bound, LipschitzBound) else self.bound
+        if bound is None:
+            return 1.0
+        number = bound
+        if isinstance(bound, Tensor):
+            number = math.nan if bound.numel() != 1 else 0.0
+            if bound.numel() == 1 and can_be_read(bound):
+                number = bound.detach().item()
+        if not (is_number(number) and 0 <= number <= sys.float_info.max):
+            raise ValueError(f"`bound` must be one finite number >= 0; got {bound}.")
+        return bound.reshape(()) if isinstance(bound, Tensor) else float(bound)
+
+
+def _precise(name: str, values: Tensor) -> Tensor:
+    """Numbers in single precision or a higher one."""
+    check_tensor(name, values)
+    if not values.is_floating_point():
+        raise ValueError(f"`{name}` must be of a floating-point dtype; got {values.dtype}.")
+    return values.float() if values.element_size() < 4 else values
 
 
 def label_counts(labels: Tensor, classes: int = 2) -> Tensor:
@@ -52,17 +94,22 @@ def label_counts(labels: Tensor, classes: int = 2) -> Tensor:
         classes: number of classes.
 
     Raises:
-        ValueError: if there is another class; asked on a CPU only.
+        ValueError: if `classes` is not a positive integer; on a CPU also if there is another class.
 
     Example:
         >>> label_counts(torch.tensor([1, -1, 1]))
         tensor([1, 2])
     """
-    classes_of = labels.flatten().long().clamp(min=0)
-    if labels.is_cpu and labels.numel() and int(classes_of.max()) >= classes:
-        raise ValueError(
-            f"`labels` must be below `classes`, which is {classes}; got {int(classes_of.max())}."
-        )
+    check_tensor("labels", labels)
+    classes = whole("classes", classes)
+    classes_of = labels.flatten().long()
+    if labels.is_cpu and labels.numel():
+        low, high = map(int, classes_of.aminmax())
+        least = -1 if classes == 2 else 0
+        if low < least or high >= classes:
+            wrong = low if low < least else high
+            raise ValueError(f"`labels` must be from {least} to {classes - 1}; got {wrong}.")
+    classes_of = classes_of.clamp(min=0)
     counts = classes_of.new_zeros(classes)  # bincount would make a GPU wait
     counts.scatter_add_(0, classes_of, torch.ones_like(classes_of))
     if distributed.is_available() and distributed.is_initialized():
@@ -102,7 +149,7 @@ class AbstractLoss(ABC):
         logits: LossInputs | Tensor,
         labels: Tensor | None = None,
         *,
-        bound: float | Tensor | None = None,
+        bound: float | LipschitzBound | Tensor | None = None,
         head: Tensor | None = None,
         reduction: str = "mean",
         counts: Tensor | None = None,
@@ -122,7 +169,9 @@ class AbstractLoss(ABC):
         if reduction not in _REDUCTIONS:
             raise ValueError(f"`reduction` must be 'none', 'sum' or 'mean'; got {reduction!r}.")
         if isinstance(logits, LossInputs):
-            inputs = logits
+            inputs, beside = logits, (labels, bound, head, counts, progress)
+            if any(one is not None for one in beside):
+                raise ValueError("All arguments but `reduction` must be in the LossInputs object.")
         elif labels is None:
             raise ValueError("`labels` must be one label per image; got None.")
         else:
@@ -191,15 +240,17 @@ def classification(inputs: LossInputs) -> tuple[Tensor, Tensor]:
         raise ValueError(f"`logits` must be of shape (n, classes); got {tuple(logits.shape)}.")
     if not len(logits):
         raise ValueError(f"`logits` must hold at least one image; got {tuple(logits.shape)}.")
+    if logits.shape[1] < 2:
+        raise ValueError(f"`logits` must be of two classes or more; got {tuple(logits.shape)}.")
     allowed = f"`labels` must be class indices, integers of shape ({len(logits)},)"
-    if labels.shape == logits.shape and labels.shape[1] > 1:
+    if labels.shape == logits.shape:
         raise ValueError(f"{allowed}; got one-hot rows: use labels.argmax(1).")
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise ValueError(f"{allowed}; got {labels.dtype}: use labels.long().")
     if labels.shape != logits.shape[:1]:
         raise ValueError(f"{allowed}; got shape {tuple(labels.shape)}.")
     if len(labels) and can_be_read(labels):
-        low, high = map(int, labels.aminmax())
+        low, high = map(int, labels.long().aminmax())
         if low < 0 or high >= logits.shape[1]:
             wrong = low if low < 0 else high
             raise ValueError(f"`labels` must be from 0 to {logits.shape[1] - 1}; got {wrong}.")
@@ -214,6 +265,14 @@ def one_hot(labels: Tensor, classes: int) -> Tensor:
 def can_be_read(labels: Tensor) -> bool:
     """Whether values may be checked: on a GPU that would wait for all work."""
     return labels.is_cpu and not torch.compiler.is_compiling() and not inside_transform()
+
+
+def given_counts(inputs: LossInputs, classes: int) -> Tensor | None:
+    """The numbers of images of each class that a loss is given, checked."""
+    counts = inputs.counts
+    if counts is not None and counts.shape != (classes,):
+        raise ValueError(f"`counts` must be of shape ({classes},); got {tuple(counts.shape)}.")
+    return counts
 
 
 def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -237,7 +296,8 @@ def two_samples(inputs: LossInputs) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         raise ValueError(f"`logits` must hold at least one image; got {tuple(scores.shape)}.")
     scores, labels = scores.flatten(), labels.flatten()
     first = labels == 1
-    sizes = torch.stack([(~first).sum(), first.sum()]) if inputs.counts is None else inputs.counts
+    sizes = given_counts(inputs, 2)
+    sizes = torch.stack([(~first).sum(), first.sum()]) if sizes is None else sizes
     outside, inside = sizes.to(torch.promote_types(scores.dtype, torch.float32))
     if not can_be_read(labels):
         return scores, first, inside, inside + outside

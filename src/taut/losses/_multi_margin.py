@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass
 from typing import final
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from taut._arguments import check_fields, positive
-from taut.losses._inputs import AbstractImageLoss, LossInputs, classification
+from taut.losses._inputs import AbstractImageLoss, LossInputs, classification, one_hot
 
 
 @final
@@ -48,5 +47,7 @@ class MultiMargin(AbstractImageLoss):
     def each(self, inputs: LossInputs) -> Tensor:
         """The loss of each image."""
         logits, labels = classification(inputs)
-        margin = math.sqrt(2) * self.eps_train
-        return F.multi_margin_loss(logits, labels, margin=margin, reduction="none")
+        lead = logits.gather(1, labels[:, None]) - logits
+        # That of torch has 0 where logits are NaN.
+        lacking = (math.sqrt(2) * self.eps_train - lead).relu()
+        return lacking.masked_fill(one_hot(labels, logits.shape[1]), 0.0).mean(1)

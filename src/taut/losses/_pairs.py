@@ -6,6 +6,7 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
+from taut._arguments import is_number
 from taut.losses._inputs import LossInputs
 
 Radius = int | float | str
@@ -16,12 +17,19 @@ def radius_of(eps: Radius) -> float:
     """The number of a radius that is > 0."""
     try:
         # A ratio of two numbers; any other text as floats are read, whatever its exponent.
-        value = float(Fraction(eps) if isinstance(eps, str) and "/" in eps else eps)
-    except (TypeError, ValueError, ArithmeticError):
+        known = is_number(eps) or isinstance(eps, str)
+        value = float(Fraction(eps) if isinstance(eps, str) and "/" in eps else eps) if known else 0
+    except (ValueError, ArithmeticError):
         value = 0.0
     if not 0 < value < math.inf:
         raise ValueError(f'`eps` must be a positive number or a text like "36/255"; got {eps!r}.')
     return value
+
+
+def radius_setting(name: str, eps: Radius) -> float | str:
+    """A setting that is a radius > 0, as recipes store it: a text stays, a number is a float."""
+    value = radius_of(eps)
+    return eps if isinstance(eps, str) else value
 
 
 def pair_constants(inputs: LossInputs, classes: Tensor) -> Tensor:
@@ -31,8 +39,7 @@ def pair_constants(inputs: LossInputs, classes: Tensor) -> Tensor:
     the logits as one map have the constant L; 0 for j = i. The rows of `head` are read with their
     gradient; the bound with its own, if it is a tensor that has one.
     """
-    logits, head = inputs.logits, inputs.head
-    bound = 1.0 if inputs.bound is None else inputs.bound
+    logits, head, bound = inputs.logits, inputs.head, inputs.constant
     if head is None:
         others = torch.ones_like(logits).scatter(1, classes[:, None], 0.0)
         return others * (2**0.5 * bound)

@@ -6,7 +6,8 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_sizes
+from taut._arguments import check_fields, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts
 from taut.nn import MaxMin
 from taut.parametrizations import AOL
 
@@ -64,7 +65,7 @@ class AOLNet(AbstractNet):
     padding_mode: str | None = "zeros"
 
     def __post_init__(self) -> None:
-        check_sizes(self, "patch", "width", "depth", "kept", "dense_depth")
+        check_fields(self, whole, "patch", "width", "depth", "kept", "dense_depth")
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Patches, convolutions, dense layers, and the logits."""

@@ -3,12 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
-from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from taut._arguments import each, whole
 from taut.parametrizations import BCOP, AbstractParametrization
 
 Parametrization = Callable[..., AbstractParametrization]
@@ -49,14 +49,12 @@ class AbstractModel(ABC):
         """
 
 
-def check_image_shape(input_shape: tuple[int, ...]) -> None:
-    """Refuse what is not the shape of one image."""
-    positive = all(isinstance(size, Integral) and size > 0 for size in input_shape)
-    if len(input_shape) != 3 or not positive:
-        raise ValueError(
-            "`input_shape` must be channels, height and width, as positive integers; "
-            f"got {input_shape}."
-        )
+def image_shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of an input that must be an image, checked."""
+    shape = each("input_shape", input_shape, whole)
+    if len(shape) != 3:
+        raise ValueError(f"`input_shape` must be channels, height and width; got {input_shape}.")
+    return shape
 
 
 def class_of(parametrization: Parametrization) -> Any:

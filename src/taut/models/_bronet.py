@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, final
 
+from taut._arguments import check_fields, whole
 from taut.models._base import Parametrization
 from taut.models._net import Configurations
 from taut.models._stem_net import AbstractStemNet
@@ -51,6 +52,10 @@ class BRONet(AbstractStemNet):
     }
 
     rank: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_fields(self, whole, "rank", least=0)
 
     def backbone_method(self, parametrization: Parametrization) -> Parametrization:
         """Block reflectors of the given rank."""

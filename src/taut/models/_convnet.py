@@ -7,8 +7,8 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from taut._arguments import whole
-from taut.models._base import AbstractModel, Parametrization, check_image_shape, dense_method
+from taut._arguments import each, whole
+from taut.models._base import AbstractModel, Parametrization, dense_method, image_shape
 from taut.nn import Conv2d, Linear, MaxMin
 from taut.parametrizations import BCOP
 
@@ -36,14 +36,14 @@ class AbstractConvNet(AbstractModel):
         dtype: torch.dtype | None = None,
     ) -> nn.Sequential:
         """A freshly initialised model; see :meth:`AbstractModel.build`."""
-        if self.convolutions:
-            check_image_shape(input_shape)
+        shape = each("input_shape", input_shape, whole)
+        shape = image_shape(shape) if self.convolutions else shape
         whole("classes", classes)
         factory = {"device": device, "dtype": dtype}
         kernels = partial(BCOP, init="uniform") if parametrization is BCOP else parametrization
         conv = partial(Conv2d, parametrization=kernels, **factory)
         linear = partial(Linear, parametrization=dense or dense_method(parametrization), **factory)
-        model, shape = nn.Sequential(), input_shape
+        model = nn.Sequential()
         for i, (channels, kernel_size, stride) in enumerate(self.convolutions, 1):
             model.add_module(f"conv{i}", conv(shape[0], channels, kernel_size, stride))
             model.add_module(f"maxmin{i}", MaxMin())

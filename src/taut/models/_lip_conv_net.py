@@ -6,7 +6,8 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_layer, check_sizes
+from taut._arguments import check_fields, switch, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts, check_layer
 from taut.nn import MaxMin
 
 
@@ -60,7 +61,8 @@ class LipConvNet(AbstractNet):
 
     def __post_init__(self) -> None:
         check_layer(self.layer)
-        check_sizes(self, "width", "depth")
+        check_fields(self, whole, "width", "depth")
+        check_fields(self, switch, "unit_rows")
         if self.depth % 5:
             raise ValueError(f"`depth` must be a multiple of 5, the stages; got {self.depth}.")
 

@@ -6,7 +6,8 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_sizes
+from taut._arguments import check_fields, switch, unit_share, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts
 from taut.nn import Abs, AdaptiveL2NormPool2d, PositionalEncoding, ShiftMix2d
 
 
@@ -67,7 +68,10 @@ class LipNeXt(AbstractNet):
     unit_rows: bool = True
 
     def __post_init__(self) -> None:
-        check_sizes(self, "depth", "width", "patch")
+        check_fields(self, whole, "depth", "width", "patch")
+        check_fields(self, unit_share, "beta")
+        check_fields(self, unit_share, "fraction", zero=False)
+        check_fields(self, switch, "unit_rows")
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Patches, blocks, the pool, and the logits."""

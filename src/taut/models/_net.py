@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from taut._arguments import whole
-from taut.models._base import AbstractModel, Parametrization, check_image_shape, dense_method
+from taut.models._base import AbstractModel, Parametrization, dense_method, image_shape
 from taut.models._layers import LAYERS, make_layer
 from taut.nn import (
     Conv2d,
@@ -200,25 +200,19 @@ class AbstractNet(AbstractModel):
         Without a parametrization, layers have the `method` of the architecture. Layers of
         :class:`taut.AOL` start at the identity.
         """
-        check_image_shape(input_shape)
+        shape = image_shape(input_shape)
         whole("classes", classes)
         method = parametrization or self.method
         matrices = dense or self.matrices or dense_method(method)
         methods = (_for_depth(method), _for_depth(matrices))
         factory = {"device": device, "dtype": dtype}
-        make = Parts(input_shape, classes, *methods, self.padding_mode, factory)
+        make = Parts(shape, classes, *methods, self.padding_mode, factory)
         return nn.Sequential(OrderedDict(self.parts(make)))
 
 
 def _for_depth(method: Parametrization) -> Parametrization:
     """The method with the initialisation that deep nets need."""
     return partial(AOL, init="identity") if method is AOL else method
-
-
-def check_sizes(model: AbstractNet, *names: str) -> None:
-    """Refuse settings that are not positive integers."""
-    for name in names:
-        whole(name, vars(model)[name])
 
 
 def check_layer(layer: str) -> None:

@@ -6,7 +6,8 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_sizes
+from taut._arguments import check_fields, switch, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts
 from taut.nn import PotentialResidual2d, ScaledAvgPool2d
 
 
@@ -31,7 +32,8 @@ class AbstractResidualNet(AbstractNet):
     padding_mode: str | None = "zeros"
 
     def __post_init__(self) -> None:
-        check_sizes(self, "width", "depth", "hidden", "dense_depth", "dense_hidden")
+        check_fields(self, whole, "width", "depth", "hidden", "dense_depth", "dense_hidden")
+        check_fields(self, switch, "unit_rows")
 
     @final
     def parts(self, make: Parts) -> Iterator[Part]:

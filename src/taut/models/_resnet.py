@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from numbers import Integral
 from typing import ClassVar, final
 
 from torch import nn
 
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_sizes
+from taut._arguments import check_fields, each, switch, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts
 from taut.nn import ConvexResidual, MaxMin, ScaledAdaptiveAvgPool2d
 
 
@@ -65,10 +65,11 @@ class ResNet(AbstractNet):
     unit_rows: bool = True
 
     def __post_init__(self) -> None:
-        check_sizes(self, "width", "stem_kernel", "stem_stride", "stem_pool")
-        blocks = self.blocks if isinstance(self.blocks, tuple | list) else ()
-        if not blocks or not all(isinstance(n, Integral) and n > 0 for n in blocks):
-            raise ValueError(f"`blocks` must be a tuple of positive integers; got {self.blocks}.")
+        check_fields(self, whole, "width", "stem_kernel", "stem_stride", "stem_pool")
+        check_fields(self, switch, "unit_rows")
+        check_fields(self, each, "blocks", check=whole)
+        if not self.blocks:
+            raise ValueError(f"`blocks` must be positive integers; got {self.blocks}.")
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """Stem, stages, the pool, and the logits."""

@@ -6,8 +6,8 @@ from typing import Any, ClassVar, final
 
 from torch import nn
 
-from taut._arguments import whole
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_sizes
+from taut._arguments import check_fields, switch, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts
 from taut.nn import Sandwich2d
 
 
@@ -62,8 +62,9 @@ class SandwichNet(AbstractNet):
     unit_rows: bool = True
 
     def __post_init__(self) -> None:
-        check_sizes(self, "width", "stages")
-        whole("features", self.features, least=2)
+        check_fields(self, whole, "width", "stages")
+        check_fields(self, whole, "features", least=2)
+        check_fields(self, switch, "unit_rows")
 
     def parts(self, make: Parts) -> Iterator[Part]:
         """The stages, the layers on all features, and the logits."""

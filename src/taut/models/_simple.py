@@ -6,7 +6,8 @@ from typing import ClassVar, final
 
 from torch import nn
 
-from taut.models._net import AbstractNet, Configurations, Part, Parts, check_layer, check_sizes
+from taut._arguments import check_fields, whole
+from taut.models._net import AbstractNet, Configurations, Part, Parts, check_layer
 from taut.nn import MaxMin
 
 
@@ -70,7 +71,7 @@ class SimpleNet(AbstractNet):
 
     def __post_init__(self) -> None:
         check_layer(self.layer)
-        check_sizes(self, "width", "blocks", "depth", "kernel_size")
+        check_fields(self, whole, "width", "blocks", "depth", "kernel_size")
         if self.width % 2:
             raise ValueError(f"`width` must be even, as blocks halve it; got {self.width}.")
 

@@ -7,8 +7,9 @@ from typing import final
 
 from torch import nn
 
+from taut._arguments import check_fields, switch, whole
 from taut.models._base import Parametrization
-from taut.models._net import AbstractNet, Part, Parts, check_sizes
+from taut.models._net import AbstractNet, Part, Parts
 from taut.nn import BatchCentering, MaxMin
 from taut.parametrizations import BCOP, CPL, Orthogonal
 
@@ -33,7 +34,8 @@ class AbstractStemNet(AbstractNet):
 
     def __post_init__(self) -> None:
         sizes = ("depth", "width", "stem_kernel", "stem_stride", "features", "dense_depth")
-        check_sizes(self, *sizes)
+        check_fields(self, whole, *sizes)
+        check_fields(self, switch, "centering", "unit_rows")
 
     @abstractmethod
     def backbone_method(self, parametrization: Parametrization) -> Parametrization:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, final
 import torch
 from torch import Tensor
 
-from taut._torch_private import is_watched, shared_hooks
+from taut._torch_private import is_watched, shared_hooks, under_autocast
 from taut.linalg.derivatives import applied
 from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._padding import Pads, Size, pad
@@ -47,7 +47,7 @@ def _records_all(x: Tensor, weight: Tensor, pads: Pads) -> bool:
         return False
     if not (torch.is_grad_enabled() and x.requires_grad) or is_watched(x) or is_watched(weight):
         return False
-    return not torch.is_autocast_enabled(x.device.type)
+    return not under_autocast(x)
 
 
 class _WrappedConvolution(torch.autograd.Function):

@@ -16,6 +16,7 @@ from taut._torch_private import (
     is_functorch_wrapped_tensor,
     is_traced,
     recomputes_on_its_own,
+    under_autocast,
     version_of,
 )
 from taut.linalg.bases import orthonormal_basis
@@ -307,9 +308,7 @@ def may_transform(parametrization: AbstractParametrization, x: Tensor) -> bool:
         ...     may_transform(taut.BCOP(2, 2, (3, 3)), torch.zeros(1, 2, 4, 4))
         False
     """
-    if not torch.is_grad_enabled():
-        return False
-    if x.device.type != "meta" and torch.is_autocast_enabled(x.device.type):
+    if not torch.is_grad_enabled() or under_autocast(x):
         return False
     if keeps_weight(parametrization) or kept_weight(parametrization) is not None:
         return False

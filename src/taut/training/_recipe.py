@@ -9,7 +9,16 @@ from typing import Any, Literal, final, get_args
 
 from torch import nn
 
-from taut._arguments import check_fields, is_number, not_negative, positive, unit_share, whole
+from taut._arguments import (
+    check_fields,
+    each,
+    is_number,
+    not_negative,
+    positive,
+    switch,
+    unit_share,
+    whole,
+)
 from taut.certification import as_rational
 from taut.data import Augment, Holdout, is_published, names
 from taut.kinds import (
@@ -141,32 +150,43 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.parametrization is None and isinstance(self.model, AbstractModel):
             object.__setattr__(self, "parametrization", self.model.method)
-        if self.validation is None:
-            object.__setattr__(self, "validation", _SHARE if is_published(self.dataset) else 0.0)
+        self._check_data()
+        for name, choice in CHOICES.items():
+            choice.check(vars(self)[name])
+        check_fields(self, switch, "channels_last", "compile")
+        self._check_numbers()
+        self._check_pictures()
+        for name, kind in (("precision", Precision), ("optimizer", OptimizerName)):
+            allowed, value = get_args(kind), vars(self)[name]
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {value!r}.")
+        if self.optimizer == "schedule-free":
+            self._check_schedule_free()
+        check_fields(self, each, "eps", check=_check_eps)
+
+    def _check_data(self) -> None:
+        for name in ("name", "dataset"):
+            if not isinstance(vars(self)[name], str):
+                raise ValueError(f"`{name}` must be a text; got {vars(self)[name]}.")
         if self.dataset not in names() and not self.dataset.startswith("hub:"):
             raise ValueError(
                 f"`dataset` must be one of {', '.join(names())}; got {self.dataset!r}."
                 f"{did_you_mean(self.dataset, names())}"
             )
-        if len(self.input_shape) != 3 or min(self.input_shape) < 1:
+        if self.validation is None:
+            object.__setattr__(self, "validation", _SHARE if is_published(self.dataset) else 0.0)
+        check_fields(self, each, "input_shape", check=whole)
+        if len(self.input_shape) != 3:
             raise ValueError(
-                "`input_shape` must be channels, height and width, each >= 1; "
-                f"got {self.input_shape}."
+                f"`input_shape` must be channels, height and width; got {self.input_shape}."
             )
-        for name, choice in CHOICES.items():
-            choice.check(vars(self)[name])
-        self._check_numbers()
-        self._check_pictures()
-        if self.precision not in get_args(Precision):
-            allowed = ", ".join(get_args(Precision))
-            raise ValueError(f"`precision` must be one of {allowed}; got {self.precision!r}.")
-        if self.optimizer not in get_args(OptimizerName):
-            allowed = ", ".join(get_args(OptimizerName))
-            raise ValueError(f"`optimizer` must be one of {allowed}; got {self.optimizer!r}.")
-        if self.optimizer == "schedule-free":
-            self._check_schedule_free()
-        for eps in self.eps:
-            _check_eps(eps)
+        check_fields(self, switch, "resize", "draft")
+        for name, part in (("holdout", Holdout), ("augment", Augment)):
+            if not isinstance(vars(self)[name], part | None):
+                raise ValueError(
+                    f"`{name}` must be None or of taut.data.{part.__name__}; got "
+                    f"{vars(self)[name]!r}."
+                )
 
     def _check_schedule_free(self) -> None:
         if not isinstance(self.schedule, Constant):
@@ -182,12 +202,15 @@ class Recipe:
         least = {"classes": 2, "epochs": 1, "batch_size": 1, "accumulate": 1, "seed": 0}
         for name, bound in (least | {"retract_every": 0}).items():
             check_fields(self, whole, name, least=bound)
+        if self.seed >= 2**63:
+            raise ValueError(f"`seed` must be below 2^63; got {self.seed}.")
         check_fields(self, positive, "lr")
         check_fields(self, not_negative, "weight_decay", "clip_norm")
         if not (is_number(self.warmup) and 0 <= self.warmup <= self.epochs):
             raise ValueError(
                 f"`warmup` must be from 0 to {self.epochs}, the epochs; got {self.warmup}."
             )
+        check_fields(self, not_negative, "warmup")
         check_fields(self, unit_share, "ema", "validation", one=False)
         if self.accumulate > self.batch_size:
             raise ValueError(
@@ -363,7 +386,7 @@ def _plain(value: Any) -> Any:
     return dataclasses.asdict(value) if isinstance(value, Augment | Holdout) else value
 
 
-def _check_eps(eps: str) -> None:
+def _check_eps(name: str, eps: str) -> str:
     try:
         # As a number of double precision, too: attacks and charts take it as one.
         positive = isinstance(eps, str) and float(as_rational(eps)) > 0
@@ -371,5 +394,6 @@ def _check_eps(eps: str) -> None:
         positive = False
     if not positive:
         raise ValueError(
-            f'`eps` must hold positive numbers as text, such as "1.58" or "36/255"; got {eps!r}.'
+            f'`{name}` must hold positive numbers as text, such as "1.58" or "36/255"; got {eps!r}.'
         )
+    return eps

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
 
-from taut._arguments import check_fields, unit_share
+from taut._arguments import check_fields, each, unit_share
 
 
 class AbstractSchedule(ABC):
@@ -124,8 +124,7 @@ class MultiStep(AbstractSchedule):
     decay: float = 0.1
 
     def __post_init__(self) -> None:
-        if not all(0 < drop < 1 for drop in self.drops):
-            raise ValueError(f"`drops` must be shares between 0 and 1; got {self.drops}.")
+        check_fields(self, each, "drops", check=unit_share, zero=False, one=False)
         check_fields(self, unit_share, "decay", zero=False)
 
     def factor(self, step: int, *, steps_per_epoch: int, epochs: int) -> float:

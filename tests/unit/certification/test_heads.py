@@ -3,6 +3,7 @@
 import json
 import math
 
+import jaxtyping
 import pytest
 import torch
 from torch import nn
@@ -163,3 +164,18 @@ def test_what_is_no_matrix_has_no_constants_of_pairs():
     circular = nn.Conv2d(3, 4, 3, stride=2, padding=1, padding_mode="circular")
     bound = taut.lipschitz_bound(nn.Sequential(circular, nn.Flatten()), (3, 2, 2))
     assert bound.pairwise is None
+
+
+def test_a_head_or_logits_that_are_no_numbers_have_no_radius(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+    for wrong in (torch.eye(2) + 0j, torch.eye(2).long(), torch.zeros(2, 0), torch.eye(3)):
+        with pytest.raises(
+            ValueError, match=r"`head` must be (of a floating-point dtype|a matrix)"
+        ):
+            taut.certified_radius(logits, labels, 1.0, head=wrong)
+    for wrong in (logits + 0j, logits.long(), logits.bool()):
+        with pytest.raises(ValueError, match="`logits` must be of a floating-point dtype"):
+            taut.certified_radius(wrong, labels, 1.0)
+    with pytest.raises(ValueError, match="`bound` must be a number >= 0"):
+        taut.certified_radius(logits, labels, 10**400)

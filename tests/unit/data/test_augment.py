@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -357,3 +358,17 @@ print(len(next(held)))
     command = [sys.executable, "-c", script, str(photos)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "2\n", "")
+
+
+def test_settings_of_batches_that_are_no_numbers_are_refused_in_one_sentence(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    split = Split(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.arange(3))
+    for name, values in (
+        ("batch_size", (0, 1.5, "2", None, True)), ("seed", ("x", 0.5, -1)),
+        ("start", (1.5, -1, 3, "x")), ("augment", (True, "flip")),
+    ):  # fmt: skip
+        for value in values:
+            settings = {"batch_size": 2, "seed": 0, name: value}
+            start = settings.pop("start", 0)
+            with pytest.raises(ValueError, match=rf"^`{name}` must be "):
+                list(Batches(split=split, **settings).epoch(0, start=start))

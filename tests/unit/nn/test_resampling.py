@@ -115,3 +115,20 @@ def test_they_pass_through_the_compilers_of_torch():
     command = [sys.executable, "-W", "ignore", "-c", COMPILED]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.stdout == "equal\n", result.stderr[-1000:]
+
+
+@pytest.mark.parametrize(("axes", "factor", "shape"), CASES)
+def test_a_batch_without_images_has_the_shape_of_the_blocks(axes, factor, shape):
+    down, up = (kind(factor) for kind in KINDS[axes])
+    blocks = down(torch.zeros(1, *shape))[:0]
+    assert down(torch.zeros(0, *shape)).shape == blocks.shape
+    assert up(blocks).shape == (0, *shape)
+
+
+def test_strided_layers_take_a_batch_without_images():
+    for make in (taut.nn.SOC2d, taut.nn.Conv2d):
+        x = torch.zeros(0, 3, 8, 8, requires_grad=True)
+        y = make(3, 4, 3, 2)(x)
+        assert y.shape == (0, 4, 4, 4)
+        y.sum().backward()
+        assert x.grad is not None

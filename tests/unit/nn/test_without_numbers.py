@@ -13,6 +13,7 @@ from taut.parametrizations import methods
 
 LAYERS = {
     "conv": (lambda **k: taut.nn.Conv2d(4, 8, 4, stride=2, **k), (2, 4, 9, 8)),
+    "circular": (lambda **k: taut.nn.Conv2d(4, 8, 3, padding_mode="circular", **k), (2, 4, 6, 6)),
     "transposed": (lambda **k: taut.nn.ConvTranspose2d(4, 8, 3, **k), (2, 4, 6, 6)),
     "linear": (lambda **k: taut.nn.Linear(4, 8, **k), (2, 4)),
     "wide": (lambda **k: taut.nn.Linear(300, 280, **k), (2, 300)),
@@ -25,7 +26,8 @@ def test_tensors_without_numbers_have_the_shape_of_the_output(name, gradients):
     make, shape = LAYERS[name]
     expected = make()(torch.zeros(shape)).shape
     with torch.set_grad_enabled(gradients):
-        assert make(device="meta")(torch.zeros(shape, device="meta")).shape == expected
+        x = torch.zeros(shape, device="meta", requires_grad=gradients)
+        assert make(device="meta")(x).shape == expected
         with FakeTensorMode():
             assert make()(torch.zeros(shape)).shape == expected
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import grad as gradients
 
-from taut._torch_private import inside_function_mode, inside_transform
+from taut._torch_private import inside_function_mode, inside_transform, under_autocast
 from taut.linalg.derivatives import applied, keep
 from taut.linalg.geometry import CONVOLUTIONS
 from taut.nn._padding import Pads, Size, pad
@@ -40,8 +40,7 @@ def series(x: Tensor, weight: Tensor, bias: Tensor | None, steps: SeriesSteps) -
     """
     learned = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     watched = torch.compiler.is_compiling() or inside_transform() or inside_function_mode()
-    mixed = x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
-    if not learned or watched or mixed:
+    if not learned or watched or under_autocast(x):
         return _horner(x, weight, bias, steps)
     y = applied(_Series, x, weight, steps)
     assert isinstance(y, Tensor)
