@@ -164,10 +164,16 @@ def each(name: str, value: Any, check: Callable[..., Any], **options: Any) -> tu
     Example:
         >>> each("blocks", [2, np.int64(3)], whole)
         (2, 3)
+        >>> each("blocks", (2, 0), whole)
+        Traceback (most recent call last):
+        ValueError: Each of `blocks` must be a positive integer; got 0.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
         raise ValueError(f"`{name}` must be a tuple; got {_shown(value)}.")
-    return tuple(check(name, one, **options) for one in value)
+    try:
+        return tuple(check(name, one, **options) for one in value)
+    except ValueError as error:
+        raise ValueError(f"Each of {error}") from None
 
 
 def check_fields(owner: Any, check: Callable[..., Any], /, *names: str, **options: Any) -> None:

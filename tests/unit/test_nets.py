@@ -327,13 +327,13 @@ def test_the_list_has_all_sizes(capsys):
         (lambda: SimpleNet(width=3), "`width` must be even, as blocks halve it; got 3."),
         (lambda: SimpleNet(depth=0), "`depth` must be a positive integer; got 0."),
         (lambda: LipConvNet(depth=12), "`depth` must be a multiple of 5, the stages; got 12."),
-        (lambda: ResNet(blocks=()), r"`blocks` must be a tuple of positive integers; got \(\)."),
-        (lambda: ResNet(blocks=(2, 0)), r"`blocks` must be a tuple of positive integers; got"),
+        (lambda: ResNet(blocks=()), r"`blocks` must be positive integers; got \(\)."),
+        (lambda: ResNet(blocks=(2, 0)), "Each of `blocks` must be a positive integer; got 0."),
         (lambda: SandwichNet(features=1), "`features` must be an integer >= 2; got 1."),
         (lambda: SLLNet(width=2).build((3, 8, 8), 3), "`width` must be at least 3, the channels"),
         (lambda: SimpleNet().build((3, 32), 3), "`input_shape` must be channels, height and"),
-        (lambda: AOLNet().build((3, 0, 8), 3), "`input_shape` must be channels, height and"),
-        (lambda: Small().build((3, 0, 8), 3), "`input_shape` must be channels, height and"),
+        (lambda: AOLNet().build((3, 0, 8), 3), "Each of `input_shape` must be a positive"),
+        (lambda: Small().build((3, 0, 8), 3), "Each of `input_shape` must be a positive"),
         (lambda: Small().build((3, 8, 8), 0), "`classes` must be a positive integer; got 0."),
         (lambda: SimpleNet(width=4, blocks=1).build((3, 2, 2), 9), "`classes` must be at most 8,"),
         (lambda: AOLNet(width=8, kept=9).build((3, 8, 8), 3), "`kept` must be at most 8, the"),
@@ -369,5 +369,5 @@ def test_convex_sums_follow_device_and_dtype():
 def test_a_shape_that_is_no_shape_is_refused_in_one_sentence(kind, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
     for wrong in (8, None, "188", ("1", 8, 8), (1, 8.5, 8), (True, 8, 8), (0, 8, 8), (1, -3, 8)):
-        with pytest.raises(ValueError, match=r"^`input_shape` must be "):
+        with pytest.raises(ValueError, match=r"^(Each of )?`input_shape` must be "):
             taut.models.kinds()[kind]().build(wrong, 3, device="meta")

@@ -47,7 +47,7 @@ def test_a_setting_that_is_no_value_of_its_kind_is_refused_in_one_sentence(cls):
         for other in wrong if not isinstance(value, bool) else (*wrong, 0, 1, "false"):
             if other in allowed:
                 continue
-            with pytest.raises(ValueError, match=rf"^`{name}` [^\n]*; got [^\n]*\.$"):
+            with pytest.raises(ValueError, match=rf"^(Each of )?`{name}` [^\n]*; got [^\n]*\.$"):
                 cls(**REQUIRED.get(cls, {}) | {name: other})
 
 

@@ -394,6 +394,6 @@ def _check_eps(name: str, eps: str) -> str:
         positive = False
     if not positive:
         raise ValueError(
-            f'`{name}` must hold positive numbers as text, such as "1.58" or "36/255"; got {eps!r}.'
+            f'`{name}` must be a positive number as text, such as "1.58" or "36/255"; got {eps!r}.'
         )
     return eps
