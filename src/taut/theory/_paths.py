@@ -28,7 +28,7 @@ def _turn(rotation: Tensor) -> _Turn:
 
 
 def _turned(matrix: Tensor, turn: _Turn, share: float) -> Tensor:
-    """A matrix times a rotation with all of its angles times a number in 0, ..., 1."""
+    """A matrix times a rotation with all of its angles times a number from 0 to 1."""
     matrix = matrix.clone()
     for axes, angle in turn:
         matrix[:, axes] = matrix[:, axes] @ _plane(share * angle, matrix).mT
@@ -82,7 +82,7 @@ class _Half:
 class KernelPath:
     """A continuous path of orthogonal kernels, made by :func:`connect`.
 
-    Called with a time in 0, ..., 1 it returns the kernel there; half-way that is
+    Called with a time from 0 to 1 it returns the kernel there; half-way that is
     :func:`representative` of the component.
     """
 
@@ -93,7 +93,7 @@ class KernelPath:
         """The kernel at a time.
 
         Raises:
-            ValueError: if the time is not in 0, ..., 1.
+            ValueError: if the time is not from 0 to 1.
         """
         time = unit_share("time", time)
         half, share = (self._first, 2 * time) if time <= 0.5 else (self._second, 2 - 2 * time)

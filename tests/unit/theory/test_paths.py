@@ -226,7 +226,7 @@ def test_bad_arguments_are_refused_in_a_sentence():
         (lambda: representative(Component(0, (1,)), 2, (3,)), "must have a sign of 1 or -1"),
         (lambda: list(components(0, (3,))), "must be positive; got channels=0"),
         (lambda: connect(kernel, kernel[:, :, :2]), "one shape; got .2, 2, 3. and .2, 2, 2."),
-        (lambda: connect(kernel, kernel)(1.5), "`time` must be in 0, ..., 1; got 1.5"),
+        (lambda: connect(kernel, kernel)(1.5), "`time` must be from 0 to 1; got 1.5"),
         (lambda: Factorisation(eye, eye[None], (1,), (3,)), "must be 2 each .*got 1 and 1"),
         (lambda: Factorisation(eye, eye[None], (3,), (2,)), r"`ranks` must be in 0, ..., 2"),
         (lambda: Factorisation(2 * eye, eye[None], (1,), (2,)), "`matrix` must be orthogonal.* 3"),
