@@ -417,7 +417,7 @@ MUTANTS = {
         (R, "_kept", " & (radii > 0)", ""),
         (R, "_check", "0 <= int", "-1 <= int"),
         (R, "_check", "< logits.shape[1]:", "<= logits.shape[1]:"),
-        (R, "_constants", "not value >= 0", "False"),
+        (R, "constant_of", "not value >= 0", "False"),
         (R, "_constants", "bound.pairwise.shape != (classes, classes)", "False"),
     ],
     reals.test_margin_over_root_two_rounds_down: [
