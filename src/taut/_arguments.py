@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 # What a share of 1 must be, by whether 0 and 1 are allowed.
 _UNIT = {
@@ -243,6 +243,21 @@ def check_tensor(name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         kind = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
         raise ValueError(f"`{name}` must be a torch.Tensor; got {kind}.")
+
+
+def check_module(model: Any) -> None:
+    """Refuse a model that is none, such as its weights or its name.
+
+    Raises:
+        TypeError: if it is no module; names its type.
+
+    Example:
+        >>> check_module("net.pt")
+        Traceback (most recent call last):
+        TypeError: `model` must be a torch.nn.Module; got str.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
 
 
 def check_image(image: Tensor, channels: int, axes: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from taut._arguments import check_module
 from taut._sharding import gathers
 from taut.export._change import Change, Converted
 from taut.export._nearest import start_near
@@ -76,8 +77,7 @@ def convert(
         >>> float(taut.lipschitz_bound(converted.model, (3, 8, 8))) < 1 + 1e-5
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    check_module(model)
     if init not in ("random", "nearest"):
         raise ValueError(f"`init` must be 'random' or 'nearest'; got {init!r}.")
     check_methods(parametrization, dense)

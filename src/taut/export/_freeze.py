@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from taut._arguments import whole
+from taut._arguments import check_module, whole
 from taut._sharding import gathers
 from taut.export._chains import shorten
 from taut.export._sizes import input_sizes
@@ -81,8 +81,7 @@ def freeze(
         >>> torch.allclose(frozen(x), model(x), atol=1e-6)
         True
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    check_module(model)
     with torch.inference_mode(False), torch.no_grad():
         model = with_plain_weights(model) if has_parametrizations(model) else model
         layers = list(_layers(model, "", set()))

@@ -6,7 +6,7 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
-from taut._arguments import whole
+from taut._arguments import check_module, whole
 from taut._sharding import is_sharded
 from taut.losses._norm_estimate import NormEstimate, layer_to_follow, weight_at
 from taut.parametrizations import cached, projected
@@ -69,6 +69,7 @@ class Margins:
     def __init__(
         self, model: nn.Module, input_shape: tuple[int, ...], *, iterations: int = 30
     ) -> None:
+        check_module(model)
         whole("iterations", iterations)
         if any(map(is_sharded, model.parameters())):
             raise ValueError("`model` must not be sharded; use DDP, or give losses a number.")

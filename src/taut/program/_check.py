@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 from torch.nn.parameter import is_lazy
 
+from taut._arguments import check_module
 from taut._torch_private import is_out_of_memory
 from taut.program._parametrized import has_parametrizations
 from taut.program._program import Program
@@ -63,8 +64,7 @@ def checked_record(model: nn.Module, shape: tuple[int, ...], *, through: bool = 
 
 def check_model(model: nn.Module) -> None:
     """Refuse models that are wrapped, lazy, or run with hooks of the whole process."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}.")
+    check_module(model)
     kind = type(model).__name__
     if kind in _WRAPPERS:
         raise UnprovenError(f"`model` is a {kind}, which wraps a model; pass {_WRAPPERS[kind]}.")

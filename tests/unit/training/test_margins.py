@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, replace
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -203,3 +204,9 @@ def test_the_last_layer_is_found_where_it_applies_its_weight():
         assert margins.head is None
         assert 1 <= margins.bound / float(verifiable_bound(model, (4,))) < 1 + 1e-9
         assert margins.rows() is None
+
+
+def test_what_is_no_model_is_refused(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # as users run it
+    with pytest.raises(TypeError, match=r"`model` must be a torch\.nn\.Module; got str"):
+        Margins("net.pt", (3, 8, 8))
