@@ -176,6 +176,23 @@ def each(name: str, value: Any, check: Callable[..., Any], **options: Any) -> tu
         raise ValueError(f"Each of {error}") from None
 
 
+def shape_of_image(name: str, value: Any) -> tuple[int, ...]:
+    """The argument `name`, the shape of one image, as a tuple of ints.
+
+    Raises:
+        ValueError: if it is not three positive integers.
+
+    Example:
+        >>> shape_of_image("input_shape", (28, 28))
+        Traceback (most recent call last):
+        ValueError: `input_shape` must be channels, height and width; got (28, 28).
+    """
+    shape = each(name, value, whole)
+    if len(shape) != 3:
+        raise ValueError(f"`{name}` must be channels, height and width; got {value}.")
+    return shape
+
+
 def check_fields(owner: Any, check: Callable[..., Any], /, *names: str, **options: Any) -> None:
     """Check fields of a frozen dataclass, each of which becomes what the check returns.
 

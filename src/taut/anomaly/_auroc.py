@@ -72,9 +72,7 @@ def certified_auroc(
         >>> certified_auroc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), "1/2")
         0.25
     """
-    constant = constant_of(bound)
-    positive("bound", constant)
-    reach = up(as_rational(eps) * Fraction(constant))
+    reach = up(as_rational(eps) * Fraction(positive("bound", constant_of(bound))))
     high, low = _scores("inliers", inliers), _scores("outliers", outliers)
     return auroc(
         lowered(high, torch.full_like(high, reach)), raised(low, torch.full_like(low, reach))

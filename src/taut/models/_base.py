@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from taut._arguments import each, whole
 from taut.parametrizations import BCOP, AbstractParametrization
 
 Parametrization = Callable[..., AbstractParametrization]
@@ -47,14 +46,6 @@ class AbstractModel(ABC):
             device: of the parameters.
             dtype: of the parameters.
         """
-
-
-def image_shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of an input that must be an image, checked."""
-    shape = each("input_shape", input_shape, whole)
-    if len(shape) != 3:
-        raise ValueError(f"`input_shape` must be channels, height and width; got {input_shape}.")
-    return shape
 
 
 def class_of(parametrization: Parametrization) -> Any:

@@ -7,8 +7,8 @@ from typing import ClassVar, final
 import torch
 from torch import nn
 
-from taut._arguments import each, whole
-from taut.models._base import AbstractModel, Parametrization, dense_method, image_shape
+from taut._arguments import each, shape_of_image, whole
+from taut.models._base import AbstractModel, Parametrization, dense_method
 from taut.nn import Conv2d, Linear, MaxMin
 from taut.parametrizations import BCOP
 
@@ -36,8 +36,10 @@ class AbstractConvNet(AbstractModel):
         dtype: torch.dtype | None = None,
     ) -> nn.Sequential:
         """A freshly initialised model; see :meth:`AbstractModel.build`."""
-        shape = each("input_shape", input_shape, whole)
-        shape = image_shape(shape) if self.convolutions else shape
+        if self.convolutions:
+            shape = shape_of_image("input_shape", input_shape)
+        else:
+            shape = each("input_shape", input_shape, whole)
         whole("classes", classes)
         factory = {"device": device, "dtype": dtype}
         kernels = partial(BCOP, init="uniform") if parametrization is BCOP else parametrization

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, final
 import torch
 from torch import nn
 
-from taut._arguments import whole
-from taut.models._base import AbstractModel, Parametrization, dense_method, image_shape
+from taut._arguments import shape_of_image, whole
+from taut.models._base import AbstractModel, Parametrization, dense_method
 from taut.models._layers import LAYERS, make_layer
 from taut.nn import (
     Conv2d,
@@ -200,7 +200,7 @@ class AbstractNet(AbstractModel):
         Without a parametrization, layers have the `method` of the architecture. Layers of
         :class:`taut.AOL` start at the identity.
         """
-        shape = image_shape(input_shape)
+        shape = shape_of_image("input_shape", input_shape)
         whole("classes", classes)
         method = parametrization or self.method
         matrices = dense or self.matrices or dense_method(method)

@@ -15,6 +15,7 @@ from taut._arguments import (
     is_number,
     not_negative,
     positive,
+    shape_of_image,
     switch,
     unit_share,
     whole,
@@ -175,11 +176,7 @@ class Recipe:
             )
         if self.validation is None:
             object.__setattr__(self, "validation", _SHARE if is_published(self.dataset) else 0.0)
-        check_fields(self, each, "input_shape", check=whole)
-        if len(self.input_shape) != 3:
-            raise ValueError(
-                f"`input_shape` must be channels, height and width; got {self.input_shape}."
-            )
+        check_fields(self, shape_of_image, "input_shape")
         check_fields(self, switch, "resize", "draft")
         for name, part in (("holdout", Holdout), ("augment", Augment)):
             if not isinstance(vars(self)[name], part | None):
