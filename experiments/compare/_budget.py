@@ -151,9 +151,9 @@ class _Budget:
     ) -> tuple[nn.Module, dict[str, Any]]:
         net, file = self._net(), self.folder / f"{name}.safetensors"
         with progress(f"{self.method}, {name}", steps) as tell:
-            position = train(net, split, self._task(lr, steps), self.clock, file, tell)
-        loss = float(position.loss) / averaged(steps)
-        return net, {"steps": steps, "loss": loss, "spent": list(position.spent)}
+            training = train(net, split, self._task(lr, steps), self.clock, file, tell)
+        loss = float(training.loss_sum) / averaged(steps)
+        return net, {"steps": steps, "loss": loss, "spent": list(training.spent)}
 
     def _certified(
         self, net: nn.Module, split: Split, eps: tuple[str, ...], arithmetic: str

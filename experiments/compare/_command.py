@@ -29,7 +29,7 @@ from experiments.compare._budget import HELD_OUT, RATES, TRIAL, Comparison, row_
 from experiments.compare._clock import Clock
 from experiments.compare._net import WIDTHS
 from experiments.compare._page import draw, figure_of, write_page
-from experiments.compare._training import LOSS
+from experiments.compare._training import LOSS, LOSSES
 from taut._arguments import positive
 from taut.data import Dataset, Split
 from taut.files import write_atomically
@@ -113,7 +113,8 @@ def _settings(comparison: Comparison) -> dict[str, Any]:
         "device": comparison.clock.device.type,
         "seed": comparison.seed,
         "batch": comparison.batch,
-        "loss": f"offset cross-entropy, offset {LOSS.offset:.4f}, temperature {LOSS.temperature:g}",
+        "loss": f"offset cross-entropy, offset {LOSS.offset:.4f}, temperature {LOSS.temperature:g}"
+        + "".join(f"; {method}: {loss}" for method, loss in LOSSES.items()),
         "optimiser": "Adam, one cycle",
         "augmentation": "crop with 4 pixels of padding, flip",
         "rates": list(RATES),

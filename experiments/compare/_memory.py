@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from experiments.compare._net import build
-from experiments.compare._training import Task, optimiser_of, start_on, step
+from experiments.compare._training import Task, Training
 from experiments.speed._memory import peak_growth
 
 _STEPS = 3
@@ -51,4 +51,4 @@ def _steps(
     device = next(net.parameters()).device
     images = torch.rand(task.batch, *shape, device=device)
     labels = torch.arange(task.batch, device=device) % classes
-    return partial(step, net, optimiser_of(net, task), task, start_on(device), images, labels)
+    return partial(Training(net, task, shape).step, images, labels)

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import final
 
@@ -23,17 +23,20 @@ from taut.files import (
     save_tensors,
     tensors_under,
 )
-from taut.losses import OffsetCrossEntropy
+from taut.losses import EMMA, AbstractImageLoss, Margins, OffsetCrossEntropy
 from taut.parametrizations import batched_if_quicker, update_
 from taut.training import OneCycle
 from taut.training._interruption import interrupt_flag
 
 LOSS = OffsetCrossEntropy(offset=2 * math.sqrt(2) * 36 / 255, temperature=0.25)
+LOSSES: dict[str, AbstractImageLoss] = {"LiRes": EMMA("36/255")}
+"""Of methods whose norms nothing but the loss of their paper keeps down."""
+
 _SCHEDULE = OneCycle()
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _WARM_UP = 2  # steps that load code and fill caches
 _STEPS_BETWEEN_READINGS = 16  # of the loss, for which the CPU waits for a GPU
-_MODEL, _OPTIMISER, _LOSS = "model.", "optimiser.", "loss"
+_MODEL, _OPTIMISER, _MARGINS, _LOSS = "model.", "optimiser.", "margins.", "loss"
 
 
 @final
@@ -64,18 +67,74 @@ class Task:
 
 
 @final
-@dataclass
-class Position:
-    """How far a training has come."""
+class Training:
+    """A net in training, with optimiser and loss, and how far it has come.
 
-    loss: Tensor  # sum over the steps of the last twentieth so far
-    step: int = 0
-    spent: Spent = field(default_factory=Spent)
+    The optimiser is Adam: the length of a step does not depend on how a method scales its
+    gradients.
+    """
 
+    def __init__(self, net: nn.Module, task: Task, shape: tuple[int, ...]) -> None:
+        self.net, self.task = net, task
+        self.optimiser = torch.optim.Adam(net.parameters(), lr=task.lr)
+        self.loss = LOSSES.get(task.method, LOSS)
+        with failing():
+            self.margins = Margins(net, shape) if self.loss.uses_bound else None
+        self.loss_sum = torch.zeros((), device=next(net.parameters()).device)
+        self.done = 0  # steps
+        self.spent = Spent()
 
-def start_on(device: torch.device) -> Position:
-    """Before the first step."""
-    return Position(torch.zeros((), device=device))
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Take a step, and count it."""
+        task, number = self.task, self.done
+        factor = _SCHEDULE.factor(number, steps_per_epoch=task.steps, epochs=1)
+        beta1 = _SCHEDULE.beta1(number, task.steps)
+        for group in self.optimiser.param_groups:
+            group["lr"], group["betas"] = task.lr * factor, (beta1, group["betas"][1])
+        self.optimiser.zero_grad()
+        with failing():
+            with batched_if_quicker(self.net):
+                logits = self.net(images)
+                known = {} if self.margins is None else self.margins()
+            loss = self.loss(logits, labels, progress=number / task.steps, **known)
+            loss.backward()
+            self.optimiser.step()
+            update_(self.net, number + 1)
+            if self.margins is not None:
+                self.margins.update_()
+        self.done += 1
+        if self.done > task.steps - averaged(task.steps):
+            self.loss_sum += loss.detach()
+        due = self.done % _STEPS_BETWEEN_READINGS == 0 or self.done == task.steps
+        if due and not loss.isfinite():
+            raise MethodFailed(f"the loss is not finite after step {self.done}.")
+
+    def save(self, file: Path) -> None:
+        """Keep the state in a file."""
+        tensors = {f"{_MODEL}{name}": value for name, value in self.net.state_dict().items()}
+        tensors |= optimiser_tensors(self.optimiser, _OPTIMISER)
+        followed = {} if self.margins is None else self.margins.state_dict()
+        tensors |= {f"{_MARGINS}{name}": value for name, value in followed.items()}
+        about = {
+            "task": json.dumps(asdict(self.task)),
+            "step": str(self.done),
+            "spent": json.dumps(self.spent),
+        }
+        save_tensors(file, tensors | {_LOSS: self.loss_sum}, about)
+
+    def load(self, file: Path) -> None:
+        """Restore the state that `save` kept."""
+        tensors, about = load_tensors(file)
+        if about.get("task") != json.dumps(asdict(self.task)):
+            raise ValueError(f"{file} is of another training: remove it, or give another folder.")
+        load_state(self.net, tensors_under(tensors, _MODEL), file)
+        state = optimiser_state(tensors_under(tensors, _OPTIMISER))
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
+        if self.margins is not None:
+            self.margins.load_state_dict(tensors_under(tensors, _MARGINS))
+        self.loss_sum = tensors[_LOSS].to(self.loss_sum.device)
+        self.done, self.spent = int(about["step"]), Spent(*json.loads(about["spent"]))
 
 
 def train(
@@ -85,29 +144,31 @@ def train(
     clock: Clock,
     file: Path,
     tell: Callable[[int], None] = lambda step: None,
-) -> Position:
+) -> Training:
     """Train a net in place, and keep its state in a file each minute and at the end.
 
     Ctrl-C finishes the step, keeps the state, and raises.
     """
-    optimiser = optimiser_of(net, task)
-    position = _loaded(net, optimiser, task, clock.device, file)
+    begin, saved = clock.read(), time.monotonic()
+    training = Training(net, task, _shape(split))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if file.is_file():
+        training.load(file)
     with interrupt_flag() as interrupted:
-        begin, saved = clock.read(), time.monotonic()
-        for images, labels in _batches(split, task, position.step):
-            step(net, optimiser, task, position, images, labels)
-            tell(position.step)
+        for images, labels in _batches(split, task, training.done):
+            training.step(images, labels)
+            tell(training.done)
             late = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
-            if late or interrupted.is_set() or position.step == task.steps:
-                position.spent = position.spent.plus(clock.read().since(begin))
-                _save(net, optimiser, task, position, file)
+            if late or interrupted.is_set() or training.done == task.steps:
+                training.spent = training.spent.plus(clock.read().since(begin))
+                training.save(file)
                 begin, saved = clock.read(), time.monotonic()
             if interrupted.is_set():
                 raise KeyboardInterrupt(
-                    f"stopped after step {position.step} of {task.steps} of {task.method}; the "
+                    f"stopped after step {training.done} of {task.steps} of {task.method}; the "
                     "same command goes on from there."
                 )
-    return position
+    return training
 
 
 def timed(
@@ -117,17 +178,17 @@ def timed(
 
     The first two steps do not count. At least three follow, and as many as fit into `seconds`.
     """
-    optimiser, position = optimiser_of(net, task), start_on(clock.device)
     start = begin = clock.read()
+    training = Training(net, task, _shape(split))
     charged = 0.0
     for images, labels in _batches(split, task, 0):
-        step(net, optimiser, task, position, images, labels)
-        if position.step == _WARM_UP:
+        training.step(images, labels)
+        if training.done == _WARM_UP:
             begin = clock.read()
         charged = clock.charge(clock.read().since(begin))
-        if position.step >= _WARM_UP + 3 and charged >= seconds:
+        if training.done >= _WARM_UP + 3 and charged >= seconds:
             break
-    return charged / (position.step - _WARM_UP), clock.read().since(start)
+    return charged / (training.done - _WARM_UP), clock.read().since(start)
 
 
 def averaged(steps: int) -> int:
@@ -135,38 +196,8 @@ def averaged(steps: int) -> int:
     return max(1, steps // 20)
 
 
-def optimiser_of(net: nn.Module, task: Task) -> torch.optim.Optimizer:
-    """Adam: the length of a step does not depend on how a method scales its gradients."""
-    return torch.optim.Adam(net.parameters(), lr=task.lr)
-
-
-def step(
-    net: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    task: Task,
-    position: Position,
-    images: Tensor,
-    labels: Tensor,
-) -> None:
-    """Take a step, and count it."""
-    factor = _SCHEDULE.factor(position.step, steps_per_epoch=task.steps, epochs=1)
-    beta1 = _SCHEDULE.beta1(position.step, task.steps)
-    for group in optimiser.param_groups:
-        group["lr"], group["betas"] = task.lr * factor, (beta1, group["betas"][1])
-    optimiser.zero_grad()
-    with failing():
-        with batched_if_quicker(net):
-            logits = net(images)
-        loss = LOSS(logits, labels)
-        loss.backward()
-        optimiser.step()
-        update_(net, position.step + 1)
-    position.step += 1
-    if position.step > task.steps - averaged(task.steps):
-        position.loss += loss.detach()
-    last = position.step == task.steps
-    if (last or position.step % _STEPS_BETWEEN_READINGS == 0) and not loss.isfinite():
-        raise MethodFailed(f"the loss is not finite after step {position.step}.")
+def _shape(split: Split) -> tuple[int, ...]:
+    return tuple(split.images.shape[1:])
 
 
 def _batches(split: Split, task: Task, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -178,42 +209,3 @@ def _batches(split: Split, task: Task, start: int) -> Iterator[tuple[Tensor, Ten
         for epoch in itertools.count(first)
     )
     return itertools.islice(itertools.chain.from_iterable(epochs), task.steps - start)
-
-
-def _save(
-    net: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    task: Task,
-    position: Position,
-    file: Path,
-) -> None:
-    tensors = {f"{_MODEL}{name}": value for name, value in net.state_dict().items()}
-    tensors |= optimiser_tensors(optimiser, _OPTIMISER)
-    about = {
-        "task": json.dumps(asdict(task)),
-        "step": str(position.step),
-        "spent": json.dumps(position.spent),
-    }
-    save_tensors(file, tensors | {_LOSS: position.loss}, about)
-
-
-def _loaded(
-    net: nn.Module,
-    optimiser: torch.optim.Optimizer,
-    task: Task,
-    device: torch.device,
-    file: Path,
-) -> Position:
-    """Restores net and optimiser from the file, if there is one."""
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        return start_on(device)
-    tensors, about = load_tensors(file)
-    if about.get("task") != json.dumps(asdict(task)):
-        raise ValueError(f"{file} is of another training: remove it, or give another folder.")
-    load_state(net, tensors_under(tensors, _MODEL), file)
-    state = optimiser_state(tensors_under(tensors, _OPTIMISER))
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-    spent = Spent(*json.loads(about["spent"]))
-    return Position(tensors[_LOSS].to(device), int(about["step"]), spent)

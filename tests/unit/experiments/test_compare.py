@@ -89,7 +89,7 @@ def test_every_method_gets_the_same_time(measured):
     assert quick["bound"] == pytest.approx(1, abs=1e-4)
 
 
-@pytest.mark.parametrize("method", ["BCOP", "OSSN"])
+@pytest.mark.parametrize("method", ["BCOP", "OSSN", "LiRes"])
 def test_a_stopped_run_ends_as_if_it_had_not_stopped(method, measured, monkeypatch, tmp_path):
     whole = measured(method, 3.0, "whole")
     stops = iter((1, 2, 4))
@@ -115,6 +115,13 @@ def test_a_stopped_run_ends_as_if_it_had_not_stopped(method, measured, monkeypat
     assert measured(method, 3.0, "stopped") == whole
     files = [tmp_path / folder / method / "run.safetensors" for folder in ("whole", "stopped")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_layer_without_a_norm_learns_to_keep_its_bound_small(measured, monkeypatch):
+    assert _training.LOSSES.keys() == {"LiRes"}
+    with_its_loss = measured("LiRes", 1.0, "own")["bound"]
+    monkeypatch.setattr(_training, "LOSSES", {})
+    assert with_its_loss < measured("LiRes", 1.0, "common")["bound"]
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint(measured, monkeypatch, tmp_path):
