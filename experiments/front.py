@@ -30,7 +30,7 @@ from taut.models import kinds
 from taut.training import Precision, Recipe, Run, TrainingDiverged
 
 DATASETS = ("mnist", "fashion-mnist")
-EPS = ("0.3", "0.5", "1", "1.58")
+EPS = ("0.3", "0.5", "1", "1.58", "2")
 MEASURED = "measured.json"
 SETTINGS = ("epochs", "batch_size", "lr", "retract_every", "offset", "temperature")
 CHANGES = ("batch_size", "lr", "retract_every", "precision")
