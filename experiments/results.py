@@ -117,7 +117,7 @@ def _of(dataset: str, path: Path, name: str, measured: dict[str, Any]) -> Iterat
 
 def _radius(text: str) -> str:
     """A radius as columns are called."""
-    return "1.0" if text == "1" else text
+    return f"{text}.0" if text.isdigit() else text
 
 
 def _best(points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
