@@ -192,7 +192,7 @@ class _BatchStatistics(nn.Module):
     def _sums(self, x: Tensor) -> Tensor:
         """Sums of each channel, in float32 at least.
 
-        torch adds bfloat16 up in float32 anyway, and seven times as fast if it returns bfloat16;
+        torch adds bfloat16 up in float32 anyway, and is faster if it returns bfloat16;
         sums of float16 would overflow.
         """
         axes, wide = [0, *range(2, x.dim())], torch.promote_types(x.dtype, torch.float32)
