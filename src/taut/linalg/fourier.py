@@ -41,7 +41,7 @@ def spectral_product(
 
     Example:
         >>> x = torch.tensor([[[1.0, 2.0, 4.0]]])
-        >>> spectral_product(x, torch.ones(2, 1, 1), torch.zeros(2, 1, 1), (3,))
+        >>> spectral_product(x, torch.ones(2, 1, 1), torch.zeros(2, 1, 1), (3,)).round(decimals=4)
         tensor([[[1., 2., 4.]]])
     """
     index, counts = _places(size, x.dtype, x.device)

@@ -334,7 +334,7 @@ def test_runs_resume_bitwise(method, step, settings, data_dir, tmp_path):
 
 
 def test_parts_of_a_batch_add_up(data_dir, tmp_path):
-    recipe = replace(RECIPE, epochs=2)
+    recipe = replace(RECIPE, epochs=1)
     whole = train(recipe, tmp_path / "whole", data_dir=data_dir).model()
     parts = train(replace(recipe, accumulate=3), tmp_path / "parts", data_dir=data_dir).model()
     for one, other in zip(whole.parameters(), parts.parameters(), strict=True):
