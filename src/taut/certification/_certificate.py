@@ -4,7 +4,6 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +30,7 @@ from taut.certification._radius import (
     executed_radius,
 )
 from taut.files import save_tensors, write_atomically
+from taut.linalg.precision import exact_float32
 from taut.parametrizations import cached
 from taut.program import (
     Composed,
@@ -140,7 +140,7 @@ class Certificate:
         precision = _PRECISIONS.get(self.arithmetic, inputs.dtype)
         device = "cpu" if like.device.type == "mps" else like.device
         # Radii in real arithmetic say nothing of any rounding.
-        sums = nullcontext() if self.arithmetic == "real" else conventional()
+        sums = exact_float32(like.device) if self.arithmetic == "real" else conventional()
         with torch.no_grad(), sums:
             return replay(self.program, inputs.to(device, precision, copy=True))
 
@@ -170,7 +170,7 @@ class Certificate:
         if self.curved is None or pairs is None:
             return torch.zeros_like(logits, dtype=torch.float64)
         values: dict[str, Tensor] = {}
-        with torch.no_grad():
+        with torch.no_grad(), exact_float32(images.device):
             replay(self.program, images, keep=values)
         hidden = values[self.curved.hidden].cpu()
         radii = self.curved.radii(logits.cpu(), hidden, labels.cpu(), pairs).to(logits.device)

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from taut._arguments import batch_of, check_tensor
 from taut.certification._radius import class_logits
+from taut.linalg.precision import exact_float32
 from taut.parametrizations import cached
 from taut.program import check_agreement
 
@@ -100,6 +101,7 @@ def like_of(model: nn.Module, images: Any) -> Any:
 
 def hold_against_model(model: nn.Module, images: Tensor, logits: Tensor) -> None:
     """Refuse to certify images on which the model does something else than its program."""
-    with torch.no_grad(), cached():
-        outputs = model(images.to(like_of(model, images).device, copy=True))
+    device = like_of(model, images).device
+    with torch.no_grad(), cached(), exact_float32(device):
+        outputs = model(images.to(device, copy=True))
         check_agreement(class_logits(outputs), logits, images)

@@ -7,7 +7,7 @@ ones are asked where torch has them.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from taut._torch_private import constant_when_compiled
 
 _EXACT = ("none", "ieee")
+_CONVOLUTIONS = "convolutions of the CPU"  # beside the types of devices, for their products
 
 
 @constant_when_compiled  # or the compiler stops at the question
@@ -25,7 +26,7 @@ def rounds_products(device: torch.device) -> bool:
         >>> rounds_products(torch.device("cpu"))
         False
     """
-    backend = _matmul(device.type)
+    backend = _backend(device.type)
     if backend is not None:
         return backend.fp32_precision not in _EXACT
     return device.type in ("cuda", "xpu") and torch.get_float32_matmul_precision() != "highest"
@@ -62,11 +63,12 @@ def _answer(ask: Callable[[], Any], otherwise: Any) -> Any:
         return otherwise
 
 
-def _matmul(kind: str) -> Any:
-    """The settings of the products of a device, if torch has them."""
+def _backend(kind: str) -> Any:
+    """The settings of the products of a device, or of convolutions, if torch has them."""
     backend = torch.backends.cuda.matmul if kind == "cuda" else None
-    if kind == "cpu":
-        backend = getattr(torch.backends.mkldnn, "matmul", None)
+    if kind in ("cpu", _CONVOLUTIONS):
+        family = "matmul" if kind == "cpu" else "conv"
+        backend = getattr(torch.backends.mkldnn, family, None)
     return backend if hasattr(backend, "fp32_precision") else None
 
 
@@ -86,12 +88,32 @@ def exact_products(device: torch.device) -> AbstractContextManager[object]:
     return _switched(device.type)
 
 
+@contextmanager
+def exact_float32(device: torch.device) -> Iterator[None]:
+    """Inside, float32 products on this device and convolutions on the CPU are not rounded more.
+
+    Convolutions on a GPU stay as they are, which is at most TF32.
+
+    Example:
+        >>> with exact_float32(torch.device("cpu")):
+        ...     list(reduced_settings(torch.device("cpu")))
+        []
+    """
+    backend = _backend(_CONVOLUTIONS) if device.type == "cpu" else None
+    with ExitStack() as settings:
+        settings.enter_context(exact_products(device))
+        rounded = backend is not None and backend.fp32_precision not in _EXACT
+        if rounded or _CONVOLUTIONS in _users:
+            settings.enter_context(_switched(_CONVOLUTIONS))
+        yield
+
+
 def _reduces(device: torch.device) -> bool:
     return rounds_products(device) or device.type in _users
 
 
 _lock = threading.Lock()
-_users: dict[str, tuple[int, Any]] = {}  # for each kind of device: how many, and the setting before
+_users: dict[str, tuple[int, Any]] = {}  # how many of each kind, and the setting before
 
 
 @contextmanager
@@ -112,7 +134,7 @@ def _switched(kind: str) -> Iterator[None]:
 
 def _set(kind: str, value: Any) -> Any:
     """Change the setting, None for exact products; what it was before."""
-    backend = _matmul(kind)
+    backend = _backend(kind)
     if backend is None:
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest" if value is None else value)

@@ -11,6 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from taut._arguments import check_module
 from taut._torch_private import is_out_of_memory
+from taut.linalg.precision import exact_float32
 from taut.program._parametrized import has_parametrizations
 from taut.program._program import Program
 from taut.program._replay import replay
@@ -43,7 +44,7 @@ def checked_record(model: nn.Module, shape: tuple[int, ...], *, through: bool = 
     if torch.is_autocast_enabled(like.device.type):
         raise UnprovenError("Under autocast other weights run than are read; leave it to bound.")
     before = _State(model)
-    with torch.no_grad():
+    with torch.no_grad(), exact_float32(like.device):
         program, first = record(
             model, _samples((1.0, 0.5, 0.25), shape, like, seed=1), through=through
         )
@@ -129,7 +130,7 @@ def _compare_calls(model: nn.Module, program: Program, x: Tensor) -> None:
 def check_precision(model: nn.Module, program: Program) -> None:
     """Refuse a program whose float64 outputs differ too much from those of the model."""
     x = _samples(_SCALES[:2], program.input_shape, _like(model), seed=0)
-    with torch.no_grad():
+    with torch.no_grad(), exact_float32(x.device):
         check_agreement(_call(model, x), replay(program, wide(x)), x)
 
 

@@ -137,8 +137,24 @@ def test_settings_are_switched_off_until_the_last_has_left(setting):
         assert not precision.rounds_products(CPU)
 
 
-def test_settings_come_back_after_an_error(setting):
+@pytest.mark.parametrize("context", [precision.exact_products, precision.exact_float32])
+def test_settings_come_back_after_an_error(setting, context):
     before = state()
-    with pytest.raises(KeyError), precision.exact_products(CPU):
+    with pytest.raises(KeyError), context(CPU):
         raise KeyError
+    assert state() == before
+
+
+def test_layers_are_exact_for_a_while(setting):
+    before = state()
+    x = torch.randn(8, 64, 8, 8)
+    layers = [nn.Conv2d(64, 64, 3), nn.Flatten(), nn.Linear(2304, 64)]
+    with torch.no_grad(), precision.exact_float32(CPU):
+        with precision.exact_float32(CPU):
+            assert not list(precision.reduced_settings(CPU))
+        for layer in layers:
+            exact = layer.double()(x.double())
+            x = layer.float()(x)
+            assert (x.double() - exact).abs().max() < 1e-5
+            x = exact.float()
     assert state() == before
