@@ -26,7 +26,7 @@ from experiments._show import markdown
 from experiments._training import share, steps_of
 
 RECORD = RECORDS / "referee.json"
-_EPS, _BATCH, _LR, _TEMPERATURE = 36 / 255, 128, 1e-3, 10.0
+_EPS, _BATCH, _LR, _LOGIT_SCALE = 36 / 255, 128, 1e-3, 10.0
 _WALK, _STEP = 20, 0.1
 _ITERATIONS = 1000
 
@@ -73,7 +73,7 @@ def trained(net: nn.Module, data: taut.data.Dataset, steps: int, seed: int) -> n
     optimiser = torch.optim.Adam(net.parameters(), lr=_LR)
     for images, labels in steps_of(data.train, _BATCH, steps, seed=seed):
         optimiser.zero_grad()
-        F.cross_entropy(_TEMPERATURE * net(images), labels).backward()
+        F.cross_entropy(_LOGIT_SCALE * net(images), labels).backward()
         optimiser.step()
     return net
 

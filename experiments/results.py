@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 # By data set: the radius that nets are compared at, and all that have a column.
 RADII = {
     "mnist": ("1.58", ("0.3", "0.5", "1.0", "1.58", "2.0")),
-    "fashion-mnist": ("1.0", ("0.3", "0.5", "1.0", "1.58")),
+    "fashion-mnist": ("1.0", ("0.3", "0.5", "1.0", "1.58", "2.0")),
     "cifar10": ("36/255", ("36/255", "72/255", "108/255", "1.0")),
     "cifar100": ("36/255", ("36/255", "72/255", "108/255", "1.0")),
     "tiny-imagenet": ("36/255", ("36/255", "72/255", "108/255")),
@@ -123,7 +123,8 @@ def _radius(text: str) -> str:
 def _best(points: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Those of a front with the largest certified accuracy at some radius."""
     points = list(points)
-    keys = [key for key in points[0]["summary"] if key.startswith("certified at ")]
+    known = set.intersection(*(set(point["summary"]) for point in points))
+    keys = [key for key in known if key.startswith("certified at ")]
     best = [max(points, key=lambda point: point["summary"][key]["mean"]) for key in keys]
     return [point for point in points if point in best]
 

@@ -32,7 +32,8 @@ def about(record: Mapping[str, Any]) -> str:
     return (
         f"Size {settings['size']} on {settings['data']}, for each method "
         f"{settings['minutes']:g} minutes of {settings['budget']}; {place}; torch "
-        f"{machine['torch']}; seed {settings['seed']}; commit {machine['commit'][:12]}:"
+        f"{machine['torch']}; seed {settings['seed']}; commit {machine['commit'][:12]}. Loss: "
+        f"{settings['loss']}:"
     )
 
 

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ from taut.parametrizations import batched_if_quicker, update_
 from taut.training import OneCycle
 from taut.training._interruption import interrupt_flag
 
-LOSS = OffsetCrossEntropy(offset=2 * math.sqrt(2) * 36 / 255, temperature=0.25)
+LOSS = OffsetCrossEntropy.for_radius("36/255", temperature=0.25)
 LOSSES: dict[str, AbstractImageLoss] = {"LiRes": EMMA("36/255")}
 """Of methods whose norms nothing but the loss of their paper keeps down."""
 

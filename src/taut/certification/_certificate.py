@@ -138,9 +138,9 @@ class Certificate:
         """The outputs for a batch, computed by the certified program with its own weights."""
         like = next(iter(self.program.tensors.values()), inputs)
         precision = _PRECISIONS.get(self.arithmetic, inputs.dtype)
-        device = "cpu" if like.device.type == "mps" else like.device
+        device = torch.device("cpu") if like.device.type == "mps" else like.device
         # Radii in real arithmetic say nothing of any rounding.
-        sums = exact_float32(like.device) if self.arithmetic == "real" else conventional()
+        sums = exact_float32(device) if self.arithmetic == "real" else conventional()
         with torch.no_grad(), sums:
             return replay(self.program, inputs.to(device, precision, copy=True))
 

@@ -20,7 +20,7 @@ _LEAST = 0.01
 @final
 @dataclass(frozen=True)
 class EMMA(AbstractImageLoss):
-    r"""EMMA, efficiently maximised margins: cross-entropy at bounded worst-case logits.
+    r"""EMMA, efficient margin maximisation: cross-entropy at bounded worst-case logits.
 
     Within :math:`\varepsilon` the logit of class j gains at most :math:`c_{yj}\varepsilon` on that
     of the label y, with :math:`c_{yj} = L \|w_y - w_j\|`. The loss is the cross-entropy of

@@ -33,7 +33,7 @@ class AOLNet(AbstractNet):
         padding_mode: of the convolutions; zeros as in the paper, or None for circular.
 
     The published sizes for images of 32 x 32 are S, M and L with 18.7 M, 62.8 M and 136 M
-    parameters (the paper states 136 M for L); `kept` is 16, 32 and 48.
+    parameters (L as in the paper); `kept` is 16, 32 and 48.
 
     Raises:
         ValueError: if a setting is out of its range.

@@ -1,4 +1,4 @@
-"""Convolutions, then dense layers, MaxMin between them: what all architectures here share."""
+"""Convolutions, then dense layers, MaxMin between them: what the nets of BCOP's paper, and `Wide` and `Deep`, share."""
 
 import math
 from functools import partial

@@ -190,10 +190,10 @@ class _BatchStatistics(nn.Module):
         return _over_processes(self._sums(centred.square())) / entries
 
     def _sums(self, x: Tensor) -> Tensor:
-        """Sums of each channel, in float32 at least.
+        """Sums of each channel, as float32 at least.
 
-        torch adds bfloat16 up in float32 anyway, and is faster if it returns bfloat16;
-        sums of float16 would overflow.
+        torch adds up in float32, and is faster if it rounds sums of bfloat16 to bfloat16; those of
+        float16 would overflow.
         """
         axes, wide = [0, *range(2, x.dim())], torch.promote_types(x.dtype, torch.float32)
         returned = x.dtype if x.dtype == torch.bfloat16 else wide
