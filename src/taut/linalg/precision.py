@@ -7,7 +7,7 @@ ones are asked where torch has them.
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -83,33 +83,32 @@ def exact_products(device: torch.device) -> AbstractContextManager[object]:
         ...     rounds_products(torch.device("cpu"))
         False
     """
-    if torch.compiler.is_compiling() or not _reduces(device):
-        return nullcontext()
-    return _switched(device.type)
+    return _switched_if(rounds_products(device), device.type)
 
 
 @contextmanager
 def exact_float32(device: torch.device) -> Iterator[None]:
-    """Inside, float32 products on this device and convolutions on the CPU are not rounded more.
+    """Inside, float32 products on this device and convolutions on the CPU are in full float32.
 
-    Convolutions on a GPU stay as they are, which is at most TF32.
+    Convolutions on a GPU keep torch's setting, which may be TF32. Otherwise as `exact_products`.
 
     Example:
         >>> with exact_float32(torch.device("cpu")):
         ...     list(reduced_settings(torch.device("cpu")))
         []
     """
-    backend = _backend(_CONVOLUTIONS) if device.type == "cpu" else None
-    with ExitStack() as settings:
-        settings.enter_context(exact_products(device))
-        rounded = backend is not None and backend.fp32_precision not in _EXACT
-        if rounded or _CONVOLUTIONS in _users:
-            settings.enter_context(_switched(_CONVOLUTIONS))
+    backend = _backend(_CONVOLUTIONS)
+    rounded = backend is not None and backend.fp32_precision not in _EXACT
+    on_cpu = device.type == "cpu"
+    convolutions = _switched_if(rounded, _CONVOLUTIONS) if on_cpu else nullcontext()
+    with exact_products(device), convolutions:
         yield
 
 
-def _reduces(device: torch.device) -> bool:
-    return rounds_products(device) or device.type in _users
+def _switched_if(rounded: bool, kind: str) -> AbstractContextManager[object]:
+    """The context that switches a setting off, where it rounds or another thread switched it."""
+    needed = (rounded or kind in _users) and not torch.compiler.is_compiling()
+    return _switched(kind) if needed else nullcontext()
 
 
 _lock = threading.Lock()

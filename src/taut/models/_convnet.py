@@ -1,4 +1,4 @@
-"""Convolutions, then dense layers, MaxMin between them: what the nets of BCOP's paper, and `Wide` and `Deep`, share."""
+"""Convolutions, then dense layers, MaxMin between them: the nets of BCOP's paper, and others."""
 
 import math
 from functools import partial
