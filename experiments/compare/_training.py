@@ -124,7 +124,7 @@ class Training:
     def load(self, file: Path) -> None:
         """Restore the state that `save` kept."""
         tensors, about = load_tensors(file)
-        if about.get("task") != json.dumps(asdict(self.task)):
+        if about.get("task") != json.dumps(asdict(self.task)) or _LOSS not in tensors:
             raise ValueError(f"{file} is of another training: remove it, or give another folder.")
         load_state(self.net, tensors_under(tensors, _MODEL), file)
         state = optimiser_state(tensors_under(tensors, _OPTIMISER))

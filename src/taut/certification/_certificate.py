@@ -4,6 +4,7 @@ import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -140,8 +141,8 @@ class Certificate:
         precision = _PRECISIONS.get(self.arithmetic, inputs.dtype)
         device = torch.device("cpu") if like.device.type == "mps" else like.device
         # Radii in real arithmetic say nothing of any rounding.
-        sums = exact_float32(device) if self.arithmetic == "real" else conventional()
-        with torch.no_grad(), sums:
+        sums = nullcontext() if self.arithmetic == "real" else conventional()
+        with torch.no_grad(), exact_float32(device), sums:
             return replay(self.program, inputs.to(device, precision, copy=True))
 
     def logits(self, images: Float[Tensor, "b ..."]) -> Float[Tensor, "b k ..."]:

@@ -8,6 +8,7 @@ ones are asked where torch has them.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,11 +84,12 @@ def exact_products(device: torch.device) -> AbstractContextManager[object]:
         ...     rounds_products(torch.device("cpu"))
         False
     """
-    return _switched_if(rounds_products(device), device.type)
+    if torch.compiler.is_compiling():
+        return nullcontext()
+    return _exact(device.type, partial(rounds_products, device))
 
 
-@contextmanager
-def exact_float32(device: torch.device) -> Iterator[None]:
+def exact_float32(device: torch.device) -> AbstractContextManager[object]:
     """Inside, float32 products on this device and convolutions on the CPU are in full float32.
 
     Convolutions on a GPU keep torch's setting, which may be TF32. Otherwise as `exact_products`.
@@ -97,18 +99,20 @@ def exact_float32(device: torch.device) -> Iterator[None]:
         ...     list(reduced_settings(torch.device("cpu")))
         []
     """
-    backend = _backend(_CONVOLUTIONS)
-    rounded = backend is not None and backend.fp32_precision not in _EXACT
-    on_cpu = device.type == "cpu"
-    convolutions = _switched_if(rounded, _CONVOLUTIONS) if on_cpu else nullcontext()
-    with exact_products(device), convolutions:
+    if torch.compiler.is_compiling() or device.type != "cpu":
+        return exact_products(device)
+    return _exact_on_cpu(device)
+
+
+@contextmanager
+def _exact_on_cpu(device: torch.device) -> Iterator[None]:
+    with exact_products(device), _exact(_CONVOLUTIONS, _rounds_convolutions):
         yield
 
 
-def _switched_if(rounded: bool, kind: str) -> AbstractContextManager[object]:
-    """The context that switches a setting off, where it rounds or another thread switched it."""
-    needed = (rounded or kind in _users) and not torch.compiler.is_compiling()
-    return _switched(kind) if needed else nullcontext()
+def _rounds_convolutions() -> bool:
+    backend = _backend(_CONVOLUTIONS)
+    return backend is not None and backend.fp32_precision not in _EXACT
 
 
 _lock = threading.Lock()
@@ -116,19 +120,33 @@ _users: dict[str, tuple[int, Any]] = {}  # how many of each kind, and the settin
 
 
 @contextmanager
-def _switched(kind: str) -> Iterator[None]:
-    with _lock:
-        count, before = _users.get(kind, (0, None))
-        _users[kind] = (count + 1, before if count else _set(kind, None))
+def _exact(kind: str, rounds: Callable[[], bool]) -> Iterator[None]:
+    """Inside, a setting is off, if it rounds or another thread has switched it off."""
+    if not _enter(kind, rounds):
+        yield
+        return
     try:
         yield
     finally:
-        with _lock:
-            count, before = _users.pop(kind)
-            if count > 1:
-                _users[kind] = (count - 1, before)
-            else:
-                _set(kind, before)
+        _leave(kind)
+
+
+def _enter(kind: str, rounds: Callable[[], bool]) -> bool:
+    with _lock:
+        count, before = _users.get(kind, (0, None))
+        if count == 0 and not rounds():
+            return False
+        _users[kind] = (count + 1, before if count else _set(kind, None))
+        return True
+
+
+def _leave(kind: str) -> None:
+    with _lock:
+        count, before = _users.pop(kind)
+        if count > 1:
+            _users[kind] = (count - 1, before)
+        else:
+            _set(kind, before)
 
 
 def _set(kind: str, value: Any) -> Any:

@@ -88,8 +88,7 @@ class Margins:
         self._calls = {n: NormEstimate(layer, sites[n], shares[n]) for n, layer in calls.items()}
         followed = {n: call for n, call in self._calls.items() if call.share > 0}
         for call in followed.values():
-            call.follow(iterations)
-            call.start = float(call.norm().detach())
+            call.begin(still.get_submodule(call.site.node.path), iterations)
         self._followed = {n: call for n, call in followed.items() if call.start > 0}
 
     @property

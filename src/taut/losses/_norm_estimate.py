@@ -65,6 +65,16 @@ class NormEstimate:
         self.direction = self.noise
 
     @torch.no_grad()
+    def begin(self, proven: Any, steps: int) -> None:
+        """Find the norm of the layer at first: of its projected copy, of which the proof is."""
+        running, self.module = self.module, proven
+        self.follow(steps)
+        self.start = float(self.norm())
+        self.module = running
+        if not torch.equal(_weight_of(running), _weight_of(proven)):
+            self.follow(steps)
+
+    @torch.no_grad()
     def follow(self, steps: int) -> None:
         """Improve the direction by steps of Lanczos' method."""
         weight, start = _weight_of(self.module), self.direction + _NUDGE * self.noise

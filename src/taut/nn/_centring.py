@@ -192,12 +192,13 @@ class _BatchStatistics(nn.Module):
     def _sums(self, x: Tensor) -> Tensor:
         """Sums of each channel, as float32 at least.
 
-        torch adds up in float32, and is faster if it rounds sums of bfloat16 to bfloat16; those of
-        float16 would overflow.
+        torch is slow unless it rounds sums of bfloat16 to bfloat16. Here those of single images
+        are, whose errors cancel. Sums of float16 would overflow.
         """
-        axes, wide = [0, *range(2, x.dim())], torch.promote_types(x.dtype, torch.float32)
-        returned = x.dtype if x.dtype == torch.bfloat16 else wide
-        return x.sum(axes, dtype=returned).to(wide)
+        axes, wide = list(range(2, x.dim())), torch.promote_types(x.dtype, torch.float32)
+        if x.dtype == torch.bfloat16 and axes:
+            x, axes = x.sum(axes), []
+        return x.sum([0, *axes], dtype=wide)
 
     def _move(self, *pairs: tuple[Tensor, Tensor]) -> None:
         """Running statistics towards those of the batch, as torch's BatchNorm does."""

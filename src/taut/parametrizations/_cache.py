@@ -20,7 +20,7 @@ from taut._torch_private import (
     version_of,
 )
 from taut.linalg.bases import orthonormal_basis
-from taut.linalg.precision import exact_products
+from taut.linalg.precision import exact_float32
 from taut.linalg.stiefel import own_basis
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._kept import is_own_basis
@@ -257,7 +257,7 @@ def _read(parametrization: AbstractParametrization, name: Any, compute: Callable
 
 
 def without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Inside, neither autocast nor a setting for products rounds more than the dtype does.
+    """Inside, neither autocast nor a setting of torch rounds more than the dtype does.
 
     Args:
         device: on which is computed.
@@ -269,7 +269,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     """
     if device.type == "meta":  # has no numbers, and no autocast
         return nullcontext()
-    plain, exact = torch.autocast(device.type, enabled=False), exact_products(device)
+    plain, exact = torch.autocast(device.type, enabled=False), exact_float32(device)
     return plain if isinstance(exact, nullcontext) else _both(plain, exact)
 
 

@@ -158,3 +158,29 @@ def test_layers_are_exact_for_a_while(setting):
             assert (x.double() - exact).abs().max() < 1e-5
             x = exact.float()
     assert state() == before
+
+
+def test_weights_do_not_depend_on_a_setting(setting):
+    """AOL's factors are sums of a convolution; rounded, a kernel of norm 1 may grow."""
+    layer = taut.nn.Conv2d(16, 16, 3, parametrization=taut.AOL)
+    _reset()
+    exact = layer.weight.detach()
+    SETTINGS[setting]()
+    assert torch.equal(layer.weight, exact)
+    assert torch.equal(taut.freeze(layer).weight, exact)
+
+
+def test_certificates_that_were_proven_before_are_exact():
+    model = nn.Linear(128, 2, bias=False)
+    with torch.no_grad():
+        model.weight[1] = model.weight[0] + 1e-2 * torch.randn(128)
+    certificate, x = (
+        taut.certification.prove(model, (128,), arithmetic="float32"),
+        torch.rand(512, 128),
+    )
+    exact = certificate.outputs(x)
+    torch.set_float32_matmul_precision("medium")
+    try:
+        assert torch.equal(certificate.outputs(x), exact)
+    finally:
+        _reset()

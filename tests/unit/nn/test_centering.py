@@ -217,6 +217,16 @@ def test_gradients_in_training(kind):
     assert not layer.running_mean.any()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_means_in_bfloat16_are_nearly_those_in_float32(layout):
+    """Where the mean is far larger than the spread; one rounding to bfloat16 may cost 2e-3."""
+    x = (torch.randn(256, 8, 6, 5) + torch.linspace(10, 20, 8)[:, None, None]).bfloat16()
+    layer = BatchCentering(8, momentum=1.0)
+    layer(x.to(memory_format=layout))
+    mean = x.double().mean((0, 2, 3))
+    assert ((layer.running_mean.double() - mean) / mean).abs().max() < 5e-4
+
+
 def test_wrong_arguments_are_named():
     for run, match in (
         (lambda: LayerCentering(0), "`dim` must hold axes of a sample"),

@@ -185,6 +185,19 @@ def test_the_estimate_follows_the_constant_as_it_moves():
     assert 0.98 * now < float(margins.estimate().detach()) < 1.001 * now
 
 
+def test_the_start_is_the_norm_that_was_proven():
+    """SVCM's, which grows between its projections: the proof is of the projected kernel."""
+    torch.manual_seed(0)
+    model = taut.nn.Conv2d(3, 4, 3, bias=False, parametrization=taut.SVCM).double()
+    with torch.no_grad():
+        raw = model.parametrization.raw_matrix
+        raw.mul_(2).add_(0.1 * torch.randn_like(raw))
+    margins = Margins(model, (3, 5, 6))
+    norm = torch.linalg.matrix_norm(differentiable_matrix(model, (3, 5, 6)), 2)
+    assert margins.bound < 1.1 < 1.5 < norm
+    assert float(margins()["bound"].detach()) == pytest.approx(float(norm.detach()), rel=0.1)
+
+
 def test_directions_leave_a_frequency():
     """Power iteration alone would stay at the first direction."""
     layer = taut.nn.Conv1d(1, 1, 3, parametrization=taut.LiRes, bias=False)
