@@ -1,6 +1,7 @@
 """Figures of single pages: what a record says, and what a function looks like."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def arithmetics() -> "Figure":
 def compared() -> "Figure":
     """What the equal-compute comparison published, over the size of the net."""
     figure, (axes,) = panels(1, 1, (7, 3.8))
-    for colour, (method, sizes) in zip(COLOURS, PUBLISHED.items(), strict=False):
+    for colour, (method, sizes) in zip(cycle(COLOURS), PUBLISHED.items(), strict=False):
         values = [accuracy.certified for accuracy in sizes.values()]
         axes.plot(list(sizes), values, "o-", color=colour, markersize=4, label=method)
     axes.set_xlabel("size of the net")
@@ -115,7 +116,7 @@ def compared() -> "Figure":
 def zoo() -> "Figure":
     """Clean and certified accuracies of the models of the zoo."""
     figure, (axes,) = panels(1, 1, (7.6, 3.8))
-    for colour, (name, said) in zip(COLOURS, manifest().items(), strict=False):
+    for colour, (name, said) in zip(cycle(COLOURS), manifest().items(), strict=False):
         found = sorted((_number(eps), value) for eps, value in said["certified"].items())
         points = [(0.0, said["clean"]), *found]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=name)

@@ -165,6 +165,10 @@ class AbstractLoss(ABC):
             reduction: "mean" over the images, their "sum", or "none": one loss for each image.
             counts: as in :class:`LossInputs`.
             progress: as in :class:`LossInputs`.
+
+        Raises:
+            ValueError: if an input is wrong, or `reduction` is "none" for a loss that is no mean
+                over images.
         """
         if reduction not in _REDUCTIONS:
             raise ValueError(f"`reduction` must be 'none', 'sum' or 'mean'; got {reduction!r}.")

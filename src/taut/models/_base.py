@@ -45,6 +45,9 @@ class AbstractModel(ABC):
             dense: of the dense layers; by default what `parametrization` is on a matrix.
             device: of the parameters.
             dtype: of the parameters.
+
+        Raises:
+            ValueError: if the settings do not fit these inputs.
         """
 
 
