@@ -117,7 +117,7 @@ class Variation:
         width, height = min(1.0, wanted), min(1.0, 1 / wanted)  # the largest part in the middle
         return (1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2
 
-    def changed(self, index: int, image: "Image") -> "Image":
+    def randaugmented(self, index: int, image: "Image") -> "Image":
         r"""Picture `index` after its operations of RandAugment."""
         draws = self._draws(index, _COLOUR)
         for which, sign in draws.random((self.augment.randaugment, 2)):
@@ -130,7 +130,7 @@ class Variation:
         return np.random.default_rng([self.seed, self.epoch, index, purpose])
 
 
-def brought(image: "Image", size: Size, box: Box | None) -> "Image":
+def resized(image: "Image", size: Size, box: Box | None) -> "Image":
     """A part of a picture at a size (bicubic); without a part the middle that covers the size."""
     if box is not None:
         width, height = image.size
@@ -146,19 +146,19 @@ def brought(image: "Image", size: Size, box: Box | None) -> "Image":
     return ImageOps.fit(image, size)
 
 
-def varied(
+def augmented(
     images: UInt8[Tensor, "b c h w"], indices: Int64[Tensor, " b"], variation: Variation
 ) -> UInt8[Tensor, "b c h w"]:
     """Images in memory, changed as pictures of their size; of one or three channels."""
     arrays = [
-        varied_array(image, index, variation)
+        augmented_array(image, index, variation)
         for image, index in zip(images.cpu().numpy(), indices.tolist(), strict=True)
     ]
     changed = np.stack(arrays) if arrays else np.empty(images.shape, np.uint8)
     return torch.from_numpy(changed).to(images.device)
 
 
-def varied_array(pixels: np.ndarray, index: int, variation: Variation) -> np.ndarray:
+def augmented_array(pixels: np.ndarray, index: int, variation: Variation) -> np.ndarray:
     """One image (c, h, w), likewise."""
     if len(pixels) not in (1, 3):
         raise ValueError(f"Pictures that change must have 1 or 3 channels; got {len(pixels)}.")
@@ -168,8 +168,8 @@ def varied_array(pixels: np.ndarray, index: int, variation: Variation) -> np.nda
         message = "Changing pictures needs Pillow: pip install 'taut[cli]'."
         raise ModuleNotFoundError(message) from None
     image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0).copy())
-    image = brought(image, image.size, variation.box(index, image.size, image.size))
-    return as_pixels(variation.changed(index, image))
+    image = resized(image, image.size, variation.box(index, image.size, image.size))
+    return as_pixels(variation.randaugmented(index, image))
 
 
 def as_pixels(image: "Image") -> np.ndarray:

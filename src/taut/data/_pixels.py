@@ -16,7 +16,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from taut.data._archive import Place, below
-from taut.data._augment import Box, Size, Variation, as_pixels, brought
+from taut.data._augment import Box, Size, Variation, as_pixels, resized
 from taut.data._checks import check_size
 
 if TYPE_CHECKING:
@@ -243,8 +243,8 @@ def to_array(
     target = image.size if shape is None else (shape[2], shape[1])
     if change is not None:
         box = box or change.box(image.size, target)
-        image = change.variation.changed(change.index, brought(image, target, box))
-    return as_pixels(brought(image, target, None))
+        image = change.variation.randaugmented(change.index, resized(image, target, box))
+    return as_pixels(resized(image, target, None))
 
 
 def _upright_size(image: "Image") -> Size:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from taut.data._augment import Variation, varied
+from taut.data._augment import Variation, augmented
 
 
 class AbstractSplit(ABC):
@@ -114,7 +114,7 @@ class Split(AbstractSplit):
         for part in parts:
             images = self.images[places[part]]
             if variation is not None:
-                images = varied(images, order[part], variation)
+                images = augmented(images, order[part], variation)
             yield Split(images, self.labels[places[part]])
 
     def pick(self, indices: Int64[Tensor, " n"]) -> "Split":

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from taut._torch_private import end_workers
-from taut.data._augment import Variation, varied_array
+from taut.data._augment import Variation, augmented_array
 from taut.data._checks import checked_shape
 from taut.data._folders import AbstractPictures, Arrangement, Picture, arrange
 from taut.data._holdout import Holdout
@@ -299,7 +299,7 @@ class _Decoded(torch.utils.data.Dataset):
         if isinstance(self.pictures, AbstractPictures):
             return self.pictures(at, Change(variation, index))
         pixels, name = self.pictures(at)
-        return varied_array(pixels, index, variation), name
+        return augmented_array(pixels, index, variation), name
 
 
 def _leave_signals_to_the_parent(worker: int) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from taut.data import Augment, Batches, Share, Split, Variation, load, stream
-from taut.data._augment import brought, varied_array
+from taut.data._augment import augmented_array, resized
 from taut.data._randaugment import OPERATIONS
 
 CROP = Augment(crop_padding=0, flip=False, resized_crop=0.2)
@@ -70,11 +70,11 @@ def test_pictures_in_which_no_part_fits_give_their_middle():
 def test_a_part_is_what_pillow_cuts_out_and_scales():
     image = Image.fromarray(noise(0, (48, 40, 3)))
     part = image.crop((2, 3, 38, 43)).resize((18, 15), Image.Resampling.BICUBIC)
-    found = brought(image, (18, 15), (2 / 40, 3 / 48, 38 / 40, 43 / 48))
+    found = resized(image, (18, 15), (2 / 40, 3 / 48, 38 / 40, 43 / 48))
     difference = np.abs(np.asarray(found).astype(int) - np.asarray(part))
     assert difference[3:-3, 3:-3].max() <= 1  # at the border the crop alone has no neighbours
     assert np.array_equal(
-        np.asarray(brought(image, (40, 48), (0.0, 0.0, 1.0, 1.0))), np.asarray(image)
+        np.asarray(resized(image, (40, 48), (0.0, 0.0, 1.0, 1.0))), np.asarray(image)
     )
 
 
@@ -162,7 +162,7 @@ def test_all_operations_are_drawn_in_both_directions():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("taut.data._augment.OPERATIONS", watched)
         for index in range(300):
-            varied.changed(index, Image.new("L", (2, 2)))
+            varied.randaugmented(index, Image.new("L", (2, 2)))
     assert len(drawn) == 900
     assert {strength for _, strength in drawn} == {0.2, -0.2}
     counts = [sum(name == one for one, _ in drawn) for name in NAMES]
@@ -196,7 +196,7 @@ def test_changes_depend_on_seed_epoch_and_image_alone():
     for at, (images, labels) in enumerate((one, two, other)):
         images = images[labels.argsort()]
         kept = torch.from_numpy(np.stack([
-            varied_array(image.numpy(), index, Variation(only, *((0, 0), (0, 1), (3, 0))[at]))
+            augmented_array(image.numpy(), index, Variation(only, *((0, 0), (0, 1), (3, 0))[at]))
             for index, image in enumerate(split().images)
         ]))  # fmt: skip
         assert torch.equal((images * 255).round().to(torch.uint8), kept)
@@ -272,7 +272,7 @@ def test_streamed_crops_are_made_of_the_whole_picture(photos):
         with Image.open(order[index]) as opened:
             image = opened.transpose(Image.Transpose.ROTATE_270) if index in (0, 4) else opened
             box = varied.box(index, image.size, (16, 16))
-            expected = brought(image.convert("RGB"), (16, 16), box)
+            expected = resized(image.convert("RGB"), (16, 16), box)
         assert np.array_equal(found[index].numpy(), np.asarray(expected).transpose(2, 0, 1))
     assert not torch.equal(found, fetched(type("Held", (), {"train": held}), varied))
 
@@ -306,10 +306,10 @@ def test_a_draft_covers_what_is_needed(photos, monkeypatch):
 
     def watched(image, size, box):
         seen.append(image.size)
-        return brought(image, size, box)
+        return resized(image, size, box)
 
     data = stream("folder", photos, workers=0, shape=(3, 16, 16), draft=True)
-    monkeypatch.setattr("taut.data._pixels.brought", watched)
+    monkeypatch.setattr("taut.data._pixels.resized", watched)
     fetched(data)
     for size, found in zip(SIZES, seen, strict=True):
         factor = next(f for f in (8, 4, 2, 1) if min(size) // 16 >= f)
