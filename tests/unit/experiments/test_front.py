@@ -37,7 +37,12 @@ def test_a_record_holds_the_finished_runs_and_is_drawn(tmp_path, monkeypatch):
     assert run["arithmetic"] == "float64"
     assert run["clean"] == pytest.approx(100 * last["clean_accuracy"])
     assert run["certified"]["0.5"] == pytest.approx(100 * last["certified_accuracy_0.5"], abs=0.2)
-    assert (folder / "measured.json").is_file()
+    measured = folder / front.MEASURED
+    said = json.loads(measured.read_text())
+    for certified, clean in (({"0.5": 0.0}, said["clean"]), (said["certified"], -1.0)):
+        measured.write_text(json.dumps(said | {"certified": certified, "clean": -1.0}))
+        front.fill(Record(tmp_path / "again.json", "none"), "small", "fashion-mnist-subset")
+        assert json.loads(measured.read_text())["clean"] == clean  # of other radii: done again
 
     for dataset, name in (("mnist", "MNIST"), ("fashion-mnist", "Fashion-MNIST")):
         record["dataset"], run["data"] = dataset, name
