@@ -101,12 +101,15 @@ def exact_float32(device: torch.device) -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or device.type != "cpu":
         return exact_products(device)
-    return _exact_on_cpu(device)
+    return both(exact_products(device), _exact(_CONVOLUTIONS, _rounds_convolutions))
 
 
 @contextmanager
-def _exact_on_cpu(device: torch.device) -> Iterator[None]:
-    with exact_products(device), _exact(_CONVOLUTIONS, _rounds_convolutions):
+def both(
+    first: AbstractContextManager[object], second: AbstractContextManager[object]
+) -> Iterator[None]:
+    """Inside two contexts."""
+    with first, second:
         yield
 
 

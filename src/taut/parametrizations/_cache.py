@@ -20,7 +20,7 @@ from taut._torch_private import (
     version_of,
 )
 from taut.linalg.bases import orthonormal_basis
-from taut.linalg.precision import exact_float32
+from taut.linalg.precision import both, exact_float32
 from taut.linalg.stiefel import own_basis
 from taut.parametrizations._base import AbstractParametrization
 from taut.parametrizations._kept import is_own_basis
@@ -270,15 +270,7 @@ def without_autocast(device: torch.device) -> AbstractContextManager[object]:
     if device.type == "meta":  # has no numbers, and no autocast
         return nullcontext()
     plain, exact = torch.autocast(device.type, enabled=False), exact_float32(device)
-    return plain if isinstance(exact, nullcontext) else _both(plain, exact)
-
-
-@contextmanager
-def _both(
-    first: AbstractContextManager[object], second: AbstractContextManager[object]
-) -> Iterator[None]:
-    with first, second:
-        yield
+    return plain if isinstance(exact, nullcontext) else both(plain, exact)
 
 
 def _contiguous(weight: Tensor) -> Tensor:
