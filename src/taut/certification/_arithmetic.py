@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from taut._arguments import check_tensor
-from taut.linalg.precision import reduced_settings
+from taut.linalg.precision import ONEDNN_VARIABLES, reduced_settings
 from taut.linalg.rounding import next_up
 from taut.program import UnprovenError
 
@@ -58,6 +58,7 @@ def check_arithmetic(arithmetic: str, tensors: Mapping[str, Tensor], device: tor
 _MEND = {
     "torch.get_float32_matmul_precision()": "call torch.set_float32_matmul_precision('highest')",
     "torch.backends.cudnn.allow_tf32": "set torch.backends.cudnn.allow_tf32 = False",
+    **dict.fromkeys(ONEDNN_VARIABLES, "unset this variable before Python starts"),
 }
 
 

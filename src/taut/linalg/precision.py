@@ -2,9 +2,11 @@
 
 There are two sets of them, `torch.set_float32_matmul_precision` and `allow_tf32`, and since torch
 2.9 `fp32_precision` of each backend. The old ones raise where the new ones were used, so the new
-ones are asked where torch has them.
+ones are asked where torch has them. Variables of the environment round all that oneDNN computes,
+whatever torch's settings say: where exact convolutions are needed, they then do without oneDNN.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,8 +17,12 @@ import torch
 
 from taut._torch_private import constant_when_compiled
 
+ONEDNN_VARIABLES = ("ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE")
+"""The variables of the environment by which oneDNN may round float32, whatever torch's settings."""
+
 _EXACT = ("none", "ieee")
-_CONVOLUTIONS = "convolutions of the CPU"  # beside the types of devices, for their products
+# Beside the types of devices, for their products.
+_CONVOLUTIONS, _ONEDNN = "convolutions of the CPU", "oneDNN"
 
 
 @constant_when_compiled  # or the compiler stops at the question
@@ -54,6 +60,16 @@ def reduced_settings(device: torch.device) -> Iterator[tuple[str, Any]]:
         value = getattr(part, "fp32_precision", "none")
         if value not in _EXACT:
             yield f"torch.backends.{name}.fp32_precision", value
+    if not on_gpu and torch.backends.mkldnn.enabled:
+        yield from _variables()
+
+
+def _variables() -> Iterator[tuple[str, str]]:
+    """The variables of the environment by which oneDNN rounds float32, and their values."""
+    for name in ONEDNN_VARIABLES:
+        value = os.environ.get(name, "")
+        if value.upper() not in ("", "STRICT"):
+            yield name, value
 
 
 def _answer(ask: Callable[[], Any], otherwise: Any) -> Any:
@@ -101,7 +117,10 @@ def exact_float32(device: torch.device) -> AbstractContextManager[object]:
     """
     if torch.compiler.is_compiling() or device.type != "cpu":
         return exact_products(device)
-    return both(exact_products(device), _exact(_CONVOLUTIONS, _rounds_convolutions))
+    convolutions = _exact(_CONVOLUTIONS, _rounds_convolutions)
+    if next(_variables(), None):
+        convolutions = both(convolutions, _exact(_ONEDNN, lambda: torch.backends.mkldnn.enabled))
+    return both(exact_products(device), convolutions)
 
 
 @contextmanager
@@ -154,6 +173,10 @@ def _leave(kind: str) -> None:
 
 def _set(kind: str, value: Any) -> Any:
     """Change the setting, None for exact products; what it was before."""
+    if kind == _ONEDNN:
+        before = torch.backends.mkldnn.enabled
+        torch.backends.mkldnn.enabled = bool(value)
+        return before
     backend = _backend(kind)
     if backend is None:
         before = torch.get_float32_matmul_precision()

@@ -1,6 +1,9 @@
 """Torch's settings that round float32 products more: whichever is used, all is right."""
 
 import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -192,3 +195,39 @@ def test_certificates_that_were_proven_before_are_exact():
         assert torch.equal(certificate.outputs(x), exact)
     finally:
         _reset()
+
+
+_WITH_A_VARIABLE = """
+import torch, taut
+from taut.linalg import precision
+torch.manual_seed(0)
+layer = taut.nn.Conv2d(16, 16, 3, parametrization=taut.AOL)
+model = torch.nn.Sequential(layer, torch.nn.Flatten(), taut.nn.Linear(1024, 3)).eval()
+torch.save(layer.weight.detach(), FILE)
+images, labels = torch.rand(2, 16, 8, 8), torch.tensor([0, 1])
+for arithmetic in ("float64", "real"):
+    taut.certify(model, images, labels, arithmetic=arithmetic)
+assert torch.backends.mkldnn.enabled
+with precision.exact_float32(torch.device("cpu")):
+    assert not list(precision.reduced_settings(torch.device("cpu")))
+    exact = layer.double()(images.double())
+    assert (layer.float()(images).double() - exact).abs().max() < 1e-5
+assert torch.backends.mkldnn.enabled
+try:
+    taut.certify(model, images, labels, arithmetic="float32")
+except taut.program.UnprovenError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", precision.ONEDNN_VARIABLES)
+def test_variables_of_onednn_round_no_weight_and_no_certificate(name, tmp_path):
+    file, variable = tmp_path / "weight.pt", {name: "BF16"}
+    script = _WITH_A_VARIABLE.replace("FILE", repr(str(file)))
+    command = [sys.executable, "-c", script]
+    ran = subprocess.run(command, env={**os.environ, **variable}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert f"{name} is 'BF16': unset this variable before Python starts." in ran.stdout
+    torch.manual_seed(0)
+    layer = taut.nn.Conv2d(16, 16, 3, parametrization=taut.AOL)
+    torch.testing.assert_close(torch.load(file), layer.weight.detach(), atol=1e-6, rtol=0)
