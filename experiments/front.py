@@ -25,6 +25,7 @@ from experiments._runner import DATA_DIR, Experiment, option, tracked
 from experiments._show import GREY, grid, panels, save
 from experiments._training import certified, say, summary, trained
 from experiments.reproduce._published import TABLES
+from experiments.results import published as published_nets
 from taut.losses import OffsetCrossEntropy
 from taut.models import kinds
 from taut.training import Precision, Recipe, Run, TrainingDiverged
@@ -61,11 +62,11 @@ def published() -> list[PublishedPoint]:
     for name in ("BCOP Small", "BCOP Large", "RKO Large", "FC-3"):
         clean, proved = rows["mnist", name]
         points.append(PublishedPoint(name, clean.mean, proved.mean))
-    return [
-        *points,
-        PublishedPoint("CRM 4C3F (o4lc/CRM-LipLT)", 96.27, 63.37),
-        PublishedPoint("GloRo 4C3F (klasleino/gloro), clean accuracy not given", None, 62.8),
-    ]
+    for net in published_nets("mnist"):
+        if "4C3F" in net.name:
+            clean = float(net.clean) if net.clean else None
+            points.append(PublishedPoint(net.name, clean, net.at("1.58")))
+    return points
 
 
 def work(args: argparse.Namespace, record: Record) -> None:
@@ -202,7 +203,8 @@ def _draw_published(axes: Any) -> None:
         if clean is None:
             axes.axhline(proved, color=GREY, linewidth=1, linestyle=":")
             left = axes.get_yaxis_transform()
-            axes.annotate(name, (0.01, proved), (0, -12), xycoords=left, color=GREY, **_LABEL)
+            label = f"{name}, clean accuracy not given"
+            axes.annotate(label, (0.01, proved), (0, -12), xycoords=left, color=GREY, **_LABEL)
             continue
         axes.plot([clean], [proved], color=GREY, marker="D", markersize=5)
         crowded = any(0 < clean - x < 0.5 and abs(proved - y) < 1 for x, y in points)

@@ -51,6 +51,8 @@ def test_a_record_holds_the_finished_runs_and_is_drawn(tmp_path, monkeypatch):
     published = {entry.name: entry[1:] for entry in front.published()}
     assert published["BCOP Large"] == (98.77, 56.66)
     assert published["RKO Large"] == (98.44, 55.18)
+    assert published["CRM 4C3F (2023)"] == (96.27, 63.37)
+    assert published["GloRo 4C3F (2021)"] == (None, 62.8)
 
 
 def test_a_grid_with_one_side_and_a_command_without_work_are_refused(capsys):
