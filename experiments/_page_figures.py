@@ -116,10 +116,11 @@ def compared() -> "Figure":
 def zoo() -> "Figure":
     """Clean and certified accuracies of the models of the zoo."""
     figure, (axes,) = panels(1, 1, (7.6, 3.8))
-    for colour, (name, said) in zip(cycle(COLOURS), manifest().items(), strict=False):
+    looks = product("os^", COLOURS)  # another marker once all colours are taken
+    for (marker, colour), (name, said) in zip(looks, manifest().items(), strict=False):
         found = sorted((_number(eps), value) for eps, value in said["certified"].items())
         points = [(0.0, said["clean"]), *found]
-        axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=name)
+        axes.plot(*zip(*points, strict=True), f"{marker}-", color=colour, ms=4, label=name)
     axes.set_xlabel("l2 radius (0: clean)")
     axes.set_ylabel("certified accuracy, %")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))

