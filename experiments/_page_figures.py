@@ -1,7 +1,7 @@
 """Figures of single pages: what a record says, and what a function looks like."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
