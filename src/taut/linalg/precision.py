@@ -60,7 +60,7 @@ def reduced_settings(device: torch.device) -> Iterator[tuple[str, Any]]:
         value = getattr(part, "fp32_precision", "none")
         if value not in _EXACT:
             yield f"torch.backends.{name}.fp32_precision", value
-    if not on_gpu and _uses_onednn():
+    if not on_gpu:
         yield from _variables()
 
 
@@ -119,7 +119,8 @@ def exact_float32(device: torch.device) -> AbstractContextManager[object]:
         return exact_products(device)
     convolutions = _exact(_CONVOLUTIONS, _rounds_convolutions)
     if next(_variables(), None):
-        convolutions = both(convolutions, _exact(_ONEDNN, _uses_onednn))
+        onednn = _exact(_ONEDNN, lambda: bool(torch.backends.mkldnn.enabled))
+        convolutions = both(convolutions, onednn)
     return both(exact_products(device), convolutions)
 
 
@@ -135,10 +136,6 @@ def both(
 def _rounds_convolutions() -> bool:
     backend = _backend(_CONVOLUTIONS)
     return backend is not None and backend.fp32_precision not in _EXACT
-
-
-def _uses_onednn() -> bool:
-    return bool(torch.backends.mkldnn.enabled)
 
 
 _lock = threading.Lock()
